@@ -1,0 +1,325 @@
+package grpcircuit_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	self       = "github.com/grpcircuit/grpcircuit"
+	middleware = "github.com/grpc-ecosystem/go-grpc-middleware/v2"
+	otel       = "go.opentelemetry.io/otel"
+)
+
+// arrow is a public package and what it may import beside the standard library: packages of this module by their
+// directory, others by their module.
+type arrow struct {
+	from string
+	to   []string
+}
+
+// arrows lists every public package. Tests may import more, and so may what lies below internal and examples. No row has
+// both the interceptors and a bridge, except for the bridge itself: only a program brings them together.
+var arrows = []arrow{
+	{from: "."},
+	{from: "breaker"},
+	{from: "keyfunc", to: []string{"breaker", middleware}},
+	{from: "interceptor", to: []string{
+		"breaker", "keyfunc", middleware,
+		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc", "google.golang.org/protobuf",
+	}},
+	// The modules of the OpenTelemetry API. The SDK is another module, and the choice of the program.
+	{from: "otelbridge", to: []string{"breaker", "interceptor", otel, otel + "/log", otel + "/metric", otel + "/trace"}},
+	// The interceptor for its opt-in histogram.
+	{from: "prombridge", to: []string{"breaker", "interceptor", "github.com/prometheus/client_golang"}},
+}
+
+// laterArrows holds for its packages as soon as they exist.
+var laterArrows = []arrow{
+	{from: "breaker/policyfile", to: []string{"breaker"}},
+	{from: "breaker/statusz", to: []string{"breaker"}},
+}
+
+// listed is what the test reads of a package in the output of go list. Imports leaves out those of test files.
+type listed struct {
+	ImportPath string
+	Standard   bool
+	Module     *struct{ Path string }
+	Imports    []string
+}
+
+// name is how a row of arrows calls the package: its directory in this module, or else its module.
+func (l listed) name() string {
+	if l.Module == nil {
+		return l.ImportPath
+	}
+	if l.Module.Path != self {
+		return l.Module.Path
+	}
+	if l.ImportPath == self {
+		return "."
+	}
+	return strings.TrimPrefix(l.ImportPath, self+"/")
+}
+
+func TestArrows(t *testing.T) {
+	watchSources(t)
+	pkgs := goList(t)
+	rows := slices.Clone(arrows)
+	for _, a := range laterArrows {
+		if _, ok := pkgs[path.Join(self, a.from)]; ok {
+			rows = append(rows, a)
+		}
+	}
+	for _, a := range rows {
+		for _, v := range violations(a, pkgs) {
+			t.Error(v)
+		}
+	}
+	for _, v := range withoutRow(rows, pkgs) {
+		t.Error(v)
+	}
+	// A direct import of the standard library only is not enough for breaker if it grows packages of its own.
+	for _, v := range outsideStd(path.Join(self, "breaker"), pkgs) {
+		t.Error(v)
+	}
+}
+
+// violations returns what package a.from imports against its row.
+func violations(a arrow, pkgs map[string]listed) []string {
+	from, ok := pkgs[path.Join(self, a.from)]
+	if !ok {
+		return []string{fmt.Sprintf("%s: no such package", a.from)}
+	}
+	var vs []string
+	for _, imp := range from.Imports {
+		to, ok := pkgs[imp]
+		switch {
+		case imp == "unsafe" || imp == "C":
+			vs = append(vs, fmt.Sprintf("%s imports %s", a.from, imp))
+		case !ok:
+			vs = append(vs, fmt.Sprintf("%s imports %s, which go list does not list", a.from, imp))
+		case to.Standard || slices.Contains(a.to, to.name()):
+		default:
+			vs = append(vs, fmt.Sprintf("%s imports %s: no arrow to %s", a.from, imp, to.name()))
+		}
+	}
+	return vs
+}
+
+// withoutRow returns the public packages that nobody has drawn an arrow for.
+func withoutRow(rows []arrow, pkgs map[string]listed) []string {
+	var vs []string
+	for _, imp := range slices.Sorted(maps.Keys(pkgs)) {
+		p := pkgs[imp]
+		if p.Module == nil || p.Module.Path != self {
+			continue
+		}
+		name := p.name()
+		top, _, _ := strings.Cut(name, "/")
+		if top == "internal" || top == "examples" || slices.ContainsFunc(rows, func(a arrow) bool { return a.from == name }) {
+			continue
+		}
+		vs = append(vs, fmt.Sprintf("%s: a public package without a row in arrows", name))
+	}
+	return vs
+}
+
+// outsideStd returns one way to every package that root reaches, directly or not, outside the standard library.
+func outsideStd(root string, pkgs map[string]listed) []string {
+	var vs []string
+	seen := map[string]bool{root: true}
+	var walk func(imp, way string)
+	walk = func(imp, way string) {
+		for _, next := range pkgs[imp].Imports {
+			if seen[next] || pkgs[next].Standard {
+				continue
+			}
+			seen[next] = true
+			way := way + " -> " + next
+			vs = append(vs, way)
+			walk(next, way)
+		}
+	}
+	walk(root, root)
+	return vs
+}
+
+// goList lists the packages of this module and all that they depend on.
+func goList(t *testing.T) map[string]listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Module,Imports", "./...")
+	out, err := cmd.Output()
+	if err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			t.Fatalf("%v: %v\n%s", cmd, err, exit.Stderr)
+		}
+		t.Fatalf("%v: %v", cmd, err)
+	}
+	pkgs := make(map[string]listed)
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatalf("%v: %v", cmd, err)
+		}
+		pkgs[p.ImportPath] = p
+	}
+}
+
+// watchSources looks at every source file of the module. The go command notes which files a test touches, and takes a
+// result from its cache while they are the same; it does not see what a child such as go list reads. Without this, the
+// test would still pass from the cache after a new import.
+func watchSources(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != "." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case !d.IsDir() && (path.Ext(p) == ".go" || d.Name() == "go.mod"):
+			_, err := os.Stat(p)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The checks have to fail on a tree that is wrong, or TestArrows says nothing about one that is right.
+func TestArrowChecks(t *testing.T) {
+	pkg := func(module, imp string, imports ...string) listed {
+		l := listed{ImportPath: imp, Imports: imports}
+		if module == "std" {
+			l.Standard = true
+		} else {
+			l.Module = &struct{ Path string }{module}
+		}
+		return l
+	}
+	own := func(dir string, imports ...string) listed { return pkg(self, path.Join(self, dir), imports...) }
+	var (
+		breaker     = path.Join(self, "breaker")
+		interceptor = path.Join(self, "interceptor")
+		status      = "google.golang.org/grpc/status"
+		sdk         = otel + "/sdk/trace"
+		world       = []listed{
+			pkg("std", "time", "unsafe"),
+			pkg("std", "unsafe"),
+			pkg("google.golang.org/grpc", status, "time"),
+			pkg(otel, otel+"/attribute", "time"),
+			pkg(otel+"/sdk", sdk, otel+"/attribute"),
+		}
+	)
+	tests := []struct {
+		name  string
+		pkgs  []listed
+		check func(pkgs map[string]listed) []string
+		want  []string
+	}{
+		{
+			name:  "all in order",
+			pkgs:  []listed{own("breaker", "time"), own("interceptor", "time", breaker, status)},
+			check: direct("interceptor", "breaker", "google.golang.org/grpc"),
+		},
+		{
+			name:  "missing package",
+			check: direct("keyfunc", "breaker"),
+			want:  []string{"keyfunc: no such package"},
+		},
+		{
+			name:  "import that is not listed",
+			pkgs:  []listed{own("breaker", "example.com/nowhere")},
+			check: direct("breaker"),
+			want:  []string{"breaker imports example.com/nowhere, which go list does not list"},
+		},
+		{
+			name:  "other module",
+			pkgs:  []listed{own("breaker", "time", status)},
+			check: direct("breaker"),
+			want:  []string{"breaker imports google.golang.org/grpc/status: no arrow to google.golang.org/grpc"},
+		},
+		{
+			name:  "own package, wrong way",
+			pkgs:  []listed{own("interceptor"), own("breaker", interceptor)},
+			check: direct("breaker"),
+			want:  []string{"breaker imports " + interceptor + ": no arrow to interceptor"},
+		},
+		{
+			name:  "package below an allowed one",
+			pkgs:  []listed{own("breaker/statusz"), own("keyfunc", breaker+"/statusz")},
+			check: direct("keyfunc", "breaker"),
+			want:  []string{"keyfunc imports " + breaker + "/statusz: no arrow to breaker/statusz"},
+		},
+		{
+			name:  "module below an allowed one",
+			pkgs:  []listed{own("otelbridge", otel+"/attribute", sdk)},
+			check: direct("otelbridge", otel),
+			want:  []string{"otelbridge imports " + sdk + ": no arrow to " + otel + "/sdk"},
+		},
+		{
+			name:  "unsafe",
+			pkgs:  []listed{own("breaker", "unsafe", "C")},
+			check: direct("breaker"),
+			want:  []string{"breaker imports unsafe", "breaker imports C"},
+		},
+		{
+			name: "public package without a row",
+			pkgs: []listed{own("."), own("breaker"), own("internal/testpb"), own("examples/quickstart"), own("util"), own("breaker/util")},
+			check: func(pkgs map[string]listed) []string {
+				return withoutRow([]arrow{{from: "."}, {from: "breaker"}}, pkgs)
+			},
+			want: []string{
+				"breaker/util: a public package without a row in arrows",
+				"util: a public package without a row in arrows",
+			},
+		},
+		{
+			name:  "closure within the standard library",
+			pkgs:  []listed{own("breaker", "time")},
+			check: func(pkgs map[string]listed) []string { return outsideStd(breaker, pkgs) },
+		},
+		{
+			name:  "closure that leaves it by way of an own package",
+			pkgs:  []listed{own("breaker", "time", self+"/internal/ring"), own("internal/ring", "time", status)},
+			check: func(pkgs map[string]listed) []string { return outsideStd(breaker, pkgs) },
+			want: []string{
+				breaker + " -> " + self + "/internal/ring",
+				breaker + " -> " + self + "/internal/ring -> " + status,
+			},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			pkgs := make(map[string]listed)
+			for _, p := range slices.Concat(world, tt.pkgs) {
+				pkgs[p.ImportPath] = p
+			}
+			if diff := cmp.Diff(tt.check(pkgs), tt.want); diff != "" {
+				t.Errorf("violations (-got +want):\n%s", diff)
+			}
+		})
+	}
+}
+
+// direct is a check of one row.
+func direct(from string, to ...string) func(map[string]listed) []string {
+	return func(pkgs map[string]listed) []string { return violations(arrow{from: from, to: to}, pkgs) }
+}

@@ -1,0 +1,294 @@
+package breaker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Breaker guards one callee. It is Closed, HalfOpen or Open (see the package comment for the way from one to the other).
+//
+// Most callers have a [Group] make their breakers, and guards that call Acquire and Done for them. By hand, it is Do, or
+//
+//	permit, err := b.Acquire(ctx)
+//	if err != nil {
+//		return err // rejected, or ctx is done
+//	}
+//	err = call(ctx)
+//	permit.Done(ctx, verdict(err))
+//
+// A Breaker is safe for concurrent use. It owns no goroutine and no timer: time passes when somebody asks. It must come
+// from New or from a Group; the zero Breaker is not usable.
+type Breaker struct {
+	phase    atomic.Pointer[phase] // publishes state, generation, deadline and policy as one
+	admitted atomic.Uint64         // permits given out, ever
+	cold     atomic.Pointer[cold]  // nil until something other than a fast success happened
+
+	home *home
+	key  Key
+	hash uint64
+
+	// mu serialises every decision. It is held for tens of nanoseconds, never while user code runs.
+	mu      sync.Mutex
+	retired uint64 // guarded by mu: successes that are in no window any more
+
+	// A breaker is born closed, so its first phase and window live inside it: one allocation.
+	firstPhase  phase
+	firstWindow window
+}
+
+// cold is the part of a breaker that one whose calls all succeed never needs.
+type cold struct {
+	rejections [reasons]atomic.Uint64 // by Reason; counted without the lock
+	fallbacks  [2]atomic.Uint64       // failed, served
+
+	// All below is guarded by Breaker.mu.
+
+	failures, overloads, ignored, late, slow uint64
+	shadow                                   [reasons]uint64 // by Reason: what Shadow would have rejected
+	trips                                    [rules]uint64   // by Rule
+	recoveries                               uint64
+	probes                                   ProbeCounts
+
+	lastFailure time.Time
+	openedAt    int64 // when it was closed last; of use while it is not closed
+	notClosed   int64 // nanoseconds spent not closed, up to the last closing
+
+	failed int // n of B17: recoveries that failed
+
+	leases    []lease // of probes that have not reported, of any generation
+	lastLease uint64
+	lastProbe int64 // when the last one was let out
+
+	refusals [reasons][3]*RejectedError // by Reason and State, made when first needed
+
+	seq        uint64
+	queue      []delivery
+	heard      []Listener // who has still to hear queue[0]; nil: nobody has heard it
+	delivering bool
+}
+
+// home is what breakers of one group share.
+type home struct {
+	group *Group // nil for a breaker from New
+	trip  func(Counts) bool
+	ears  ears
+}
+
+// New returns a closed breaker that belongs to no group. It takes the options WithListener and WithTrip; an option that
+// only makes sense for a group, a nil option and an invalid cfg are errors.
+func New(key Key, cfg Config, opts ...Option) (*Breaker, error) {
+	o, err := collect(opts)
+	if err != nil {
+		return nil, err
+	}
+	if o.groupOnly != "" {
+		return nil, errorf("%s is an option for NewGroup, not for New", o.groupOnly)
+	}
+	pol, err := newPolicy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newBreaker(key, key.hash(), pol, o.home(nil)), nil
+}
+
+func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
+	t := time.Now()
+	now := instant(t)
+	b := &Breaker{home: h, key: key, hash: hash}
+	b.firstWindow.init(now, pol.bucket)
+	b.firstPhase = phase{gen: 1, pol: pol, win: &b.firstWindow, entered: now, wall: t.UnixNano()}
+	b.phase.Store(b.firstPhase.withKind())
+	return b
+}
+
+// Key returns the key that the breaker was made for.
+func (b *Breaker) Key() Key { return b.key }
+
+// coldly returns the cold part, making it if need be. Caller must hold b.mu.
+func (b *Breaker) coldly() *cold {
+	c := b.cold.Load()
+	if c == nil {
+		c = new(cold)
+		b.cold.Store(c)
+	}
+	return c
+}
+
+// Acquire asks for leave to make one call. It returns a Permit whose Done must be called once the call is over; or, as
+// they are, ctx's error if ctx is already done, and a *RejectedError (errors.Is ErrRejected) if the breaker does not let the
+// call through. ctx must not be nil; it is handed to listeners and kept no longer than that.
+//
+// Acquire never blocks and starts nothing. While the breaker is closed and neither Ramp nor MaxConcurrent nor an override
+// asks for more, it takes no lock; it never allocates while closed, nor to reject.
+func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
+	if err := ctx.Err(); err != nil {
+		return Permit{}, err // B24
+	}
+	ph := b.phase.Load()
+	switch ph.kind {
+	case admitPlain:
+		if b.enter(ph) {
+			return Permit{b: b, ph: ph}, nil
+		}
+	case admitTimed:
+		if b.enter(ph) {
+			return Permit{b: b, ph: ph, start: clock()}, nil
+		}
+	case rejectUntil:
+		if clock() < ph.until { // B13: at the deadline itself the call is a probe
+			bump(&b.cold.Load().rejections[ReasonOpen])
+			return Permit{}, ph.rejected
+		}
+	case probeOnly:
+		if clock() < ph.half.fullUntil.Load() {
+			bump(&b.cold.Load().rejections[ReasonHalfOpen])
+			return Permit{}, ph.rejected
+		}
+	}
+	return b.acquireLocked(ctx)
+}
+
+// enter counts a call in, without the lock. The second look is for eviction alone: who evicts publishes first and looks
+// for calls in flight after that, so one of the two sees the other. Any other change of phase leaves a call that was
+// admitted in the old generation, which is what it was.
+func (b *Breaker) enter(ph *phase) bool {
+	bump(&b.admitted)
+	if b.phase.Load() == ph {
+		return true
+	}
+	return b.enteredLate()
+}
+
+func (b *Breaker) enteredLate() bool {
+	if b.phase.Load().kind != gone {
+		return true
+	}
+	b.admitted.Add(^uint64(0))
+	return false
+}
+
+func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
+	b.mu.Lock()
+	t := time.Now() // under the lock, so that decisions come in the order of their instants
+	ph := b.refresh(instant(t))
+	if ph.kind == gone {
+		b.mu.Unlock()
+		return b.successor().Acquire(ctx)
+	}
+	p, reason := b.decide(ctx, ph, t)
+	if reason == 0 {
+		bump(&b.admitted)
+		b.mu.Unlock()
+		b.deliver()
+		return p, nil
+	}
+	c := b.coldly()
+	bump(&c.rejections[reason])
+	err := b.refusal(c, reason)
+	b.mu.Unlock()
+	b.deliver()
+	return Permit{}, err
+}
+
+// decide admits or rejects, and moves from open to half-open when the time has come. An override decides first; what
+// Shadow lets through although it would have been rejected runs as an ordinary call.
+// Caller must hold b.mu.
+func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, Reason) {
+	now := instant(t)
+	switch ph.override.mode() {
+	case ForceOpen:
+		return Permit{}, ReasonForced
+	case ForceClosed:
+		return Permit{b: b, ph: ph, start: now}, 0
+	}
+	shadow := ph.override.mode() == Shadow
+	lease, reason := b.ask(ctx, ph, t)
+	if reason != 0 && shadow {
+		c := b.coldly()
+		c.shadow[reason] = plus(c.shadow[reason], 1)
+		reason = 0
+	}
+	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
+}
+
+// ask is decide without overrides. A reason that costs something (a probe's slot, a ramp's credit) is asked last, so that
+// no slot is spent on a call that another limit rejects.
+// Caller must hold b.mu.
+func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
+	now := instant(t)
+	if ph.state == Open && now < ph.until {
+		return 0, ReasonOpen
+	}
+	if limit := ph.pol.cfg.MaxConcurrent; limit > 0 && b.running(now) >= uint64(limit) {
+		return 0, ReasonConcurrency
+	}
+	switch ph.state {
+	case Open:
+		return b.probe(b.toHalfOpen(ctx, ph, t), now)
+	case HalfOpen:
+		return b.probe(ph, now)
+	}
+	if ph.ramp != nil {
+		credit, pass := ph.ramp.step(now, ph.pol)
+		ph.ramp.credit = credit
+		if !pass {
+			return 0, ReasonRamp
+		}
+	}
+	return 0, 0
+}
+
+// refusal returns the error for a call rejected for reason, the same one for all calls of a stay.
+// Caller must hold b.mu.
+func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
+	ph := b.phase.Load()
+	if reason == ReasonOpen || reason == ReasonHalfOpen {
+		return ph.rejected
+	}
+	state := ph.state
+	if reason == ReasonForced {
+		state = Open
+	}
+	e := c.refusals[reason][state]
+	if e == nil {
+		e = &RejectedError{Key: b.key, State: state, Reason: reason}
+		c.refusals[reason][state] = e
+	}
+	return e
+}
+
+// settled is how many permits have reported. Read it before b.admitted, never after: then no call is seen that ended
+// before it began. Caller must hold b.mu.
+func (b *Breaker) settled() uint64 {
+	n := b.retired
+	if w := b.phase.Load().win; w != nil {
+		n = plus(n, w.held())
+	}
+	if c := b.cold.Load(); c != nil {
+		n = plus(n, c.failures, c.overloads, c.ignored, c.late)
+	}
+	return n
+}
+
+// inFlight is how many permits have not reported. A Done too many (B25) would make it negative; then it is 0.
+// Caller must hold b.mu.
+func (b *Breaker) inFlight() uint64 {
+	settled := b.settled()
+	return minus(b.admitted.Load(), settled)
+}
+
+// running is inFlight without the probes that are known to be lost: a leaked permit must not fill MaxConcurrent for good.
+// Caller must hold b.mu.
+func (b *Breaker) running(now int64) uint64 {
+	var lost uint64
+	if c := b.cold.Load(); c != nil {
+		for _, l := range c.leases {
+			if l.lost || now >= l.expires {
+				lost++
+			}
+		}
+	}
+	return minus(b.inFlight(), lost)
+}

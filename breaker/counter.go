@@ -1,0 +1,32 @@
+package breaker
+
+import (
+	"math"
+	"sync/atomic"
+)
+
+// plus adds counters. B11: they saturate instead of wrapping.
+func plus(a uint64, more ...uint64) uint64 {
+	for _, m := range more {
+		if a > math.MaxUint64-m {
+			return math.MaxUint64
+		}
+		a += m
+	}
+	return a
+}
+
+// minus is a - b, and 0 where that would be negative.
+func minus(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
+
+// bump adds one to a counter that others add to as well (B11).
+func bump(c *atomic.Uint64) {
+	if c.Add(1) == 0 {
+		c.Store(math.MaxUint64)
+	}
+}

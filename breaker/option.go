@@ -1,0 +1,99 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+)
+
+// Option sets something up that is not plain data. Options come from the With functions of this package.
+type Option interface{ apply(*options) error }
+
+type optionFunc func(*options) error
+
+func (f optionFunc) apply(o *options) error { return f(o) }
+
+type options struct {
+	listeners   []Listener
+	trip        func(Counts) bool
+	rules       []PolicyRule
+	maxBreakers int
+	groupOnly   string // name of an option that New does not take
+}
+
+const defaultMaxBreakers = 10_000
+
+func collect(opts []Option) (*options, error) {
+	o := &options{maxBreakers: defaultMaxBreakers}
+	for i, opt := range opts {
+		if opt == nil || isNilFunc(opt) {
+			return nil, errorf("option %d is nil", i)
+		}
+		if err := opt.apply(o); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func isNilFunc(opt Option) bool {
+	f, ok := opt.(optionFunc)
+	return ok && f == nil
+}
+
+func (o *options) home(g *Group) *home {
+	h := &home{group: g, trip: o.trip}
+	for _, l := range o.listeners {
+		h.ears.listen(l)
+	}
+	return h
+}
+
+func errorf(format string, args ...any) error { return fmt.Errorf("breaker: "+format, args...) }
+
+// WithListener calls f on every transition, as a [Listener] is called. It may be given more than once. A nil f is an
+// error. Default: none.
+func WithListener(f func(context.Context, Event)) Option {
+	return optionFunc(func(o *options) error {
+		if f == nil {
+			return errorf("WithListener: the function is nil")
+		}
+		o.listeners = append(o.listeners, &listenerFunc{f})
+		return nil
+	})
+}
+
+// WithTrip adds a rule of one's own: whenever a failure, an overload or a slow call was counted and no rule of the
+// Config fired, trip is asked, outside every lock, and true opens the breaker. One that panics says false. A nil trip is an
+// error; the last one given counts. Default: none.
+func WithTrip(trip func(Counts) bool) Option {
+	return optionFunc(func(o *options) error {
+		if trip == nil {
+			return errorf("WithTrip: the function is nil")
+		}
+		o.trip = trip
+		return nil
+	})
+}
+
+// WithPolicy gives keys that a rule matches a Config of their own. Given more than once, the rules add up. NewGroup only;
+// an invalid rule is an error. Default: none, every key has the group's Config.
+func WithPolicy(rules ...PolicyRule) Option {
+	return optionFunc(func(o *options) error {
+		o.rules = append(o.rules, rules...)
+		o.groupOnly = "WithPolicy"
+		return nil
+	})
+}
+
+// WithMaxBreakers bounds how many breakers the group keeps, n at least 1; below that is an error. NewGroup only.
+// Default: 10 000.
+func WithMaxBreakers(n int) Option {
+	return optionFunc(func(o *options) error {
+		if n < 1 {
+			return errorf("WithMaxBreakers: n is %d, want 1 or more", n)
+		}
+		o.maxBreakers = n
+		o.groupOnly = "WithMaxBreakers"
+		return nil
+	})
+}

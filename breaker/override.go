@@ -1,0 +1,95 @@
+package breaker
+
+import (
+	"context"
+	"time"
+)
+
+// Mode is what an Override does. The zero Mode is none.
+type Mode uint8
+
+const (
+	// ForceOpen rejects every call, probes included.
+	ForceOpen Mode = iota + 1
+	// ForceClosed admits every call. Outcomes go on being counted; no rule is evaluated and no probe made.
+	ForceClosed
+	// Shadow admits every call, runs the state machine on what really happens, and counts what it would have rejected:
+	// for trying a policy out.
+	Shadow
+)
+
+var modeNames = [...]string{"", "force_open", "force_closed", "shadow"}
+
+// String returns "force_open", "force_closed" or "shadow", and "" for the zero Mode.
+func (m Mode) String() string { return nameOf(modeNames[:], uint8(m), "Mode") }
+
+// MarshalText writes what String returns. A value that is no Mode is an error.
+func (m Mode) MarshalText() ([]byte, error) { return marshalName(modeNames[:], uint8(m), "mode") }
+
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves m as it was.
+func (m *Mode) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(modeNames[:], text, "mode")
+	if err == nil {
+		*m = Mode(n)
+	}
+	return err
+}
+
+// Override sets a breaker's judgement aside until it is cleared or its time is over. Below it the breaker keeps its state,
+// which shows again afterwards.
+type Override struct {
+	Mode Mode          `json:"mode"`
+	TTL  time.Duration `json:"ttl,omitempty"` // 0: until cleared. Not negative, at most 100 years
+	Why  string        `json:"why"`           // for people; not empty
+	By   string        `json:"by"`            // who set it; not empty
+}
+
+type override struct {
+	Override
+	set     time.Time
+	expires int64 // 0: never
+}
+
+// mode of a nil override is none.
+func (o *override) mode() Mode {
+	if o == nil {
+		return 0
+	}
+	return o.Mode
+}
+
+func (o *override) inForce(now int64) bool {
+	return o != nil && (o.expires == 0 || now < o.expires)
+}
+
+// SetOverride puts o in force at once, in place of one that is in force already. It returns an error, and changes
+// nothing, if a field of o is out of bounds.
+func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
+	switch {
+	case o.Mode < ForceOpen || o.Mode > Shadow:
+		return errorf("Override.Mode is %v, want ForceOpen, ForceClosed or Shadow", o.Mode)
+	case o.TTL < 0 || o.TTL > maxDuration:
+		return errorf("Override.TTL is %v, want 0 (until cleared) or up to 100 years", o.TTL)
+	case o.Why == "":
+		return errorf("Override.Why is empty, want a reason for the people who will ask")
+	case o.By == "":
+		return errorf("Override.By is empty, want who sets it")
+	}
+	b.change(func(_ *phase, t time.Time) {
+		b.coldly()
+		b.republish(func(next *phase) {
+			next.override = &override{Override: o, set: t}
+			if o.TTL > 0 {
+				next.override.expires = instant(t) + int64(o.TTL)
+			}
+		})
+	}, func(live *Breaker) { _ = live.SetOverride(ctx, o) }) // o is valid: no error comes back
+	return nil
+}
+
+// ClearOverride ends the override that is in force, if any.
+func (b *Breaker) ClearOverride(ctx context.Context) {
+	b.change(func(*phase, time.Time) {
+		b.republish(func(next *phase) { next.override = nil })
+	}, func(live *Breaker) { live.ClearOverride(ctx) })
+}

@@ -1,0 +1,235 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Permit is leave to make one call. It is a small value; report through it exactly once, when the call is over, with
+// Done, DoneAfter or DoneWith. The zero Permit, which comes with an error, reports nothing.
+//
+// A second report through a probe's permit changes nothing. Other permits carry no identity of their own, because that
+// would cost every call an allocation: a second report counts as one more call.
+type Permit struct {
+	b     *Breaker
+	ph    *phase // at admission
+	start int64  // 0: not taken
+	lease uint64 // 0: not a probe
+}
+
+// Report is how a call went.
+type Report struct {
+	// Outcome is the verdict. A value that is no Outcome counts as Failure.
+	Outcome Outcome
+	// RetryAfter is the time that the callee asked for. If this very report opens the breaker, the open period is at least
+	// that, or MaxOpenFor if that is shorter. 0 or less: none.
+	RetryAfter time.Duration
+	// Latency is what the slow rule looks at. 0 or less: the time since Acquire.
+	Latency time.Duration
+}
+
+// IsProbe says whether the call is a probe of a half-open breaker.
+func (p Permit) IsProbe() bool { return p.lease != 0 }
+
+// Done reports the outcome of the call. A result that comes in a later stay than its call was admitted in, or after a
+// probe's lease, is late: it is counted as that and decides nothing. ctx is the call's; listeners get it.
+func (p Permit) Done(ctx context.Context, o Outcome) {
+	if o == Success && p.b != nil && p.b.succeed(p) {
+		return
+	}
+	p.settle(ctx, Report{Outcome: o})
+}
+
+// DoneAfter is Done for a callee that asked for time.
+func (p Permit) DoneAfter(ctx context.Context, o Outcome, retryAfter time.Duration) {
+	p.DoneWith(ctx, Report{Outcome: o, RetryAfter: retryAfter})
+}
+
+// DoneWith is Done with all that a Report can say.
+func (p Permit) DoneWith(ctx context.Context, r Report) {
+	if r.Outcome == Success && r.Latency <= 0 && p.b != nil && p.b.succeed(p) {
+		return
+	}
+	p.settle(ctx, r)
+}
+
+// succeed counts a success in the stay that it was admitted in, without the lock, and says whether it could: not if the
+// phase has changed, the window must slide, or the call was slow.
+func (b *Breaker) succeed(p Permit) bool {
+	ph := p.ph
+	if ph.kind > admitTimed || b.phase.Load() != ph {
+		return false
+	}
+	now := clock()
+	w := ph.win
+	if now >= w.edge.Load() {
+		return false
+	}
+	if ph.kind == admitTimed && p.start != 0 && now-p.start > ph.pol.slowCall {
+		return false
+	}
+	bump(&w.successes[w.slot.Load()])
+	if w.streak.Load() != 0 { // loaded first: most calls have nothing to reset, and a load leaves the cache line shared
+		w.streak.Store(0)
+	}
+	if b.phase.Load() != ph {
+		b.sweep(w)
+	}
+	return true
+}
+
+// sweep collects what a success left in a window whose stay ended while it was counting. The stay's end drained the window
+// after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here: every
+// success is collected once.
+func (b *Breaker) sweep(w *window) {
+	b.mu.Lock()
+	if b.phase.Load().win != w {
+		b.retired = plus(b.retired, w.drain())
+	}
+	b.mu.Unlock()
+}
+
+func (p Permit) settle(ctx context.Context, r Report) {
+	b := p.b
+	if b == nil {
+		return
+	}
+	if r.Outcome > Ignored {
+		r.Outcome = Failure
+	}
+	b.mu.Lock()
+	ask := b.record(ctx, p, r, time.Now())
+	b.mu.Unlock()
+	if ask != nil {
+		b.tripCustom(ctx, ask, r)
+	}
+	b.deliver()
+}
+
+// question is put to the function of WithTrip, outside the lock.
+type question struct {
+	gen    uint64
+	counts Counts
+}
+
+// record books a result. It returns a question if the rules were evaluated and none fired.
+// Caller must hold b.mu.
+func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *question {
+	now := instant(t)
+	ph := b.refresh(now)
+	if p.lease != 0 {
+		b.settleProbe(ctx, p, ph, r, t)
+		return nil
+	}
+	if ph.gen != p.ph.gen {
+		c := b.coldly()
+		c.late = plus(c.late, 1) // B15
+		return nil
+	}
+	slow := isSlow(ph.pol, p, r, now)
+	if ph.state != Closed || r.Outcome == Ignored {
+		// Not closed: an override let it through. It counts for the totals and decides nothing.
+		b.book(r.Outcome, slow, t)
+		return nil
+	}
+	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
+	if r.Outcome == Success && !slow {
+		bump(&ph.win.successes[ph.win.slot.Load()])
+		ph.win.streak.Store(0)
+		return nil
+	}
+	tally := ph.win.current()
+	switch r.Outcome {
+	case Success:
+		bump(&ph.win.successes[ph.win.slot.Load()])
+		ph.win.streak.Store(0)
+		c := b.coldly()
+		c.slow = plus(c.slow, 1) // not through book: the success is in the window
+	case Failure:
+		tally.failures = plus(tally.failures, 1)
+		bump(&ph.win.streak)
+		b.book(r.Outcome, slow, t)
+	case Overload:
+		tally.overloads = plus(tally.overloads, 1)
+		b.book(r.Outcome, slow, t)
+	}
+	if slow {
+		tally.slow = plus(tally.slow, 1)
+	}
+	return b.evaluate(ctx, ph, r, t)
+}
+
+// book adds to the totals. Caller must hold b.mu.
+func (b *Breaker) book(o Outcome, slow bool, t time.Time) {
+	c := b.coldly()
+	switch o {
+	case Success:
+		b.retired = plus(b.retired, 1)
+	case Failure:
+		c.failures = plus(c.failures, 1)
+		c.lastFailure = t
+	case Overload:
+		c.overloads = plus(c.overloads, 1)
+		c.lastFailure = t
+	case Ignored:
+		c.ignored = plus(c.ignored, 1)
+		return
+	}
+	if slow {
+		c.slow = plus(c.slow, 1)
+	}
+}
+
+// isSlow is the first half of B6: strictly longer than SlowCall.
+func isSlow(pol *policy, p Permit, r Report, now int64) bool {
+	if pol.slowCall == 0 {
+		return false
+	}
+	latency := int64(r.Latency)
+	if latency <= 0 {
+		if p.start == 0 { // admitted before the rule was switched on
+			return false
+		}
+		latency = now - p.start
+	}
+	return latency > pol.slowCall
+}
+
+// Do runs fn if the breaker lets it, and reports what it returned: nil is a success; a cancelled context (errors.Is
+// context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored; any other error is a failure.
+// If fn panics or calls runtime.Goexit, that is a failure, and goes on unchanged. Do returns what Acquire or fn return.
+func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
+	p, err := b.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	outcome := Failure // B23: what stands if fn does not return
+	defer func() { p.Done(ctx, outcome) }()
+	err = fn(ctx)
+	switch {
+	case err == nil:
+		outcome = Success
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrRejected):
+		outcome = Ignored
+	}
+	return err
+}
+
+// CountFallback counts a rejected or failed call that something else answered for (served), or was to and could not. It
+// changes nothing but the counter; it is here so that collectors find all figures in one place.
+func (b *Breaker) CountFallback(served bool) {
+	b.mu.Lock()
+	if b.phase.Load().kind == gone {
+		b.mu.Unlock()
+		b.successor().CountFallback(served)
+		return
+	}
+	c := b.coldly()
+	b.mu.Unlock()
+	if served {
+		bump(&c.fallbacks[1])
+	} else {
+		bump(&c.fallbacks[0])
+	}
+}

@@ -1,0 +1,137 @@
+package breaker
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// phase is what admission and completion need to know of a breaker, published whole through one atomic pointer: there is
+// no instant at which a new state shows an old deadline (B16). It is immutable once published, but for the counters that
+// win and half point to. Every stay in a state has a generation of its own; an override, the end of a ramp and a new
+// policy publish a new phase of the same generation.
+type phase struct {
+	kind     admission
+	state    State
+	gen      uint64
+	pol      *policy
+	win      *window        // of this stay; nil unless closed
+	until    int64          // open: the first instant of a probe
+	entered  int64          // start of the stay on the monotonic clock
+	wall     int64          // start of the stay, Unix nanoseconds; for people only
+	half     *halfOpen      // nil unless half-open
+	ramp     *ramp          // nil unless closed and ramping
+	override *override      // nil: none
+	rejected *RejectedError // what open and half-open calls get
+}
+
+// admission is what Acquire has to do, worked out when the phase is made so that the closed path asks one question.
+type admission uint8
+
+const (
+	admitPlain  admission = iota // closed: count and go
+	admitTimed                   // closed with the slow rule on: read the clock, count and go
+	rejectUntil                  // open: reject until the deadline, then take the lock
+	probeOnly                    // half-open: reject while all slots are taken, else take the lock
+	askLocked                    // anything that must be decided under the lock
+	gone                         // evicted from its group: ask the group for the breaker that stands for the key now
+)
+
+// withKind returns ph, ready to be published.
+func (ph *phase) withKind() *phase {
+	switch {
+	case ph.kind == gone:
+	case ph.override != nil:
+		ph.kind = askLocked
+	case ph.state == Open:
+		ph.kind = rejectUntil
+	case ph.state == HalfOpen:
+		ph.kind = probeOnly
+	case ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0:
+		ph.kind = askLocked
+	case ph.pol.slowCall > 0:
+		ph.kind = admitTimed
+	default:
+		ph.kind = admitPlain
+	}
+	return ph
+}
+
+// republish changes a copy of the current phase and publishes it in the same generation.
+// Caller must hold b.mu.
+func (b *Breaker) republish(change func(*phase)) *phase {
+	next := *b.phase.Load()
+	next.kind = admitPlain
+	change(&next)
+	b.phase.Store(next.withKind())
+	return &next
+}
+
+// refresh drops what time has ended: an override past its TTL, a ramp that has reached all calls.
+// Caller must hold b.mu.
+func (b *Breaker) refresh(now int64) *phase {
+	ph := b.phase.Load()
+	if ph.kind == gone {
+		return ph
+	}
+	overrideOver := ph.override != nil && !ph.override.inForce(now)
+	rampOver := ph.ramp != nil && now >= ph.ramp.end(ph.pol)
+	if !overrideOver && !rampOver {
+		return ph
+	}
+	return b.republish(func(next *phase) {
+		if overrideOver {
+			next.override = nil
+		}
+		if rampOver {
+			next.ramp = nil
+		}
+	})
+}
+
+// halfOpen is what a half-open stay counts.
+type halfOpen struct {
+	successes int // in a row; guarded by Breaker.mu
+	// fullUntil lets rejections go without the lock: before this instant no slot comes free by itself. Zero: ask. Whoever
+	// settles a probe sets it to zero under Breaker.mu.
+	fullUntil atomic.Int64
+}
+
+// ramp spreads the calls that are let through after closing. It starts one short of a whole credit, so that the first
+// call passes. All of it is guarded by Breaker.mu.
+type ramp struct {
+	start  int64
+	credit uint64 // in 1/rampUnit of a call
+}
+
+const (
+	rampUnit  = 1 << 32
+	rampStart = 0.1
+)
+
+func (r *ramp) end(pol *policy) int64 { return r.start + int64(pol.cfg.Ramp) }
+
+// fraction is the part of the calls that is admitted at now, from 0.1 to 1 (B27).
+func (r *ramp) fraction(now int64, pol *policy) float64 {
+	if now >= r.end(pol) {
+		return 1
+	}
+	return rampStart + (1-rampStart)*float64(now-r.start)/float64(pol.cfg.Ramp)
+}
+
+// step is the credit after one more call, and whether that call passes: whenever the sum of fractions reaches another
+// whole one. Spread evenly so, and the same each time; a coin would let bursts through.
+func (r *ramp) step(now int64, pol *policy) (credit uint64, pass bool) {
+	credit = r.credit + uint64(r.fraction(now, pol)*rampUnit)
+	if credit >= rampUnit {
+		return credit - rampUnit, true
+	}
+	return credit, false
+}
+
+// epoch anchors the monotonic clock: instants are nanoseconds since it, and never zero.
+var epoch = time.Now().Add(-time.Nanosecond)
+
+func clock() int64 { return int64(time.Since(epoch)) }
+
+// instant is t on that clock.
+func instant(t time.Time) int64 { return int64(t.Sub(epoch)) }

@@ -1,0 +1,148 @@
+package breaker
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"strconv"
+	"time"
+)
+
+// PolicyRule gives the keys that Match covers a Config of their own, complete in itself: a zero field is its default, not
+// the group's value. An empty part of Match matches anything. Of the rules that match a key the most specific wins: the
+// one with more parts, and among as many parts the one that names the tag, then the method, the service, the target. The
+// same Match twice is an error.
+type PolicyRule struct {
+	Match  Key    `json:"match" yaml:"match"`
+	Config Config `json:"config" yaml:"config"`
+}
+
+// policy is a Config made ready to decide with. It is immutable and shared by all breakers that have it.
+type policy struct {
+	cfg Config // with defaults
+
+	consecutive uint64 // 0: off
+	failure     fraction
+	slow        fraction
+	slowCall    int64 // nanoseconds; 0: off
+	minCalls    uint64
+	bucket      int64 // width of a window bucket in nanoseconds
+}
+
+func newPolicy(c Config) (*policy, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	c = c.WithDefaults()
+	p := &policy{
+		cfg:      c,
+		slowCall: int64(c.SlowCall),
+		minCalls: uint64(c.MinCalls),
+		bucket:   int64(c.Window) / buckets,
+	}
+	if c.ConsecutiveFailures > 0 {
+		p.consecutive = uint64(c.ConsecutiveFailures)
+	}
+	if c.FailureRatio > 0 {
+		p.failure = newFraction(c.FailureRatio)
+	}
+	if c.SlowCall > 0 {
+		p.slow = newFraction(c.SlowRatio)
+	}
+	return p, nil
+}
+
+// policies is what a group gives to its breakers: one policy for the keys that no rule covers, and the rules.
+type policies struct {
+	base  *policy
+	rules []ruledPolicy
+}
+
+type ruledPolicy struct {
+	match Key
+	pol   *policy
+}
+
+func newPolicies(cfg Config, rules []PolicyRule) (*policies, error) {
+	base, err := newPolicy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ps := &policies{base: base}
+	seen := make(map[Key]int, len(rules))
+	for i, r := range rules {
+		if first, dup := seen[r.Match]; dup {
+			return nil, fmt.Errorf("breaker: policy rules %d and %d both match %+v", first, i, r.Match)
+		}
+		seen[r.Match] = i
+		pol, err := newPolicy(r.Config)
+		if err != nil {
+			return nil, fmt.Errorf("breaker: policy rule %d, match %+v: %w", i, r.Match, err)
+		}
+		ps.rules = append(ps.rules, ruledPolicy{r.Match, pol})
+	}
+	return ps, nil
+}
+
+func (ps *policies) forKey(k Key) *policy {
+	pol, best := ps.base, -1
+	for _, r := range ps.rules {
+		if s := r.match.specificity(); s > best && r.match.covers(k) {
+			pol, best = r.pol, s
+		}
+	}
+	return pol
+}
+
+// fraction is a ratio in (0, 1] in integers. B5: 7 of 100 reaches 0.07, which it does not in floating point, where
+// 0.07*100 is 7.000000000000001. The zero fraction is reached by nothing: the rule is off.
+type fraction struct{ num, den uint64 }
+
+// newFraction takes the decimal that a person wrote, which is the shortest one that reads back as r, not the binary value
+// of r.
+func newFraction(r float64) fraction {
+	text := strconv.FormatFloat(r, 'f', -1, 64)
+	if text == "1" {
+		return fraction{1, 1}
+	}
+	digits := text[len("0."):]
+	if len(digits) <= 18 { // 10^18 fits, and so does any product of it that bits.Mul64 makes
+		num, err := strconv.ParseUint(digits, 10, 64)
+		if err == nil {
+			den := uint64(1)
+			for range digits {
+				den *= 10
+			}
+			return fraction{num, den}
+		}
+	}
+	// More than 18 decimals: nobody's round number. The binary value, scaled by a power of two, is exact from 2^-10 up and
+	// errs by less than 2^-62 below.
+	const scale = 1 << 62
+	return fraction{max(1, uint64(math.Round(r*scale))), scale}
+}
+
+// reachedBy says whether part/whole >= f, exactly.
+func (f fraction) reachedBy(part, whole uint64) bool {
+	if f.den == 0 || part == 0 {
+		return false
+	}
+	ph, pl := bits.Mul64(part, f.den)
+	wh, wl := bits.Mul64(whole, f.num)
+	return ph > wh || (ph == wh && pl >= wl)
+}
+
+// openPeriod is B17: min(OpenFor x Backoff^failed, MaxOpenFor), then jitter upward; and B18: at least what the server
+// asked for, as far as MaxOpenFor goes. random is in [0, 1).
+func (p *policy) openPeriod(failed int, asked time.Duration, random float64) time.Duration {
+	c := p.cfg
+	d := c.MaxOpenFor
+	// Computed as a float because that saturates: Backoff^1e6 is +Inf, and no loop runs a million times.
+	if f := float64(c.OpenFor) * math.Pow(c.Backoff, float64(failed)); f < float64(c.MaxOpenFor) {
+		d = max(time.Duration(f), c.OpenFor)
+	}
+	if c.Jitter > 0 {
+		d += time.Duration(random * c.Jitter * float64(d))
+	}
+	return max(d, min(asked, c.MaxOpenFor))
+}

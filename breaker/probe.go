@@ -1,0 +1,119 @@
+package breaker
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// lease is the claim of one probe on a slot (B22). It stays on the list until the probe reports, however late: that is how
+// a second report is told from a first.
+type lease struct {
+	id      uint64
+	gen     uint64
+	expires int64
+	lost    bool // seen expired and counted as lost
+}
+
+// holds says whether the lease takes up a slot of the stay gen at now.
+func (l *lease) holds(gen uint64, now int64) bool {
+	return l.gen == gen && !l.lost && now < l.expires
+}
+
+// patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come more
+// slowly. See probe.
+const patience = 8
+
+// probe takes a slot of the half-open stay ph, if there is one.
+//
+// Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
+// hang. So, past patience*MaxProbes of them, the time to the next probes doubles with each MaxProbes more: after a year of
+// that a few dozen times MaxProbes are out, and yet a probe always comes. Nothing short of that many unreported probes is affected.
+//
+// Caller must hold b.mu.
+func (b *Breaker) probe(ph *phase, now int64) (id uint64, _ Reason) {
+	c := b.coldly()
+	for i := range c.leases {
+		if l := &c.leases[i]; !l.lost && now >= l.expires {
+			l.lost = true
+			c.probes.Lost = plus(c.probes.Lost, 1)
+		}
+	}
+	if free, at := c.slotFree(ph, now); !free {
+		ph.half.fullUntil.Store(at)
+		return 0, ReasonHalfOpen
+	}
+	c.lastLease++
+	c.lastProbe = now
+	c.leases = append(c.leases, lease{id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout)})
+	return c.lastLease, 0
+}
+
+// slotFree says whether a probe may go out in the stay ph at now, and if not, when that will change by itself.
+// Caller must hold Breaker.mu.
+func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
+	slots, stale := ph.pol.cfg.MaxProbes, 0
+	for i := range c.leases {
+		if l := &c.leases[i]; l.holds(ph.gen, now) {
+			slots--
+			if at == 0 || l.expires < at {
+				at = l.expires
+			}
+		} else {
+			stale++
+		}
+	}
+	if slots <= 0 {
+		return false, at
+	}
+	over := stale/ph.pol.cfg.MaxProbes - patience // in slots' worth: MaxProbes may be as large as an int goes
+	if over < 0 {
+		return true, 0
+	}
+	wait := int64(maxDuration)
+	if shift := over + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
+		wait = int64(ph.pol.cfg.ProbeTimeout) << shift
+	}
+	return now >= c.lastProbe+wait, c.lastProbe + wait
+}
+
+// settleProbe books what a probe reports and draws the consequence. Caller must hold b.mu.
+func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report, t time.Time) {
+	now := instant(t)
+	c := b.coldly()
+	i := slices.IndexFunc(c.leases, func(l lease) bool { return l.id == p.lease })
+	if i < 0 {
+		return // B25
+	}
+	l := c.leases[i]
+	c.leases = slices.Delete(c.leases, i, i+1)
+	if ph.half != nil {
+		ph.half.fullUntil.Store(0)
+	}
+	if !l.holds(ph.gen, now) {
+		if !l.lost && now >= l.expires {
+			c.probes.Lost = plus(c.probes.Lost, 1)
+		}
+		c.late = plus(c.late, 1)
+		return
+	}
+	slow := isSlow(ph.pol, p, r, now)
+	b.book(r.Outcome, slow, t)
+	switch {
+	case r.Outcome == Ignored:
+		c.probes.Ignored = plus(c.probes.Ignored, 1) // B21
+	case r.Outcome == Success && !slow:
+		c.probes.Success = plus(c.probes.Success, 1)
+		ph.half.successes++
+		if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
+			b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
+		}
+	default:
+		c.probes.Failure = plus(c.probes.Failure, 1)
+		why := "probe failed"
+		if r.Outcome == Success {
+			why = "probe was slow"
+		}
+		b.toOpen(ctx, ph, cause{rule: RuleProbe, why: why, asked: r.RetryAfter}, t)
+	}
+}

@@ -1,0 +1,186 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// evaluate asks the rules after a failure, an overload or a slow call (B3), in the order of B10.
+// Caller must hold b.mu, and have rotated the window.
+func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time) *question {
+	if ph.override.mode() == ForceClosed {
+		return nil // B28: counts go on, and nothing comes of them
+	}
+	now := instant(t)
+	pol := ph.pol
+	counts := ph.win.counts(now, pol.bucket)
+	calls := counts.Calls()
+	enough := calls >= ph.minCalls(now)
+	var rule Rule
+	var why string
+	switch bad := counts.Failures + counts.Overloads; {
+	case pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive:
+		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures", counts.ConsecutiveFailures)
+	case enough && pol.failure.reachedBy(bad, calls):
+		rule, why = RuleRatio, fmt.Sprintf("%d of %d calls failed", bad, calls)
+	case enough && pol.slow.reachedBy(counts.Slow, calls):
+		rule, why = RuleSlow, fmt.Sprintf("%d of %d calls took longer than %v", counts.Slow, calls, pol.cfg.SlowCall)
+	case b.home.trip != nil:
+		return &question{ph.gen, counts}
+	default:
+		return nil
+	}
+	b.toOpen(ctx, ph, cause{rule: rule, why: why, counts: counts, asked: r.RetryAfter}, t)
+	return nil
+}
+
+// minCalls is Config.MinCalls, shrunk with the fraction of calls that a ramp admits (B27).
+func (ph *phase) minCalls(now int64) uint64 {
+	if ph.ramp == nil {
+		return ph.pol.minCalls
+	}
+	return max(1, uint64(math.Ceil(ph.ramp.fraction(now, ph.pol)*float64(ph.pol.minCalls))))
+}
+
+// tripCustom puts the question to the user's rule, outside the lock, and opens if the answer is yes and the stay that it
+// was asked about still lasts.
+func (b *Breaker) tripCustom(ctx context.Context, q *question, r Report) {
+	if !b.customSays(q.counts) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := time.Now()
+	ph := b.refresh(instant(t))
+	if ph.gen == q.gen && ph.state == Closed && ph.override.mode() != ForceClosed {
+		b.toOpen(ctx, ph, cause{rule: RuleCustom, why: "custom rule", counts: q.counts, asked: r.RetryAfter}, t)
+	}
+}
+
+// customSays calls the function of WithTrip. One that panics says no.
+func (b *Breaker) customSays(c Counts) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	return b.home.trip(c)
+}
+
+// cause is why a breaker opens.
+type cause struct {
+	rule   Rule
+	why    string
+	counts Counts
+	asked  time.Duration
+}
+
+// toOpen starts an open stay. Caller must hold b.mu.
+func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time) {
+	now := instant(t)
+	c := b.coldly()
+	switch {
+	case ph.state == Closed:
+		c.openedAt = now
+		// B17: back-off is forgotten step by step while things go well.
+		c.failed -= int(min(int64(c.failed), (now-ph.entered)/int64(ph.pol.cfg.MaxOpenFor)))
+		if ph.ramp != nil && why.rule != RuleManual {
+			c.failed++ // B27
+		}
+	case why.rule == RuleProbe:
+		c.failed++
+	}
+	c.trips[why.rule] = plus(c.trips[why.rule], 1)
+	period := ph.pol.openPeriod(c.failed, why.asked, rand.Float64())
+	next := &phase{
+		state: Open,
+		until: now + int64(period),
+		rejected: &RejectedError{
+			Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period),
+		},
+	}
+	b.become(ctx, ph, next, Event{Rule: why.rule, Why: why.why, OpenFor: period, Counts: why.counts}, t)
+}
+
+// toHalfOpen starts a half-open stay. Caller must hold b.mu.
+func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, t time.Time) *phase {
+	next := &phase{
+		state:    HalfOpen,
+		half:     new(halfOpen),
+		rejected: &RejectedError{Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen},
+	}
+	b.become(ctx, ph, next, Event{Why: "open period over"}, t)
+	return next
+}
+
+// toClosed starts a closed stay with an empty window (B26). Caller must hold b.mu.
+func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time) {
+	now := instant(t)
+	c := b.coldly()
+	if ph.state != Closed {
+		c.recoveries = plus(c.recoveries, 1)
+		c.notClosed += now - c.openedAt
+	}
+	next := &phase{state: Closed, win: newWindow(now, ph.pol.bucket)}
+	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
+		next.ramp = &ramp{start: now, credit: rampUnit - 1}
+	}
+	b.become(ctx, ph, next, e, t)
+}
+
+// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must call deliver after
+// letting go of it. Caller must hold b.mu.
+func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.Time) {
+	next.gen = ph.gen + 1
+	next.pol = ph.pol
+	next.override = ph.override
+	next.entered = instant(t)
+	next.wall = t.UnixNano()
+	b.phase.Store(next.withKind())
+	if ph.win != nil {
+		b.retired = plus(b.retired, ph.win.drain()) // after publishing: see sweep
+	}
+	c := b.coldly()
+	c.seq++
+	if len(b.home.ears.list()) == 0 {
+		return
+	}
+	e.Key, e.From, e.To = b.key, ph.state, next.state
+	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.failed
+	c.queue = append(c.queue, delivery{ctx, e})
+}
+
+// Trip opens the breaker now, from any state, for a period as long as a trip by a rule would have. why is for people and
+// shows in the event.
+func (b *Breaker) Trip(ctx context.Context, why string) {
+	b.change(func(ph *phase, t time.Time) {
+		b.toOpen(ctx, ph, cause{rule: RuleManual, why: why}, t)
+	}, func(live *Breaker) { live.Trip(ctx, why) })
+}
+
+// Reset closes the breaker now, from any state, with an empty window, no ramp and the back-off forgotten. An override
+// stays in force; ClearOverride ends it.
+func (b *Breaker) Reset(ctx context.Context) {
+	b.change(func(ph *phase, t time.Time) {
+		b.coldly().failed = 0
+		b.toClosed(ctx, ph, Event{Rule: RuleManual, Why: "reset"}, t)
+	}, func(live *Breaker) { live.Reset(ctx) })
+}
+
+// change runs f under the lock on the current phase, or evicted, without it, on the breaker that took over the key.
+func (b *Breaker) change(f func(ph *phase, t time.Time), evicted func(live *Breaker)) {
+	b.mu.Lock()
+	t := time.Now()
+	ph := b.refresh(instant(t))
+	if ph.kind == gone {
+		b.mu.Unlock()
+		evicted(b.successor())
+		return
+	}
+	f(ph, t)
+	b.mu.Unlock()
+	b.deliver()
+}

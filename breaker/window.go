@@ -1,0 +1,108 @@
+package breaker
+
+import "sync/atomic"
+
+// buckets is the number of steps in which a window slides. Ten is what B7 asks for at least; more would make every
+// closed breaker larger (8 bytes each) for a resolution that no rule needs.
+const buckets = 10
+
+// window counts the outcomes of one closed stay. Successes are counted with atomics and without the lock, everything else
+// under the breaker's lock, because everything else is followed by an evaluation of the rules.
+//
+// Time is cut into buckets of equal width from the window's birth on. At any time the last `buckets` of them are alive, so
+// an outcome stays for more than nine tenths of the window and is gone one window after it was recorded (B7). Numbers of
+// buckets are never stored modulo anything, hence an idle gap of any length cannot alias (B8).
+type window struct {
+	// edge is the first instant behind the current bucket; it publishes slot. A writer reads edge, then slot: if it sees the
+	// old edge and the new slot it counts in the newer bucket, which is where its add really happens.
+	edge atomic.Int64
+	slot atomic.Uint32
+
+	streak atomic.Uint64 // failures since the last success; survives a sliding window (B4)
+
+	// successes per slot. A writer that was held up between reading slot and adding lands in whatever bucket has that slot
+	// by then: a later one, never an earlier, and the rotation swaps counts out, so none is lost or counted twice.
+	successes [buckets]atomic.Uint64
+
+	bad *[buckets]tally // guarded by Breaker.mu; nil until something other than a fast success happened
+}
+
+type tally struct{ failures, overloads, slow uint64 }
+
+func newWindow(now, width int64) *window {
+	w := new(window)
+	w.init(now, width)
+	return w
+}
+
+func (w *window) init(now, width int64) { w.edge.Store(now + width) }
+
+// steps is how many buckets have passed at now since the current one, at most all of them.
+func (w *window) steps(now, width int64) int {
+	edge := w.edge.Load()
+	if now < edge {
+		return 0
+	}
+	return int(min((now-edge)/width+1, buckets))
+}
+
+// rotate makes the bucket that holds now the current one and returns the successes that fell out of the window.
+// Caller must hold Breaker.mu.
+func (w *window) rotate(now, width int64) (retired uint64) {
+	n := w.steps(now, width)
+	if n == 0 {
+		return 0
+	}
+	slot := w.slot.Load()
+	for range n {
+		slot = (slot + 1) % buckets
+		retired = plus(retired, w.successes[slot].Swap(0))
+		if w.bad != nil {
+			w.bad[slot] = tally{}
+		}
+	}
+	w.slot.Store(slot)
+	edge := w.edge.Load()
+	w.edge.Store(edge + ((now-edge)/width+1)*width)
+	return retired
+}
+
+// drain takes all successes out. Caller must hold Breaker.mu.
+func (w *window) drain() (retired uint64) {
+	for i := range w.successes {
+		retired = plus(retired, w.successes[i].Swap(0))
+	}
+	return retired
+}
+
+// current is the tally of the current bucket. Caller must hold Breaker.mu and have rotated.
+func (w *window) current() *tally {
+	if w.bad == nil {
+		w.bad = new([buckets]tally)
+	}
+	return &w.bad[w.slot.Load()]
+}
+
+// counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
+func (w *window) counts(now, width int64) Counts {
+	c := Counts{ConsecutiveFailures: w.streak.Load()}
+	slot := int(w.slot.Load())
+	for age := range buckets - w.steps(now, width) {
+		i := (slot - age + buckets) % buckets
+		c.Successes = plus(c.Successes, w.successes[i].Load())
+		if w.bad != nil {
+			c.Failures = plus(c.Failures, w.bad[i].failures)
+			c.Overloads = plus(c.Overloads, w.bad[i].overloads)
+			c.Slow = plus(c.Slow, w.bad[i].slow)
+		}
+	}
+	return c
+}
+
+// held sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.
+func (w *window) held() (n uint64) {
+	for i := range w.successes {
+		n = plus(n, w.successes[i].Load())
+	}
+	return n
+}

@@ -1,0 +1,37 @@
+package testpb
+
+import (
+	"fmt"
+	"syscall"
+)
+
+// reserve picks a free port of 127.0.0.1 and keeps it for this process until release is called, so
+// that a server which is down for a while finds its port free when it restarts: other tests on the
+// machine ask for free ports all the time.
+//
+// The socket that holds the port never listens, so connections to it are refused. Linux lets a
+// listener in beside it, as both have SO_REUSEADDR (net sets it on every listener) and only one
+// listens, but hands the port to nobody who asks for any.
+func reserve() (addr string, release func(), err error) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, fmt.Errorf("socket: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = syscall.Close(fd)
+		}
+	}()
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		return "", nil, fmt.Errorf("setsockopt: %w", err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return "", nil, fmt.Errorf("bind: %w", err)
+	}
+	sa, err := syscall.Getsockname(fd)
+	if err != nil {
+		return "", nil, fmt.Errorf("getsockname: %w", err)
+	}
+	port := sa.(*syscall.SockaddrInet4).Port
+	return fmt.Sprintf("127.0.0.1:%d", port), func() { _ = syscall.Close(fd) }, nil
+}
