@@ -130,10 +130,11 @@ generate:
 # committed. In a fresh clone the two are the same.
 .PHONY: generate-check
 generate-check:
-	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-	cp -R internal/testpb/. "$$before"; \
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; mkdir "$$tmp/before" "$$tmp/after"; \
+	cp internal/testpb/*.pb.go "$$tmp/before"; \
 	go generate ./internal/testpb; \
-	git --no-pager diff --no-index --exit-code "$$before" internal/testpb || \
+	cp internal/testpb/*.pb.go "$$tmp/after"; \
+	git --no-pager diff --no-index --exit-code "$$tmp/before" "$$tmp/after" || \
 		{ echo "generated code was out of date; it is written anew now: commit it" >&2; exit 1; }
 
 .PHONY: clean

@@ -1,18 +1,18 @@
 // Package breaker is a circuit breaker: it stops calls to a callee that fails, and lets a few through later to see whether
 // it has recovered. It knows nothing of gRPC and imports the standard library only.
 //
-//	                 a rule fires, Trip
-//	   ┌────────┐ ─────────────────────────▶ ┌──────┐ ◀── a call before the period is over
-//	   │ Closed │                            │ Open │ ───▶ is rejected (ReasonOpen)
-//	   └────────┘ ◀──────────┐    ┌───────── └──────┘
-//	     ▲    │     Reset    │    │              ▲
-//	     └────┘              │    │ the first    │ a probe fails or is slow, Trip:
-//	 10% to 100% of the      │    │ call after   │ the next period is longer
-//	 calls, if Ramp is set   │    ▼ the period   │
-//	                      ┌──────────┐ ──────────┘
-//	                      │ HalfOpen │ ◀── a call while MaxProbes are out
-//	                      └──────────┘ ───▶ is rejected (ReasonHalfOpen)
-//	          SuccessesToClose probes in a row succeed
+//	                a rule fires, Trip
+//	  ┌────────┐ ─────────────────────────▶ ┌──────┐ ◀── a call before the period is over
+//	  │ Closed │                            │ Open │ ───▶ is rejected (ReasonOpen)
+//	  └────────┘ ◀──────────┐    ┌───────── └──────┘
+//	    ▲    │     Reset    │    │              ▲
+//	    └────┘              │    │ the first    │ a probe fails or is slow, Trip:
+//	10% to 100% of the      │    │ call after   │ the next period is longer
+//	calls, if Ramp is set   │    ▼ the period   │
+//	                     ┌──────────┐ ──────────┘
+//	                     │ HalfOpen │ ◀── a call while MaxProbes are out
+//	                     └──────────┘ ───▶ is rejected (ReasonHalfOpen)
+//	         SuccessesToClose probes in a row succeed
 //
 // A [Group] keeps one [Breaker] for each [Key]; [Breaker.Do] guards a function call, [Breaker.Acquire] and [Permit.Done]
 // anything else. [Config] says when a breaker opens and how it recovers; its zero value is a sound default. [Listener] hears

@@ -29,13 +29,27 @@ type Report struct {
 	Latency time.Duration
 }
 
+// Doubtful says whether the callee is in doubt: the call is a probe, or the last call before it failed. A guard may then
+// look more closely.
+func (p Permit) Doubtful() bool {
+	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && p.ph.win.streak.Load() != 0)
+}
+
+// Elapsed is the time since Acquire, where the slow rule asks for it; 0 otherwise.
+func (p Permit) Elapsed() time.Duration {
+	if p.start == 0 {
+		return 0
+	}
+	return time.Duration(clock() - p.start)
+}
+
 // IsProbe says whether the call is a probe of a half-open breaker.
 func (p Permit) IsProbe() bool { return p.lease != 0 }
 
 // Done reports the outcome of the call. A result that comes in a later stay than its call was admitted in, or after a
 // probe's lease, is late: it is counted as that and decides nothing. ctx is the call's; listeners get it.
 func (p Permit) Done(ctx context.Context, o Outcome) {
-	if o == Success && p.b != nil && p.b.succeed(p) {
+	if o == Success && p.b != nil && p.b.succeed(p, 0) {
 		return
 	}
 	p.settle(ctx, Report{Outcome: o})
@@ -48,7 +62,7 @@ func (p Permit) DoneAfter(ctx context.Context, o Outcome, retryAfter time.Durati
 
 // DoneWith is Done with all that a Report can say.
 func (p Permit) DoneWith(ctx context.Context, r Report) {
-	if r.Outcome == Success && r.Latency <= 0 && p.b != nil && p.b.succeed(p) {
+	if r.Outcome == Success && p.b != nil && p.b.succeed(p, int64(r.Latency)) {
 		return
 	}
 	p.settle(ctx, r)
@@ -56,7 +70,7 @@ func (p Permit) DoneWith(ctx context.Context, r Report) {
 
 // succeed counts a success in the stay that it was admitted in, without the lock, and says whether it could: not if the
 // phase has changed, the window must slide, or the call was slow.
-func (b *Breaker) succeed(p Permit) bool {
+func (b *Breaker) succeed(p Permit, latency int64) bool {
 	ph := p.ph
 	if ph.kind > admitTimed || b.phase.Load() != ph {
 		return false
@@ -66,8 +80,13 @@ func (b *Breaker) succeed(p Permit) bool {
 	if now >= w.edge.Load() {
 		return false
 	}
-	if ph.kind == admitTimed && p.start != 0 && now-p.start > ph.pol.slowCall {
-		return false
+	if ph.kind == admitTimed {
+		if latency <= 0 {
+			latency = now - p.start
+		}
+		if latency > ph.pol.slowCall {
+			return false
+		}
 	}
 	bump(&w.successes[w.slot.Load()])
 	if w.streak.Load() != 0 { // loaded first: most calls have nothing to reset, and a load leaves the cache line shared

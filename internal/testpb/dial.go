@@ -118,12 +118,11 @@ func (b *Backend) DialTarget(tb testing.TB, target string, opts ...grpc.DialOpti
 // DialContext opens a transport to the backend, whatever the address. It fits [grpc.WithContextDialer]:
 // a test with several backends behind one connection calls the right one's by address.
 func (b *Backend) DialContext(ctx context.Context, _ string) (net.Conn, error) {
-	lis := b.current().lis
-	if lis, ok := lis.(*bufconn.Listener); ok {
+	if lis, ok := b.current().lis.(*bufconn.Listener); ok {
 		return lis.DialContext(ctx)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", lis.Addr().String())
+	return d.DialContext(ctx, "tcp", b.target)
 }
 
 // Stop kills the server: it closes the listener and every connection. Calls in flight fail at the

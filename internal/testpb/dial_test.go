@@ -61,21 +61,25 @@ func TestBufconnVirtualTime(t *testing.T) {
 // not deadlock, and no goroutine may be left.
 func TestBufconnEndsWithCallsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		sleepFor := func(d time.Duration) testpb.Script {
+			return testpb.Script{
+				OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
+					time.Sleep(d)
+					return &testpb.Response{}, nil
+				},
+				OnServerStream: func(_ *testpb.Request, stream grpc.ServerStreamingServer[testpb.Response]) error {
+					<-stream.Context().Done()
+					time.Sleep(d)
+					return nil
+				},
+			}
+		}
 		srv := new(testpb.Server)
-		srv.Set(testpb.Script{
-			OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
-				time.Sleep(time.Hour)
-				return &testpb.Response{}, nil
-			},
-			OnServerStream: func(_ *testpb.Request, stream grpc.ServerStreamingServer[testpb.Response]) error {
-				<-stream.Context().Done()
-				time.Sleep(time.Hour)
-				return nil
-			},
-		})
+		srv.Set(sleepFor(2 * time.Hour))
 		b := testpb.StartBufconn(t, srv)
 		client := testpb.NewTestClient(b.Dial(t))
-		ctx := context.Background() // not t.Context, which would end the calls before the clean-up does
+		// t.Context itself would end the calls before the clean-up does.
+		ctx := context.WithoutCancel(t.Context())
 		start := func() {
 			go func() {
 				_, _ = client.Unary(ctx, &testpb.Request{})
@@ -95,7 +99,8 @@ func TestBufconnEndsWithCallsInFlight(t *testing.T) {
 		if got, want := srv.Total(), 4; got != want {
 			t.Errorf("calls in flight: got %d, want %d", got, want)
 		}
-		// Those of an earlier life are waited for too.
+		// Those of an earlier life are waited for too, though they outlast the later ones.
+		srv.Set(sleepFor(time.Hour))
 		b.Restart()
 		time.Sleep(10 * time.Second) // past the reconnect back-off
 		start()
@@ -177,6 +182,19 @@ func TestBufconnStopAndRestart(t *testing.T) {
 		if got, want := srv.Received(testpb.Test_Unary_FullMethodName), 2; got != want {
 			t.Errorf("received %d calls over both lives, want %d", got, want)
 		}
+	})
+}
+
+// A server may be stopped before its goroutine has begun to serve.
+func TestBufconnStopAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := testpb.StartBufconn(t, new(testpb.Server))
+		for range 100 {
+			b.Stop()
+			b.Restart()
+		}
+		_, err := testpb.NewTestClient(b.Dial(t)).Unary(t.Context(), &testpb.Request{})
+		wantCode(t, "call to the last life", err, codes.OK)
 	})
 }
 

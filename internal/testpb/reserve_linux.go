@@ -32,6 +32,9 @@ func reserve() (addr string, release func(), err error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("getsockname: %w", err)
 	}
-	port := sa.(*syscall.SockaddrInet4).Port
-	return fmt.Sprintf("127.0.0.1:%d", port), func() { _ = syscall.Close(fd) }, nil
+	in4, ok := sa.(*syscall.SockaddrInet4)
+	if !ok {
+		return "", nil, fmt.Errorf("getsockname: got a %T", sa)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", in4.Port), func() { _ = syscall.Close(fd) }, nil
 }

@@ -63,6 +63,14 @@ var calls = []call{
 	}},
 }
 
+type sender interface {
+	Send(*testpb.Request) error
+}
+
+type receiver interface {
+	Recv() (*testpb.Response, error)
+}
+
 func one(resp *testpb.Response, err error) ([]*testpb.Response, error) {
 	if err != nil {
 		return nil, err
@@ -70,7 +78,7 @@ func one(resp *testpb.Response, err error) ([]*testpb.Response, error) {
 	return []*testpb.Response{resp}, nil
 }
 
-func sendAll(stream interface{ Send(*testpb.Request) error }, reqs []*testpb.Request) error {
+func sendAll(stream sender, reqs []*testpb.Request) error {
 	for _, req := range reqs {
 		// io.EOF: the server has ended the call, and receiving says how.
 		if err := stream.Send(req); errors.Is(err, io.EOF) {
@@ -82,9 +90,7 @@ func sendAll(stream interface{ Send(*testpb.Request) error }, reqs []*testpb.Req
 	return nil
 }
 
-func recvAll(stream interface {
-	Recv() (*testpb.Response, error)
-}) ([]*testpb.Response, error) {
+func recvAll(stream receiver) ([]*testpb.Response, error) {
 	var got []*testpb.Response
 	for {
 		resp, err := stream.Recv()

@@ -1,0 +1,382 @@
+package breaker
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestB01_ZeroConfigIsValidAndProtects(t *testing.T) {
+	if err := (Config{}).Validate(); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		rows []row
+	}{
+		{"consecutive", []row{{0, "failure*4", "closed"}, {0, "failure", "open"}, {0, "success", "rejected:open open"}}},
+		{"ratio", []row{{0, "success failure success failure success failure success failure success", "closed"}, {0, "failure overload*9", "closed"}, {0, "overload", "open"}}},
+		{"slow rule is off", []row{{0, "success~1h success~1000h", "closed"}, {0, "success~1000h*100", "closed"}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				newTimeline(t, mustNew(t, Config{})).run(tt.rows...)
+			})
+		})
+	}
+}
+
+func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
+	want := Config{
+		ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second, SlowRatio: 0.5,
+		OpenFor: 5 * time.Second, MaxOpenFor: time.Minute, Backoff: 2, Jitter: 0.2,
+		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second,
+	}
+	wantSame(t, "Config{}.WithDefaults()", Config{}.WithDefaults(), want)
+	wantSame(t, "WithDefaults twice", want.WithDefaults(), want)
+
+	// MaxOpenFor follows OpenFor where that is longer.
+	for _, tt := range []struct{ openFor, want time.Duration }{
+		{59 * time.Second, time.Minute}, {time.Minute, time.Minute}, {time.Minute + 1, time.Minute + 1}, {time.Hour, time.Hour},
+	} {
+		if got := (Config{OpenFor: tt.openFor}).WithDefaults().MaxOpenFor; got != tt.want {
+			t.Errorf("OpenFor %v: MaxOpenFor is %v, want %v", tt.openFor, got, tt.want)
+		}
+	}
+
+	// What is set stays, also what switches a rule off and what is not valid.
+	set := Config{
+		ConsecutiveFailures: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1, SlowRatio: 1,
+		OpenFor: 1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
+		MaxConcurrent: 1,
+	}
+	wantSame(t, "WithDefaults of a full Config", set.WithDefaults(), set)
+	if got := (Config{MinCalls: -3}).WithDefaults().MinCalls; got != -3 {
+		t.Errorf("WithDefaults made MinCalls %d of -3: nothing is ever clamped", got)
+	}
+}
+
+// bound is one field at one value.
+type bound struct {
+	field string
+	cfg   Config
+	ok    bool
+}
+
+func bounds() []bound {
+	const tooLong = maxDuration + 1
+	nan, inf := math.NaN(), math.Inf(1)
+	below, above := math.Nextafter(0, -1), math.Nextafter(1, 2)
+	return []bound{
+		{"ConsecutiveFailures", Config{ConsecutiveFailures: math.MinInt}, true},
+		{"ConsecutiveFailures", Config{ConsecutiveFailures: -1}, true},
+		{"ConsecutiveFailures", Config{ConsecutiveFailures: 1}, true},
+		{"ConsecutiveFailures", Config{ConsecutiveFailures: math.MaxInt}, true},
+
+		{"FailureRatio", Config{FailureRatio: -math.MaxFloat64}, true},
+		{"FailureRatio", Config{FailureRatio: below}, true},
+		{"FailureRatio", Config{FailureRatio: math.SmallestNonzeroFloat64}, true},
+		{"FailureRatio", Config{FailureRatio: 1}, true},
+		{"FailureRatio", Config{FailureRatio: above}, false},
+		{"FailureRatio", Config{FailureRatio: 50}, false},
+		{"FailureRatio", Config{FailureRatio: nan}, false},
+		{"FailureRatio", Config{FailureRatio: inf}, false},
+		{"FailureRatio", Config{FailureRatio: -inf}, false},
+
+		{"MinCalls", Config{MinCalls: math.MinInt}, false},
+		{"MinCalls", Config{MinCalls: -1}, false},
+		{"MinCalls", Config{MinCalls: 1}, true},
+		{"MinCalls", Config{MinCalls: math.MaxInt}, true},
+
+		{"Window", Config{Window: math.MinInt64}, false},
+		{"Window", Config{Window: -1}, false},
+		{"Window", Config{Window: 1}, false},
+		{"Window", Config{Window: time.Millisecond - 1}, false},
+		{"Window", Config{Window: time.Millisecond}, true},
+		{"Window", Config{Window: maxDuration}, true},
+		{"Window", Config{Window: tooLong}, false},
+		{"Window", Config{Window: math.MaxInt64}, false},
+
+		{"SlowCall", Config{SlowCall: -1}, false},
+		{"SlowCall", Config{SlowCall: 1}, true},
+		{"SlowCall", Config{SlowCall: maxDuration}, true},
+		{"SlowCall", Config{SlowCall: tooLong}, false},
+
+		{"SlowRatio", Config{SlowRatio: -1}, false},
+		{"SlowRatio", Config{SlowRatio: below}, false},
+		{"SlowRatio", Config{SlowRatio: math.SmallestNonzeroFloat64}, true},
+		{"SlowRatio", Config{SlowRatio: 1}, true},
+		{"SlowRatio", Config{SlowRatio: above}, false},
+		{"SlowRatio", Config{SlowRatio: nan}, false},
+		{"SlowRatio", Config{SlowRatio: inf}, false},
+		{"SlowRatio", Config{SlowRatio: -inf}, false},
+
+		{"OpenFor", Config{OpenFor: -1}, false},
+		{"OpenFor", Config{OpenFor: 1}, true},
+		{"OpenFor", Config{OpenFor: maxDuration}, true},
+		{"OpenFor", Config{OpenFor: tooLong}, false},
+
+		{"MaxOpenFor", Config{MaxOpenFor: -1}, false},
+		{"MaxOpenFor", Config{MaxOpenFor: 5*time.Second - 1}, false}, // below the default OpenFor
+		{"MaxOpenFor", Config{MaxOpenFor: 5 * time.Second}, true},
+		{"MaxOpenFor", Config{OpenFor: time.Hour, MaxOpenFor: time.Hour - 1}, false},
+		{"MaxOpenFor", Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, true},
+		{"MaxOpenFor", Config{MaxOpenFor: maxDuration}, true},
+		{"MaxOpenFor", Config{MaxOpenFor: tooLong}, false},
+
+		{"Backoff", Config{Backoff: -inf}, false},
+		{"Backoff", Config{Backoff: -1}, false},
+		{"Backoff", Config{Backoff: math.SmallestNonzeroFloat64}, false},
+		{"Backoff", Config{Backoff: math.Nextafter(1, 0)}, false},
+		{"Backoff", Config{Backoff: 1}, true},
+		{"Backoff", Config{Backoff: math.MaxFloat64}, true},
+		{"Backoff", Config{Backoff: inf}, false},
+		{"Backoff", Config{Backoff: nan}, false},
+
+		{"Jitter", Config{Jitter: -1}, true},
+		{"Jitter", Config{Jitter: below}, true},
+		{"Jitter", Config{Jitter: math.SmallestNonzeroFloat64}, true},
+		{"Jitter", Config{Jitter: 1}, true},
+		{"Jitter", Config{Jitter: above}, false},
+		{"Jitter", Config{Jitter: nan}, false},
+		{"Jitter", Config{Jitter: inf}, false},
+		{"Jitter", Config{Jitter: -inf}, false},
+
+		{"MaxProbes", Config{MaxProbes: -1}, false},
+		{"MaxProbes", Config{MaxProbes: 1}, true},
+		{"MaxProbes", Config{MaxProbes: math.MaxInt}, true},
+
+		{"SuccessesToClose", Config{SuccessesToClose: -1}, false},
+		{"SuccessesToClose", Config{SuccessesToClose: 1}, true},
+		{"SuccessesToClose", Config{SuccessesToClose: math.MaxInt}, true},
+
+		{"ProbeTimeout", Config{ProbeTimeout: -1}, false},
+		{"ProbeTimeout", Config{ProbeTimeout: 1}, true},
+		{"ProbeTimeout", Config{ProbeTimeout: maxDuration}, true},
+		{"ProbeTimeout", Config{ProbeTimeout: tooLong}, false},
+
+		{"Ramp", Config{Ramp: -1}, false},
+		{"Ramp", Config{Ramp: 1}, true},
+		{"Ramp", Config{Ramp: maxDuration}, true},
+		{"Ramp", Config{Ramp: tooLong}, false},
+
+		{"MaxConcurrent", Config{MaxConcurrent: -1}, false},
+		{"MaxConcurrent", Config{MaxConcurrent: 1}, true},
+		{"MaxConcurrent", Config{MaxConcurrent: math.MaxInt}, true},
+	}
+}
+
+// valueOf is the field of that name, as Validate should print it.
+func valueOf(t *testing.T, c Config, field string) any {
+	t.Helper()
+	switch field {
+	case "FailureRatio":
+		return c.FailureRatio
+	case "MinCalls":
+		return c.MinCalls
+	case "Window":
+		return c.Window
+	case "SlowCall":
+		return c.SlowCall
+	case "SlowRatio":
+		return c.SlowRatio
+	case "OpenFor":
+		return c.OpenFor
+	case "MaxOpenFor":
+		return c.MaxOpenFor
+	case "Backoff":
+		return c.Backoff
+	case "Jitter":
+		return c.Jitter
+	case "MaxProbes":
+		return c.MaxProbes
+	case "SuccessesToClose":
+		return c.SuccessesToClose
+	case "ProbeTimeout":
+		return c.ProbeTimeout
+	case "Ramp":
+		return c.Ramp
+	case "MaxConcurrent":
+		return c.MaxConcurrent
+	}
+	t.Fatalf("no field %q", field)
+	return nil
+}
+
+// B2 too: NaN, Inf, ratios outside (0, 1], durations that overflow, MaxOpenFor < OpenFor and Backoff < 1 are among bounds.
+// [silently turning an interval below zero into "never"]
+func TestB01_B02_EveryFieldHasItsBounds(t *testing.T) {
+	for _, tt := range bounds() {
+		err := tt.cfg.Validate()
+		if tt.ok {
+			if err != nil {
+				t.Errorf("%+v: got %v, want no error", tt.cfg, err)
+			}
+			continue
+		}
+		ce, found := errors.AsType[*ConfigError](err)
+		if !found {
+			t.Errorf("%+v: got %v, want a *ConfigError for %s", tt.cfg, err, tt.field)
+			continue
+		}
+		value := valueOf(t, tt.cfg, tt.field)
+		equal := ce.Value == value || (value != value && ce.Value != ce.Value) //nolint:gocritic,staticcheck // NaN
+		if ce.Field != tt.field || !equal || ce.Bound == "" {
+			t.Errorf("%+v: got %s = %v (want %q), want field %s, value %v, a bound", tt.cfg, ce.Field, ce.Value, ce.Bound, tt.field, value)
+		}
+		if strings.Count(err.Error(), "\n") > 0 {
+			t.Errorf("%+v: one wrong field makes more than one error:\n%v", tt.cfg, err)
+		}
+	}
+}
+
+func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
+	tests := []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{FailureRatio: 1.5}, "breaker: Config.FailureRatio is 1.5, want negative (off), 0 (0.5) or in (0, 1]"},
+		{Config{FailureRatio: math.NaN()}, "breaker: Config.FailureRatio is NaN, want negative (off), 0 (0.5) or in (0, 1]"},
+		{Config{MinCalls: -1}, "breaker: Config.MinCalls is -1, want 0 (20) or more"},
+		{Config{Window: time.Microsecond}, "breaker: Config.Window is 1µs, want 0 (10s) or from 1ms to 100 years"},
+		{Config{OpenFor: -time.Second}, "breaker: Config.OpenFor is -1s, want 0 (5s) or up to 100 years"},
+		{
+			Config{OpenFor: 2 * time.Minute, MaxOpenFor: time.Minute},
+			"breaker: Config.MaxOpenFor is 1m0s, want 0 (60s, or OpenFor if longer) or from OpenFor (2m0s) to 100 years",
+		},
+		{Config{Backoff: 0.5}, "breaker: Config.Backoff is 0.5, want 0 (2) or a finite number from 1"},
+	}
+	for _, tt := range tests {
+		if err := tt.cfg.Validate(); err == nil || err.Error() != tt.want {
+			t.Errorf("%+v:\n got %v\nwant %s", tt.cfg, err, tt.want)
+		}
+	}
+}
+
+func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
+	bad := Config{
+		FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: -1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1, Backoff: 0.5,
+		Jitter: 2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: -1, MaxConcurrent: -1,
+	}
+	err := bad.Validate()
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the joined errors are what is looked at
+	if !ok {
+		t.Fatalf("Validate returned %T, want joined errors", err)
+	}
+	var fields []string
+	for _, e := range joined.Unwrap() {
+		ce, ok := errors.AsType[*ConfigError](e)
+		if !ok {
+			t.Fatalf("%v is no *ConfigError", e)
+		}
+		fields = append(fields, ce.Field)
+	}
+	wantSame(t, "fields", fields, []string{
+		"FailureRatio", "MinCalls", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff", "MaxProbes",
+		"SuccessesToClose", "ProbeTimeout", "Ramp", "MaxConcurrent", "MaxOpenFor",
+	})
+}
+
+// B1: from Validate, New, NewGroup and Apply alike; nothing half-applied.
+func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
+	for _, tt := range bounds() {
+		want := tt.cfg.Validate()
+		_, fromNew := New(Key{}, tt.cfg)
+		_, fromGroup := NewGroup(tt.cfg)
+		_, fromPolicy := NewGroup(Config{}, WithPolicy(PolicyRule{Match: Key{Method: "M"}, Config: tt.cfg}))
+		g := mustGroup(t, Config{MinCalls: 7})
+		b := g.Get(Key{Method: "M"})
+		fromApply := g.Apply(tt.cfg)
+		fromRule := g.Apply(Config{MinCalls: 8}, PolicyRule{Match: Key{Method: "M"}, Config: tt.cfg})
+		for name, err := range map[string]error{
+			"New": fromNew, "NewGroup": fromGroup, "WithPolicy": fromPolicy, "Apply": fromApply, "Apply, rule": fromRule,
+		} {
+			switch {
+			case (err == nil) != (want == nil):
+				t.Errorf("%+v: %s returned %v, Validate %v", tt.cfg, name, err, want)
+			case err != nil && !strings.Contains(err.Error(), want.Error()):
+				t.Errorf("%+v: %s says %q, want it to say %q", tt.cfg, name, err, want)
+			}
+		}
+		if want == nil {
+			continue
+		}
+		if got := b.Snapshot().MinCalls; got != 7 {
+			t.Errorf("%+v: after an Apply that failed MinCalls is %d, want 7 as before", tt.cfg, got)
+		}
+		if got := g.Get(Key{Method: "new"}).Snapshot().MinCalls; got != 7 {
+			t.Errorf("%+v: after an Apply that failed a new breaker has MinCalls %d, want 7 as before", tt.cfg, got)
+		}
+	}
+}
+
+func TestPresets(t *testing.T) {
+	// The figures of DESIGN.md. What a preset does not name is the default.
+	tests := []struct {
+		name      string
+		cfg       Config
+		failures  int
+		openFor   time.Duration
+		probes    int
+		successes int
+	}{
+		{"Conservative", Conservative(), 5, time.Minute, 1, 1},
+		{"Balanced", Balanced(), 5, time.Minute, 1, 2},
+		{"Aggressive", Aggressive(), 3, 30 * time.Second, 2, 2},
+		{"Lenient", Lenient(), 10, 2 * time.Minute, 3, 3},
+	}
+	for _, tt := range tests {
+		want := Config{
+			ConsecutiveFailures: tt.failures, OpenFor: tt.openFor, MaxProbes: tt.probes, SuccessesToClose: tt.successes,
+			Backoff: 1,
+		}.WithDefaults()
+		wantSame(t, tt.name, tt.cfg.WithDefaults(), want)
+		if err := tt.cfg.Validate(); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+func TestConfigJSON(t *testing.T) {
+	full := Config{
+		ConsecutiveFailures: 1, FailureRatio: 0.25, MinCalls: 2, Window: 3, SlowCall: 4, SlowRatio: 0.75, OpenFor: 5,
+		MaxOpenFor: 6, Backoff: 1.5, Jitter: 0.125, MaxProbes: 7, SuccessesToClose: 8, ProbeTimeout: 9, Ramp: 10,
+		MaxConcurrent: 11,
+	}
+	text, err := json.Marshal(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"consecutiveFailures":1,"failureRatio":0.25,"minCalls":2,"window":3,"slowCall":4,"slowRatio":0.75,` +
+		`"openFor":5,"maxOpenFor":6,"backoff":1.5,"jitter":0.125,"maxProbes":7,"successesToClose":8,"probeTimeout":9,` +
+		`"ramp":10,"maxConcurrent":11}`
+	if got := string(text); got != want {
+		t.Errorf("JSON:\n got %s\nwant %s", got, want)
+	}
+	for _, c := range []Config{full, {}, Aggressive(), {ConsecutiveFailures: -1, FailureRatio: -1, Jitter: -1}} {
+		text, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Config
+		if err := json.Unmarshal(text, &back); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c, back); diff != "" {
+			t.Errorf("round trip of %s: got (+), want (-):\n%s", text, diff)
+		}
+	}
+	if text, _ := json.Marshal(Config{}); string(text) != "{}" {
+		t.Errorf("the zero Config is %s, want {}", text)
+	}
+	if c := (Config{MinCalls: 1}); c == (Config{}) || c != (Config{MinCalls: 1}) {
+		t.Error("Configs do not compare")
+	}
+}

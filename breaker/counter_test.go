@@ -1,0 +1,161 @@
+package breaker
+
+import (
+	"math"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const most = math.MaxUint64
+
+func TestB11_CountersSaturate(t *testing.T) {
+	for _, tt := range []struct {
+		a    uint64
+		more []uint64
+		want uint64
+	}{
+		{0, nil, 0},
+		{1, []uint64{2, 3}, 6},
+		{most - 1, []uint64{1}, most},
+		{most, []uint64{0}, most},
+		{most, []uint64{1}, most},
+		{most - 1, []uint64{2}, most},
+		{most, []uint64{most, most}, most},
+		{1, []uint64{most, 5}, most},
+	} {
+		if got := plus(tt.a, tt.more...); got != tt.want {
+			t.Errorf("plus(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
+		}
+	}
+	for _, tt := range []struct{ a, b, want uint64 }{
+		{0, 0, 0}, {3, 2, 1}, {2, 3, 0}, {0, most, 0}, {most, most, 0}, {most, 0, most},
+	} {
+		if got := minus(tt.a, tt.b); got != tt.want {
+			t.Errorf("minus(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+	for _, tt := range []struct{ from, want uint64 }{{0, 1}, {most - 1, most}, {most, most}} {
+		var c atomic.Uint64
+		c.Store(tt.from)
+		bump(&c)
+		if got := c.Load(); got != tt.want {
+			t.Errorf("bump of %d: got %d, want %d", tt.from, got, tt.want)
+		}
+	}
+}
+
+// fill puts a breaker's counters at v, as if so many calls had been.
+func fill(b *Breaker, v uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.coldly()
+	b.admitted.Store(v)
+	b.retired = v
+	c.failures, c.overloads, c.ignored, c.late, c.slow, c.recoveries = v, v, v, v, v, v
+	c.probes = ProbeCounts{v, v, v, v}
+	for i := range c.rejections {
+		c.rejections[i].Store(v)
+		c.shadow[i] = v
+	}
+	for i := range c.trips {
+		c.trips[i] = v
+	}
+	for i := range c.fallbacks {
+		c.fallbacks[i].Store(v)
+	}
+}
+
+// Every counter of a snapshot, full, stays full whatever happens next.
+func TestB11_AFullBreakerStaysFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{SlowCall: time.Millisecond, MinCalls: 1, Jitter: -1, ProbeTimeout: time.Second})
+		fill(b, most)
+		newTimeline(t, b).run(
+			row{0, "begin:late success success~1s", "open"}, // the slow rule
+			row{0, "success end:late=success", "rejected:open open"},
+			row{5 * time.Second, "success ignored success", "probe*3 closed"},
+			row{5 * time.Second, "success overload~1s", "open"},
+			row{15 * time.Second, "failure", "probe open"}, // n is 0: the recovery before it succeeded
+			row{20 * time.Second, "begin:lost success", "probe rejected:half_open half_open"},
+			row{21 * time.Second, "shadow begin:second success clear", "probe half_open"},
+			row{21 * time.Second, "trip reset failure~1s", "open"},
+			row{21 * time.Second, "force_open success clear", "rejected:forced open"},
+		)
+		b.CountFallback(true)
+		b.CountFallback(false)
+		s := b.Snapshot()
+		full := ReasonCounts{most, most, most, most, most}
+		wantSame(t, "Rejections", s.Rejections, full)
+		wantSame(t, "ShadowRejections", s.ShadowRejections, full)
+		wantSame(t, "Trips", s.Trips, RuleCounts{most, most, most, most, most, most})
+		wantSame(t, "Probes", s.Probes, ProbeCounts{most, most, most, most})
+		wantSame(t, "Fallbacks", s.Fallbacks, FallbackCounts{most, most})
+		for name, got := range map[string]uint64{
+			"Admitted": s.Admitted, "Successes": s.Successes, "Failures": s.Failures, "Overloads": s.Overloads,
+			"Ignored": s.Ignored, "Late": s.Late, "SlowCalls": s.SlowCalls, "Recoveries": s.Recoveries,
+			"Rejections.Total": s.Rejections.Total(), "Trips.Total": s.Trips.Total(),
+		} {
+			if got != most {
+				t.Errorf("%s is %d, want the most there is", name, got)
+			}
+		}
+		if s.InFlight != 0 {
+			t.Errorf("InFlight is %d, want 0", s.InFlight)
+		}
+	})
+}
+
+// The lost probes that a read finds by itself are added to the counter too.
+func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, steady())
+		tl := newTimeline(t, b)
+		tl.run(row{0, "trip", "open"}, row{5 * time.Second, "begin:lost", "probe half_open"})
+		fill(b, most)
+		tl.until(15 * time.Second)
+		if got := b.Snapshot().Probes.Lost; got != most {
+			t.Errorf("Lost is %d, want the most there is", got)
+		}
+	})
+}
+
+// The sum of failures and overloads that the ratio rule forms must saturate too, or a full window forgives everything.
+func TestB11_AFullWindowTrips(t *testing.T) {
+	b := mustNew(t, Config{ConsecutiveFailures: -1})
+	p := acquire(t, b)
+	w := b.phase.Load().win
+	b.mu.Lock()
+	*w.current() = tally{failures: most - 1, overloads: most}
+	b.mu.Unlock()
+	p.Done(t.Context(), Failure)
+	if got := b.State(); got != Open {
+		t.Errorf("after %d failures and as many overloads the state is %v, want open", uint64(most), got)
+	}
+}
+
+func TestB11_AWindowSaturates(t *testing.T) {
+	w := newWindow(0, 10)
+	for i := range w.successes {
+		w.successes[i].Store(most - 5)
+	}
+	w.bad = new([buckets]tally)
+	for i := range w.bad {
+		w.bad[i] = tally{most - 5, most - 5, most - 5}
+	}
+	got := w.counts(0, 10)
+	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most})
+	if got.Calls() != most {
+		t.Errorf("Calls is %d, want the most there is", got.Calls())
+	}
+	if r := got.FailureRatio(); r != 1 {
+		t.Errorf("FailureRatio is %v, want 1", r)
+	}
+	if got := w.held(); got != most {
+		t.Errorf("held is %d, want the most there is", got)
+	}
+	if got := w.drain(); got != most {
+		t.Errorf("drain is %d, want the most there is", got)
+	}
+}

@@ -1,0 +1,293 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// row is one instant of a timeline: what is done at it, and what that should come to.
+//
+// do is a list of steps, each of which may end in *n for n times:
+//
+//	success, failure, overload, ignored   a call that ends at once. failure~150ms: it reports that it took so long;
+//	                                      failure@30s: the callee asked for so long
+//	begin:a, end:a=success                a call named a, from one row to another; the end may have ~ and @ too
+//	trip, reset, clear                    Trip, Reset, ClearOverride
+//	force_open, force_closed, shadow      SetOverride; force_open/30s: with a TTL
+//
+// want is what those who asked got, and then the state: "rejected:open*2 open". What is a plain admission is left out;
+// an admission as a probe is "probe".
+type row struct {
+	at   time.Duration // since the timeline began
+	do   string
+	want string
+}
+
+// timeline is a breaker to which rows happen. It must be made in a bubble of testing/synctest.
+type timeline struct {
+	t       *testing.T
+	b       *Breaker
+	start   time.Time
+	permits map[string]Permit
+}
+
+func newTimeline(t *testing.T, b *Breaker) *timeline {
+	t.Helper()
+	return &timeline{t: t, b: b, start: time.Now(), permits: make(map[string]Permit)}
+}
+
+// run makes the rows happen and compares. It stops at the first row that is not as it should be: what follows would only
+// repeat it.
+func (tl *timeline) run(rows ...row) {
+	tl.t.Helper()
+	for i, r := range rows {
+		tl.until(r.at)
+		if got := tl.do(r.do); got != r.want {
+			tl.t.Fatalf("row %d, at %v, %q: got %q, want %q", i, r.at, r.do, got, r.want)
+		}
+	}
+}
+
+// until sleeps to the instant at.
+func (tl *timeline) until(at time.Duration) {
+	tl.t.Helper()
+	wait := at - time.Since(tl.start)
+	if wait < 0 {
+		tl.t.Fatalf("a row at %v comes after one at %v", at, at-wait)
+	}
+	time.Sleep(wait)
+}
+
+func (tl *timeline) do(steps string) string {
+	tl.t.Helper()
+	var answers []string
+	for step := range strings.FieldsSeq(steps) {
+		step, n := repeated(tl.t, step)
+		for range n {
+			if a := tl.step(step); a != "" {
+				answers = append(answers, a)
+			}
+		}
+	}
+	return strings.Join(append(compact(answers), tl.b.State().String()), " ")
+}
+
+func (tl *timeline) step(step string) (answer string) {
+	tl.t.Helper()
+	ctx := tl.t.Context()
+	verb, name, _ := strings.Cut(step, ":")
+	switch verb {
+	case "begin":
+		p, err := tl.b.Acquire(ctx)
+		tl.permits[name] = p
+		return answerOf(tl.t, p, err)
+	case "end":
+		name, report, _ := strings.Cut(name, "=")
+		p, known := tl.permits[name]
+		if !known {
+			tl.t.Fatalf("no call %q has begun", name)
+		}
+		p.DoneWith(ctx, parseReport(tl.t, report))
+		return ""
+	case "trip":
+		tl.b.Trip(ctx, "test")
+		return ""
+	case "reset":
+		tl.b.Reset(ctx)
+		return ""
+	case "clear":
+		tl.b.ClearOverride(ctx)
+		return ""
+	}
+	if o, ok := parseOverride(tl.t, verb); ok {
+		if err := tl.b.SetOverride(ctx, o); err != nil {
+			tl.t.Fatal(err)
+		}
+		return ""
+	}
+	report := parseReport(tl.t, step)
+	p, err := tl.b.Acquire(ctx)
+	if err == nil {
+		p.DoneWith(ctx, report)
+	}
+	return answerOf(tl.t, p, err)
+}
+
+func parseOverride(t *testing.T, step string) (o Override, ok bool) {
+	t.Helper()
+	mode, ttl, timed := strings.Cut(step, "/")
+	if err := o.Mode.UnmarshalText([]byte(mode)); err != nil || o.Mode == 0 {
+		return o, false
+	}
+	o.Why, o.By = "test", t.Name()
+	if timed {
+		o.TTL = parseDuration(t, ttl)
+	}
+	return o, true
+}
+
+func parseReport(t *testing.T, text string) (r Report) {
+	t.Helper()
+	text, asked, _ := strings.Cut(text, "@")
+	text, took, _ := strings.Cut(text, "~")
+	r.RetryAfter, r.Latency = parseDuration(t, asked), parseDuration(t, took)
+	for o, name := range outcomeNames {
+		if name == text {
+			r.Outcome = Outcome(o)
+			return r
+		}
+	}
+	t.Fatalf("%q is neither a step nor an outcome", text)
+	return r
+}
+
+func parseDuration(t *testing.T, text string) time.Duration {
+	t.Helper()
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// repeated splits "failure*4" in two.
+func repeated(t *testing.T, step string) (one string, n int) {
+	t.Helper()
+	one, times, many := strings.Cut(step, "*")
+	if !many {
+		return one, 1
+	}
+	n, err := strconv.Atoi(times)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return one, n
+}
+
+// compact is the reverse of it for neighbours.
+func compact(words []string) []string {
+	var out []string
+	for i := 0; i < len(words); {
+		n := i + 1
+		for n < len(words) && words[n] == words[i] {
+			n++
+		}
+		if n-i == 1 {
+			out = append(out, words[i])
+		} else {
+			out = append(out, words[i]+"*"+strconv.Itoa(n-i))
+		}
+		i = n
+	}
+	return out
+}
+
+// answerOf is what somebody who asked has got, in a word.
+func answerOf(t *testing.T, p Permit, err error) string {
+	t.Helper()
+	switch e, rejected := err.(*RejectedError); { //nolint:errorlint // Acquire returns it unwrapped
+	case rejected:
+		return "rejected:" + e.Reason.String()
+	case err != nil:
+		t.Fatalf("Acquire: %v", err)
+		return ""
+	case p.IsProbe():
+		return "probe"
+	}
+	return ""
+}
+
+// acquire is Acquire that must succeed.
+func acquire(t *testing.T, b *Breaker) Permit {
+	t.Helper()
+	p, err := b.Acquire(t.Context())
+	if err != nil {
+		t.Fatalf("Acquire: %v", err)
+	}
+	return p
+}
+
+// report makes n calls that end at once with o. They must be admitted.
+func report(t *testing.T, b *Breaker, n int, o Outcome) {
+	t.Helper()
+	for range n {
+		acquire(t, b).Done(t.Context(), o)
+	}
+}
+
+// refused is Acquire that must be rejected.
+func refused(t *testing.T, b *Breaker) *RejectedError {
+	t.Helper()
+	_, err := b.Acquire(t.Context())
+	e, ok := err.(*RejectedError) //nolint:errorlint // Acquire returns it unwrapped
+	if !ok {
+		t.Fatalf("Acquire returned %v, want a rejection", err)
+	}
+	return e
+}
+
+func mustGroup(tb testing.TB, cfg Config, opts ...Option) *Group {
+	tb.Helper()
+	g, err := NewGroup(cfg, opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+func setOverride(t *testing.T, b *Breaker, m Mode, ttl time.Duration) {
+	t.Helper()
+	if err := b.SetOverride(t.Context(), Override{Mode: m, TTL: ttl, Why: "test", By: t.Name()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same fails the test if got is not want.
+func wantSame(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s: got (+), want (-):\n%s", what, diff)
+	}
+}
+
+// steady is a Config whose open periods are exact, and which one probe's success closes.
+func steady() Config { return Config{Jitter: -1, SuccessesToClose: 1} }
+
+// recorder is a listener that keeps what it hears.
+type recorder struct {
+	mu     sync.Mutex
+	events []Event
+	ctxs   []context.Context
+}
+
+func (r *recorder) Transition(ctx context.Context, e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	r.ctxs = append(r.ctxs, ctx)
+}
+
+func (r *recorder) heard() []Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]Event(nil), r.events...)
+}
+
+// brief is the events without what differs from run to run: "1 closed>open consecutive".
+func (r *recorder) brief() []string {
+	var out []string
+	for _, e := range r.heard() {
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%d %v>%v %v", e.Seq, e.From, e.To, e.Rule)))
+	}
+	return out
+}

@@ -1,0 +1,43 @@
+// Package interceptor guards the calls of a gRPC client with circuit breakers: a [Guard] is a unary and a stream client
+// interceptor.
+//
+//	guard, err := interceptor.New(group)                        // breaker.NewGroup made the group
+//	conn, err := grpc.NewClient(target, append(guard.DialOptions(), …)...)
+//
+// The way of a call, from the outside in:
+//
+//	┌ your code ─────────────────────────────────────────────────────────────┐
+//	│ ┌ telemetry interceptors, if any: they see rejections too ───────────┐ │
+//	│ │ ┌ retry: asks an open breaker once, see Retriable ───────────────┐ │ │
+//	│ │ │ ┌ Guard ─────────────────────────────────────────────────────┐ │ │ │
+//	│ │ │ │ key → breaker → admit ── or reject, fall back, return      │ │ │ │
+//	│ │ │ │ ┌ auth, logging, a timeout for each attempt ─────────────┐ │ │ │ │
+//	│ │ │ │ │ ┌ grpc: service-config retries, balancing, spans ────┐ │ │ │ │ │
+//	│ │ │ │ │ └────────────────────────────────────────────────────┘ │ │ │ │ │
+//	│ │ │ │ └────────────────────────────────────────────────────────┘ │ │ │ │
+//	│ │ │ │ classify the status → settle the permit → tell observers   │ │ │ │
+//	│ │ │ └────────────────────────────────────────────────────────────┘ │ │ │
+//	│ │ └────────────────────────────────────────────────────────────────┘ │ │
+//	│ └────────────────────────────────────────────────────────────────────┘ │
+//	└────────────────────────────────────────────────────────────────────────┘
+//
+// Any other order is correct too, and means something else: with retry inside the guard, all attempts of a call are one
+// outcome.
+//
+// # What a caller sees
+//
+// A call that is let through comes back untouched: its context, options, reply and error are what they would be without
+// the guard. One that is rejected fails at once with a [*RejectedError], whose status code is Unavailable unless
+// WithRejectionCode says otherwise. It matches errors.Is(err, breaker.ErrRejected), and its status carries
+// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer, grpc.Peer
+// and grpc.OnFinish options of the caller are left alone. Wait-for-ready does not change that.
+//
+// # Streams
+//
+// The outcome of a stream is its final status, taken once from whichever knows it first: an error from RecvMsg (io.EOF is
+// success), the only response of a client stream, an error from SendMsg other than io.EOF, grpc's OnFinish, or the end of
+// the context. A stream that nobody finishes holds its permit until its context ends or its connection is closed; as a
+// probe, no longer than Config.ProbeTimeout. A probe succeeds at the first message received, so a watch that lives for
+// hours does not hold a half-open breaker. Messages are not outcomes. What counts as the duration of a stream, for the
+// slow rule, is the time to its first message; one that ends without a message is never slow.
+package interceptor

@@ -1,0 +1,88 @@
+package interceptor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// What the google.rpc.ErrorInfo of a rejection says.
+const (
+	ErrorReason = "CIRCUIT_OPEN"
+	ErrorDomain = "github.com/grpcircuit/grpcircuit"
+)
+
+// RejectedError is what a rejected call returns. It is a *breaker.RejectedError, whose Key, State, Reason, Until and
+// RetryAfter it has, with a gRPC status. All calls that a breaker rejects for one reason during one stay in a state share
+// one: treat it as read-only.
+type RejectedError struct {
+	*breaker.RejectedError
+	code    codes.Code
+	details bool
+}
+
+// Unwrap returns the *breaker.RejectedError, so that errors.Is and errors.As find it and breaker.ErrRejected.
+func (e *RejectedError) Unwrap() error { return e.RejectedError }
+
+// GRPCStatus makes the status: code Unavailable, or that of WithRejectionCode; google.rpc.ErrorInfo with ErrorReason and
+// ErrorDomain; and google.rpc.RetryInfo with what RetryAfter says now, if it says anything. A server that returns the
+// error to a client of its own sends exactly this: it names no key, unless WithRejectionDetails asks for it.
+func (e *RejectedError) GRPCStatus() *status.Status {
+	info := &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain}
+	message := "circuit breaker rejected the call: " + e.Reason.String()
+	if e.details {
+		message = e.RejectedError.Error()
+		info.Metadata = map[string]string{
+			"target": e.Key.Target, "service": e.Key.Service, "method": e.Key.Method, "tag": e.Key.Tag,
+			"state": e.State.String(), "reason": e.Reason.String(),
+		}
+	}
+	details := []protoadapt.MessageV1{info}
+	if d := e.RetryAfter(); d > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	}
+	s := status.New(e.code, message)
+	if with, err := s.WithDetails(details...); err == nil { // it fails for messages that do not marshal; a key may be invalid UTF-8
+		return with
+	}
+	return s
+}
+
+// IsRejected says whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote hop of
+// this library returned, which its ErrorInfo tells.
+func IsRejected(err error) bool {
+	if err == nil {
+		return false
+	}
+	if errors.Is(err, breaker.ErrRejected) {
+		return true
+	}
+	s := statusOf(err)
+	if s == nil {
+		return false
+	}
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == ErrorReason && info.GetDomain() == ErrorDomain {
+			return true
+		}
+	}
+	return false
+}
+
+// Retriable is for retry.WithRetriable of go-grpc-middleware: its default codes (retry.DefaultRetriableCodes:
+// ResourceExhausted and Unavailable), and never a rejection. Without it, a retry interceptor outside the guard asks an
+// open breaker again and again, with a pause before each time.
+func Retriable(err error) bool {
+	return err != nil && slices.Contains(retry.DefaultRetriableCodes, codeOf(err)) && !IsRejected(err)
+}
+
+func errorf(format string, args ...any) error { return fmt.Errorf("interceptor: "+format, args...) }

@@ -1,0 +1,281 @@
+package interceptor
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// FallbackTrailer is the key that marks the answer of a fallback in the trailer of a call: its value is
+// FallbackRejected or FallbackFailed. A caller that wants to know passes grpc.Trailer; no backend sends this key.
+const (
+	FallbackTrailer  = "grpcircuit-fallback"
+	FallbackRejected = "rejected" // the call was not let through
+	FallbackFailed   = "failed"   // the call ran and failed
+)
+
+// FallbackHandler answers calls in a backend's stead. Fallback makes one.
+type FallbackHandler struct {
+	answer    func(ctx context.Context, req any, cause error) (resp any, err error)
+	req, resp reflect.Type // of *Req and *Resp
+}
+
+// Fallback makes a handler of a typed function. The function gets the call's context, the request, and the error that the
+// caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or panics, the
+// caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the breaker, and it may
+// make calls of its own.
+//
+// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets status
+// Internal, which wraps the original error.
+func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)) FallbackHandler {
+	if f == nil {
+		return FallbackHandler{}
+	}
+	return FallbackHandler{
+		req:  reflect.TypeFor[*Req](),
+		resp: reflect.TypeFor[*Resp](),
+		answer: func(ctx context.Context, req any, cause error) (any, error) {
+			r, err := f(ctx, req.(*Req), cause) //nolint:forcetypeassert // checked by fits
+			if r == nil {
+				return nil, err
+			}
+			return r, err
+		},
+	}
+}
+
+// ForMethods matches the unary methods with these full names, "/pkg.Service/Method". In WithFallback it lets New check the
+// handler's message types, where the names are those of services whose generated code is linked in.
+func ForMethods(fullMethods ...string) selector.Matcher { return methods(fullMethods) }
+
+type methods []string
+
+// Match compares without building the full name.
+func (m methods) Match(_ context.Context, c interceptors.CallMeta) bool {
+	for _, full := range m {
+		if service, method, ok := splitMethod(full); ok && service == c.Service && method == c.Method {
+			return true
+		}
+	}
+	return false
+}
+
+func splitMethod(full string) (service, method string, ok bool) {
+	if !strings.HasPrefix(full, "/") {
+		return "", "", false
+	}
+	return strings.Cut(full[1:], "/")
+}
+
+// FallbackOption changes when a fallback answers.
+type FallbackOption interface{ apply(*fallback) }
+
+type onFailure struct{}
+
+func (onFailure) apply(f *fallback) { f.onFailure = true }
+
+// OnFailure has the fallback answer calls that ran and failed too: those that the classifier judged Failure or Overload.
+// The backend's outcome stays what it was.
+func OnFailure() FallbackOption { return onFailure{} }
+
+type fallback struct {
+	where     selector.Matcher
+	handler   FallbackHandler
+	onFailure bool
+}
+
+// WithFallback has h answer the unary calls that where matches when the breaker rejects them, and with OnFailure also when
+// they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
+//
+// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. A nil matcher,
+// a handler without a function, a method name that is not of the form "/service/method", and, where where comes from
+// ForMethods and the method's descriptor is linked in, message types that are not the method's or a method that is a
+// stream, are errors. Default: none.
+func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
+	return optionFunc(func(o *options) error {
+		if where == nil {
+			return errorf("WithFallback: the matcher is nil")
+		}
+		if h.answer == nil {
+			return errorf("WithFallback: the handler has no function")
+		}
+		if names, ok := where.(methods); ok {
+			for _, name := range names {
+				if err := h.check(name); err != nil {
+					return err
+				}
+			}
+		}
+		f := fallback{where: where, handler: h}
+		for i, opt := range opts {
+			if opt == nil {
+				return errorf("WithFallback: option %d is nil", i)
+			}
+			opt.apply(&f)
+		}
+		o.fallbacks = append(o.fallbacks, f)
+		return nil
+	})
+}
+
+// check compares the handler's types with the method's, as far as they can be known.
+func (h FallbackHandler) check(fullMethod string) error {
+	service, method, ok := splitMethod(fullMethod)
+	if !ok || service == "" || method == "" {
+		return errorf("WithFallback: %q is no full method name, want \"/service/method\"", fullMethod)
+	}
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service + "." + method))
+	if err != nil {
+		return nil //nolint:nilerr // not linked in: nothing to compare with
+	}
+	m, ok := d.(protoreflect.MethodDescriptor)
+	if !ok {
+		return nil
+	}
+	if m.IsStreamingClient() || m.IsStreamingServer() {
+		return errorf("WithFallback: %s is a stream, and streams have no fallback", fullMethod)
+	}
+	for _, side := range []struct {
+		name string
+		have reflect.Type
+		want protoreflect.FullName
+	}{{"request", h.req, m.Input().FullName()}, {"response", h.resp, m.Output().FullName()}} {
+		if have, ok := protoName(side.have); ok && have != side.want {
+			return errorf("WithFallback: the %s of %s is %s, and the handler has %s", side.name, fullMethod, side.want, have)
+		}
+	}
+	return nil
+}
+
+// protoName is the message name of a pointer type, if it is a message.
+func protoName(t reflect.Type) (protoreflect.FullName, bool) {
+	m, ok := reflect.Zero(t).Interface().(proto.Message)
+	if !ok {
+		return "", false
+	}
+	return m.ProtoReflect().Descriptor().FullName(), true
+}
+
+// attempt is what a fallback needs to know of a call.
+type attempt struct {
+	call       keyfunc.Call
+	method     string
+	req, reply any
+	opts       []grpc.CallOption
+	err        error
+	outcome    breaker.Outcome // of a call that ran
+	rejected   bool
+}
+
+// fallBack answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the caller
+// is to see.
+func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a attempt) error {
+	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
+		return a.err
+	}
+	f := g.fallbackFor(ctx, a)
+	if f == nil {
+		return a.err
+	}
+	err := a.err
+	served := false
+	defer func() { // also if the handler exits the goroutine
+		b.CountFallback(served)
+		info := FallbackInfo{Key: b.Key(), Call: a.call, Cause: a.err, Served: served}
+		for _, o := range g.observers {
+			safely(func() { o.FellBack(ctx, info) })
+		}
+	}()
+	switch {
+	case reflect.TypeOf(a.req) != f.handler.req || reflect.TypeOf(a.reply) != f.handler.resp:
+		err = &fallbackTypeError{method: a.method, handler: f.handler, req: a.req, reply: a.reply, cause: a.err}
+	case f.handler.serve(ctx, a):
+		served = true
+		err = nil
+		mark(a)
+	}
+	return err
+}
+
+func (g *Guard) fallbackFor(ctx context.Context, a attempt) (found *fallback) {
+	defer func() {
+		if recover() != nil {
+			found = nil // a matcher that panics matches nothing
+		}
+	}()
+	for i := range g.fallbacks {
+		f := &g.fallbacks[i]
+		if (a.rejected || f.onFailure) && f.where.Match(ctx, a.call.CallMeta) {
+			return f
+		}
+	}
+	return nil
+}
+
+// serve runs the handler and puts its answer into the reply.
+func (h FallbackHandler) serve(ctx context.Context, a attempt) (served bool) {
+	defer func() {
+		if recover() != nil {
+			served = false
+		}
+	}()
+	resp, err := h.answer(ctx, a.req, a.err)
+	if err != nil || resp == nil {
+		return false
+	}
+	if reply, ok := a.reply.(proto.Message); ok {
+		proto.Reset(reply)
+		proto.Merge(reply, resp.(proto.Message)) //nolint:forcetypeassert // same type as the reply
+	} else {
+		reflect.ValueOf(a.reply).Elem().Set(reflect.ValueOf(resp).Elem())
+	}
+	return true
+}
+
+// mark notes in the trailers that the caller asked for who answered.
+func mark(a attempt) {
+	value := FallbackFailed
+	if a.rejected {
+		value = FallbackRejected
+	}
+	for _, o := range a.opts {
+		if t, ok := o.(grpc.TrailerCallOption); ok && t.TrailerAddr != nil {
+			*t.TrailerAddr = metadata.Join(*t.TrailerAddr, metadata.Pairs(FallbackTrailer, value))
+		}
+	}
+}
+
+// fallbackTypeError is a handler that was set up for calls of other types. Its status is Internal; it wraps the error that
+// the fallback was to answer for.
+type fallbackTypeError struct {
+	method     string
+	handler    FallbackHandler
+	req, reply any
+	cause      error
+}
+
+func (e *fallbackTypeError) Error() string {
+	return fmt.Sprintf("interceptor: the fallback for %s takes %v and gives %v, the call has %T and %T: %v",
+		e.method, e.handler.req, e.handler.resp, e.req, e.reply, e.cause)
+}
+
+func (e *fallbackTypeError) Unwrap() error { return e.cause }
+
+func (e *fallbackTypeError) GRPCStatus() *status.Status {
+	return status.Newf(codes.Internal, "the fallback for %s takes %v and gives %v, the call has %T and %T",
+		e.method, e.handler.req, e.handler.resp, e.req, e.reply)
+}

@@ -1,0 +1,62 @@
+package interceptor
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// Observer is told what a Guard and its breakers do. Packages otelbridge and prombridge have some. Calls come on the
+// goroutine of the guarded call, outside every lock, and with its context; one that panics changes nothing. An Observer
+// must be safe for concurrent use.
+type Observer interface {
+	// Rejected is called for every call that is rejected, before a fallback is tried.
+	Rejected(ctx context.Context, e *RejectedError)
+	// FellBack is called after a fallback was tried.
+	FellBack(ctx context.Context, f FallbackInfo)
+	// Transition is called for every transition of every breaker of the guard's group: New registers the Observer with
+	// Group.Listen. Guards that share a group and an Observer register it once.
+	Transition(ctx context.Context, e breaker.Event)
+}
+
+// SettledObserver is an Observer that wants to hear of every call as well. A guard without one spends nothing on it;
+// with one, each call reads the clock twice more.
+type SettledObserver interface {
+	Observer
+	// Settled is called for every call that was let through, once its outcome is known.
+	Settled(ctx context.Context, s Settlement)
+}
+
+// Settlement is how a call that was let through went.
+type Settlement struct {
+	Key     breaker.Key
+	Outcome breaker.Outcome
+	Code    codes.Code
+	// Duration from admission to the outcome. That of a probe that is a stream ends at its first message.
+	Duration time.Duration
+	Probe    bool
+}
+
+// FallbackInfo is how a fallback went.
+type FallbackInfo struct {
+	Key    breaker.Key
+	Call   keyfunc.Call
+	Cause  error // the rejection, or the failure that the fallback was to answer for
+	Served bool  // false: the caller sees Cause
+}
+
+func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome) {
+	if g.settledObservers == nil {
+		return
+	}
+	s := Settlement{
+		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: time.Since(c.start), Probe: c.permit.IsProbe(),
+	}
+	for _, obs := range g.settledObservers {
+		safely(func() { obs.Settled(ctx, s) })
+	}
+}

@@ -1,0 +1,143 @@
+package interceptor
+
+import (
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// Option sets up a Guard. Options come from the With functions of this package.
+type Option interface{ apply(*options) error }
+
+type optionFunc func(*options) error
+
+func (f optionFunc) apply(o *options) error { return f(o) }
+
+type options struct {
+	key              keyfunc.Func
+	classifier       Classifier // nil: DefaultClassifier
+	matcher          selector.Matcher
+	observers        []Observer
+	settledObservers []SettledObserver
+	code             codes.Code
+	details          bool
+	evidence         bool
+	minBudget        time.Duration
+	fallbacks        []fallback
+
+	plainSuccess bool // a nil error is a success, and nobody else wants to know
+	timed        bool // the start of each call must be known
+}
+
+func collect(opts []Option) (*options, error) {
+	o := &options{key: keyfunc.TargetMethod, code: codes.Unavailable}
+	for i, opt := range opts {
+		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
+			return nil, errorf("option %d is nil", i)
+		}
+		if err := opt.apply(o); err != nil {
+			return nil, err
+		}
+	}
+	o.plainSuccess = o.classifier == nil && o.settledObservers == nil
+	o.timed = o.settledObservers != nil || o.minBudget > 0
+	return o, nil
+}
+
+// WithKey sets the function that says which breaker guards a call. A nil function is an error.
+// Default: keyfunc.TargetMethod.
+func WithKey(f keyfunc.Func) Option {
+	return optionFunc(func(o *options) error {
+		if f == nil {
+			return errorf("WithKey: the function is nil")
+		}
+		o.key = f
+		return nil
+	})
+}
+
+// WithClassifier sets the function that judges how a call ended. A nil function is an error. Default: DefaultClassifier.
+func WithClassifier(c Classifier) Option {
+	return optionFunc(func(o *options) error {
+		if c == nil {
+			return errorf("WithClassifier: the function is nil")
+		}
+		o.classifier = c
+		return nil
+	})
+}
+
+// WithMatcher guards only the calls that m matches; all others bypass everything, metrics included. Health checks through
+// the connection are a reason: they must pass while a breaker is open. A nil m is an error. Default: every call.
+func WithMatcher(m selector.Matcher) Option {
+	return optionFunc(func(o *options) error {
+		if m == nil {
+			return errorf("WithMatcher: the matcher is nil")
+		}
+		o.matcher = m
+		return nil
+	})
+}
+
+// WithObserver has obs told of rejections, fallbacks and transitions, and of every call if it is a SettledObserver. It may
+// be given more than once. A nil obs is an error. Default: none.
+func WithObserver(obs Observer) Option {
+	return optionFunc(func(o *options) error {
+		if obs == nil {
+			return errorf("WithObserver: the observer is nil")
+		}
+		o.observers = append(o.observers, obs)
+		if s, ok := obs.(SettledObserver); ok {
+			o.settledObservers = append(o.settledObservers, s)
+		}
+		return nil
+	})
+}
+
+// WithRejectionCode sets the status code of rejections. It is one of the 16 codes of gRPC that are errors; anything else is
+// an error. Default: codes.Unavailable, as gRPC's own circuit breaking has it (gRFC A32).
+func WithRejectionCode(c codes.Code) Option {
+	return optionFunc(func(o *options) error {
+		if c == codes.OK || c > codes.Unauthenticated {
+			return errorf("WithRejectionCode: the code is %d (%v), want from 1 to %d", uint32(c), c, uint32(codes.Unauthenticated))
+		}
+		o.code = c
+		return nil
+	})
+}
+
+// WithRejectionDetails puts the breaker's key, state and reason into the status of rejections, as the metadata of its
+// ErrorInfo. A server that hands the error on then tells its clients what it depends on. Default: off.
+func WithRejectionDetails() Option {
+	return optionFunc(func(o *options) error {
+		o.details = true
+		return nil
+	})
+}
+
+// WithPeerEvidence has the guard look at the header and the trailer of each call, which tells for sure an error of the
+// peer's from one made on this side with the same text, and finds a pushback in the trailer whatever came before. grpc then
+// copies both for every call. Default: off; the guard looks at trailers while a callee is in doubt, and at those of
+// streams.
+func WithPeerEvidence() Option {
+	return optionFunc(func(o *options) error {
+		o.evidence = true
+		return nil
+	})
+}
+
+// WithMinBudget ignores calls that ran out of time having had less than d of it when they began, so that callers in a
+// hurry do not open the breaker for all others. d must be above 0; anything else is an error. Default: off,
+// DeadlineExceeded is a failure.
+func WithMinBudget(d time.Duration) Option {
+	return optionFunc(func(o *options) error {
+		if d <= 0 {
+			return errorf("WithMinBudget: the budget is %v, want more than 0", d)
+		}
+		o.minBudget = d
+		return nil
+	})
+}
