@@ -31,6 +31,14 @@ type SettledObserver interface {
 	Settled(ctx context.Context, s Settlement)
 }
 
+// ProbeObserver is an Observer that wants to hear how the probes of half-open breakers go. It costs other calls nothing.
+type ProbeObserver interface {
+	Observer
+	// Probed is called for every probe, once its outcome is known; before the Transition that it leads to is seen here or
+	// after it.
+	Probed(ctx context.Context, s Settlement)
+}
+
 // Settlement is how a call that was let through went.
 type Settlement struct {
 	Key     breaker.Key
@@ -50,13 +58,22 @@ type FallbackInfo struct {
 }
 
 func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome) {
-	if g.settledObservers == nil {
+	probe := c.permit.IsProbe() && g.probeObservers != nil
+	if g.settledObservers == nil && !probe {
 		return
 	}
 	s := Settlement{
-		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: time.Since(c.start), Probe: c.permit.IsProbe(),
+		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: c.permit.Elapsed(), Probe: c.permit.IsProbe(),
+	}
+	if !c.start.IsZero() {
+		s.Duration = time.Since(c.start)
 	}
 	for _, obs := range g.settledObservers {
 		safely(func() { obs.Settled(ctx, s) })
+	}
+	if probe {
+		for _, obs := range g.probeObservers {
+			safely(func() { obs.Probed(ctx, s) })
+		}
 	}
 }

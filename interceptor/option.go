@@ -22,6 +22,7 @@ type options struct {
 	matcher          selector.Matcher
 	observers        []Observer
 	settledObservers []SettledObserver
+	probeObservers   []ProbeObserver
 	code             codes.Code
 	details          bool
 	evidence         bool
@@ -82,8 +83,8 @@ func WithMatcher(m selector.Matcher) Option {
 	})
 }
 
-// WithObserver has obs told of rejections, fallbacks and transitions, and of every call if it is a SettledObserver. It may
-// be given more than once. A nil obs is an error. Default: none.
+// WithObserver has obs told of rejections, fallbacks and transitions, of every call if it is a SettledObserver, and of
+// probes if it is a ProbeObserver. It may be given more than once. A nil obs is an error. Default: none.
 func WithObserver(obs Observer) Option {
 	return optionFunc(func(o *options) error {
 		if obs == nil {
@@ -92,6 +93,9 @@ func WithObserver(obs Observer) Option {
 		o.observers = append(o.observers, obs)
 		if s, ok := obs.(SettledObserver); ok {
 			o.settledObservers = append(o.settledObservers, s)
+		}
+		if p, ok := obs.(ProbeObserver); ok {
+			o.probeObservers = append(o.probeObservers, p)
 		}
 		return nil
 	})

@@ -163,7 +163,7 @@ func (s *stream) report(err error, trailer metadata.MD) {
 	}
 	// S10: a stream without a message has nothing that the slow rule could look at, so it gets the shortest time there is.
 	latency := time.Duration(max(1, s.latency.Load()))
-	if err == nil && s.pending.guard.plainSuccess {
+	if err == nil && s.pending.guard.plainSuccess && !s.pending.permit.IsProbe() {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: latency})
 		return
 	}
