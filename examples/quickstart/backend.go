@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// backend is a gRPC server on 127.0.0.1 that can be told to fail.
+type backend struct {
+	addr   string
+	script testpb.Server
+	server *grpc.Server
+}
+
+func startBackend() (*backend, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	b := &backend{addr: l.Addr().String(), server: grpc.NewServer()}
+	b.script.Register(b.server)
+	go func() { _ = b.server.Serve(l) }()
+	return b, nil
+}
+
+func (b *backend) stop() { b.server.Stop() }
+
+// received is the server's own count of calls.
+func (b *backend) received() int { return b.script.Total() }
+
+func (b *backend) fail(code codes.Code) {
+	err := status.Error(code, "the quickstart's server is told to fail")
+	b.script.Set(testpb.Script{
+		OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			if err := s.Send(&testpb.Response{Text: "the stream opens well"}); err != nil {
+				return err
+			}
+			return err
+		},
+	})
+}
+
+func (b *backend) heal() { b.script.Set(testpb.Script{}) }

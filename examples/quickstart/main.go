@@ -1,0 +1,258 @@
+// Quickstart shows the main job on real TCP: a gRPC server on 127.0.0.1 starts to fail, the client's circuit breakers open
+// and keep calls away from it while a fallback answers, the server heals, and probes close the breakers again. Then it
+// prints what Prometheus would scrape and what the traces recorded.
+//
+//	go run ./examples/quickstart          # ends by itself, with status 0 only if every stage was seen to happen
+//	go run ./examples/quickstart -serve   # goes on, with an outage now and then, and serves /metrics on loopback
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+)
+
+func main() {
+	serve := flag.Bool("serve", false, "go on after the scenario, with an outage now and then, and serve /metrics")
+	addr := flag.String("addr", "127.0.0.1:0", "where to serve /metrics")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Stdout, *serve, *addr); err != nil {
+		fmt.Fprintln(os.Stderr, "quickstart:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, serve bool, addr string) error {
+	b, err := startBackend()
+	if err != nil {
+		return err
+	}
+	defer b.stop()
+	c, err := newClient(b.addr)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+
+	s := &scenario{out: out, start: time.Now(), backend: b, client: c}
+	c.onTransition = s.transition
+	if err := s.play(ctx); err != nil {
+		return err
+	}
+	if err := c.printSeries(out); err != nil {
+		return err
+	}
+	if err := c.printSpanEvents(out); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "\nEvery stage was seen to happen.")
+	if !serve {
+		return nil
+	}
+	return s.serve(ctx, addr)
+}
+
+// scenario drives the calls and checks what comes of them.
+type scenario struct {
+	out     io.Writer
+	start   time.Time
+	backend *backend
+	client  *client
+}
+
+func (s *scenario) say(format string, args ...any) {
+	fmt.Fprintf(s.out, "%6.2fs  %s\n", time.Since(s.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (s *scenario) transition(e breaker.Event) {
+	why := e.Why
+	if e.To == breaker.Open {
+		why += fmt.Sprintf("; open for %v", e.OpenFor.Round(time.Millisecond))
+	}
+	s.say("  %s: %v -> %v (%s)", e.Key.Method, e.From, e.To, why)
+}
+
+// tally is what a run of calls came to.
+type tally struct{ ok, fellBack, rejected, failed int }
+
+// calls makes n rounds of three unary calls and a stream, 10 ms apart, until enough says so.
+func (s *scenario) calls(ctx context.Context, n int, enough func() bool) (t tally, err error) {
+	count := func(fellBack bool, err error) {
+		switch {
+		case err == nil && fellBack:
+			t.fellBack++
+		case err == nil:
+			t.ok++
+		case interceptor.IsRejected(err):
+			t.rejected++
+		default:
+			t.failed++
+		}
+	}
+	for range n {
+		if enough() {
+			break
+		}
+		for range 3 {
+			count(s.client.get(ctx))
+		}
+		count(false, s.client.watch(ctx))
+		select {
+		case <-ctx.Done():
+			return t, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return t, nil
+}
+
+func (s *scenario) play(ctx context.Context) error {
+	for _, stage := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"healthy", s.healthy}, {"outage", s.outage}, {"open", s.open}, {"recovery", s.recovery}, {"healthy again", s.healthy},
+	} {
+		s.say("%s", stage.name)
+		ctx, end := s.client.span(ctx, stage.name)
+		err := stage.run(ctx)
+		end()
+		if err != nil {
+			return fmt.Errorf("stage %q: %w", stage.name, err)
+		}
+	}
+	return nil
+}
+
+func never() bool { return false }
+
+func (s *scenario) healthy(ctx context.Context) error {
+	before := s.backend.received()
+	t, err := s.calls(ctx, 25, never)
+	if err != nil {
+		return err
+	}
+	s.say("  %d calls answered, the server received %d", t.ok, s.backend.received()-before)
+	return errors.Join(
+		expect(t == tally{ok: 100}, "every call should be answered by the server: %+v", t),
+		expect(s.backend.received()-before == 100, "the server should receive every call"),
+		s.expectState(breaker.Closed),
+	)
+}
+
+func (s *scenario) outage(ctx context.Context) error {
+	s.backend.fail(codes.Unavailable)
+	s.say("  the server fails from now on: unary calls at once, streams after a message")
+	t, err := s.calls(ctx, 100, func() bool { return s.expectState(breaker.Open) == nil })
+	if err != nil {
+		return err
+	}
+	s.say("  %d calls failed, %d were answered by the fallback", t.failed, t.fellBack)
+	return errors.Join(
+		expect(t.failed > 0, "some calls should fail before the breakers open: %+v", t),
+		s.expectState(breaker.Open),
+	)
+}
+
+func (s *scenario) open(ctx context.Context) error {
+	before, rejections := s.backend.received(), s.client.rejections()
+	t, err := s.calls(ctx, 10, never)
+	if err != nil {
+		return err
+	}
+	received, rejected := s.backend.received()-before, s.client.rejections()-rejections
+	s.say("  %d unary calls answered by the fallback, %d streams rejected, the server received %d calls", t.fellBack, t.rejected, received)
+	return errors.Join(
+		expect(t == tally{fellBack: 30, rejected: 10}, "every call should be rejected, and the unary ones fall back: %+v", t),
+		expect(received == 0, "the server should receive nothing, it received %d", received),
+		expect(rejected == 40, "the retry interceptor should ask an open breaker once a call: %d rejections for 40 calls", rejected),
+	)
+}
+
+func (s *scenario) recovery(ctx context.Context) error {
+	s.backend.heal()
+	s.say("  the server answers again; calls are rejected until the open period is over")
+	t, err := s.calls(ctx, 600, func() bool { return s.expectState(breaker.Closed) == nil })
+	if err != nil {
+		return err
+	}
+	s.say("  %d calls answered by the server, %d by the fallback, %d rejected", t.ok, t.fellBack, t.rejected)
+	probes := s.client.probes()
+	return errors.Join(
+		expect(t.failed == 0, "no call should fail any more: %+v", t),
+		expect(probes >= 4, "two probes each should have closed the two breakers, %d succeeded", probes),
+		s.expectState(breaker.Closed),
+	)
+}
+
+// expectState checks that both breakers are where they should be.
+func (s *scenario) expectState(want breaker.State) error {
+	n := 0
+	for key, b := range s.client.group.All() {
+		n++
+		if got := b.State(); got != want {
+			return fmt.Errorf("breaker %q is %v, want %v", key, got, want)
+		}
+	}
+	return expect(n == 2, "there should be two breakers, one a method; there are %d", n)
+}
+
+func expect(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+// serve keeps calls coming, with ten seconds of outage in every thirty, until ctx is done.
+func (s *scenario) serve(ctx context.Context, addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(s.client.registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		<-ctx.Done()
+		_ = server.Close()
+	}()
+	go s.weather(ctx)
+	go func() { _, _ = s.calls(ctx, int(^uint(0)>>1), never) }()
+	fmt.Fprintf(s.out, "\nServing http://%s/metrics until interrupted.\n", l.Addr())
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *scenario) weather(ctx context.Context) {
+	for {
+		for _, change := range []struct {
+			after time.Duration
+			to    func()
+		}{{20 * time.Second, func() { s.backend.fail(codes.Unavailable) }}, {10 * time.Second, s.backend.heal}} {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(change.after):
+				change.to()
+			}
+		}
+	}
+}
