@@ -67,14 +67,15 @@ type methods []string
 // Match compares without building the full name.
 func (m methods) Match(_ context.Context, c interceptors.CallMeta) bool {
 	for _, full := range m {
-		if service, method, ok := splitMethod(full); ok && service == c.Service && method == c.Method {
+		if service, method, ok := cutMethod(full); ok && service == c.Service && method == c.Method {
 			return true
 		}
 	}
 	return false
 }
 
-func splitMethod(full string) (service, method string, ok bool) {
+// cutMethod is splitMethod for names that people wrote.
+func cutMethod(full string) (service, method string, ok bool) {
 	if !strings.HasPrefix(full, "/") {
 		return "", "", false
 	}
@@ -134,7 +135,7 @@ func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOpt
 
 // check compares the handler's types with the method's, as far as they can be known.
 func (h FallbackHandler) check(fullMethod string) error {
-	service, method, ok := splitMethod(fullMethod)
+	service, method, ok := cutMethod(fullMethod)
 	if !ok || service == "" || method == "" {
 		return errorf("WithFallback: %q is no full method name, want \"/service/method\"", fullMethod)
 	}
@@ -172,18 +173,20 @@ func protoName(t reflect.Type) (protoreflect.FullName, bool) {
 
 // attempt is what a fallback needs to know of a call.
 type attempt struct {
-	call       keyfunc.Call
 	method     string
 	req, reply any
+	cc         *grpc.ClientConn
 	opts       []grpc.CallOption
-	err        error
+	err        error           // of the rejection, or that the call ended with
 	outcome    breaker.Outcome // of a call that ran
 	rejected   bool
 }
 
+func (a *attempt) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc) }
+
 // fallBack answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the caller
 // is to see.
-func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a attempt) error {
+func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) error {
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
 	}
@@ -195,7 +198,7 @@ func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a attempt) err
 	served := false
 	defer func() { // also if the handler exits the goroutine
 		b.CountFallback(served)
-		info := FallbackInfo{Key: b.Key(), Call: a.call, Cause: a.err, Served: served}
+		info := FallbackInfo{Key: b.Key(), Call: a.call(), Cause: a.err, Served: served}
 		for _, o := range g.observers {
 			safely(func() { o.FellBack(ctx, info) })
 		}
@@ -211,15 +214,16 @@ func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a attempt) err
 	return err
 }
 
-func (g *Guard) fallbackFor(ctx context.Context, a attempt) (found *fallback) {
+func (g *Guard) fallbackFor(ctx context.Context, a *attempt) (found *fallback) {
 	defer func() {
 		if recover() != nil {
 			found = nil // a matcher that panics matches nothing
 		}
 	}()
+	meta := a.call().CallMeta
 	for i := range g.fallbacks {
 		f := &g.fallbacks[i]
-		if (a.rejected || f.onFailure) && f.where.Match(ctx, a.call.CallMeta) {
+		if (a.rejected || f.onFailure) && f.where.Match(ctx, meta) {
 			return f
 		}
 	}
@@ -227,7 +231,7 @@ func (g *Guard) fallbackFor(ctx context.Context, a attempt) (found *fallback) {
 }
 
 // serve runs the handler and puts its answer into the reply.
-func (h FallbackHandler) serve(ctx context.Context, a attempt) (served bool) {
+func (h FallbackHandler) serve(ctx context.Context, a *attempt) (served bool) {
 	defer func() {
 		if recover() != nil {
 			served = false
@@ -247,7 +251,7 @@ func (h FallbackHandler) serve(ctx context.Context, a attempt) (served bool) {
 }
 
 // mark notes in the trailers that the caller asked for who answered.
-func mark(a attempt) {
+func mark(a *attempt) {
 	value := FallbackFailed
 	if a.rejected {
 		value = FallbackRejected

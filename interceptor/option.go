@@ -17,8 +17,8 @@ type optionFunc func(*options) error
 func (f optionFunc) apply(o *options) error { return f(o) }
 
 type options struct {
-	key              keyfunc.Func
-	classifier       Classifier // nil: DefaultClassifier
+	key              keyfunc.Func // nil: keyfunc.TargetMethod
+	classifier       Classifier   // nil: DefaultClassifier
 	matcher          selector.Matcher
 	observers        []Observer
 	settledObservers []SettledObserver
@@ -29,12 +29,12 @@ type options struct {
 	minBudget        time.Duration
 	fallbacks        []fallback
 
-	plainSuccess bool // a nil error is a success, and nobody else wants to know
-	timed        bool // the start of each call must be known
+	plain bool // a nil error is a success, nobody wants to know of it, and nothing but the error is looked at
+	timed bool // the start of each call must be known
 }
 
 func collect(opts []Option) (*options, error) {
-	o := &options{key: keyfunc.TargetMethod, code: codes.Unavailable}
+	o := &options{code: codes.Unavailable}
 	for i, opt := range opts {
 		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
 			return nil, errorf("option %d is nil", i)
@@ -43,8 +43,8 @@ func collect(opts []Option) (*options, error) {
 			return nil, err
 		}
 	}
-	o.plainSuccess = o.classifier == nil && o.settledObservers == nil
 	o.timed = o.settledObservers != nil || o.minBudget > 0
+	o.plain = o.classifier == nil && !o.timed && !o.evidence
 	return o, nil
 }
 

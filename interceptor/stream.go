@@ -18,15 +18,18 @@ import (
 func (g *Guard) Stream(
 	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	call := callOf(method, desc, nil, cc)
-	p := g.ask(ctx, call, opts)
-	switch {
-	case !p.guarded:
+	b := g.find(ctx, method, desc, nil, cc, opts)
+	if b == nil {
 		return streamer(ctx, desc, cc, method, opts...)
-	case p.rejected != nil:
-		return nil, g.reject(ctx, p.rejected) // G8: no stream comes with it
 	}
-	s := &stream{ctx: ctx, call: call, pending: g.begin(ctx, p), server: desc.ServerStreams}
+	permit, err := b.Acquire(ctx)
+	if err != nil {
+		if cause := rejection(err); cause != nil {
+			return nil, g.reject(ctx, cause) // G8: no stream comes with it
+		}
+		return streamer(ctx, desc, cc, method, opts...)
+	}
+	s := &stream{ctx: ctx, call: callOf(method, desc, nil, cc), pending: g.begin(ctx, b, permit), server: desc.ServerStreams}
 	inner := append(s.optsBuf[:0], opts...) // a copy: the caller's slice may be shared (G1)
 	inner = append(inner, grpc.OnFinish(s.onFinish))
 	return s.open(func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
@@ -163,7 +166,7 @@ func (s *stream) report(err error, trailer metadata.MD) {
 	}
 	// S10: a stream without a message has nothing that the slow rule could look at, so it gets the shortest time there is.
 	latency := time.Duration(max(1, s.latency.Load()))
-	if err == nil && s.pending.guard.plainSuccess && !s.pending.permit.IsProbe() {
+	if err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: latency})
 		return
 	}

@@ -13,71 +13,87 @@ import (
 func (g *Guard) Unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
-	call := callOf(method, nil, req, cc)
-	p := g.ask(ctx, call, opts)
-	switch {
-	case !p.guarded:
+	b := g.find(ctx, method, nil, req, cc, opts)
+	if b == nil {
 		return invoker(ctx, method, req, reply, cc, opts...)
-	case p.rejected != nil:
-		err := g.reject(ctx, p.rejected)
-		if g.fallbacks == nil {
-			return err
-		}
-		return g.fallBack(ctx, p.breaker, attempt{call: call, method: method, req: req, reply: reply, opts: opts, err: err, rejected: true})
 	}
-	c := g.begin(ctx, p)
-	// Evidence costs what grpc takes to copy header and trailer, and a few allocations: where it was asked for, and while
-	// the callee is in doubt, for then the trailer may hold a pushback (G9).
-	if g.evidence || p.permit.Doubtful() {
-		return g.unaryWithEvidence(ctx, c, attempt{call: call, method: method, req: req, reply: reply, opts: opts}, cc, invoker)
+	permit, err := b.Acquire(ctx)
+	if err != nil {
+		cause := rejection(err)
+		if cause == nil {
+			return invoker(ctx, method, req, reply, cc, opts...)
+		}
+		rejected := g.reject(ctx, cause)
+		if g.fallbacks == nil {
+			return rejected
+		}
+		return g.fallBack(ctx, b, &attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: rejected, rejected: true})
+	}
+	if !g.plain || permit.Doubtful() {
+		return g.watched(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
 	}
 	settled := false
 	defer func() {
 		if !settled { // G1: the invoker panicked or exited
-			c.permit.Done(ctx, breaker.Failure)
+			permit.Done(ctx, breaker.Failure)
 		}
 	}()
-	err := invoker(ctx, method, req, reply, cc, opts...)
+	err = invoker(ctx, method, req, reply, cc, opts...)
 	settled = true
-	if err == nil && g.plainSuccess {
-		c.permit.Done(ctx, breaker.Success)
+	if err == nil {
+		permit.Done(ctx, breaker.Success)
 		return nil
 	}
-	outcome := c.settle(ctx, Result{Call: call, Err: err}, 0)
-	if err != nil && g.fallbacks != nil {
-		return g.fallBack(ctx, p.breaker, attempt{call: call, method: method, req: req, reply: reply, opts: opts, err: err, outcome: outcome})
-	}
-	return err
+	return g.failed(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err})
 }
 
-// unaryWithEvidence is the rest of Unary for a call whose header and trailer are looked at.
-func (g *Guard) unaryWithEvidence(ctx context.Context, c pending, a attempt, cc *grpc.ClientConn, invoker grpc.UnaryInvoker) error {
-	var header, trailer metadata.MD
-	opts := make([]grpc.CallOption, 0, len(a.opts)+2) // a copy: the caller's slice may be shared (G1)
-	opts = append(opts, a.opts...)
-	opts = append(opts, grpc.Trailer(&trailer))
+// failed is the rest of Unary for a call that ended with an error.
+func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt) error {
+	c := pending{guard: g, breaker: b, permit: permit}
+	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err}, 0)
+	if g.fallbacks == nil {
+		return a.err
+	}
+	return g.fallBack(ctx, b, &a)
+}
+
+// watched is the rest of Unary for a call that more than its error is wanted of.
+//
+// The header and the trailer cost what grpc takes to copy them, and a few allocations. So the guard looks where
+// WithPeerEvidence asks for it; and at the trailer while the callee is in doubt, for then it may hold a pushback (G9).
+func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
+	c := g.begin(ctx, b, permit)
+	opts := a.opts
+	var header, trailer *metadata.MD
+	if g.evidence || permit.Doubtful() {
+		trailer = new(metadata.MD)
+		opts = append(opts[:len(opts):len(opts)], grpc.Trailer(trailer)) // a copy: the caller's slice may be shared (G1)
+	}
 	if g.evidence {
-		opts = append(opts, grpc.Header(&header))
+		header = new(metadata.MD)
+		opts = append(opts, grpc.Header(header))
 	}
 	settled := false
 	defer func() {
 		if !settled {
-			c.permit.Done(ctx, breaker.Failure)
+			permit.Done(ctx, breaker.Failure)
 		}
 	}()
-	err := invoker(ctx, a.method, a.req, a.reply, cc, opts...)
+	a.err = invoker(ctx, a.method, a.req, a.reply, a.cc, opts...)
 	settled = true
-	r := Result{Call: a.call, Err: err, Trailer: trailer}
-	if g.evidence {
+	r := Result{Call: a.call(), Err: a.err}
+	if trailer != nil {
+		r.Trailer = *trailer
+	}
+	if header != nil {
 		r.Peer = PeerSilent
-		if header != nil || len(trailer) > 0 {
+		if *header != nil || len(*trailer) > 0 {
 			r.Peer = PeerAnswered
 		}
 	}
-	outcome := c.settle(ctx, r, 0)
-	if err != nil && g.fallbacks != nil {
-		a.err, a.outcome = err, outcome
-		return g.fallBack(ctx, c.breaker, a)
+	a.outcome = c.settle(ctx, r, 0)
+	if a.err == nil || g.fallbacks == nil {
+		return a.err
 	}
-	return err
+	return g.fallBack(ctx, b, &a)
 }

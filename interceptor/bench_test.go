@@ -1,0 +1,152 @@
+package interceptor
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// The floor: what no breaker that knows the time and counts a call can do without. It is that of package breaker, here
+// again so that one run gives the ratio.
+var (
+	floorStart = time.Now()
+	floorState atomic.Pointer[int]
+	floorCount atomic.Uint64
+)
+
+func floor() time.Duration {
+	if floorState.Load() != nil {
+		return 0
+	}
+	d := time.Since(floorStart)
+	floorCount.Add(1)
+	return d
+}
+
+func BenchmarkFloor(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		floor()
+	}
+}
+
+func BenchmarkFloorParallel(b *testing.B) {
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			floor()
+		}
+	})
+}
+
+func returnsAtOnce(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	return nil
+}
+
+func BenchmarkUnary(b *testing.B) {
+	g := newGuard(b, breaker.Config{})
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err != nil {
+			b.Fatal(err)
+		}
+	}
+	checkSuccesses(b, g)
+}
+
+func BenchmarkUnaryParallel(b *testing.B) {
+	g := newGuard(b, breaker.Config{})
+	ctx := context.Background()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	checkSuccesses(b, g)
+}
+
+// checkSuccesses makes sure that the benchmark measured guarded calls.
+func checkSuccesses(b *testing.B, g *Guard) {
+	b.Helper()
+	if s := onlyBreaker(b, g).Snapshot(); s.Successes != s.Admitted || s.Admitted < uint64(b.N) {
+		b.Fatalf("%d admitted, %d successes in %d calls", s.Admitted, s.Successes, b.N)
+	}
+}
+
+func BenchmarkUnaryRejection(b *testing.B) {
+	g := newGuard(b, breaker.Config{OpenFor: time.Hour})
+	ctx := context.Background()
+	g.Group().Get(methodKey).Trip(ctx, "benchmark")
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err == nil {
+			b.Fatal("let through")
+		}
+	}
+	checkRejections(b, g)
+}
+
+func BenchmarkUnaryRejectionParallel(b *testing.B) {
+	g := newGuard(b, breaker.Config{OpenFor: time.Hour})
+	ctx := context.Background()
+	g.Group().Get(methodKey).Trip(ctx, "benchmark")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err == nil {
+				b.Error("let through")
+				return
+			}
+		}
+	})
+	checkRejections(b, g)
+}
+
+func checkRejections(b *testing.B, g *Guard) {
+	b.Helper()
+	if s := onlyBreaker(b, g).Snapshot(); s.Admitted != 0 || s.Rejections.Total() < uint64(b.N) {
+		b.Fatalf("%d admitted, %d rejected in %d calls", s.Admitted, s.Rejections.Total(), b.N)
+	}
+}
+
+// BenchmarkUnaryFailure is a call that fails with a status while every rule is off: what a failure costs beyond a success.
+func BenchmarkUnaryFailure(b *testing.B) {
+	g := newGuard(b, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
+	ctx := context.Background()
+	err := status.Error(codes.Unavailable, "down")
+	fails := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return err }
+	b.ReportAllocs()
+	for b.Loop() {
+		if got := g.Unary(ctx, fullMethod, nil, nil, nil, fails); got != err { //nolint:errorlint // G1: the very same
+			b.Fatal(got)
+		}
+	}
+	if s := onlyBreaker(b, g).Snapshot(); s.Failures != s.Admitted || s.Admitted < uint64(b.N) {
+		b.Fatalf("%d admitted, %d failures in %d calls", s.Admitted, s.Failures, b.N)
+	}
+}
+
+// BenchmarkUnaryEvidence is what WithPeerEvidence costs on this side of grpc.
+func BenchmarkUnaryEvidence(b *testing.B) {
+	g := newGuard(b, breaker.Config{}, WithPeerEvidence())
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err != nil {
+			b.Fatal(err)
+		}
+	}
+	checkSuccesses(b, g)
+}

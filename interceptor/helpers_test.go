@@ -1,0 +1,176 @@
+package interceptor
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// newGuard makes a guard with a group of its own. cfg has no jitter unless it asks for some, so that a test can count the
+// open period to the nanosecond.
+func newGuard(tb testing.TB, cfg breaker.Config, opts ...Option) *Guard {
+	tb.Helper()
+	if cfg.Jitter == 0 {
+		cfg.Jitter = -1
+	}
+	group, err := breaker.NewGroup(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	g, err := New(group, opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+// onlyBreaker is the one breaker of the guard's group.
+func onlyBreaker(tb testing.TB, g *Guard) *breaker.Breaker {
+	tb.Helper()
+	if n := g.Group().Len(); n != 1 {
+		tb.Fatalf("the group has %d breakers, want 1", n)
+	}
+	for _, b := range g.Group().All() {
+		return b
+	}
+	panic("unreachable")
+}
+
+// tally is what a Snapshot counts, in a shape that fits one line of a table. What a test leaves out must be 0.
+type tally struct {
+	Success, Failure, Overload, Ignored, Late, InFlight uint64
+	Rejected, Served, NotServed                         uint64
+}
+
+func tallyOf(s breaker.Snapshot) tally {
+	return tally{
+		Success: s.Successes, Failure: s.Failures, Overload: s.Overloads, Ignored: s.Ignored, Late: s.Late,
+		InFlight: s.InFlight, Rejected: s.Rejections.Total(), Served: s.Fallbacks.Served, NotServed: s.Fallbacks.Failed,
+	}
+}
+
+// wantTally compares what the guard's only breaker has counted, ever, with want.
+func wantTally(tb testing.TB, what string, g *Guard, want tally) {
+	tb.Helper()
+	if diff := cmp.Diff(want, tallyOf(onlyBreaker(tb, g).Snapshot())); diff != "" {
+		tb.Errorf("%s: counts (-want +got):\n%s", what, diff)
+	}
+}
+
+// one is the tally of a single call that ended with o.
+func one(o breaker.Outcome) (t tally) {
+	switch o {
+	case breaker.Success:
+		t.Success = 1
+	case breaker.Failure:
+		t.Failure = 1
+	case breaker.Overload:
+		t.Overload = 1
+	case breaker.Ignored:
+		t.Ignored = 1
+	}
+	return t
+}
+
+func wantState(tb testing.TB, what string, g *Guard, want breaker.State) {
+	tb.Helper()
+	if got := onlyBreaker(tb, g).State(); got != want {
+		tb.Errorf("%s: the breaker is %v, want %v", what, got, want)
+	}
+}
+
+func wantCode(tb testing.TB, what string, err error, want codes.Code) {
+	tb.Helper()
+	if got := status.Code(err); got != want {
+		tb.Errorf("%s: got %v (%v), want %v", what, got, err, want)
+	}
+}
+
+// failing is a script whose unary methods fail with err, and whose streams fail before their first message.
+func failing(err error) testpb.Script {
+	return testpb.Script{
+		OnUnary:        func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
+		OnPing:         func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
+		OnClientStream: func(grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error { return err },
+		OnServerStream: func(*testpb.Request, grpc.ServerStreamingServer[testpb.Response]) error { return err },
+		OnBidi:         func(grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error { return err },
+	}
+}
+
+// down is what a backend says that is not there.
+var down = status.Error(codes.Unavailable, "down")
+
+// calls is what a test makes its unary calls with where no server is needed.
+type calls struct {
+	guard *Guard
+	err   error // what the invoker returns
+	runs  int
+}
+
+const fullMethod = "/pkg.Service/Method"
+
+var methodKey = breaker.Key{Service: "pkg.Service", Method: "Method"}
+
+func (c *calls) invoke(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	c.runs++
+	return c.err
+}
+
+// call makes one call that ends with err and returns what the guard makes of it.
+func (c *calls) call(ctx context.Context, err error, opts ...grpc.CallOption) error {
+	c.err = err
+	return c.guard.Unary(ctx, fullMethod, nil, nil, nil, c.invoke, opts...)
+}
+
+// recorder is an Observer that notes what it is told. It is safe for concurrent use.
+type recorder struct {
+	mu          sync.Mutex
+	rejected    []*RejectedError
+	fellBack    []FallbackInfo
+	transitions []breaker.Event
+}
+
+func (r *recorder) Rejected(_ context.Context, e *RejectedError) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rejected = append(r.rejected, e)
+}
+
+func (r *recorder) FellBack(_ context.Context, f FallbackInfo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fellBack = append(r.fellBack, f)
+}
+
+func (r *recorder) Transition(_ context.Context, e breaker.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.transitions = append(r.transitions, e)
+}
+
+// settlements is a recorder that hears of every call as well.
+type settlements struct {
+	recorder
+
+	settled, probed []Settlement // guarded by mu
+}
+
+func (s *settlements) Settled(_ context.Context, st Settlement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = append(s.settled, st)
+}
+
+func (s *settlements) Probed(_ context.Context, st Settlement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probed = append(s.probed, st)
+}

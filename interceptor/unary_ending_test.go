@@ -1,0 +1,358 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// scene is a connection over real grpc, with a guard and a spy inside of it, in a bubble.
+type scene struct {
+	*testing.T
+
+	srv     *testpb.Server
+	backend *testpb.Backend
+	cc      *grpc.ClientConn
+	client  testpb.TestClient
+	guard   *Guard
+	spy     *spy
+}
+
+// spy is an interceptor between the guard and grpc.
+type spy struct {
+	runs int
+	err  error // the last
+}
+
+func (s *spy) unary(
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	s.runs++
+	s.err = invoker(ctx, method, req, reply, cc, opts...)
+	return s.err
+}
+
+// oneKey keeps all calls under one breaker, whatever is called.
+func oneKey(context.Context, keyfunc.Call) breaker.Key { return breaker.Key{} }
+
+// newScene must run in a bubble.
+func newScene(t *testing.T, guard *Guard, target string, dial ...grpc.DialOption) *scene {
+	t.Helper()
+	s := &scene{T: t, srv: new(testpb.Server), guard: guard, spy: new(spy)}
+	s.backend = testpb.StartBufconn(t, s.srv)
+	if target == "" {
+		target = s.backend.Target()
+	}
+	opts := append(guard.DialOptions(), grpc.WithChainUnaryInterceptor(s.spy.unary))
+	s.cc = s.backend.DialTarget(t, target, append(opts, dial...)...)
+	s.client = testpb.NewTestClient(s.cc)
+	return s
+}
+
+// plain makes one call.
+func (s *scene) plain(opts ...grpc.CallOption) error {
+	_, err := s.client.Unary(s.Context(), &testpb.Request{Text: "hello"}, opts...)
+	return err
+}
+
+// within makes one call that the server does not answer, under a deadline.
+func (s *scene) within(d time.Duration, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(s.Context(), d)
+	defer cancel()
+	_, err := s.client.Unary(ctx, &testpb.Request{}, opts...)
+	return err
+}
+
+// inFlight makes one call that the server does not answer, runs during in the midst of it, and returns how it ended.
+func (s *scene) inFlight(during func(cancel context.CancelFunc)) error {
+	s.srv.Set(silent)
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.client.Unary(ctx, &testpb.Request{})
+		ended <- err
+	}()
+	synctest.Wait()
+	during(cancel)
+	return <-ended
+}
+
+// silent is a server that answers nothing.
+var silent = testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
+	<-ctx.Done()
+	return nil, status.FromContextError(ctx.Err()).Err()
+}}
+
+// firstFail is a server that fails the first n calls and answers the rest.
+func firstFail(n int, err error) testpb.Script {
+	return testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
+		if n--; n >= 0 {
+			return nil, err
+		}
+		return &testpb.Response{}, nil
+	}}
+}
+
+var refused = grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+	return nil, errors.New("connection refused")
+})
+
+// retries is a service config that has grpc itself try up to four times.
+var retries = grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "retryPolicy": {
+	"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "0.1s", "backoffMultiplier": 1,
+	"retryableStatusCodes": ["UNAVAILABLE"]}}]}`)
+
+var serviceTimeout = grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "0.05s"}]}`)
+
+type ending struct {
+	name   string
+	target string            // default: the backend's
+	dial   []grpc.DialOption // after the guard's
+	call   func(s *scene) error
+
+	code    codes.Code
+	want    breaker.Outcome
+	unasked bool // B24: the breaker was not asked
+}
+
+// endings are the ways of a unary call to end that grpc-facts.md §2.2 has, and some more.
+func endings() []ending {
+	noAddresses := manual.NewBuilderWithScheme("empty")
+	noAddresses.InitialState(resolver.State{})
+	broken := manual.NewBuilderWithScheme("broken")
+	broken.BuildCallback = func(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) {
+		cc.ReportError(errors.New("no such host"))
+	}
+	return []ending{
+		{name: "OK", call: func(s *scene) error { return s.plain() }, code: codes.OK, want: breaker.Success},
+		{name: "server status", call: func(s *scene) error {
+			s.srv.Set(failing(status.Error(codes.NotFound, "no such thing")))
+			return s.plain()
+		}, code: codes.NotFound, want: breaker.Success},
+		{name: "server down", call: func(s *scene) error {
+			s.srv.Set(failing(down))
+			return s.plain()
+		}, code: codes.Unavailable, want: breaker.Failure},
+		{name: "unimplemented", call: func(s *scene) error {
+			return s.cc.Invoke(s.Context(), "/grpcircuit.testpb.Test/Nothing", &testpb.Request{}, &testpb.Response{})
+		}, code: codes.Unimplemented, want: breaker.Success},
+
+		{name: "ctx cancelled before", call: func(s *scene) error {
+			ctx, cancel := context.WithCancel(s.Context())
+			cancel()
+			_, err := s.client.Unary(ctx, &testpb.Request{})
+			return err
+		}, code: codes.Canceled, unasked: true},
+		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded, unasked: true},
+		{name: "cancel in flight", call: func(s *scene) error {
+			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
+		}, code: codes.Canceled, want: breaker.Ignored},
+		{name: "deadline in flight", call: func(s *scene) error {
+			s.srv.Set(silent)
+			return s.within(time.Second)
+		}, code: codes.DeadlineExceeded, want: breaker.Failure},
+		{
+			name: "service config timeout", dial: []grpc.DialOption{serviceTimeout}, call: func(s *scene) error {
+				s.srv.Set(silent)
+				return s.plain()
+			}, code: codes.DeadlineExceeded, want: breaker.Failure,
+		},
+
+		{
+			name: "refused", dial: []grpc.DialOption{refused}, call: func(s *scene) error { return s.plain() },
+			code: codes.Unavailable, want: breaker.Failure,
+		},
+		{
+			name: "refused, wait for ready", dial: []grpc.DialOption{refused},
+			call: func(s *scene) error { return s.within(time.Second, grpc.WaitForReady(true)) },
+			code: codes.DeadlineExceeded, want: breaker.Failure,
+		},
+		{name: "connection closed before", call: func(s *scene) error {
+			_ = s.cc.Close()
+			return s.plain()
+		}, code: codes.Canceled, want: breaker.Ignored},
+		{name: "connection closed in flight", call: func(s *scene) error {
+			return s.inFlight(func(context.CancelFunc) { _ = s.cc.Close() })
+		}, code: codes.Canceled, want: breaker.Ignored},
+		{name: "server stopped in flight", call: func(s *scene) error {
+			return s.inFlight(func(context.CancelFunc) { s.backend.Stop() })
+		}, code: codes.Unavailable, want: breaker.Failure},
+		{
+			name: "resolver error", target: "broken:///x", dial: []grpc.DialOption{grpc.WithResolvers(broken)},
+			call: func(s *scene) error { return s.plain() }, code: codes.Unavailable, want: breaker.Failure,
+		},
+		{
+			name: "no addresses", target: "empty:///x", dial: []grpc.DialOption{grpc.WithResolvers(noAddresses)},
+			call: func(s *scene) error { return s.plain() }, code: codes.Unavailable, want: breaker.Failure,
+		},
+
+		{name: "invalid metadata", call: func(s *scene) error {
+			_, err := s.client.Unary(metadata.AppendToOutgoingContext(s.Context(), "key", "\x01"), &testpb.Request{})
+			return err
+		}, code: codes.Internal, want: breaker.Ignored},
+		{
+			name: "unknown compressor", call: func(s *scene) error { return s.plain(grpc.UseCompressor("none such")) },
+			code: codes.Internal, want: breaker.Ignored,
+		},
+		{
+			name: "request too large", call: func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) },
+			code: codes.ResourceExhausted, want: breaker.Ignored,
+		},
+		{
+			name: "response too large", call: func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) },
+			code: codes.ResourceExhausted, want: breaker.Ignored,
+		},
+		{name: "marshal error", call: func(s *scene) error {
+			return s.cc.Invoke(s.Context(), testpb.Test_Unary_FullMethodName, "no message", &testpb.Response{})
+		}, code: codes.Internal, want: breaker.Ignored},
+		{
+			name: "credentials error", call: func(s *scene) error {
+				return s.plain(grpc.PerRPCCredentials(credentialsOf{err: errors.New("no token")}))
+			}, code: codes.Internal, want: breaker.Ignored,
+		},
+
+		{name: "grpc retries, then OK", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
+			s.srv.Set(firstFail(2, down))
+			return s.plain()
+		}, code: codes.OK, want: breaker.Success},
+		{name: "grpc retries in vain", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
+			s.srv.Set(failing(down))
+			return s.plain()
+		}, code: codes.Unavailable, want: breaker.Failure},
+		{
+			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused}, call: func(s *scene) error { return s.plain() },
+			code: codes.Unavailable, want: breaker.Failure,
+		},
+		{name: "cancel while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
+			s.srv.Set(failing(down))
+			return s.within(time.Millisecond)
+		}, code: codes.DeadlineExceeded, want: breaker.Failure},
+	}
+}
+
+// TestG01_EveryEndingSettlesOnce takes each ending through every way that a call has through the guard.
+func TestG01_EveryEndingSettlesOnce(t *testing.T) {
+	for _, way := range []struct {
+		name  string
+		opts  []Option
+		probe bool
+	}{
+		{name: "plain"},
+		{name: "probe", probe: true},
+		{name: "evidence", opts: []Option{WithPeerEvidence()}},
+		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
+		{name: "min budget", opts: []Option{WithMinBudget(time.Nanosecond)}},
+	} {
+		for _, e := range endings() {
+			t.Run(way.name+"/"+e.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					heard := new(settlements)
+					opts := append([]Option{WithKey(oneKey)}, way.opts...)
+					if way.name != "plain" { // the short way of a success is closed to who hears of it
+						opts = append(opts, WithObserver(heard))
+					}
+					s := newScene(t, newGuard(t, breaker.Config{OpenFor: time.Second}, opts...), e.target, e.dial...)
+					if way.probe {
+						s.guard.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+						time.Sleep(time.Second)
+					}
+
+					err := e.call(s)
+
+					wantCode(t, "the caller", err, e.code)
+					if err != s.spy.err || s.spy.runs != 1 { //nolint:errorlint // untouched means the very same
+						t.Errorf("the caller saw %v, the invoker returned %v in %d runs; want the same, in one run", err, s.spy.err, s.spy.runs)
+					}
+					want := one(e.want)
+					if e.unasked {
+						want = tally{}
+					}
+					wantTally(t, "after the call", s.guard, want)
+					if way.probe {
+						wantProbes(t, s.guard, e)
+					}
+					wantSettled(t, heard, e, way.name == "plain", way.probe)
+				})
+			})
+		}
+	}
+}
+
+// wantProbes checks that the call was the probe, or left no trace (B24), and that its slot is free again.
+func wantProbes(t *testing.T, g *Guard, e ending) {
+	t.Helper()
+	var want breaker.ProbeCounts
+	switch {
+	case e.unasked:
+	case e.want == breaker.Success:
+		want.Success = 1
+	case e.want == breaker.Ignored:
+		want.Ignored = 1
+	default:
+		want.Failure = 1
+	}
+	if diff := cmp.Diff(want, onlyBreaker(t, g).Snapshot().Probes); diff != "" {
+		t.Errorf("probes (-want +got):\n%s", diff)
+	}
+	time.Sleep(time.Hour)
+	if !onlyBreaker(t, g).Snapshot().Ready {
+		t.Error("the slot of the probe is still taken")
+	}
+}
+
+// wantSettled checks that observers heard of the call once, or not at all where there are none.
+func wantSettled(t *testing.T, heard *settlements, e ending, none, probe bool) {
+	t.Helper()
+	var want []Settlement
+	if !none && !e.unasked {
+		want = []Settlement{{Outcome: e.want, Code: e.code, Probe: probe}}
+	}
+	got := heard.settled
+	for i := range got {
+		if d := got[i].Duration; d < 0 || d > time.Minute {
+			t.Errorf("the call took %v", d)
+		}
+		got[i].Duration = 0
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Settled (-want +got):\n%s", diff)
+	}
+	if !probe {
+		want = nil
+	}
+	for i := range heard.probed {
+		heard.probed[i].Duration = 0
+	}
+	if diff := cmp.Diff(want, heard.probed); diff != "" {
+		t.Errorf("Probed (-want +got):\n%s", diff)
+	}
+}
+
+// credentialsOf are credentials of a single call.
+type credentialsOf struct {
+	md     map[string]string
+	err    error
+	secure bool
+}
+
+func (c credentialsOf) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return c.md, c.err
+}
+
+func (c credentialsOf) RequireTransportSecurity() bool { return c.secure }
