@@ -146,6 +146,7 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 			bump(&b.cold.Load().rejections[ReasonHalfOpen])
 			return Permit{}, ph.rejected
 		}
+	case askLocked, gone:
 	}
 	return b.acquireLocked(ctx)
 }
@@ -197,15 +198,16 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 // Caller must hold b.mu.
 func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, Reason) {
 	now := instant(t)
-	switch ph.override.mode() {
+	mode := ph.override.mode()
+	switch mode {
 	case ForceOpen:
 		return Permit{}, ReasonForced
 	case ForceClosed:
 		return Permit{b: b, ph: ph, start: now}, 0
+	case Shadow:
 	}
-	shadow := ph.override.mode() == Shadow
 	lease, reason := b.ask(ctx, ph, t)
-	if reason != 0 && shadow {
+	if reason != 0 && mode == Shadow {
 		c := b.coldly()
 		c.shadow[reason] = plus(c.shadow[reason], 1)
 		reason = 0
@@ -229,11 +231,8 @@ func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64
 		return b.probe(b.toHalfOpen(ctx, ph, t), now)
 	case HalfOpen:
 		return b.probe(ph, now)
-	}
-	if ph.ramp != nil {
-		credit, pass := ph.ramp.step(now, ph.pol)
-		ph.ramp.credit = credit
-		if !pass {
+	case Closed:
+		if ph.ramp != nil && !ph.ramp.take(now, ph.pol) {
 			return 0, ReasonRamp
 		}
 	}

@@ -61,7 +61,7 @@ type listenerFunc struct{ f func(context.Context, Event) }
 func (l *listenerFunc) Transition(ctx context.Context, e Event) { l.f(ctx, e) }
 
 type delivery struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // B31: the event carries it, for as long as it waits for its turn
 	event Event
 }
 

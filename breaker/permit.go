@@ -172,6 +172,7 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 	case Overload:
 		tally.overloads = plus(tally.overloads, 1)
 		b.book(r.Outcome, slow, t)
+	case Ignored: // went above
 	}
 	if slow {
 		tally.slow = plus(tally.slow, 1)

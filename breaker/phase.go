@@ -128,6 +128,12 @@ func (r *ramp) step(now int64, pol *policy) (credit uint64, pass bool) {
 	return credit, false
 }
 
+// take is step, and keeps the credit.
+func (r *ramp) take(now int64, pol *policy) (pass bool) {
+	r.credit, pass = r.step(now, pol)
+	return pass
+}
+
 // epoch anchors the monotonic clock: instants are nanoseconds since it. It lies 50 years back so that they are always
 // above zero, which stands for "none" here and there, even in a testing/synctest bubble, where it is the year 2000. And it
 // leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after 250.

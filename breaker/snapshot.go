@@ -111,6 +111,7 @@ func (ph *phase) shown(now int64) State {
 			return Open
 		case ForceClosed:
 			return Closed
+		case Shadow:
 		}
 	}
 	return ph.state
@@ -150,6 +151,7 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.Successes = plus(s.Successes, ph.win.held())
 	case Open:
 		s.RetryAfter = time.Duration(max(0, ph.until-now))
+	case HalfOpen:
 	}
 	if c := b.cold.Load(); c != nil {
 		c.fill(&s, ph, now)

@@ -112,7 +112,7 @@ type grpcStatus interface{ GRPCStatus() *status.Status }
 // statusOf finds the status that err is or wraps, and nil where there is none. It does what status.FromError does without
 // copying a wrapped status and rendering its message, which takes 250 times as long (G6).
 func statusOf(err error) *status.Status {
-	if s, ok := err.(grpcStatus); ok { //nolint:errorlint // the quick way first; errors.As below
+	if s, ok := err.(grpcStatus); ok { // the quick way first
 		return s.GRPCStatus()
 	}
 	var s grpcStatus

@@ -103,9 +103,9 @@ type fallback struct {
 // they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
 //
 // An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. A nil matcher,
-// a handler without a function, a method name that is not of the form "/service/method", and, where where comes from
-// ForMethods and the method's descriptor is linked in, message types that are not the method's or a method that is a
-// stream, are errors. Default: none.
+// a handler without a function, a method name that is not of the form "/service/method", and, for a
+// matcher from ForMethods whose methods' descriptors are linked in, message types that are not the method's or a method
+// that is a stream, are errors. Default: none.
 func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
 	return optionFunc(func(o *options) error {
 		if where == nil {
@@ -164,7 +164,7 @@ func (h FallbackHandler) check(fullMethod string) error {
 
 // protoName is the message name of a pointer type, if it is a message.
 func protoName(t reflect.Type) (protoreflect.FullName, bool) {
-	m, ok := reflect.Zero(t).Interface().(proto.Message)
+	m, ok := reflect.TypeAssert[proto.Message](reflect.Zero(t))
 	if !ok {
 		return "", false
 	}

@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -67,7 +68,7 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 	var header, trailer *metadata.MD
 	if g.evidence || permit.Doubtful() {
 		trailer = new(metadata.MD)
-		opts = append(opts[:len(opts):len(opts)], grpc.Trailer(trailer)) // a copy: the caller's slice may be shared (G1)
+		opts = append(slices.Clip(opts), grpc.Trailer(trailer)) // a copy: the caller's slice may be shared (G1)
 	}
 	if g.evidence {
 		header = new(metadata.MD)

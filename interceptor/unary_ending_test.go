@@ -239,10 +239,18 @@ func endings() []ending {
 			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused}, call: func(s *scene) error { return s.plain() },
 			code: codes.Unavailable, want: breaker.Failure,
 		},
-		{name: "cancel while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
+		{name: "deadline while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
 			s.srv.Set(failing(down))
 			return s.within(time.Millisecond)
 		}, code: codes.DeadlineExceeded, want: breaker.Failure},
+		{name: "cancel while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
+			s.srv.Set(failing(down))
+			ctx, cancel := context.WithCancel(s.Context())
+			defer cancel()
+			time.AfterFunc(time.Millisecond, cancel)
+			_, err := s.client.Unary(ctx, &testpb.Request{})
+			return err
+		}, code: codes.Canceled, want: breaker.Ignored},
 	}
 }
 

@@ -102,29 +102,37 @@ func run(ctx context.Context, out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "retry\tstage\tcalls\tserver received\tsuccesses\tfailures\trejections\tcaller: answered\trejected\tlog lines")
 	for _, outside := range []bool{true, false} {
-		c, err := newClient(addr, outside)
-		if err != nil {
+		if err := playAll(ctx, table, addr, &backend, outside); err != nil {
 			return err
-		}
-		defer c.conn.Close()
-		for _, stage := range stages {
-			backend.Set(stage.script())
-			got, err := c.play(ctx, &backend, stage.calls)
-			if err != nil {
-				return err
-			}
-			order, want := "outside", stage.outside
-			if !outside {
-				order, want = "inside", stage.inside
-			}
-			fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", order, stage.name, stage.calls,
-				got.received, got.successes, got.failures, got.rejections, got.succeeded, got.notLetOut, got.logged)
-			if got != want {
-				return fmt.Errorf("retry %s, %s: %+v, want %+v", order, stage.name, got, want)
-			}
 		}
 	}
 	return table.Flush()
+}
+
+// playAll plays every stage with one order of the chain.
+func playAll(ctx context.Context, table io.Writer, addr string, backend *testpb.Server, outside bool) error {
+	c, err := newClient(addr, outside)
+	if err != nil {
+		return err
+	}
+	defer c.conn.Close()
+	for _, stage := range stages {
+		backend.Set(stage.script())
+		got, err := c.play(ctx, backend, stage.calls)
+		if err != nil {
+			return err
+		}
+		order, want := "outside", stage.outside
+		if !outside {
+			order, want = "inside", stage.inside
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", order, stage.name, stage.calls,
+			got.received, got.successes, got.failures, got.rejections, got.succeeded, got.notLetOut, got.logged)
+		if got != want {
+			return fmt.Errorf("retry %s, %s: %+v, want %+v", order, stage.name, got, want)
+		}
+	}
+	return nil
 }
 
 const token = "open sesame"

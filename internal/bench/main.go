@@ -62,19 +62,19 @@ func run(out io.Writer, rounds int, benchtime time.Duration) (over bool, err err
 	fmt.Fprintln(table, "package\tbenchmark\tns/op\tx floor\tfrom - to\ttarget\tB/op\tallocs/op")
 	for _, pkg := range packages {
 		binary := filepath.Join(dir, pkg+".test")
-		if text, err := exec.Command("go", "test", "-c", "-o", binary, "./"+pkg).CombinedOutput(); err != nil { //nolint:gosec // names of our own
+		if text, err := exec.Command("go", "test", "-c", "-o", binary, "./"+pkg).CombinedOutput(); err != nil {
 			return false, fmt.Errorf("go test -c ./%s: %w\n%s", pkg, err, text)
 		}
 		var results []result
 		for round := range rounds {
-			text, err := exec.Command(binary, "-test.run=^$", "-test.bench=.", "-test.benchmem", //nolint:gosec // built above
+			text, err := exec.Command(binary, "-test.run=^$", "-test.bench=.", "-test.benchmem",
 				"-test.benchtime="+benchtime.String()).CombinedOutput()
 			if err != nil {
 				return false, fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, text)
 			}
 			results = append(results, parse(text, round)...)
 		}
-		over = print(table, pkg, results) || over
+		over = write(table, pkg, results) || over
 	}
 	return over, table.Flush()
 }
@@ -117,8 +117,8 @@ func parse(text []byte, round int) (rs []result) {
 	return rs
 }
 
-// print writes a line for each benchmark and says whether one is over its target.
-func print(table io.Writer, pkg string, rs []result) (over bool) {
+// write adds a line for each benchmark and says whether one is over its target.
+func write(table io.Writer, pkg string, rs []result) (over bool) {
 	floor := map[string]float64{} // by name and round
 	var names []string
 	for _, r := range rs {

@@ -1,0 +1,154 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// classOf is rule G2, written down a second time.
+func classOf(c codes.Code) breaker.Outcome {
+	switch c {
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
+		return breaker.Success
+	case codes.Canceled:
+		return breaker.Ignored
+	case codes.ResourceExhausted:
+		return breaker.Overload
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.DataLoss:
+		return breaker.Failure
+	}
+	return breaker.Failure // above 16
+}
+
+var everyCode = []codes.Code{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 77, 1<<32 - 1}
+
+// T11: a table indexed by code panics beyond 16.
+func TestG02_CodeTable(t *testing.T) {
+	for _, c := range everyCode {
+		r := Result{Err: status.Error(c, "x"), Code: c}
+		if got := DefaultClassifier(t.Context(), r); got != classOf(c) {
+			t.Errorf("%v: %v, want %v", c, got, classOf(c))
+		}
+		g := newGuard(t, breaker.Config{})
+		if err := (&calls{guard: g}).call(t.Context(), status.Error(c, "x")); status.Code(err) != c {
+			t.Errorf("%v became %v", c, err)
+		}
+		wantTally(t, c.String(), g, one(classOf(c)))
+	}
+}
+
+// The same codes from a real server.
+func TestG02_CodesOfAServer(t *testing.T) {
+	for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, breaker.Config{ConsecutiveFailures: -1}, append(opts, WithKey(oneKey))...)
+			s := newScene(t, g, "")
+			var want tally
+			for _, c := range everyCode {
+				if c == 1<<32-1 {
+					continue // no server can send it
+				}
+				s.srv.Set(failing(status.Error(c, "from the server")))
+				if c == codes.OK {
+					s.srv.Set(failing(nil)) // grpc does not let a handler fail with OK
+					continue
+				}
+				wantCode(t, "the caller", s.plain(), c)
+				o := one(classOf(c))
+				want.Success += o.Success
+				want.Failure += o.Failure
+				want.Overload += o.Overload
+				want.Ignored += o.Ignored
+				wantTally(t, c.String(), g, want)
+			}
+			if want.Success != 9 || want.Failure != 10 || want.Overload != 1 || want.Ignored != 1 {
+				t.Errorf("not all classes were met: %+v", want)
+			}
+		})
+	}
+}
+
+// An error whose status is OK: somebody between the guard and grpc was careless, and the peer answered.
+func TestG02_ErrorWithStatusOK(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	own := okStatus{}
+	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) {
+		t.Errorf("got %v, want %v", err, own)
+	}
+	wantTally(t, "status OK", g, one(breaker.Success))
+}
+
+type okStatus struct{}
+
+func (okStatus) Error() string              { return "an error, they say" }
+func (okStatus) GRPCStatus() *status.Status { return status.New(codes.OK, "") }
+
+type nilStatus struct{}
+
+func (nilStatus) Error() string              { return "a status that is nil" }
+func (nilStatus) GRPCStatus() *status.Status { return nil }
+
+// T8: a storm of cancelled calls neither opens a breaker nor closes one.
+func TestG03_CancelledCallsDecideNothing(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	c := &calls{guard: g}
+	for range 1000 {
+		_ = c.call(t.Context(), status.Error(codes.Canceled, "context canceled"))
+	}
+	wantTally(t, "1000 cancelled calls", g, tally{Ignored: 1000})
+	wantState(t, "1000 cancelled calls", g, breaker.Closed)
+	if got := onlyBreaker(t, g).Snapshot().Window.Calls(); got != 0 {
+		t.Errorf("%d calls in the window, want 0", got)
+	}
+}
+
+func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
+	unavailable := status.Error(codes.Unavailable, "x")
+	for _, tt := range []struct {
+		name string
+		err  error
+		code codes.Code
+		want breaker.Outcome
+	}{
+		{"status", unavailable, codes.Unavailable, breaker.Failure},
+		{"wrapped once", fmt.Errorf("a: %w", unavailable), codes.Unavailable, breaker.Failure},
+		{"wrapped twice", fmt.Errorf("a: %w", fmt.Errorf("b: %w", unavailable)), codes.Unavailable, breaker.Failure},
+		{"wrapped NotFound", fmt.Errorf("a: %w", status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
+		{"wrapped Canceled", fmt.Errorf("a: %w", status.Error(codes.Canceled, "x")), codes.Canceled, breaker.Ignored},
+		{"wrapped by two", fmt.Errorf("%w and %w", errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
+		{"joined", errors.Join(errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
+		{"joined, two statuses", errors.Join(status.Error(codes.NotFound, "x"), unavailable), codes.NotFound, breaker.Success},
+		{"context.Canceled", context.Canceled, codes.Canceled, breaker.Ignored},
+		{"context.Canceled, wrapped", fmt.Errorf("a: %w", context.Canceled), codes.Canceled, breaker.Ignored},
+		{"context.DeadlineExceeded", context.DeadlineExceeded, codes.DeadlineExceeded, breaker.Failure},
+		{"context.DeadlineExceeded, wrapped", fmt.Errorf("a: %w", context.DeadlineExceeded), codes.DeadlineExceeded, breaker.Failure},
+		{"a status before a context error", errors.Join(context.Canceled, unavailable), codes.Unavailable, breaker.Failure},
+		{"plain", errors.New("x"), codes.Unknown, breaker.Failure},
+		{"wrapped by text only", fmt.Errorf("a: %v", unavailable), codes.Unknown, breaker.Failure}, //nolint:errorlint // on purpose
+		{"a nil status", nilStatus{}, codes.Unknown, breaker.Failure},
+		{"a nil status, wrapped", fmt.Errorf("a: %w", nilStatus{}), codes.Unknown, breaker.Failure},
+		{"a nil status, joined with a context error", errors.Join(nilStatus{}, context.Canceled), codes.Canceled, breaker.Ignored},
+	} {
+		var seen Result
+		g := newGuard(t, breaker.Config{}, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+			seen = r
+			return DefaultClassifier(ctx, r)
+		}))
+		if err := (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+			t.Errorf("%s: the caller got %v, want %v", tt.name, err, tt.err)
+		}
+		if seen.Code != tt.code || seen.Err != tt.err { //nolint:errorlint // untouched
+			t.Errorf("%s: the classifier got %v of %v, want %v of %v", tt.name, seen.Code, seen.Err, tt.code, tt.err)
+		}
+		wantTally(t, tt.name, g, one(tt.want))
+	}
+}

@@ -1,0 +1,295 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// rejectionOf makes the guard's breaker for fullMethod open and returns what a call gets.
+func rejectionOf(t *testing.T, g *Guard) *RejectedError {
+	t.Helper()
+	g.Group().Get(methodKey).Trip(t.Context(), "test")
+	return rejected(t, (&calls{guard: g}).call(t.Context(), nil))
+}
+
+func rejected(t *testing.T, err error) *RejectedError {
+	t.Helper()
+	e, ok := errors.AsType[*RejectedError](err)
+	if !ok {
+		t.Fatalf("got %v, want a *RejectedError", err)
+	}
+	return e
+}
+
+func wantDetails(t *testing.T, what string, err error, want ...any) {
+	t.Helper()
+	got := status.Convert(err).Details()
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("%s: details (-want +got):\n%s", what, diff)
+	}
+}
+
+var plainInfo = &errdetails.ErrorInfo{Reason: "CIRCUIT_OPEN", Domain: "github.com/grpcircuit/grpcircuit"}
+
+func retryIn(d time.Duration) *errdetails.RetryInfo {
+	return &errdetails.RetryInfo{RetryDelay: durationpb.New(d)}
+}
+
+func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{OpenFor: 10 * time.Second})
+		start := time.Now()
+		err := error(rejectionOf(t, g))
+		if !errors.Is(err, breaker.ErrRejected) {
+			t.Errorf("%v does not match breaker.ErrRejected", err)
+		}
+		core, ok := errors.AsType[*breaker.RejectedError](err)
+		if !ok {
+			t.Fatalf("%v is no *breaker.RejectedError", err)
+		}
+		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen || !core.Until.Equal(start.Add(10*time.Second)) {
+			t.Errorf("got %+v until %v, want %v, open, until %v", core, core.Until, methodKey, start.Add(10*time.Second))
+		}
+		if want := `breaker: call rejected: "pkg.Service/Method" is open (reason open)`; err.Error() != want {
+			t.Errorf("got %q, want %q", err, want)
+		}
+		wantCode(t, "rejection", err, codes.Unavailable)
+		if got, want := status.Convert(err).Message(), "circuit breaker rejected the call: open"; got != want {
+			t.Errorf("the message of the status is %q, want %q", got, want)
+		}
+		wantDetails(t, "at once", err, plainInfo, retryIn(10*time.Second))
+
+		// The status is made when it is asked for: the time in it is what is left then.
+		time.Sleep(4 * time.Second)
+		wantDetails(t, "after 4s", err, plainInfo, retryIn(6*time.Second))
+		time.Sleep(6 * time.Second)
+		wantDetails(t, "after 10s", err, plainInfo)
+	})
+}
+
+func TestG08_RejectionDoesNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
+		s := newScene(t, g, "")
+		g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+		var header, trailer metadata.MD
+		var p peer.Peer
+		start := time.Now()
+		err := s.plain(grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&p), grpc.WaitForReady(true),
+			grpc.OnFinish(func(error) { t.Error("OnFinish was called") }))
+		rejected(t, err)
+		if header != nil || trailer != nil || p.Addr != nil {
+			t.Errorf("header %v, trailer %v, peer %v; want none", header, trailer, p.Addr)
+		}
+		if got := s.cc.GetState(); got != connectivity.Idle {
+			t.Errorf("the connection is %v, want IDLE", got)
+		}
+		if s.srv.Total() != 0 || s.spy.runs != 0 || time.Since(start) != 0 {
+			t.Errorf("%d calls reached the server, %d the next interceptor, in %v; want none, at once", s.srv.Total(), s.spy.runs, time.Since(start))
+		}
+		wantTally(t, "after a rejection", g, tally{Rejected: 1})
+	})
+}
+
+func TestG08_OneErrorForAStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group, err := breaker.NewGroup(breaker.Config{OpenFor: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, _ := New(group)
+		two, _ := New(group, WithRejectionCode(codes.Aborted))
+		first := rejectionOf(t, one)
+		if again := rejected(t, (&calls{guard: one}).call(t.Context(), nil)); again != first {
+			t.Error("two rejections of one stay are two errors")
+		}
+		other := rejected(t, (&calls{guard: two}).call(t.Context(), nil))
+		wantCode(t, "the first guard", first, codes.Unavailable)
+		wantCode(t, "the second guard", other, codes.Aborted)
+		if next := rejectionOf(t, one); next == first { // Trip begins a stay
+			t.Error("two stays have one error")
+		}
+	})
+}
+
+func TestG08_EveryReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		for _, tt := range []struct {
+			reason  breaker.Reason
+			message string
+			cfg     breaker.Config
+			prepare func(*testing.T, *breaker.Breaker)
+			want    []any
+		}{
+			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") }, []any{plainInfo, retryIn(5 * time.Second)}},
+			{breaker.ReasonHalfOpen, "half_open", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
+				t.Helper()
+				b.Trip(ctx, "test")
+				time.Sleep(time.Hour)
+				if p, err := b.Acquire(ctx); err != nil || !p.IsProbe() {
+					t.Fatalf("no probe: %v", err)
+				}
+			}, []any{plainInfo}},
+			{breaker.ReasonForced, "forced", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
+				t.Helper()
+				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: "test", By: "test"}); err != nil {
+					t.Fatal(err)
+				}
+			}, []any{plainInfo}},
+			{breaker.ReasonConcurrency, "concurrency", breaker.Config{MaxConcurrent: 1}, func(t *testing.T, b *breaker.Breaker) {
+				t.Helper()
+				if _, err := b.Acquire(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}, []any{plainInfo}},
+		} {
+			g := newGuard(t, tt.cfg)
+			tt.prepare(t, g.Group().Get(methodKey))
+			err := rejected(t, (&calls{guard: g}).call(ctx, nil))
+			if err.Reason != tt.reason {
+				t.Errorf("reason %v, want %v", err.Reason, tt.reason)
+			}
+			if got, want := status.Convert(err).Message(), "circuit breaker rejected the call: "+tt.message; got != want {
+				t.Errorf("the message is %q, want %q", got, want)
+			}
+			wantCode(t, tt.message, err, codes.Unavailable)
+			wantDetails(t, tt.message, err, tt.want...)
+		}
+	})
+}
+
+func TestG08_RejectionCode(t *testing.T) {
+	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
+		g := newGuard(t, breaker.Config{}, WithRejectionCode(c))
+		err := rejectionOf(t, g)
+		wantCode(t, "WithRejectionCode", err, c)
+		if got := codeOf(err); got != c {
+			t.Errorf("codeOf: %v, want %v", got, c)
+		}
+		if !IsRejected(err) || !IsRejected(overTheWire(t, err)) {
+			t.Errorf("%v is not known for a rejection", c)
+		}
+	}
+}
+
+// overTheWire is what a client gets if a server returns err.
+func overTheWire(t *testing.T, err error) error {
+	t.Helper()
+	st, _ := status.FromError(err)
+	wire, marshalErr := proto.Marshal(st.Proto())
+	if marshalErr != nil {
+		t.Fatalf("%v does not marshal: %v", err, marshalErr)
+	}
+	p := new(spb.Status)
+	if err := proto.Unmarshal(wire, p); err != nil {
+		t.Fatal(err)
+	}
+	return status.ErrorProto(p)
+}
+
+func TestG08_NoNamesUnlessAskedFor(t *testing.T) {
+	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
+	whatever := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
+	wire := func(opts ...Option) string {
+		g := newGuard(t, breaker.Config{}, append(opts, whatever)...)
+		g.Group().Get(key).Trip(t.Context(), "WHY")
+		b, err := proto.Marshal(status.Convert(rejected(t, (&calls{guard: g}).call(t.Context(), nil))).Proto())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	plain, detailed := wire(), wire(WithRejectionDetails())
+	for _, name := range []string{"TARGET", "SERVICE", "METHOD", "TAG"} {
+		if strings.Contains(plain, name) {
+			t.Errorf("the status names %s unasked: %q", name, plain)
+		}
+		if !strings.Contains(detailed, name) {
+			t.Errorf("the status does not name %s although it was asked to: %q", name, detailed)
+		}
+	}
+}
+
+func TestG08_Details(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{}, WithRejectionDetails())
+		err := rejectionOf(t, g)
+		wantDetails(t, "WithRejectionDetails", err, &errdetails.ErrorInfo{
+			Reason: ErrorReason, Domain: ErrorDomain, Metadata: map[string]string{
+				"target": "", "service": "pkg.Service", "method": "Method", "tag": "", "state": "open", "reason": "open",
+			},
+		}, retryIn(5*time.Second))
+		if got, want := status.Convert(err).Message(), `breaker: call rejected: "pkg.Service/Method" is open (reason open)`; got != want {
+			t.Errorf("the message is %q, want %q", got, want)
+		}
+	})
+}
+
+// A key is any string, and a protobuf string is not: the status must still say what it is.
+func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const method = "/pkg.S\xffrvice/M\xfethod"
+		g := newGuard(t, breaker.Config{}, WithRejectionDetails(), WithKey(keyfunc.Method))
+		call := func() error { return g.Unary(t.Context(), method, nil, nil, nil, returnsAtOnce, Tag("t\xfdg")) }
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+		onlyBreaker(t, g).Trip(t.Context(), "test")
+		err := call()
+		wantCode(t, "rejection", err, codes.Unavailable)
+		details := status.Convert(err).Details()
+		if len(details) != 2 {
+			t.Fatalf("the status has %d details (%v), want ErrorInfo and RetryInfo", len(details), details)
+		}
+		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason || info.GetDomain() != ErrorDomain {
+			t.Errorf("the first detail is %v, want an ErrorInfo of a rejection", details[0])
+		}
+		if diff := cmp.Diff(retryIn(5*time.Second), details[1], protocmp.Transform()); diff != "" {
+			t.Errorf("the second detail (-want +got):\n%s", diff)
+		}
+		if !IsRejected(overTheWire(t, err)) {
+			t.Error("a remote hop would not know it for a rejection")
+		}
+	})
+}
+
+// The same over a real server: what a handler returns is what its client sees.
+func TestG08_AServerHandsItOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := newGuard(t, breaker.Config{OpenFor: 30 * time.Second})
+		err := rejectionOf(t, inner)
+		srv := new(testpb.Server)
+		srv.Set(failing(err))
+		_, got := testpb.NewTestClient(testpb.Bufconn(t, srv)).Unary(t.Context(), &testpb.Request{})
+		wantCode(t, "the client of the server", got, codes.Unavailable)
+		wantDetails(t, "the client of the server", got, plainInfo, retryIn(30*time.Second))
+		if !IsRejected(got) {
+			t.Errorf("%v is not known for a rejection", got)
+		}
+		if errors.Is(got, breaker.ErrRejected) {
+			t.Error("what came over the wire claims to be made here")
+		}
+	})
+}

@@ -1,0 +1,284 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // the codec that hookedCodec wraps
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// streamRig is a guarded connection to a server in memory.
+type streamRig struct {
+	srv     *testpb.Server
+	backend *testpb.Backend
+	guard   *Guard
+	conn    *grpc.ClientConn
+	client  testpb.TestClient
+}
+
+// newStreamRig dials with the guard outermost. Interceptors in dial stand inside it.
+func newStreamRig(tb testing.TB, g *Guard, script testpb.Script, dial ...grpc.DialOption) *streamRig {
+	tb.Helper()
+	r := &streamRig{srv: new(testpb.Server), guard: g}
+	r.srv.Set(script)
+	r.backend = testpb.StartBufconn(tb, r.srv)
+	r.conn = r.backend.Dial(tb, append(g.DialOptions(), dial...)...)
+	r.client = testpb.NewTestClient(r.conn)
+	return r
+}
+
+// streamArrangement is what stands between the guard and grpc.
+type streamArrangement struct {
+	name string
+	dial []grpc.DialOption
+}
+
+// streamArrangements are three ways for a stream to reach the guard that must make no difference to a caller: as grpc made
+// it; as grpc made it, through an interceptor; and wrapped, so that OnFinish is not the last word.
+var streamArrangements = []streamArrangement{
+	{name: "bare"},
+	{name: "handed on", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(handOn)}},
+	{name: "wrapped", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(wrap)}},
+}
+
+func (a streamArrangement) wraps() bool { return a.name == "wrapped" }
+
+func handOn(
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	return streamer(ctx, desc, cc, method, opts...)
+}
+
+func wrap(
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	cs, err := streamer(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &wrappedStream{cs}, nil
+}
+
+type wrappedStream struct{ grpc.ClientStream }
+
+// inEach runs f in a bubble of its own for each arrangement.
+func inEach(t *testing.T, f func(t *testing.T, a streamArrangement)) {
+	t.Helper()
+	for _, a := range streamArrangements {
+		t.Run(a.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { f(t, a) })
+		})
+	}
+}
+
+// drain receives until the stream ends, and returns how many messages came. io.EOF is nil.
+func drain[M any](s interface{ Recv() (*M, error) }) (n int, _ error) {
+	for {
+		if _, err := s.Recv(); errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return n, err
+		}
+		n++
+	}
+}
+
+// drainRaw is drain for what an interceptor returns.
+func drainRaw(cs grpc.ClientStream) (n int, _ error) {
+	for {
+		if err := cs.RecvMsg(new(testpb.Response)); errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return n, err
+		}
+		n++
+	}
+}
+
+// sends is a script whose streams send n messages each and then end with err.
+func sends(n int, err error) testpb.Script {
+	return testpb.Script{
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			return sendAll(s, n, err)
+		},
+		OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			return sendAll(s, n, err)
+		},
+		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
+			if err != nil {
+				return err
+			}
+			return s.SendAndClose(new(testpb.Response))
+		},
+	}
+}
+
+// lives is a script whose streams send n messages each and then live on until the call's context ends.
+func lives(n int) testpb.Script {
+	return testpb.Script{
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			return liveOn(s, n)
+		},
+		OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			return liveOn(s, n)
+		},
+		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
+			<-s.Context().Done()
+			return s.Context().Err()
+		},
+	}
+}
+
+func sendAll(s interface{ Send(m *testpb.Response) error }, n int, err error) error {
+	for range n {
+		if e := s.Send(new(testpb.Response)); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+func liveOn(s interface {
+	grpc.ServerStream
+	Send(m *testpb.Response) error
+}, n int,
+) error {
+	if err := sendAll(s, n, nil); err != nil {
+		return err
+	}
+	<-s.Context().Done()
+	return s.Context().Err()
+}
+
+// hookedCodec stops messages on their way through grpc, so that a test can have a call of the guard's on the stack for as
+// long as it likes.
+type hookedCodec struct {
+	encoding.CodecV2
+
+	marshal, unmarshal func()
+}
+
+func newHookedCodec() *hookedCodec { return &hookedCodec{CodecV2: encoding.GetCodecV2("proto")} }
+
+func (c *hookedCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if c.marshal != nil {
+		c.marshal()
+	}
+	return c.CodecV2.Marshal(v)
+}
+
+func (c *hookedCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if c.unmarshal != nil {
+		c.unmarshal()
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// fakeStream is a ClientStream that is not grpc's. What a test leaves nil succeeds; RecvMsg then has io.EOF.
+type fakeStream struct {
+	recv, send func(m any) error
+	closeSend  func() error
+	header     func() (metadata.MD, error)
+	trailer    func() metadata.MD
+	context    func() context.Context
+}
+
+func (f *fakeStream) RecvMsg(m any) error {
+	if f.recv == nil {
+		return io.EOF
+	}
+	return f.recv(m)
+}
+
+func (f *fakeStream) SendMsg(m any) error {
+	if f.send == nil {
+		return nil
+	}
+	return f.send(m)
+}
+
+func (f *fakeStream) CloseSend() error {
+	if f.closeSend == nil {
+		return nil
+	}
+	return f.closeSend()
+}
+
+func (f *fakeStream) Header() (metadata.MD, error) {
+	if f.header == nil {
+		return nil, nil
+	}
+	return f.header()
+}
+
+func (f *fakeStream) Trailer() metadata.MD {
+	if f.trailer == nil {
+		return nil
+	}
+	return f.trailer()
+}
+
+func (f *fakeStream) Context() context.Context {
+	if f.context == nil {
+		return nil
+	}
+	return f.context()
+}
+
+var (
+	serverStreams = &grpc.StreamDesc{StreamName: "Method", ServerStreams: true}
+	clientStreams = &grpc.StreamDesc{StreamName: "Method", ClientStreams: true}
+	bothStream    = &grpc.StreamDesc{StreamName: "Method", ServerStreams: true, ClientStreams: true}
+)
+
+// finisher finds the callbacks that opts has for the end of the call, as grpc would call them.
+func finisher(opts []grpc.CallOption) func(error) {
+	return func(err error) {
+		for _, o := range opts {
+			if o, ok := o.(grpc.OnFinishCallOption); ok {
+				o.OnFinish(err)
+			}
+		}
+	}
+}
+
+// openFake opens a guarded stream over f. finish is what grpc would call at the end.
+func openFake(
+	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
+) (cs grpc.ClientStream, finish func(error)) {
+	tb.Helper()
+	cs, err := g.Stream(ctx, desc, nil, fullMethod,
+		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			finish = finisher(opts)
+			return f, nil
+		})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cs, finish
+}
+
+// fakeTrailer is a trailer to end with.
+func fakeTrailer(kv ...string) func() metadata.MD {
+	return func() metadata.MD { return metadata.Pairs(kv...) }
+}
+
+// halfOpen opens the breaker that key has, and waits until the next call is a probe.
+func halfOpen(tb testing.TB, g *Guard, key breaker.Key) *breaker.Breaker {
+	tb.Helper()
+	b := g.Group().Get(key)
+	b.Trip(tb.Context(), "for the test")
+	time.Sleep(b.Snapshot().RetryAfter)
+	return b
+}

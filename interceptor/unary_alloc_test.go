@@ -1,0 +1,147 @@
+package interceptor
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// deaf is an Observer that does nothing.
+type deaf struct{}
+
+func (deaf) Rejected(context.Context, *RejectedError)  {}
+func (deaf) FellBack(context.Context, FallbackInfo)    {}
+func (deaf) Transition(context.Context, breaker.Event) {}
+
+// deafToAll hears of every call and does nothing.
+type deafToAll struct{ deaf }
+
+func (deafToAll) Settled(context.Context, Settlement) {}
+func (deafToAll) Probed(context.Context, Settlement)  {}
+
+func answerNothing(context.Context, *int, error) (*int, error) { return nil, nil }
+
+func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
+	cc, err := grpc.NewClient("nowhere:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	deadline, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	var header metadata.MD
+	for _, tt := range []struct {
+		name string
+		cfg  breaker.Config
+		opts []Option
+		ctx  context.Context
+		cc   *grpc.ClientConn
+		call []grpc.CallOption
+	}{
+		{name: "default"},
+		// G11: CanonicalTarget would allocate here.
+		{name: "connection", cc: cc},
+		{name: "deadline", ctx: deadline},
+		{name: "call options", call: []grpc.CallOption{grpc.Header(&header), grpc.WaitForReady(true), grpc.StaticMethod()}},
+		{name: "tag", call: []grpc.CallOption{Tag("gold")}},
+		{name: "bypass", call: []grpc.CallOption{Bypass()}},
+		{name: "slow rule", cfg: breaker.Config{SlowCall: time.Hour}},
+		{name: "bounded", cfg: breaker.Config{MaxConcurrent: 5}},
+		{name: "observer", opts: []Option{WithObserver(deaf{})}},
+		{name: "settled observer", opts: []Option{WithObserver(deafToAll{})}},
+		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
+		{name: "matcher", opts: []Option{WithMatcher(ForMethods(fullMethod))}},
+		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, nil))}},
+		{name: "min budget", opts: []Option{WithMinBudget(time.Second)}, ctx: deadline},
+		{name: "fallback", opts: []Option{WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure())}},
+	} {
+		g := newGuard(t, tt.cfg, tt.opts...)
+		ctx := tt.ctx
+		if ctx == nil {
+			ctx = t.Context()
+		}
+		runs := 0
+		invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+			runs++
+			return nil
+		}
+		req, reply := new(int), new(int)
+		got := testing.AllocsPerRun(100, func() {
+			if err := g.Unary(ctx, fullMethod, req, reply, tt.cc, invoker, tt.call...); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if got != 0 || runs != 101 {
+			t.Errorf("%s: %v allocations a call in %d runs, want 0 in 101", tt.name, got, runs)
+		}
+		if s := snapshots(g); tt.name != "bypass" && s.Successes != 101 {
+			t.Errorf("%s: %d successes counted, want 101", tt.name, s.Successes)
+		}
+	}
+}
+
+func TestG08_RejectionAllocatesNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opts []Option
+	}{
+		{name: "default"},
+		{name: "details", opts: []Option{WithRejectionDetails()}},
+		{name: "observer", opts: []Option{WithObserver(deafToAll{})}},
+		{name: "fallback for another method", opts: []Option{WithFallback(ForMethods("/a/b"), Fallback(answerNothing))}},
+	} {
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, tt.opts...)
+		g.Group().Get(methodKey).Trip(t.Context(), "test")
+		ctx := t.Context()
+		got := testing.AllocsPerRun(100, func() {
+			if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); !IsRejected(err) {
+				t.Fatal(err)
+			}
+		})
+		if got != 0 {
+			t.Errorf("%s: %v allocations a rejection, want 0", tt.name, got)
+		}
+		// The status is made when somebody asks, and that does allocate: or the measurement above has found nothing to count.
+		err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce)
+		if got := testing.AllocsPerRun(100, func() { status.Code(err) }); got == 0 {
+			t.Errorf("%s: the status came for nothing", tt.name)
+		}
+	}
+}
+
+// G6: what status.FromError takes for a wrapped status (8 allocations) is not spent.
+func TestG06_FailureAllocatesLittle(t *testing.T) {
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
+	for _, tt := range []struct {
+		name string
+		err  error
+		want float64
+	}{
+		// 3: the option for the trailer, which is looked at while the callee is in doubt.
+		{"status", down, 3},
+		// And what errors.As takes to find it.
+		{"wrapped status", wrapped(down), 3 + 2*3},
+	} {
+		ctx := t.Context()
+		invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return tt.err }
+		got := testing.AllocsPerRun(100, func() { _ = g.Unary(ctx, fullMethod, nil, nil, nil, invoker) })
+		if got > tt.want {
+			t.Errorf("%s: %v allocations a failure, want at most %v", tt.name, got, tt.want)
+		}
+		t.Logf("%s: %v allocations", tt.name, got)
+	}
+}
+
+type wrapError struct{ error }
+
+func (w wrapError) Unwrap() error { return w.error }
+
+func wrapped(err error) error { return wrapError{err} }

@@ -1,0 +1,161 @@
+package grpcircuit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+	pb "github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/otelbridge"
+	"github.com/grpcircuit/grpcircuit/prombridge"
+)
+
+// The code of README.md stands here again, so that the compiler reads it; TestReadmeCode compares the two.
+
+func readmeWiring(target string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	group, err := breaker.NewGroup(breaker.Config{FailureRatio: 0.5, OpenFor: 5 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
+	if err != nil {
+		return nil, err
+	}
+	prometheus.MustRegister(prombridge.NewCollector(group))
+
+	return grpc.NewClient(target,
+		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithRetriable(interceptor.Retriable)), guard.Unary),
+		grpc.WithChainStreamInterceptor(guard.Stream),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
+		grpc.WithTransportCredentials(creds))
+}
+
+type getter interface {
+	Get(ctx context.Context, req *pb.Request) (*pb.Response, error)
+}
+
+func cached(*pb.Request) *pb.Response { return &pb.Response{Text: "cached"} }
+
+func readmeCaller(ctx context.Context, client getter, req *pb.Request) (*pb.Response, error) {
+	reply, err := client.Get(ctx, req)
+	if interceptor.IsRejected(err) {
+		var rejected *interceptor.RejectedError
+		if errors.As(err, &rejected) { // made here, and not by a server further on
+			log.Printf("%v is %v, ask again in %v", rejected.Key, rejected.State, rejected.RetryAfter())
+		}
+		return cached(req), nil
+	}
+	return reply, err
+}
+
+func readmeFallback() interceptor.Option {
+	return interceptor.WithFallback(interceptor.ForMethods("/shop.Orders/Get"),
+		interceptor.Fallback(func(ctx context.Context, req *pb.Request, cause error) (*pb.Response, error) {
+			return cached(req), nil
+		}))
+}
+
+// squeezed is text without its white space, so that indentation does not count.
+func squeezed(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+func TestReadmeCode(t *testing.T) {
+	readme, source := read(t, "README.md"), squeezed(read(t, "readme_test.go"))
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme, -1)
+	if len(blocks) != 3 {
+		t.Errorf("README.md has %d blocks of Go, want 3", len(blocks))
+	}
+	for _, b := range blocks {
+		if !strings.Contains(source, squeezed(b[1])) {
+			t.Errorf("this code of README.md is not in readme_test.go:\n%s", b[1])
+		}
+	}
+}
+
+func TestReadmeCodeWorks(t *testing.T) {
+	conn, err := readmeWiring("passthrough:///nowhere", insecure.NewCredentials())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := interceptor.New(nil, readmeFallback()); err != nil {
+		t.Error(err)
+	}
+	b, err := breaker.New(breaker.Key{}, breaker.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Trip(t.Context(), "to see what a caller does")
+	reply, err := readmeCaller(t.Context(), open{b}, nil)
+	if err != nil || reply.GetText() != "cached" {
+		t.Errorf("a caller that was rejected got %v, %v; want what is cached", reply, err)
+	}
+}
+
+type open struct{ b *breaker.Breaker }
+
+func (o open) Get(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
+	_, err := o.b.Acquire(ctx)
+	return nil, err
+}
+
+func TestReadmeDefaults(t *testing.T) {
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\S+) \\|").FindAllStringSubmatch(read(t, "README.md"), -1) {
+		rows[m[1]] = m[2]
+	}
+	defaults := reflect.ValueOf(breaker.Config{}.WithDefaults())
+	for i := range defaults.NumField() {
+		name, want := defaults.Type().Field(i).Name, fmt.Sprint(defaults.Field(i))
+		if got := rows[name]; got != want {
+			t.Errorf("README.md has %q as the default of %s, want %q", got, name, want)
+		}
+		delete(rows, name)
+	}
+	if len(rows) > 0 {
+		t.Errorf("README.md has defaults of fields that do not exist: %v", rows)
+	}
+}
+
+// The first code stands where a visitor sees it, and the whole is read in a few minutes.
+func TestReadmeIsShort(t *testing.T) {
+	lines := strings.Split(read(t, "README.md"), "\n")
+	if len(lines) > 200 {
+		t.Errorf("README.md has %d lines, want 200 at most", len(lines))
+	}
+	for i, line := range lines {
+		if strings.HasPrefix(line, "```go") {
+			if i >= 20 {
+				t.Errorf("the first code is on line %d, want it by line 20", i+1)
+			}
+			return
+		}
+	}
+	t.Error("README.md has no code")
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
