@@ -1,7 +1,7 @@
 // Package grpcircuit is a circuit breaker for gRPC clients. It holds no code: this page says which package to open.
 //
 // A breaker stands between a client and a server. While calls succeed it is closed and costs next to nothing. When too
-// many fail, are slow, or hang, it opens and answers at once with an error, so that callers do not wait and the server
+// many fail or are slow, it opens and answers at once with an error, so that callers do not wait and the server
 // can recover. After a while it lets a few probes through, and closes when they succeed.
 //
 // Open [github.com/grpcircuit/grpcircuit/interceptor] first. Its Guard is all that most programs need: it guards every
@@ -35,5 +35,5 @@
 //   - [github.com/grpcircuit/grpcircuit/otelbridge]: span events, log events and metrics for OpenTelemetry.
 //   - [github.com/grpcircuit/grpcircuit/prombridge]: a collector for Prometheus.
 //
-// The directory docs holds the operating guide and the decisions behind the design, and examples holds programs to run.
+// The directory docs holds the state machine and the decisions behind the design, and examples holds programs to run.
 package grpcircuit
