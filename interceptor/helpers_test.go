@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
@@ -173,4 +174,12 @@ func (s *settlements) Probed(_ context.Context, st Settlement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.probed = append(s.probed, st)
+}
+
+// takes is an invoker that returns err after d. For bubbles.
+func takes(d time.Duration, err error) grpc.UnaryInvoker {
+	return func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+		time.Sleep(d)
+		return err
+	}
 }

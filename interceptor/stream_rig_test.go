@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // the codec that hookedCodec wraps
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
@@ -140,7 +142,9 @@ func lives(n int) testpb.Script {
 	}
 }
 
-func sendAll(s interface{ Send(m *testpb.Response) error }, n int, err error) error {
+func sendAll(s interface {
+	Send(m *testpb.Response) error
+}, n int, err error) error {
 	for range n {
 		if e := s.Send(new(testpb.Response)); e != nil {
 			return e
@@ -281,4 +285,14 @@ func halfOpen(tb testing.TB, g *Guard, key breaker.Key) *breaker.Breaker {
 	b.Trip(tb.Context(), "for the test")
 	time.Sleep(b.Snapshot().RetryAfter)
 	return b
+}
+
+func statusError(c codes.Code) error { return status.Error(c, "for the test") }
+
+// eofOr is what RecvMsg returns at the end of a stream that ends with err.
+func eofOr(err error) error {
+	if err == nil {
+		return io.EOF
+	}
+	return err
 }

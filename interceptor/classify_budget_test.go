@@ -1,0 +1,177 @@
+package interceptor
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// lateTimer is a context whose deadline passes without anybody saying so: its timer has not come to run yet.
+type lateTimer struct {
+	context.Context
+	deadline time.Time
+}
+
+func (l lateTimer) Deadline() (time.Time, bool) { return l.deadline, true }
+
+func TestG04_BudgetSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		expired, cancel := context.WithDeadline(t.Context(), now)
+		defer cancel()
+		live, cancel := context.WithDeadline(t.Context(), now.Add(1))
+		defer cancel()
+		for _, tt := range []struct {
+			name string
+			ctx  context.Context
+			want bool
+		}{
+			{"no deadline", t.Context(), false},
+			{"cancelled", cancelled, true},
+			{"expired", expired, true},
+			{"a nanosecond before", live, false},
+			{"at the deadline, not done yet", lateTimer{t.Context(), now}, true},
+			{"after the deadline, not done yet", lateTimer{t.Context(), now.Add(-1)}, true},
+			{"before the deadline", lateTimer{t.Context(), now.Add(1)}, false},
+		} {
+			if got := BudgetSpent(tt.ctx); got != tt.want {
+				t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+			}
+		}
+	})
+}
+
+// T9: real time and a real race. When callers run into their deadlines side by side, the peer's reset overtakes the local
+// timer for some, and ctx.Err() is still nil. Half the callers have told the guard to ignore that, and half have not.
+func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
+	const (
+		callers = 16
+		rounds  = 20
+		budget  = 20 * time.Millisecond
+	)
+	srv := new(testpb.Server)
+	srv.Set(silent)
+	backend := testpb.StartBufconn(t, srv)
+	for _, tt := range []struct {
+		name string
+		opts []Option
+		want func(n uint64) tally
+	}{
+		{"default", nil, func(n uint64) tally { return tally{Failure: n} }},
+		{"WithMinBudget", []Option{WithMinBudget(time.Second)}, func(n uint64) tally { return tally{Ignored: n} }},
+	} {
+		var judged, spent, undone atomic.Int32
+		judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+			if r.Code != codes.DeadlineExceeded {
+				t.Errorf("%s: a call ended with %v", tt.name, r.Err)
+			}
+			judged.Add(1)
+			if ctx.Err() == nil {
+				undone.Add(1)
+			}
+			if BudgetSpent(ctx) {
+				spent.Add(1)
+			}
+			return DefaultClassifier(ctx, r)
+		})
+		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1}, append(tt.opts, judge)...)
+		client := testpb.NewTestClient(backend.Dial(t, g.DialOptions()...))
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() {
+				for range rounds {
+					ctx, cancel := context.WithTimeout(t.Context(), budget)
+					_, _ = client.Unary(ctx, &testpb.Request{})
+					cancel()
+				}
+			})
+		}
+		wg.Wait()
+		// On a machine in trouble a deadline may pass before the call begins: then there is nothing to judge (B24).
+		n := judged.Load()
+		if n < callers*rounds/2 {
+			t.Errorf("%s: only %d of %d calls were judged", tt.name, n, callers*rounds)
+		}
+		if got := spent.Load(); got != n {
+			t.Errorf("%s: the budget was spent in %d of %d calls, want all", tt.name, got, n)
+		}
+		t.Logf("%s: in %d of %d calls ctx.Err() was still nil", tt.name, undone.Load(), n)
+		wantTally(t, tt.name, g, tt.want(uint64(n)))
+	}
+}
+
+// T9 for one call, at will: the callee says DeadlineExceeded, and the deadline has passed although ctx does not say so.
+func TestG04_MinBudget(t *testing.T) {
+	deadline := status.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	for _, tt := range []struct {
+		name   string
+		min    time.Duration // 0: no option
+		budget time.Duration // 0: no deadline
+		takes  time.Duration
+		err    error
+		want   breaker.Outcome
+	}{
+		{"off", 0, time.Millisecond, time.Millisecond, deadline, breaker.Failure},
+		{"short, spent", 50 * time.Millisecond, 49 * time.Millisecond, 49 * time.Millisecond, deadline, breaker.Ignored},
+		{"a nanosecond short, spent", 50 * time.Millisecond, 50*time.Millisecond - 1, time.Second, deadline, breaker.Ignored},
+		{"just enough, spent", 50 * time.Millisecond, 50 * time.Millisecond, time.Second, deadline, breaker.Failure},
+		// The callee, or a timeout between, gave up before the caller did: that is the callee's doing.
+		{"short, not spent", 50 * time.Millisecond, 49 * time.Millisecond, 48 * time.Millisecond, deadline, breaker.Failure},
+		{"no deadline", 50 * time.Millisecond, 0, time.Hour, deadline, breaker.Failure},
+		{"short, spent, another failure", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, down, breaker.Failure},
+		{"short, spent, success", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, nil, breaker.Success},
+		{"short, context error", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, context.DeadlineExceeded, breaker.Ignored},
+	} {
+		for _, evidence := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				var opts []Option
+				if tt.min > 0 {
+					opts = append(opts, WithMinBudget(tt.min))
+				}
+				if evidence {
+					opts = append(opts, WithPeerEvidence())
+				}
+				g := newGuard(t, breaker.Config{}, opts...)
+				ctx := t.Context()
+				if tt.budget > 0 {
+					ctx = lateTimer{ctx, time.Now().Add(tt.budget)}
+				}
+				_ = g.Unary(ctx, fullMethod, nil, nil, nil, takes(tt.takes, tt.err))
+				wantTally(t, tt.name, g, one(tt.want))
+			})
+		}
+	}
+}
+
+// ShortBudget is a custom classifier's to judge by, and false without the option.
+func TestG04_ShortBudgetInTheResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			opts []Option
+			want bool
+		}{{nil, false}, {[]Option{WithMinBudget(time.Minute)}, true}} {
+			var got Result
+			judge := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+				got = r
+				return breaker.Ignored
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_ = (&calls{guard: newGuard(t, breaker.Config{}, append(tt.opts, judge)...)}).call(ctx, down)
+			if got.ShortBudget != tt.want {
+				t.Errorf("ShortBudget is %v, want %v", got.ShortBudget, tt.want)
+			}
+		}
+	})
+}

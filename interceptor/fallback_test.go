@@ -1,0 +1,333 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+type (
+	request  = testpb.Request
+	response = testpb.Response
+)
+
+var forUnary = ForMethods(testpb.Test_Unary_FullMethodName)
+
+// saying is a fallback that answers text.
+func saying(text string) FallbackHandler {
+	return Fallback(func(context.Context, *request, error) (*response, error) {
+		return &response{Text: text}, nil
+	})
+}
+
+// openScene is a scene whose breaker is open for an hour.
+func openScene(t *testing.T, opts ...Option) *scene {
+	t.Helper()
+	cfg := breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}
+	s := newScene(t, newGuard(t, cfg, append(opts, WithKey(oneKey))...), "")
+	s.guard.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+	return s
+}
+
+func TestG15_AnswersARejectedCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := new(recorder)
+		req := &request{Text: "question"}
+		ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
+		runs := 0
+		var cause error
+		s := openScene(t, WithObserver(heard), WithFallback(forUnary, Fallback(
+			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
+				runs++
+				if gotCtx != ctx || gotReq != req {
+					t.Errorf("the fallback got %v and %v, want what the caller gave", gotCtx, gotReq)
+				}
+				if len(heard.rejected) != 1 || len(heard.fellBack) != 0 {
+					t.Errorf("observers heard of %d rejections and %d fallbacks before the fallback, want 1 and 0", len(heard.rejected), len(heard.fellBack))
+				}
+				cause = err
+				return &response{Text: "answer to " + gotReq.GetText()}, nil
+			})))
+		var header, trailer metadata.MD
+		resp, err := s.client.Unary(ctx, req, grpc.Header(&header), grpc.Trailer(&trailer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&response{Text: "answer to question"}, resp, protocmp.Transform()); diff != "" {
+			t.Errorf("the answer (-want +got):\n%s", diff)
+		}
+		if runs != 1 || s.srv.Total() != 0 {
+			t.Errorf("the fallback ran %d times, the server %d times; want 1 and 0", runs, s.srv.Total())
+		}
+		if e := rejected(t, cause); len(heard.rejected) != 1 || e != heard.rejected[0] {
+			t.Errorf("the fallback got %v, the observer %v; want the same", cause, heard.rejected)
+		}
+		if diff := cmp.Diff(metadata.Pairs("grpcircuit-fallback", "rejected"), trailer); diff != "" || header != nil {
+			t.Errorf("header %v, trailer (-want +got):\n%s", header, diff)
+		}
+		wantTally(t, "answered", s.guard, tally{Rejected: 1, Served: 1})
+		wantFellBack(t, heard, cause, true)
+	})
+}
+
+// wantFellBack checks that observers heard of one fallback.
+func wantFellBack(t *testing.T, heard *recorder, cause error, served bool) {
+	t.Helper()
+	if len(heard.fellBack) != 1 {
+		t.Fatalf("observers heard of %d fallbacks, want 1", len(heard.fellBack))
+	}
+	got := heard.fellBack[0]
+	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the very same
+		got.Call.Service != "grpcircuit.testpb.Test" || got.Call.Method != "Unary" {
+		t.Errorf("observers heard %+v, want Unary, cause %v, served %v", got, cause, served)
+	}
+}
+
+// Whatever goes wrong in a fallback, the caller sees the error that it was to answer for, and an untouched reply.
+func TestG15_FallbackThatFails(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		f    func() (*response, error)
+		ends bool
+	}{
+		{"error", func() (*response, error) { return nil, errors.New("no cache") }, false},
+		{"error and response", func() (*response, error) { return &response{Text: "half"}, errors.New("stale") }, false},
+		{"status", func() (*response, error) { return nil, status.Error(codes.NotFound, "no cache") }, false},
+		{"nothing", func() (*response, error) { return nil, nil }, false},
+		{"panic", func() (*response, error) { panic("fallback") }, false},
+		{"panic with nil", func() (*response, error) { panic(nil) }, false},
+		{"Goexit", func() (*response, error) { misdeeds[2].do(); return nil, nil }, true},
+	} {
+		for _, onFailure := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				heard := new(recorder)
+				h := Fallback(func(context.Context, *request, error) (*response, error) { return tt.f() })
+				s := openScene(t, WithObserver(heard), WithFallback(forUnary, h, OnFailure()))
+				want := tally{Rejected: 1, NotServed: 1}
+				if onFailure {
+					onlyBreaker(t, s.guard).Reset(t.Context())
+					s.srv.Set(failing(down))
+					want = tally{Failure: 1, NotServed: 1}
+				}
+				var trailer metadata.MD
+				reply := &response{Text: "untouched"}
+				var err error
+				returned := apart(func() {
+					err = s.cc.Invoke(t.Context(), testpb.Test_Unary_FullMethodName, &request{}, reply, grpc.Trailer(&trailer))
+				})
+				cause := s.spy.err
+				if !onFailure {
+					cause = heard.rejected[0]
+				}
+				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the very same
+					t.Errorf("%s: returned %v with %v, want %v with %v", tt.name, returned, err, !tt.ends, cause)
+				}
+				if diff := cmp.Diff(&response{Text: "untouched"}, reply, protocmp.Transform()); diff != "" {
+					t.Errorf("%s: the reply (-want +got):\n%s", tt.name, diff)
+				}
+				if got := trailer.Get(FallbackTrailer); got != nil {
+					t.Errorf("%s: the call is marked as answered by a fallback: %v", tt.name, got)
+				}
+				wantTally(t, tt.name, s.guard, want)
+				wantFellBack(t, heard, cause, false)
+			})
+		}
+	}
+}
+
+func TestG15_OnFailure(t *testing.T) {
+	for _, c := range everyCode {
+		if c == 1<<32-1 {
+			continue // no server can send it
+		}
+		for _, opts := range [][]FallbackOption{nil, {OnFailure()}} {
+			for _, more := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
+				synctest.Test(t, func(t *testing.T) {
+					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey), WithFallback(forUnary, saying("instead"), opts...))...)
+					s := newScene(t, g, "")
+					s.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *request) (*response, error) {
+						_ = grpc.SetTrailer(ctx, metadata.Pairs("from", "server"))
+						return &response{Text: "itself"}, status.Error(c, "from the server")
+					}})
+					var trailer metadata.MD
+					resp, err := s.client.Unary(t.Context(), &request{}, grpc.Trailer(&trailer))
+					answers := opts != nil && (classOf(c) == breaker.Failure || classOf(c) == breaker.Overload)
+					want := one(classOf(c))
+					switch {
+					case answers:
+						want.Served = 1
+						if err != nil || resp.GetText() != "instead" {
+							t.Errorf("%v: got %q, %v; want an answer of the fallback", c, resp.GetText(), err)
+						}
+					case c == codes.OK:
+						if err != nil || resp.GetText() != "itself" {
+							t.Errorf("%v: got %q, %v; want the server's answer", c, resp.GetText(), err)
+						}
+					default:
+						wantCode(t, "not answered", err, c)
+						if err != s.spy.err { //nolint:errorlint // untouched
+							t.Errorf("%v: got %v, want %v", c, err, s.spy.err)
+						}
+					}
+					marks := map[bool][]string{true: {"failed"}}[answers]
+					if got := trailer.Get(FallbackTrailer); !cmp.Equal(got, marks) {
+						t.Errorf("%v: the mark is %q, want %q", c, got, marks)
+					}
+					if got := trailer.Get("from"); !cmp.Equal(got, []string{"server"}) {
+						t.Errorf("%v: the trailer lost what the server sent: %v", c, trailer)
+					}
+					// The backend's outcome stays what it was.
+					wantTally(t, c.String(), g, want)
+				})
+			}
+		}
+	}
+}
+
+// A fallback may answer every failure: the breaker still sees them, and opens.
+func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := newScene(t, g, "")
+		s.srv.Set(failing(down))
+		for range 10 {
+			wantCode(t, "answered", s.plain(), codes.OK)
+		}
+		wantTally(t, "ten calls to a dead server", g, tally{Failure: 5, Rejected: 5, Served: 10})
+		time.Sleep(time.Second)
+		wantCode(t, "a failed probe, answered", s.plain(), codes.OK)
+		wantState(t, "after a failed probe", g, breaker.Open)
+	})
+}
+
+// A rejection by a guard further in, or at a remote hop, is no failure and not this guard's own: it is not answered.
+func TestG15_RejectedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
+		inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := newScene(t, g, "", inner.DialOptions()...)
+		if err := s.plain(); !IsRejected(err) {
+			t.Errorf("got %v, want the inner guard's rejection", err)
+		}
+		wantTally(t, "the outer guard", g, tally{Ignored: 1})
+	})
+}
+
+// A fallback runs outside the permit: while one is slow, the breaker has all its slots, a probe's too.
+func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := Fallback(func(context.Context, *request, error) (*response, error) {
+			time.Sleep(time.Hour)
+			return &response{Text: "late"}, nil
+		})
+		g := newGuard(t, breaker.Config{MaxConcurrent: 1, ConsecutiveFailures: 2, OpenFor: time.Second, Backoff: 1, ProbeTimeout: 24 * time.Hour},
+			WithKey(oneKey), WithFallback(forUnary, slow, OnFailure()))
+		s := newScene(t, g, "")
+		s.srv.Set(failing(down))
+		ended := make(chan error, 3)
+		begin := func() {
+			go func() {
+				_, err := testpb.NewTestClient(s.cc).Unary(t.Context(), &request{})
+				ended <- err
+			}()
+			synctest.Wait()
+		}
+		begin() // fails, and the fallback sleeps
+		begin() // fails too: MaxConcurrent lets it, and the breaker opens
+		time.Sleep(time.Second)
+		begin() // fails as a probe
+		time.Sleep(time.Second)
+		s.srv.Set(testpb.Script{})
+		wantCode(t, "a probe while the fallback of the last one sleeps", s.plain(), codes.OK)
+		wantTally(t, "while three fallbacks sleep", g, tally{Failure: 3, Success: 1})
+		for range 3 {
+			wantCode(t, "answered late", <-ended, codes.OK)
+		}
+		wantTally(t, "in the end", g, tally{Failure: 3, Success: 1, Served: 3})
+	})
+}
+
+func TestG15_TheFirstThatMatches(t *testing.T) {
+	never := selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return false })
+	panics := selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { panic("matcher") })
+	all := selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })
+	for _, tt := range []struct {
+		name    string
+		opts    []Option
+		rejects string // what answers a rejected call; empty: nothing
+		fails   string // what answers a failed one
+	}{
+		{"one", []Option{WithFallback(all, saying("a"), OnFailure())}, "a", "a"},
+		{"two", []Option{WithFallback(all, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "a", "a"},
+		{"the first for rejections only", []Option{WithFallback(all, saying("a")), WithFallback(all, saying("b"), OnFailure())}, "a", "b"},
+		{"the first does not match", []Option{WithFallback(never, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "b", "b"},
+		{"none matches", []Option{WithFallback(never, saying("a"), OnFailure())}, "", ""},
+		{"a matcher panics", []Option{WithFallback(panics, saying("a"), OnFailure())}, "", ""},
+		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), saying("a"))}, "a", ""},
+		{"another name", []Option{WithFallback(ForMethods("/grpcircuit.testpb.Test/Nothing"), saying("a"))}, "", ""},
+		{"no names", []Option{WithFallback(ForMethods(), saying("a"))}, "", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := openScene(t, tt.opts...)
+			wantAnswer := func(want string, code codes.Code) {
+				t.Helper()
+				resp, err := s.client.Unary(t.Context(), &request{})
+				if want == "" {
+					wantCode(t, tt.name, err, code)
+				} else if err != nil || resp.GetText() != want {
+					t.Errorf("%s: got %q, %v; want %q", tt.name, resp.GetText(), err, want)
+				}
+			}
+			wantAnswer(tt.rejects, codes.Unavailable)
+			onlyBreaker(t, s.guard).Reset(t.Context())
+			s.srv.Set(failing(status.Error(codes.DataLoss, "")))
+			wantAnswer(tt.fails, codes.DataLoss)
+		})
+	}
+}
+
+// B24: a call whose context is done is grpc's, not the fallback's.
+func TestG15_ContextThatIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
+		wantCode(t, "deadline before the call", s.within(-1), codes.DeadlineExceeded)
+		wantTally(t, "deadline before the call", s.guard, tally{})
+	})
+}
+
+// A fallback may call another backend through the same guard, or even the same method.
+func TestG15_FallbackThatCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *scene
+		s = openScene(t, WithFallback(forUnary, Fallback(func(ctx context.Context, req *request, cause error) (*response, error) {
+			if req.GetText() == "again" {
+				return nil, fmt.Errorf("enough: %w", cause)
+			}
+			if _, err := s.client.Unary(ctx, &request{Text: "again"}); !IsRejected(err) {
+				t.Errorf("the call of the fallback got %v, want a rejection", err)
+			}
+			return s.client.Unary(ctx, req, Bypass())
+		})))
+		resp, err := s.client.Unary(t.Context(), &request{Text: "first"})
+		if err != nil || resp.GetText() != "first" {
+			t.Errorf("got %q, %v; want the server's echo", resp.GetText(), err)
+		}
+		wantTally(t, "a call in a fallback", s.guard, tally{Rejected: 2, Served: 1, NotServed: 1})
+	})
+}

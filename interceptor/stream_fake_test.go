@@ -1,0 +1,462 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// S4: how often OnFinish fires while the streamer runs is no matter, if a stream comes of it. That it fires there must not
+// hang either.
+func TestS04_OnFinishInsideStreamer(t *testing.T) {
+	for _, fires := range []int{0, 1, 3} {
+		for _, said := range []error{nil, down, statusError(codes.Canceled)} {
+			for _, end := range []error{nil, down} {
+				g := newGuard(t, breaker.Config{})
+				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", said, fires, end)
+				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+						for range fires {
+							finisher(opts)(said)
+						}
+						return &fakeStream{recv: func(any) error { return eofOr(end) }}, nil
+					})
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantTally(t, what+": open", g, tally{InFlight: 1})
+				_, _ = drainRaw(cs)
+				want := one(breaker.Success)
+				if end != nil {
+					want = one(breaker.Failure)
+				}
+				wantTally(t, what+": at the end", g, want)
+			}
+		}
+	}
+}
+
+// S4: what OnFinish says while nothing else is going on is the outcome, the first time.
+func TestS04_OnFinishDecides(t *testing.T) {
+	for _, code := range allCodes() {
+		g := newGuard(t, breaker.Config{})
+		said := statusError(code)
+		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(said) }})
+		finish(said)
+		wantTally(t, code.String()+": once", g, one(outcomeOf(code)))
+		finish(down)
+		finish(nil)
+		_, _ = drainRaw(cs)
+		wantTally(t, code.String()+": and no more", g, one(outcomeOf(code)))
+	}
+}
+
+// S4: what OnFinish says after the end changes nothing.
+func TestS04_OnFinishLate(t *testing.T) {
+	for _, fires := range []int{0, 1, 3} {
+		g := newGuard(t, breaker.Config{})
+		cs, finish := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
+		if _, err := drainRaw(cs); err != nil {
+			t.Fatal(err)
+		}
+		for range fires {
+			finish(down)
+		}
+		wantTally(t, fmt.Sprintf("OnFinish x%d", fires), g, one(breaker.Success))
+	}
+}
+
+// S5: what OnFinish says while one of the guard's calls runs over a stream that is not grpc's own decides nothing: there
+// may be an interceptor that tries again.
+func TestS05_OnFinishInsideCalls(t *testing.T) {
+	for _, said := range []error{nil, down} {
+		for name, call := range map[string]func(grpc.ClientStream) error{
+			"RecvMsg":   func(cs grpc.ClientStream) error { return cs.RecvMsg(nil) },
+			"SendMsg":   func(cs grpc.ClientStream) error { return cs.SendMsg(nil) },
+			"CloseSend": func(cs grpc.ClientStream) error { return cs.CloseSend() },
+			"Header": func(cs grpc.ClientStream) error {
+				_, err := cs.Header()
+				return err
+			},
+		} {
+			g := newGuard(t, breaker.Config{})
+			var finish func(error)
+			over := false
+			f := &fakeStream{
+				send:      func(any) error { finish(said); return nil },
+				closeSend: func() error { finish(said); return nil },
+				header:    func() (metadata.MD, error) { finish(said); return nil, nil },
+				recv: func(any) error {
+					if over {
+						return statusError(codes.ResourceExhausted)
+					}
+					finish(said)
+					return nil
+				},
+			}
+			cs, fin := openFake(t.Context(), t, g, bothStream, f)
+			finish = fin
+			if err := call(cs); err != nil {
+				t.Fatal(err)
+			}
+			wantTally(t, name+": OnFinish fired in it", g, tally{InFlight: 1})
+			over = true
+			_ = cs.RecvMsg(nil)
+			wantTally(t, name+": the status decides", g, one(breaker.Overload))
+		}
+	}
+}
+
+// S6 where nothing but the context tells: it ends after the stream has opened, or while it opens, or it cannot end at all.
+func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cs, finish := openFake(ctx, t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+		_ = cs.RecvMsg(nil)
+		time.Sleep(time.Hour)
+		wantTally(t, "abandoned", g, tally{InFlight: 1})
+		cancel()
+		time.Sleep(100 * time.Millisecond)
+		wantTally(t, "cancelled", g, one(breaker.Ignored))
+		finish(down)
+		wantTally(t, "cancelled, OnFinish after it", g, one(breaker.Ignored))
+
+		g = newGuard(t, breaker.Config{})
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		openFake(ctx, t, g, serverStreams, new(fakeStream))
+		time.Sleep(time.Minute - 1)
+		wantTally(t, "before its deadline", g, tally{InFlight: 1})
+		time.Sleep(100 * time.Millisecond)
+		wantTally(t, "after its deadline", g, one(breaker.Failure))
+
+		g = newGuard(t, breaker.Config{})
+		ctx, cancel = context.WithCancel(t.Context())
+		_, err := g.Stream(ctx, serverStreams, nil, fullMethod,
+			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+				cancel() // after the guard looked, before it watches
+				return new(fakeStream), nil
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		wantTally(t, "cancelled while it opened", g, one(breaker.Ignored))
+
+		g = newGuard(t, breaker.Config{})
+		cs, _ = openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, new(fakeStream))
+		time.Sleep(time.Hour)
+		wantTally(t, "with a context that never ends", g, tally{InFlight: 1})
+		_, _ = drainRaw(cs)
+		wantTally(t, "with a context that never ends, drained", g, one(breaker.Success))
+	})
+}
+
+// S6 for a type of grpc's that an interceptor may make: it says nothing about where the stream comes from.
+func TestS06_ContextOfGenericClientStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		openFake(ctx, t, g, serverStreams, &grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)})
+		cancel()
+		time.Sleep(100 * time.Millisecond)
+		wantTally(t, "cancelled", g, one(breaker.Ignored))
+	})
+}
+
+// leaves runs f on a goroutine of its own and returns what it panicked with; "exited" if it exited the goroutine.
+func leaves(f func()) (with any) {
+	done := make(chan any)
+	go func() {
+		returned := false
+		defer func() {
+			switch r := recover(); {
+			case r != nil:
+				done <- r
+			case returned:
+				done <- nil
+			default:
+				done <- "exited"
+			}
+		}()
+		f()
+		returned = true
+	}()
+	return <-done
+}
+
+// G1, T23: whatever is below panics or exits the goroutine, it is one failure, the permit is back, the watch on the context
+// is taken back, and the panic goes on unchanged.
+func TestG01_StreamPanics(t *testing.T) {
+	type boom struct{ n int }
+	for want, leave := range map[any]func(){
+		boom{42}: func() { panic(boom{42}) },
+		"exited": runtime.Goexit,
+	} {
+		for _, desc := range []*grpc.StreamDesc{serverStreams, clientStreams, bothStream} {
+			g := newGuard(t, breaker.Config{})
+			got := leaves(func() {
+				_, _ = g.Stream(t.Context(), desc, nil, fullMethod,
+					func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+						leave()
+						return nil, nil
+					})
+			})
+			if got != want {
+				t.Errorf("streamer: got %v, want %v", got, want)
+			}
+			wantTally(t, fmt.Sprintf("streamer, %v", want), g, one(breaker.Failure))
+
+			f := &fakeStream{
+				recv:      func(any) error { leave(); return nil },
+				send:      func(any) error { leave(); return nil },
+				closeSend: func() error { leave(); return nil },
+			}
+			for name, call := range map[string]func(grpc.ClientStream){
+				"RecvMsg":   func(cs grpc.ClientStream) { _ = cs.RecvMsg(nil) },
+				"SendMsg":   func(cs grpc.ClientStream) { _ = cs.SendMsg(nil) },
+				"CloseSend": func(cs grpc.ClientStream) { _ = cs.CloseSend() },
+			} {
+				panicsOnce(t, desc, f, fmt.Sprintf("%s, %v", name, want), call, want)
+			}
+		}
+	}
+}
+
+// G1 for Header, which is no end otherwise.
+func TestG01_StreamHeaderPanics(t *testing.T) {
+	for want, leave := range map[any]func(){
+		"no header": func() { panic("no header") },
+		"exited":    runtime.Goexit,
+	} {
+		f := &fakeStream{header: func() (metadata.MD, error) { leave(); return nil, nil }}
+		panicsOnce(t, bothStream, f, fmt.Sprint(want), func(cs grpc.ClientStream) { _, _ = cs.Header() }, want)
+	}
+}
+
+func panicsOnce(t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string, call func(grpc.ClientStream), want any) {
+	t.Helper()
+	g := newGuard(t, breaker.Config{})
+	ctx := newWatchedContext(t.Context())
+	cs, finish := openFake(ctx, t, g, desc, f)
+	if got := leaves(func() { call(cs) }); got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+	wantTally(t, what, g, one(breaker.Failure))
+	if got := ctx.watchers(); got != 0 {
+		t.Errorf("%s: %d watches on the context are left, want 0", what, got)
+	}
+	finish(nil)
+	_ = leaves(func() { call(cs) })
+	wantTally(t, what+", again", g, one(breaker.Failure))
+}
+
+// G1: Trailer belongs to the stream below as well. If it cannot be had, the outcome stands without it, and so does the
+// caller's error.
+func TestG01_TrailerPanics(t *testing.T) {
+	for want, leave := range map[any]func(){
+		nil:      func() { panic("no trailer") },
+		"exited": runtime.Goexit,
+	} {
+		g := newGuard(t, breaker.Config{})
+		f := &fakeStream{
+			recv:    func(any) error { return down },
+			trailer: func() metadata.MD { leave(); return nil },
+		}
+		cs, _ := openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, f)
+		got := leaves(func() {
+			if err := cs.RecvMsg(nil); err != down { //nolint:errorlint // the very same value
+				t.Errorf("got %v, want %v", err, down)
+			}
+		})
+		if got != want {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		wantTally(t, fmt.Sprintf("left with %v", got), g, one(breaker.Failure))
+	}
+}
+
+// G13 for streams: a classifier and observers that panic change neither the outcome nor what the caller sees.
+func TestG13_StreamClassifierPanics(t *testing.T) {
+	for _, end := range []error{nil, down} {
+		g := newGuard(t, breaker.Config{}, WithObserver(panicky{}), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
+		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the very same value
+			t.Errorf("got %v, want %v", err, end)
+		}
+		want := one(breaker.Success)
+		if end != nil {
+			want = one(breaker.Failure)
+		}
+		wantTally(t, fmt.Sprint(end), g, want)
+	}
+}
+
+type panicky struct{}
+
+func (panicky) Rejected(context.Context, *RejectedError)  { panic("rejected") }
+func (panicky) FellBack(context.Context, FallbackInfo)    { panic("fell back") }
+func (panicky) Transition(context.Context, breaker.Event) { panic("transition") }
+func (panicky) Settled(context.Context, Settlement)       { panic("settled") }
+
+// What a classifier and an observer of every call get to see of a stream.
+func TestStreamResult(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		end     error
+		trailer func() metadata.MD
+		code    codes.Code
+		peer    PeerEvidence
+	}{
+		{"io.EOF", nil, fakeTrailer("k", "v"), codes.OK, PeerUnknown},
+		{"status with trailer", down, fakeTrailer("k", "v"), codes.Unavailable, PeerAnswered},
+		{"status without", down, nil, codes.Unavailable, PeerUnknown},
+		{"a context error", fmt.Errorf("gone: %w", context.Canceled), nil, codes.Canceled, PeerUnknown},
+		{"no status", errors.New("broken"), nil, codes.Unknown, PeerUnknown},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var got []Result
+			obs := new(settlements)
+			g := newGuard(t, breaker.Config{}, WithObserver(obs), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+				got = append(got, r)
+				return breaker.Overload
+			}))
+			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
+				recv: func(any) error { return eofOr(tt.end) }, trailer: tt.trailer,
+			})
+			time.Sleep(time.Minute)
+			_, _ = drainRaw(cs)
+			if len(got) != 1 {
+				t.Fatalf("%s: the classifier ran %d times, want 1", tt.name, len(got))
+			}
+			if got[0].Err != tt.end || got[0].Code != tt.code || got[0].Peer != tt.peer || got[0].Call.Method != "Method" { //nolint:errorlint // the same
+				t.Errorf("%s: the classifier got %+v, want %+v", tt.name, got[0], tt)
+			}
+			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.code, Duration: time.Minute}
+			if !slices.Equal(obs.settled, []Settlement{want}) {
+				t.Errorf("%s: the observer heard %+v, want %+v", tt.name, obs.settled, want)
+			}
+			wantTally(t, tt.name, g, one(breaker.Overload))
+		})
+	}
+}
+
+// G1: context, description, method, options, messages, errors and metadata pass through as they are, and the caller's slice of
+// options is never written to (T21), nor kept.
+func TestG01_StreamUntouched(t *testing.T) {
+	for n := range 10 { // as many options, to either side of what fits into the stream itself
+		g := newGuard(t, breaker.Config{})
+		backing := make([]grpc.CallOption, n, n+3)
+		for i := range backing {
+			backing[i] = grpc.MaxCallRecvMsgSize(i)
+		}
+		md := metadata.Pairs("k", "v")
+		var messages []any
+		f := &fakeStream{
+			recv:    func(m any) error { messages = append(messages, m); return down },
+			send:    func(m any) error { messages = append(messages, m); return nil },
+			header:  func() (metadata.MD, error) { return md, down },
+			trailer: func() metadata.MD { return md },
+			context: t.Context,
+		}
+		type key struct{}
+		ctx := context.WithValue(t.Context(), key{}, n)
+		var got []grpc.CallOption
+		cs, err := g.Stream(ctx, serverStreams, nil, fullMethod,
+			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				if c != ctx || d != serverStreams || cc != nil || m != fullMethod {
+					t.Errorf("the streamer got %v, %v, %v, %q", c, d, cc, m)
+				}
+				got = opts
+				return f, nil
+			}, backing...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != n+1 || !slices.Equal(got[:n], backing) {
+			t.Errorf("%d options: the streamer got %v, want these and one more", n, got)
+		}
+		if spare := backing[n : n+3]; !slices.Equal(spare, make([]grpc.CallOption, 3)) {
+			t.Errorf("%d options: the guard wrote into the caller's slice: %v", n, spare)
+		}
+		in, out := new(int), new(int)
+		if err := cs.SendMsg(in); err != nil {
+			t.Error(err)
+		}
+		if h, err := cs.Header(); h.Get("k")[0] != "v" || err != down { //nolint:errorlint // the very same value
+			t.Errorf("Header: got %v, %v", h, err)
+		}
+		if err := cs.RecvMsg(out); err != down { //nolint:errorlint // the very same value
+			t.Errorf("RecvMsg: got %v", err)
+		}
+		if !slices.Equal(messages, []any{in, out}) {
+			t.Errorf("messages: got %v, want %v and %v", messages, in, out)
+		}
+		if got := cs.Trailer(); got.Get("k")[0] != "v" {
+			t.Errorf("Trailer: got %v", got)
+		}
+		if got := cs.Context(); got != t.Context() {
+			t.Errorf("Context: got %v", got)
+		}
+	}
+}
+
+// T21 under the race detector: calls that share a slice with room to spare, as default call options do.
+func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	shared := make([]grpc.CallOption, 1, 8)
+	shared[0] = grpc.WaitForReady(false)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+						finisher(opts)(nil)
+						return new(fakeStream), nil
+					}, shared...)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = drainRaw(cs)
+			}
+		})
+	}
+	wg.Wait()
+	wantTally(t, "after all", g, tally{Success: 800})
+}
+
+// G12 for streams: one that is left out, or whose key function panics, bypasses everything and is handed on as it is.
+func TestG12_UnguardedStream(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	f := new(fakeStream)
+	for range 2 {
+		cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				if len(opts) != 1 {
+					t.Errorf("the streamer got %v, want the one option", opts)
+				}
+				return f, nil
+			}, Bypass())
+		if cs != f || err != nil {
+			t.Errorf("got %v, %v, want the stream as it is", cs, err)
+		}
+	}
+	if got := g.Group().Len(); got != 0 {
+		t.Errorf("there are %d breakers, want 0", got)
+	}
+}

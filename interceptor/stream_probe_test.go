@@ -1,0 +1,315 @@
+package interceptor
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// probeConfig has one probe out at a time, and closes after the first that succeeds.
+var probeConfig = breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1, SuccessesToClose: 1}
+
+// newProbeRig is a rig whose next call, if it is of method, is a probe.
+func newProbeRig(t *testing.T, method string, script testpb.Script, a streamArrangement) *streamRig {
+	t.Helper()
+	g := newGuard(t, probeConfig)
+	r := newStreamRig(t, g, script, a.dial...)
+	halfOpen(t, g, breaker.Key{Target: r.conn.Target(), Service: "grpcircuit.testpb.Test", Method: method})
+	return r
+}
+
+func wantProbeCounts(t *testing.T, what string, g *Guard, want breaker.ProbeCounts) {
+	t.Helper()
+	if diff := cmp.Diff(want, onlyBreaker(t, g).Snapshot().Probes); diff != "" {
+		t.Errorf("%s: probes (-want +got):\n%s", what, diff)
+	}
+}
+
+// S8: the first message is a probe's success, while the stream lives on; what becomes of the stream later is no outcome.
+func TestS08_FirstMessageSettlesProbe(t *testing.T) {
+	for _, end := range []error{nil, down} {
+		inEach(t, func(t *testing.T, a streamArrangement) {
+			release := make(chan struct{})
+			r := newProbeRig(t, "ServerStream", testpb.Script{
+				OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+					if err := sendAll(s, 2, nil); err != nil {
+						return err
+					}
+					<-release
+					return end
+				},
+			}, a)
+			defer close(release)
+			s := r.server(t.Context(), t)
+			wantTally(t, "before the first message", r.guard, tally{InFlight: 1})
+			wantState(t, "before the first message", r.guard, breaker.HalfOpen)
+			if _, err := s.Recv(); err != nil {
+				t.Fatal(err)
+			}
+			wantState(t, "after the first message", r.guard, breaker.Closed)
+			wantTally(t, "after the first message", r.guard, one(breaker.Success))
+			wantProbeCounts(t, "after the first message", r.guard, breaker.ProbeCounts{Success: 1})
+			if _, err := s.Recv(); err != nil {
+				t.Errorf("the stream ended with its probe: %v", err)
+			}
+			release <- struct{}{}
+			endsWith(t, s, codeOfEnd(end))
+			synctest.Wait()
+			wantTally(t, "after the stream", r.guard, one(breaker.Success))
+			wantState(t, "after the stream", r.guard, breaker.Closed)
+		})
+	}
+}
+
+func codeOfEnd(err error) codes.Code {
+	if err == nil {
+		return codes.OK
+	}
+	return codeOf(err)
+}
+
+// S8: or its end: without a message, or with the only one.
+func TestS08_EndSettlesProbe(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		end   error
+		want  breaker.State
+		count breaker.ProbeCounts
+	}{
+		{"done without a message", nil, breaker.Closed, breaker.ProbeCounts{Success: 1}},
+		{"the peer answers with an error", errNotFound, breaker.Closed, breaker.ProbeCounts{Success: 1}},
+		{"the peer is down", down, breaker.Open, breaker.ProbeCounts{Failure: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inEach(t, func(t *testing.T, a streamArrangement) {
+				r := newProbeRig(t, "ServerStream", sends(0, tt.end), a)
+				endsWith(t, r.server(t.Context(), t), codeOfEnd(tt.end))
+				wantState(t, "download", r.guard, tt.want)
+				wantProbeCounts(t, "download", r.guard, tt.count)
+
+				r = newProbeRig(t, "ClientStream", sends(0, tt.end), a)
+				_, err := r.upload(t.Context(), t).CloseAndRecv()
+				wantCode(t, "upload", err, codeOfEnd(tt.end))
+				wantState(t, "upload", r.guard, tt.want)
+				wantProbeCounts(t, "upload", r.guard, tt.count)
+			})
+		})
+	}
+}
+
+// S8: a probe that never got its stream has failed.
+func TestS08_ProbeNotCreated(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		r := newProbeRig(t, "ServerStream", testpb.Script{}, a)
+		r.backend.Stop()
+		_, err := r.client.ServerStream(t.Context(), &testpb.Request{})
+		wantCode(t, "creation", err, codes.Unavailable)
+		wantState(t, "after the creation", r.guard, breaker.Open)
+		wantProbeCounts(t, "after the creation", r.guard, breaker.ProbeCounts{Failure: 1})
+	})
+}
+
+// S8: a header is no message: a probe that has seen no more has not succeeded yet.
+func TestS08_HeaderIsNoMessage(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		r := newProbeRig(t, "Bidi", testpb.Script{
+			OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+				if err := s.SendHeader(nil); err != nil {
+					return err
+				}
+				<-s.Context().Done()
+				return s.Context().Err()
+			},
+		}, a)
+		if md, err := r.bidi(t.Context(), t).Header(); md == nil || err != nil {
+			t.Fatalf("Header: got %v, %v, want one", md, err)
+		}
+		wantState(t, "after the header", r.guard, breaker.HalfOpen)
+		wantTally(t, "after the header", r.guard, tally{InFlight: 1})
+	})
+}
+
+// S8: a watch that lives for hours, through a trip and a recovery, is one call, and holds nothing.
+func TestS08_WatchLivesForHours(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		tick := testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			for range 5 * 60 {
+				if err := s.Send(new(testpb.Response)); err != nil {
+					return err
+				}
+				time.Sleep(time.Minute)
+			}
+			return down
+		}}
+		r := newProbeRig(t, "ServerStream", tick, a)
+		probe := r.server(t.Context(), t)
+		if _, err := probe.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, "after the probe's first message", r.guard, breaker.Closed)
+		plain := r.server(t.Context(), t)
+		for i := range 5*60 - 1 {
+			if _, err := probe.Recv(); err != nil {
+				t.Fatalf("message %d of the probe: %v", i, err)
+			}
+			if _, err := plain.Recv(); err != nil {
+				t.Fatalf("message %d of the other: %v", i, err)
+			}
+		}
+		wantTally(t, "after five hours", r.guard, tally{Success: 1, InFlight: 1})
+		endsWith(t, probe, codes.Unavailable)
+		wantTally(t, "after the probe's end", r.guard, tally{Success: 1, InFlight: 1})
+		endsWith(t, plain, codes.Unavailable)
+		wantTally(t, "after the other's end", r.guard, tally{Success: 1, Failure: 1})
+	})
+}
+
+// T34: messages are not outcomes: next to ten calls that failed, a stream of 100 000 messages is one call.
+func TestS08_MessagesAreNotCalls(t *testing.T) {
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, MinCalls: 100})
+	c := &calls{guard: g}
+	for range 10 {
+		_ = c.call(t.Context(), down)
+	}
+	left := 100_000
+	f := &fakeStream{recv: func(any) error {
+		if left == 0 {
+			return eofOr(nil)
+		}
+		left--
+		return nil
+	}}
+	cs, _ := openFake(t.Context(), t, g, bothStream, f)
+	for left > 0 {
+		if err := cs.SendMsg(nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := cs.RecvMsg(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantTally(t, "after 100 000 messages", g, tally{Failure: 10, InFlight: 1})
+	_, _ = drainRaw(cs)
+	wantTally(t, "at the end", g, tally{Failure: 10, Success: 1})
+	if got, want := onlyBreaker(t, g).Snapshot().Window.FailureRatio(), 10.0/11; got != want {
+		t.Errorf("the failure ratio is %v, want %v", got, want)
+	}
+}
+
+// S7, B22: a probe that stays silent holds its slot for the lease, and no longer, and what it says later is late. The
+// breaker is not stuck, not even if that goes on.
+func TestS07_SilentProbeIsALease(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		r := newProbeRig(t, "ServerStream", lives(0), a)
+		forever := context.WithoutCancel(t.Context())
+		for i := range uint64(5) {
+			ctx, cancel := context.WithCancel(forever)
+			defer cancel()
+			r.server(ctx, t)
+			time.Sleep(probeConfig.ProbeTimeout - 1)
+			if _, err := r.client.ServerStream(forever, &testpb.Request{}); !IsRejected(err) {
+				t.Errorf("lease %d, 1 ns before its end: got %v, want a rejection", i, err)
+			}
+			time.Sleep(1)
+			synctest.Wait()
+			wantProbeCounts(t, fmt.Sprintf("lease %d, over", i), r.guard, breaker.ProbeCounts{Lost: i + 1})
+		}
+		wantTally(t, "after five silent probes", r.guard, tally{InFlight: 5, Rejected: 5})
+		r.srv.Set(sends(1, nil))
+		if _, err := r.server(forever, t).Recv(); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, "after a probe that spoke", r.guard, breaker.Closed)
+		_ = r.conn.Close()
+		synctest.Wait()
+		wantTally(t, "after the connection's end", r.guard, tally{Success: 1, Late: 5, Rejected: 5})
+		wantState(t, "after late results", r.guard, breaker.Closed)
+	})
+}
+
+// T16: a probe may wait for a connection for as long as it likes; others may probe after its lease.
+func TestS08_ProbeWaitsForReady(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		r := newProbeRig(t, "ServerStream", sends(1, nil), a)
+		r.backend.Stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		created := make(chan error)
+		go func() {
+			_, err := r.client.ServerStream(ctx, &testpb.Request{}, grpc.WaitForReady(true))
+			created <- err
+		}()
+		time.Sleep(probeConfig.ProbeTimeout)
+		synctest.Wait()
+		_, err := r.client.ServerStream(t.Context(), &testpb.Request{})
+		if IsRejected(err) {
+			t.Errorf("after the lease: %v, want another probe", err)
+		}
+		wantCode(t, "after the lease", err, codes.Unavailable)
+		wantProbeCounts(t, "after the lease", r.guard, breaker.ProbeCounts{Lost: 1, Failure: 1})
+		cancel()
+		wantCode(t, "the one that waited", <-created, codes.Canceled)
+		wantTally(t, "in the end", r.guard, tally{Failure: 1, Late: 1})
+	})
+}
+
+// S6, B21: a probe whose caller leaves gives its slot back, within 100 ms and with no verdict; so does one whose connection
+// is closed.
+func TestS06_ProbeCancelled(t *testing.T) {
+	for _, reading := range []bool{false, true} {
+		inEach(t, func(t *testing.T, a streamArrangement) {
+			r := newProbeRig(t, "ServerStream", lives(0), a)
+			ctx, cancel := context.WithCancel(t.Context())
+			s := r.server(ctx, t)
+			if reading {
+				go func() { _, _ = drain(s) }()
+			}
+			time.Sleep(time.Second)
+			if _, err := r.client.ServerStream(t.Context(), &testpb.Request{}); !IsRejected(err) {
+				t.Errorf("while the probe is out: got %v, want a rejection", err)
+			}
+			cancel()
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			wantState(t, "after the cancel", r.guard, breaker.HalfOpen)
+			wantProbeCounts(t, "after the cancel", r.guard, breaker.ProbeCounts{Ignored: 1})
+			r.server(t.Context(), t) // the next probe
+			_ = r.conn.Close()
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			wantState(t, "after the connection's end", r.guard, breaker.HalfOpen)
+			wantProbeCounts(t, "after the connection's end", r.guard, breaker.ProbeCounts{Ignored: 2})
+			wantTally(t, "after the connection's end", r.guard, tally{Ignored: 2, Rejected: 1})
+		})
+	}
+}
+
+// S8 with observers: they hear of a probe once, at its first message.
+func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		obs := new(settlements)
+		g := newGuard(t, probeConfig, WithObserver(obs))
+		halfOpen(t, g, methodKey)
+		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+		time.Sleep(time.Second)
+		for range 3 {
+			_ = cs.RecvMsg(nil)
+		}
+		finish(down)
+		want := []Settlement{{Key: methodKey, Outcome: breaker.Success, Duration: time.Second, Probe: true}}
+		if diff := cmp.Diff(want, obs.probed); diff != "" {
+			t.Errorf("probed (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(want, obs.settled); diff != "" {
+			t.Errorf("settled (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,141 @@
+package interceptor
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+const pushbackTrailer = "grpc-retry-pushback-ms"
+
+// pushesBack is a script whose streams send n messages and fail, with a trailer.
+func pushesBack(n int, err error, trailer ...string) testpb.Script {
+	md := metadata.Pairs(trailer...)
+	return testpb.Script{
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			s.SetTrailer(md)
+			return sendAll(s, n, err)
+		},
+		OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			s.SetTrailer(md)
+			return sendAll(s, n, err)
+		},
+		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
+			s.SetTrailer(md)
+			return err
+		},
+	}
+}
+
+func asksFor(d time.Duration) error {
+	s, err := status.New(codes.Unavailable, "later").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	if err != nil {
+		panic(err)
+	}
+	return s.Err()
+}
+
+// opensAfterOne opens at the first failure, for five seconds unless somebody asks for more.
+var opensAfterOne = breaker.Config{ConsecutiveFailures: 1, OpenFor: 5 * time.Second, MaxOpenFor: time.Minute}
+
+func wantPeriod(t *testing.T, what string, g *Guard, want time.Duration) {
+	t.Helper()
+	wantState(t, what, g, breaker.Open)
+	if got := onlyBreaker(t, g).Snapshot().RetryAfter; got != want {
+		t.Errorf("%s: the breaker is open for %v, want %v", what, got, want)
+	}
+}
+
+// G9: the time that a stream's peer asked for, in the trailer or the status, reaches the open period.
+func TestG09_StreamPushback(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		err     error
+		trailer []string
+		want    time.Duration
+	}{
+		{"trailer", down, []string{pushbackTrailer, "30000"}, 30 * time.Second},
+		{"trailer, time is up", statusError(codes.DeadlineExceeded), []string{pushbackTrailer, "30000"}, 30 * time.Second},
+		{"status", asksFor(40 * time.Second), nil, 40 * time.Second},
+		{"both, the longer in the trailer", asksFor(20 * time.Second), []string{pushbackTrailer, "30000"}, 30 * time.Second},
+		{"both, the longer in the status", asksFor(40 * time.Second), []string{pushbackTrailer, "30000"}, 40 * time.Second},
+		{"longer than MaxOpenFor", down, []string{pushbackTrailer, "3600000"}, time.Minute},
+		{"shorter than OpenFor", down, []string{pushbackTrailer, "1"}, 5 * time.Second},
+		{"negative", down, []string{pushbackTrailer, "-1"}, 5 * time.Second},
+		{"not a number", down, []string{pushbackTrailer, "soon"}, 5 * time.Second},
+		{"none", down, nil, 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inEach(t, func(t *testing.T, a streamArrangement) {
+				for _, messages := range []int{0, 2} {
+					g := newGuard(t, opensAfterOne)
+					r := newStreamRig(t, g, pushesBack(messages, tt.err, tt.trailer...), a.dial...)
+					endsWith(t, r.server(t.Context(), t), codeOf(tt.err))
+					wantPeriod(t, "download", g, tt.want)
+				}
+				g := newGuard(t, opensAfterOne)
+				r := newStreamRig(t, g, pushesBack(0, tt.err, tt.trailer...), a.dial...)
+				_, err := r.upload(t.Context(), t).CloseAndRecv()
+				wantCode(t, "upload", err, codeOf(tt.err))
+				wantPeriod(t, "upload", g, tt.want)
+			})
+		})
+	}
+}
+
+// G9: no matter what the caller called before RecvMsg, or at the same time.
+func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		for name, before := range map[string]func(grpc.BidiStreamingClient[testpb.Request, testpb.Response]){
+			"Header": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) { _, _ = s.Header() },
+			"Send": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) {
+				if err := s.Send(&testpb.Request{}); !errors.Is(err, io.EOF) {
+					t.Errorf("Send: got %v, want io.EOF", err)
+				}
+			},
+			"CloseSend": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) { _ = s.CloseSend() },
+		} {
+			g := newGuard(t, opensAfterOne)
+			r := newStreamRig(t, g, pushesBack(0, down, pushbackTrailer, "30000"), a.dial...)
+			s := r.bidi(t.Context(), t)
+			synctest.Wait()
+			before(s)
+			endsWith(t, s, codes.Unavailable)
+			wantPeriod(t, "after "+name, g, 30*time.Second)
+		}
+	})
+}
+
+// G9, B18: a probe that fails may ask for time too.
+func TestG09_StreamProbePushback(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		r := newProbeRig(t, "ServerStream", pushesBack(0, down, pushbackTrailer, "30000"), a)
+		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+		wantPeriod(t, "after the probe", r.guard, 30*time.Second)
+	})
+}
+
+// G9: a stream that succeeds may carry a pushback too; it asks nothing of anybody.
+func TestG09_StreamPushbackWithoutFailure(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		g := newGuard(t, opensAfterOne)
+		r := newStreamRig(t, g, pushesBack(1, errNotFound, pushbackTrailer, "30000"), a.dial...)
+		endsWith(t, r.server(t.Context(), t), codes.NotFound)
+		wantState(t, "after an answer", g, breaker.Closed)
+		r.srv.Set(sends(0, down))
+		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+		wantPeriod(t, "after a failure", g, 5*time.Second)
+	})
+}

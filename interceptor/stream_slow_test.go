@@ -1,0 +1,173 @@
+package interceptor
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// slowConfig calls slow what took longer than a second, counts that, and never opens for it.
+var slowConfig = breaker.Config{
+	SlowCall: time.Second, SlowRatio: 1, MinCalls: 1000, ConsecutiveFailures: -1, FailureRatio: -1,
+}
+
+// paced is a script whose streams send their messages at these times after the call came, and end with err at the last.
+func paced(err error, end time.Duration, messages ...time.Duration) testpb.Script {
+	play := func(s interface {
+		Send(m *testpb.Response) error
+	},
+	) error {
+		start := time.Now()
+		for _, at := range messages {
+			time.Sleep(time.Until(start.Add(at)))
+			if err := s.Send(new(testpb.Response)); err != nil {
+				return err
+			}
+		}
+		time.Sleep(time.Until(start.Add(end)))
+		return err
+	}
+	return testpb.Script{
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error { return play(s) },
+		OnBidi:         func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error { return play(s) },
+		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
+			time.Sleep(end)
+			if err != nil {
+				return err
+			}
+			return s.SendAndClose(new(testpb.Response))
+		},
+	}
+}
+
+// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life.
+func TestS10_TimeToFirstMessage(t *testing.T) {
+	const slow = time.Second + 1
+	for _, tt := range []struct {
+		name   string
+		script testpb.Script
+		end    codes.Code
+		want   uint64
+	}{
+		{"late first message", paced(nil, slow, slow), codes.OK, 1},
+		{"late first message, then a long life", paced(nil, time.Hour, slow), codes.OK, 1},
+		{"late first message, then a failure", paced(down, slow, slow), codes.Unavailable, 1},
+		{"first message just in time", paced(nil, time.Hour, time.Second), codes.OK, 0},
+		{"quick first message, then a long life", paced(nil, time.Hour, 0), codes.OK, 0},
+		{"quick first message, late second", paced(nil, time.Hour, 0, time.Hour), codes.OK, 0},
+		{"quick first message, late failure", paced(down, time.Hour, 0), codes.Unavailable, 0},
+		{"no message, late end", paced(nil, time.Hour), codes.OK, 0},
+		{"no message, late answer", paced(errNotFound, time.Hour), codes.NotFound, 0},
+		{"no message, late failure", paced(down, time.Hour), codes.Unavailable, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inEach(t, func(t *testing.T, a streamArrangement) {
+				g := newGuard(t, slowConfig)
+				r := newStreamRig(t, g, tt.script, a.dial...)
+				endsWith(t, r.server(t.Context(), t), tt.end)
+				endsWith(t, r.bidi(t.Context(), t), tt.end)
+				for key, b := range g.Group().All() {
+					s := b.Snapshot()
+					if s.Successes+s.Failures != 1 || s.SlowCalls != tt.want {
+						t.Errorf("%v: %d calls, %d of them slow, want 1 and %d", key, s.Successes+s.Failures, s.SlowCalls, tt.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// S10 for streams that nobody reads to the end: their time is up, or the caller leaves.
+func TestS10_NoMessageNeverSlow(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		g := newGuard(t, slowConfig)
+		r := newStreamRig(t, g, lives(0), a.dial...)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		r.server(ctx, t)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		wantTally(t, "after the deadline", g, one(breaker.Failure))
+		if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
+			t.Errorf("%d slow calls, want 0", got)
+		}
+	})
+}
+
+// S10 for a stream with one response: that is its first message.
+func TestS10_OnlyResponse(t *testing.T) {
+	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
+		inEach(t, func(t *testing.T, a streamArrangement) {
+			g := newGuard(t, slowConfig)
+			r := newStreamRig(t, g, paced(nil, after), a.dial...)
+			if _, err := r.upload(t.Context(), t).CloseAndRecv(); err != nil {
+				t.Fatal(err)
+			}
+			wantTally(t, after.String(), g, one(breaker.Success))
+			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != want {
+				t.Errorf("answered after %v: %d slow calls, want %d", after, got, want)
+			}
+		})
+	}
+}
+
+// S10: a panic ends a stream too, and says nothing about its first message.
+func TestS10_PanicIsNotSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, slowConfig)
+		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { panic("broken") }})
+		time.Sleep(time.Hour)
+		if got := leaves(func() { _ = cs.RecvMsg(nil) }); got != "broken" {
+			t.Errorf("got %v, want the panic", got)
+		}
+		wantTally(t, "after the panic", g, one(breaker.Failure))
+		if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
+			t.Errorf("%d slow calls, want 0", got)
+		}
+	})
+}
+
+// S10: so slow streams open a breaker, and long ones do not.
+func TestS10_SlowStreamsOpen(t *testing.T) {
+	inEach(t, func(t *testing.T, a streamArrangement) {
+		cfg := breaker.Config{SlowCall: time.Second, MinCalls: 2}
+		g := newGuard(t, cfg)
+		r := newStreamRig(t, g, paced(nil, 2*time.Second, 0), a.dial...)
+		for range 10 {
+			endsWith(t, r.server(t.Context(), t), codes.OK)
+		}
+		wantState(t, "after long streams", g, breaker.Closed)
+		time.Sleep(time.Hour)
+		r.srv.Set(paced(nil, 2*time.Second, 2*time.Second))
+		for range 2 {
+			endsWith(t, r.server(t.Context(), t), codes.OK)
+		}
+		wantState(t, "after slow ones", g, breaker.Open)
+		if got := onlyBreaker(t, g).Snapshot().Trips; got != (breaker.RuleCounts{Slow: 1}) {
+			t.Errorf("trips: got %+v, want one by the slow rule", got)
+		}
+	})
+}
+
+// S10, B20: a probe whose first message is late has not succeeded.
+func TestS10_SlowProbeReopens(t *testing.T) {
+	for after, want := range map[time.Duration]breaker.State{time.Second: breaker.Closed, time.Second + 1: breaker.Open} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := probeConfig
+			cfg.SlowCall = time.Second
+			g := newGuard(t, cfg)
+			halfOpen(t, g, methodKey)
+			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+			time.Sleep(after)
+			_ = cs.RecvMsg(nil)
+			wantState(t, after.String(), g, want)
+		})
+	}
+}

@@ -1,0 +1,164 @@
+package interceptor
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// watchedContext counts who watches it. It has an AfterFunc of its own, which package context uses where there is one.
+type watchedContext struct {
+	context.Context
+
+	done chan struct{}
+
+	mu sync.Mutex
+	// Guarded by mu.
+	ids     int
+	waiting map[int]func()
+	ever    int
+}
+
+func newWatchedContext(parent context.Context) *watchedContext {
+	return &watchedContext{
+		Context: context.WithoutCancel(parent), done: make(chan struct{}), waiting: make(map[int]func()),
+	}
+}
+
+func (c *watchedContext) Done() <-chan struct{} { return c.done }
+
+func (c *watchedContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ever++
+	c.ids++
+	id := c.ids
+	c.waiting[id] = f
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		_, there := c.waiting[id]
+		delete(c.waiting, id)
+		return there
+	}
+}
+
+func (c *watchedContext) watchers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
+// S12: while a stream that is not grpc's own is open, its context is watched; once it has settled, however that came, it
+// no longer is. So a context that many streams share does not grow.
+func TestS12_WatchIsTakenBack(t *testing.T) {
+	canceled := statusError(codes.Canceled)
+	for name, tt := range map[string]struct {
+		desc   *grpc.StreamDesc
+		f      *fakeStream
+		settle func(cs grpc.ClientStream, finish func(error))
+	}{
+		"RecvMsg, io.EOF": {serverStreams, &fakeStream{}, func(cs grpc.ClientStream, _ func(error)) { _ = cs.RecvMsg(nil) }},
+		"RecvMsg, error": {
+			serverStreams, &fakeStream{recv: func(any) error { return down }},
+			func(cs grpc.ClientStream, _ func(error)) { _ = cs.RecvMsg(nil) },
+		},
+		"RecvMsg, only message": {
+			clientStreams, &fakeStream{recv: func(any) error { return nil }},
+			func(cs grpc.ClientStream, _ func(error)) { _ = cs.RecvMsg(nil) },
+		},
+		"SendMsg, error": {
+			bothStream, &fakeStream{send: func(any) error { return down }},
+			func(cs grpc.ClientStream, _ func(error)) { _ = cs.SendMsg(nil) },
+		},
+		"CloseSend, error": {
+			bothStream, &fakeStream{closeSend: func() error { return down }},
+			func(cs grpc.ClientStream, _ func(error)) { _ = cs.CloseSend() },
+		},
+		"OnFinish": {serverStreams, &fakeStream{}, func(_ grpc.ClientStream, finish func(error)) { finish(canceled) }},
+		"RecvMsg, panic": {
+			serverStreams, &fakeStream{recv: func(any) error { panic("broken") }},
+			func(cs grpc.ClientStream, _ func(error)) { leaves(func() { _ = cs.RecvMsg(nil) }) },
+		},
+	} {
+		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
+		ctx := newWatchedContext(t.Context())
+		for range 100 {
+			cs, finish := openFake(ctx, t, g, tt.desc, tt.f)
+			if got := ctx.watchers(); got != 1 {
+				t.Fatalf("%s: %d watches while the stream is open, want 1", name, got)
+			}
+			tt.settle(cs, finish)
+			if got := ctx.watchers(); got != 0 {
+				t.Fatalf("%s: %d watches after the stream has settled, want 0", name, got)
+			}
+		}
+		s := onlyBreaker(t, g).Snapshot()
+		if s.InFlight != 0 || s.Admitted != 100 {
+			t.Errorf("%s: %d of %d in flight, want none of 100", name, s.InFlight, s.Admitted)
+		}
+	}
+}
+
+// S12, S8: a probe gives its watch back at its first message, though the stream lives on.
+func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
+	g := newGuard(t, breaker.Config{OpenFor: 1})
+	halfOpen(t, g, methodKey)
+	ctx := newWatchedContext(t.Context())
+	cs, _ := openFake(ctx, t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+	if got := ctx.watchers(); got != 1 {
+		t.Errorf("%d watches before the first message, want 1", got)
+	}
+	_ = cs.RecvMsg(nil)
+	if got := ctx.watchers(); got != 0 {
+		t.Errorf("%d watches after the first message, want 0", got)
+	}
+}
+
+// S12: no watch where there is nothing to watch: a stream that failed to open, one that did not get so far, a context that
+// cannot end.
+func TestS12_NoWatchWithoutStream(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	ctx := newWatchedContext(t.Context())
+	_, _ = g.Stream(ctx, serverStreams, nil, fullMethod,
+		func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+			return nil, down
+		})
+	leaves(func() {
+		_, _ = g.Stream(ctx, serverStreams, nil, fullMethod,
+			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+				panic("broken")
+			})
+	})
+	if ctx.ever != 0 {
+		t.Errorf("the context was watched %d times, want 0", ctx.ever)
+	}
+}
+
+// S12, S7: a stream that grpc made needs no watch: OnFinish hears of the context's end.
+func TestS12_NoWatchOnGRPCsOwn(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	r := newStreamRig(t, g, lives(1))
+	plain := r.backend.Dial(t)
+	ctx := newWatchedContext(t.Context())
+	open := func(cc grpc.ClientConnInterface) int {
+		before := ctx.ever
+		cs, err := cc.NewStream(ctx, serverStreams, "/grpcircuit.testpb.Test/ServerStream")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cs.CloseSend() })
+		return ctx.ever - before
+	}
+	open(plain) // the connection's own, once
+	open(r.conn)
+	without, with := open(plain), open(r.conn)
+	if with != without {
+		t.Errorf("a guarded stream watches its context %d times, an unguarded one %d times", with, without)
+	}
+}

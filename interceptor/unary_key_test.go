@@ -1,0 +1,201 @@
+package interceptor
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// T26: two targets, one dead.
+func TestG11_OneGuardTwoTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{})
+		well, dead := new(testpb.Server), new(testpb.Server)
+		dead.Set(failing(down))
+		toWell := testpb.NewTestClient(testpb.StartBufconn(t, well).DialTarget(t, "passthrough:///well", g.DialOptions()...))
+		toDead := testpb.NewTestClient(testpb.StartBufconn(t, dead).DialTarget(t, "passthrough:///dead", g.DialOptions()...))
+		for range 50 {
+			_, err := toWell.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the target that is well", err, codes.OK)
+			_, err = toDead.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the dead target", err, codes.Unavailable)
+		}
+		got := map[breaker.Key]tally{}
+		for k, b := range g.Group().All() {
+			got[k] = tallyOf(b.Snapshot())
+		}
+		want := map[breaker.Key]tally{
+			{Target: "passthrough:///well", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Success: 50},
+			{Target: "passthrough:///dead", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Failure: 5, Rejected: 45},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("breakers (-want +got):\n%s", diff)
+		}
+		if got := dead.Total(); got != 5 {
+			t.Errorf("%d calls reached the dead target, want 5", got)
+		}
+	})
+}
+
+// The target is the one that the user wrote, which is there for nothing. That the canonical one is not asked for is held by
+// TestO01_ClosedCallAllocatesNothing too: it would allocate.
+func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
+	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	if cc.CanonicalTarget() == cc.Target() {
+		t.Fatal("the target cannot tell one from the other")
+	}
+	req := new(testpb.Request)
+	for _, tt := range []struct {
+		name   string
+		cc     *grpc.ClientConn
+		method string
+		want   keyfunc.Call
+	}{
+		{"connection", cc, fullMethod, keyfunc.Call{Target: "localhost:1", CallMeta: interceptors.CallMeta{
+			Service: "pkg.Service", Method: "Method", Typ: interceptors.Unary, IsClient: true, ReqOrNil: req,
+		}}},
+		{"no connection", nil, fullMethod, keyfunc.Call{CallMeta: interceptors.CallMeta{
+			Service: "pkg.Service", Method: "Method", Typ: interceptors.Unary, IsClient: true, ReqOrNil: req,
+		}}},
+		{"no method", nil, "nonsense", keyfunc.Call{CallMeta: interceptors.CallMeta{
+			Service: "unknown", Method: "unknown", Typ: interceptors.Unary, IsClient: true, ReqOrNil: req,
+		}}},
+	} {
+		ctx := context.WithValue(t.Context(), ctxKey{}, tt.name)
+		asked := 0
+		g := newGuard(t, breaker.Config{}, WithKey(func(gotCtx context.Context, got keyfunc.Call) breaker.Key {
+			asked++
+			if gotCtx != ctx {
+				t.Errorf("%s: the key function got another context", tt.name)
+			}
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b *testpb.Request) bool { return a == b })); diff != "" {
+				t.Errorf("%s: the key function got (-want +got):\n%s", tt.name, diff)
+			}
+			return breaker.Key{Tag: "from the function"}
+		}))
+		if err := g.Unary(ctx, tt.method, req, nil, tt.cc, returnsAtOnce); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if got := onlyBreaker(t, g).Key(); asked != 1 || got != (breaker.Key{Tag: "from the function"}) {
+			t.Errorf("%s: asked %d times, and the breaker is %v", tt.name, asked, got)
+		}
+	}
+}
+
+func TestG11_DefaultKey(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	_ = (&calls{guard: g}).call(t.Context(), nil)
+	if got := onlyBreaker(t, g).Key(); got != methodKey {
+		t.Errorf("got %+v, want %+v", got, methodKey)
+	}
+}
+
+// What the matcher leaves out bypasses everything: breaker, counts, observers, fallback. T30: health checks pass while
+// the breaker is open.
+func TestG12_Matcher(t *testing.T) {
+	heard := new(settlements)
+	guarded := true
+	asked := 0
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
+		WithObserver(heard), WithPeerEvidence(),
+		WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure()),
+		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
+			asked++
+			if c.Service != "pkg.Service" || c.Method != "Method" || c.Typ != interceptors.Unary {
+				t.Errorf("the matcher was asked about %+v", c)
+			}
+			return guarded
+		})))
+	c := &calls{guard: g}
+	_ = c.call(t.Context(), down)
+	before, heardBefore := snapshots(g), len(heard.settled)
+	if before.State != breaker.Open {
+		t.Fatalf("the breaker is %v, want open", before.State)
+	}
+
+	guarded = false
+	c.runs = 0
+	for _, want := range []error{nil, down} {
+		if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	if c.runs != 2 || asked != 3 {
+		t.Errorf("%d runs, the matcher was asked %d times; want 2 and 3", c.runs, asked)
+	}
+	if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(g))); diff != "" {
+		t.Errorf("calls that are left out were counted (-before +after):\n%s", diff)
+	}
+	if len(heard.settled) != heardBefore || len(heard.rejected) != 0 || len(heard.fellBack) != heardBefore {
+		t.Errorf("observers heard of calls that are left out: %+v", heard)
+	}
+	if got := g.Group().Stats().Unguarded; got != 0 {
+		t.Errorf("%d calls are counted as unguarded, want 0: they were left out on purpose", got)
+	}
+
+	guarded = true
+	if err := c.call(t.Context(), nil); !IsRejected(err) {
+		t.Errorf("got %v, want a rejection", err)
+	}
+}
+
+func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
+	panics := func(v any) keyfunc.Func {
+		return func(context.Context, keyfunc.Call) breaker.Key { panic(v) }
+	}
+	var none map[string]int
+	for _, tt := range []struct {
+		name string
+		opt  Option
+	}{
+		{"key function", WithKey(panics("no key"))},
+		{"key function, nil", WithKey(panics(nil))},
+		{"key function, runtime error", WithKey(func(context.Context, keyfunc.Call) breaker.Key {
+			none["key"] = 1
+			return breaker.Key{}
+		})},
+		{"matcher", WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { panic("no match") }))},
+	} {
+		g := newGuard(t, breaker.Config{}, tt.opt)
+		c := &calls{guard: g}
+		for _, want := range []error{nil, down} {
+			if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+				t.Errorf("%s: got %v, want %v", tt.name, err, want)
+			}
+		}
+		if got := g.Group().Stats(); c.runs != 2 || got.Unguarded != 2 || got.Breakers != 0 {
+			t.Errorf("%s: %d runs and %+v, want 2 runs, 2 unguarded and no breaker", tt.name, c.runs, got)
+		}
+	}
+}
+
+// Bypass comes before matcher and key function: neither is asked.
+func TestG12_BypassAsksNobody(t *testing.T) {
+	g := newGuard(t, breaker.Config{},
+		WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool {
+			t.Error("the matcher was asked")
+			return true
+		})),
+		WithKey(func(context.Context, keyfunc.Call) breaker.Key {
+			t.Error("the key function was asked")
+			return breaker.Key{}
+		}))
+	if err := (&calls{guard: g}).call(t.Context(), down, Bypass()); err != down { //nolint:errorlint // untouched
+		t.Errorf("got %v, want %v", err, down)
+	}
+}

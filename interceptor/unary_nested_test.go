@@ -1,0 +1,123 @@
+package interceptor
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// Two guards in a row: what the inner one rejects says nothing of the backend, so the outer one does not count it.
+func TestG07_NestedGuards(t *testing.T) {
+	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := breaker.Config{OpenFor: time.Second}
+				outer := newGuard(t, cfg, append(opts, WithKey(oneKey))...)
+				inner := newGuard(t, cfg, WithKey(oneKey), WithRejectionCode(c))
+				s := newScene(t, outer, "", inner.DialOptions()...)
+				inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+				for range 100 {
+					err := s.plain()
+					wantCode(t, "rejected by the inner guard", err, c)
+				}
+				wantTally(t, "the outer guard", outer, tally{Ignored: 100})
+				wantTally(t, "the inner guard", inner, tally{Rejected: 100})
+
+				// A probe of the outer one that meets the inner one's rejection gives its slot back, and no verdict (B21).
+				outer.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+				time.Sleep(time.Second)
+				inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+				_ = s.plain()
+				wantState(t, "the outer guard", outer, breaker.HalfOpen)
+				if diff := cmp.Diff(breaker.ProbeCounts{Ignored: 1}, onlyBreaker(t, outer).Snapshot().Probes); diff != "" {
+					t.Errorf("probes of the outer guard (-want +got):\n%s", diff)
+				}
+				time.Sleep(time.Second)
+				for range 2 {
+					wantCode(t, "probe of both", s.plain(), codes.OK)
+				}
+				wantState(t, "the outer guard in the end", outer, breaker.Closed)
+				wantState(t, "the inner guard in the end", inner, breaker.Closed)
+			})
+		}
+	}
+}
+
+// T33: A calls B, B calls C, C is down. B's breaker for C rejects, and A's breaker for B must not mind: B is well.
+func TestG07_RemoteHop(t *testing.T) {
+	hand := map[string]func(error) error{
+		"as it is": func(err error) error { return err },
+		"wrapped":  func(err error) error { return fmt.Errorf("calling C: %w", err) },
+	}
+	for how, handOn := range hand {
+		for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
+			synctest.Test(t, func(t *testing.T) {
+				atB := newGuard(t, breaker.Config{OpenFor: 30 * time.Second}, WithKey(oneKey), WithRejectionCode(c))
+				serverC := new(testpb.Server)
+				serverC.Set(failing(down))
+				toC := testpb.NewTestClient(testpb.Bufconn(t, serverC, atB.DialOptions()...))
+
+				atA := newGuard(t, breaker.Config{ConsecutiveFailures: 6}, WithKey(oneKey))
+				a := newScene(t, atA, "")
+				a.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, req *testpb.Request) (*testpb.Response, error) {
+					resp, err := toC.Unary(ctx, req)
+					if err != nil {
+						return nil, handOn(err)
+					}
+					return resp, nil
+				}})
+				for range 5 {
+					wantCode(t, "C is down", a.plain(), codes.Unavailable)
+				}
+				wantState(t, "B's breaker for C", atB, breaker.Open)
+				for range 100 {
+					err := a.plain()
+					if !IsRejected(err) {
+						t.Fatalf("%s, %v: A got %v, want a rejection", how, c, err)
+					}
+					wantCode(t, how, err, c)
+				}
+				wantTally(t, "A's breaker for B", atA, tally{Failure: 5, Ignored: 100})
+				wantState(t, "A's breaker for B", atA, breaker.Closed)
+
+				serverC.Set(testpb.Script{})
+				time.Sleep(30 * time.Second)
+				for range 2 {
+					wantCode(t, "C is back", a.plain(), codes.OK)
+				}
+				wantState(t, "B's breaker for C", atB, breaker.Closed)
+			})
+		}
+	}
+}
+
+// T13: rejections are no failures of the breaker that makes them either. Under constant load it closes once the server is
+// back.
+func TestG07_OwnRejectionsUnderConstantLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{OpenFor: time.Second, Backoff: 1}, WithKey(oneKey))
+		s := newScene(t, g, "")
+		s.srv.Set(failing(down))
+		for i := range 200 { // 2 s
+			if i == 100 {
+				s.srv.Set(testpb.Script{})
+			}
+			_ = s.plain()
+			time.Sleep(10 * time.Millisecond)
+		}
+		wantState(t, "a second after the server came back", g, breaker.Closed)
+		got := tallyOf(onlyBreaker(t, g).Snapshot())
+		// Five failures open, a second passes, and by then the server is back.
+		if want := (tally{Success: 96, Failure: 5, Rejected: 99}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+}

@@ -1,0 +1,247 @@
+package interceptor
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// What user code may do instead of returning.
+var misdeeds = []struct {
+	name string
+	do   func()
+	ends bool // the goroutine
+}{
+	{"panic", func() { panic("user code") }, false},
+	{"panic with nil", func() { panic(nil) }, false},
+	{"Goexit", runtime.Goexit, true},
+}
+
+// apart runs f on a goroutine of its own, waits for its end, and says whether it returned.
+func apart(f func()) (returned bool) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		f()
+		returned = true
+	})
+	wg.Wait()
+	return returned
+}
+
+func TestG13_ClassifierMisbehaves(t *testing.T) {
+	for _, m := range misdeeds {
+		for _, evidence := range []bool{false, true} {
+			for _, tt := range []struct {
+				err  error
+				want breaker.Outcome
+			}{{nil, breaker.Success}, {down, breaker.Failure}, {status.Error(codes.Canceled, ""), breaker.Ignored}} {
+				opts := []Option{WithClassifier(func(context.Context, Result) breaker.Outcome {
+					m.do()
+					return breaker.Overload
+				})}
+				if evidence {
+					opts = append(opts, WithPeerEvidence())
+				}
+				g := newGuard(t, breaker.Config{}, opts...)
+				var err error
+				returned := apart(func() { err = (&calls{guard: g}).call(t.Context(), tt.err) })
+				want := one(tt.want) // the default's judgement
+				if m.ends {
+					want = one(breaker.Failure) // nobody has judged
+				}
+				if returned == m.ends || (returned && err != tt.err) { //nolint:errorlint // untouched
+					t.Errorf("%s: returned %v with %v, want %v with %v", m.name, returned, err, !m.ends, tt.err)
+				}
+				wantTally(t, m.name, g, want)
+			}
+		}
+	}
+}
+
+// A verdict that is none counts as a failure.
+func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
+	g := newGuard(t, breaker.Config{}, WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }))
+	if err := (&calls{guard: g}).call(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	wantTally(t, "outcome 99", g, one(breaker.Failure))
+}
+
+// rude is an observer that misbehaves on one occasion.
+type rude struct {
+	deafToAll
+	on map[string]func()
+}
+
+func (r rude) when(occasion string) {
+	if f := r.on[occasion]; f != nil {
+		f()
+	}
+}
+
+func (r rude) Rejected(context.Context, *RejectedError)  { r.when("Rejected") }
+func (r rude) FellBack(context.Context, FallbackInfo)    { r.when("FellBack") }
+func (r rude) Transition(context.Context, breaker.Event) { r.when("Transition") }
+func (r rude) Settled(context.Context, Settlement)       { r.when("Settled") }
+func (r rude) Probed(context.Context, Settlement)        { r.when("Probed") }
+
+func TestG13_ObserverMisbehaves(t *testing.T) {
+	answer := Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil })
+	for _, m := range misdeeds {
+		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
+			synctest.Test(t, func(t *testing.T) {
+				happened := 0
+				first := rude{on: map[string]func(){occasion: func() {
+					happened++
+					m.do()
+				}}}
+				heard := new(settlements)
+				g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
+					WithObserver(first), WithObserver(heard), WithFallback(ForMethods(fullMethod), answer))
+				call := func(what string, result, want error) {
+					var err error
+					var reply int
+					returned := apart(func() {
+						err = g.Unary(t.Context(), fullMethod, new(int), &reply, nil, takes(0, result))
+					})
+					if !returned && !m.ends {
+						t.Errorf("%s, %s in %s: the call did not return", what, m.name, occasion)
+					}
+					if returned && err != want { //nolint:errorlint // untouched
+						t.Errorf("%s, %s in %s: got %v, want %v", what, m.name, occasion, err, want)
+					}
+				}
+				call("failure", down, down) // Settled, Transition
+				call("rejection", nil, nil) // Rejected, FellBack: answered by the fallback
+				time.Sleep(time.Second)     //
+				call("probe", nil, nil)     // Transition, Settled, Probed, Transition
+				call("success", nil, nil)   // Settled
+				wantState(t, m.name+" in "+occasion, g, breaker.Closed)
+				if happened == 0 {
+					t.Errorf("%s never happened", occasion)
+				}
+				want := tally{Failure: 1, Success: 2, Rejected: 1, Served: 1}
+				if occasion == "Rejected" && m.ends { // the goroutine ended before the fallback's turn
+					want.Served = 0
+				}
+				wantTally(t, m.name+" in "+occasion, g, want)
+				if !m.ends && (len(heard.rejected) != 1 || len(heard.fellBack) != 1 || len(heard.transitions) != 3 ||
+					len(heard.settled) != 3 || len(heard.probed) != 1) {
+					t.Errorf("%s in %s: the second observer heard %+v", m.name, occasion, heard)
+				}
+			})
+		}
+	}
+}
+
+// An error has methods, and the guard calls them: they are user code too.
+func TestG13_ErrorMisbehaves(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+	}{
+		{"GRPCStatus", &rudeStatus{}},
+		{"GRPCStatus, wrapped", wrapped(&rudeStatus{})},
+		{"GRPCStatus of a nil pointer", (*fieldStatus)(nil)},
+		{"Is", &rudeIs{}},
+		{"As", &rudeAs{}},
+		{"Unwrap", &rudeUnwrap{}},
+	} {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithObserver(deafToAll{})}} {
+			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
+			var err error
+			func() {
+				defer func() {
+					if v := recover(); v != nil {
+						t.Errorf("%s: the call panicked: %v", tt.name, v)
+					}
+				}()
+				if err = (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+					t.Errorf("%s: got another error than the invoker's", tt.name)
+				}
+			}()
+			wantTally(t, tt.name, g, one(breaker.Failure))
+		}
+	}
+}
+
+type rudeStatus struct{}
+
+func (*rudeStatus) Error() string              { return "rude" }
+func (*rudeStatus) GRPCStatus() *status.Status { panic("no status") }
+
+type fieldStatus struct{ s *status.Status }
+
+func (*fieldStatus) Error() string                { return "a nil pointer" }
+func (f *fieldStatus) GRPCStatus() *status.Status { return f.s }
+
+type rudeIs struct{}
+
+func (*rudeIs) Error() string { return "rude" }
+func (*rudeIs) Is(error) bool { panic("is not") }
+
+type rudeAs struct{}
+
+func (*rudeAs) Error() string { return "rude" }
+func (*rudeAs) As(any) bool   { panic("as what") }
+
+type rudeUnwrap struct{}
+
+func (*rudeUnwrap) Error() string { return "rude" }
+func (*rudeUnwrap) Unwrap() error { panic("keep out") }
+
+// B30: user code runs outside every lock, so it may ask the breaker, and make guarded calls of its own.
+func TestG13_UserCodeMayCallBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g *Guard
+		asked := map[string]int{}
+		ask := func(occasion string) func() {
+			return func() {
+				if asked[occasion]++; asked[occasion] > 1 {
+					return // or it would go on for ever
+				}
+				b := g.Group().Get(methodKey)
+				b.State()
+				b.Snapshot()
+				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, returnsAtOnce)
+			}
+		}
+		on := map[string]func(){}
+		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
+			on[occasion] = ask(occasion)
+		}
+		g = newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
+			WithObserver(rude{on: on}),
+			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+				ask("classifier")()
+				return DefaultClassifier(ctx, r)
+			}),
+			WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
+				ask("fallback")()
+				return new(7), nil
+			})))
+		c := &calls{guard: g}
+		reply := new(int)
+		_ = c.call(t.Context(), down)
+		_ = g.Unary(t.Context(), fullMethod, new(int), reply, nil, c.invoke)
+		time.Sleep(time.Second)
+		_ = c.call(t.Context(), nil)
+		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier", "fallback"} {
+			if asked[occasion] == 0 {
+				t.Errorf("%s never happened", occasion)
+			}
+		}
+		wantState(t, "in the end", g, breaker.Closed)
+		if got := snapshots(g).InFlight; got != 0 {
+			t.Errorf("%d calls in flight, want 0", got)
+		}
+	})
+}

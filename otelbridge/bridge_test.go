@@ -1,0 +1,456 @@
+package otelbridge
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/log"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+)
+
+var at = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+
+// tellings is everything that a Bridge tells, and what goes out.
+var tellings = []struct {
+	what     string
+	tell     func(ctx context.Context, b *Bridge)
+	name     string // "": nothing
+	severity log.Severity
+	at       time.Time // zero: now
+	attrs    attrs
+}{
+	{
+		what: "trip by a rule",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", At: at, OpenFor: 5 * time.Second,
+				Counts: breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "ratio",
+			"circuit_breaker.failure_ratio": 0.4, "circuit_breaker.open_ms": int64(5000),
+		},
+	},
+	{
+		what: "trip of a slow callee that never fails",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleSlow, At: at, OpenFor: 5*time.Second + 1,
+				Counts: breaker.Counts{Successes: 12, Slow: 12},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "slow",
+			"circuit_breaker.failure_ratio": 0., "circuit_breaker.open_ms": int64(5001),
+		},
+	},
+	{
+		what: "failed probe",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				Key: orders, From: breaker.HalfOpen, To: breaker.Open, Rule: breaker.RuleProbe, At: at, OpenFor: 10 * time.Second,
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "half_open", "circuit_breaker.rule": "probe",
+			"circuit_breaker.open_ms": int64(10000),
+		},
+	},
+	{
+		what: "end of the open period",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{Key: breaker.Key{Service: "shop.Orders"}, From: breaker.Open, To: breaker.HalfOpen, At: at})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "shop.Orders",
+			"circuit_breaker.state": "half_open", "circuit_breaker.previous_state": "open",
+		},
+	},
+	{
+		what: "reset of a closed breaker",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{Key: breaker.Key{Method: "Get"}, Rule: breaker.RuleManual, Why: "word", At: at})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "/Get",
+			"circuit_breaker.state": "closed", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "manual",
+		},
+	},
+	{
+		what: "rejection while open",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now().Add(1200*time.Millisecond + 1),
+			}})
+		},
+		name: "circuit_breaker.rejected", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "open", "circuit_breaker.reason": "open", "circuit_breaker.retry_after_ms": int64(1201),
+		},
+	},
+	{
+		what: "rejection at the end of the open period",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now(),
+			}})
+		},
+		name: "circuit_breaker.rejected", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "open", "circuit_breaker.reason": "open", "circuit_breaker.retry_after_ms": int64(0),
+		},
+	},
+	{
+		what: "rejection where nobody knows for how long",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+				Key: breaker.Key{Service: "a\xffb", Method: `c\d`}, State: breaker.Closed, Reason: breaker.ReasonConcurrency,
+			}})
+		},
+		name: "circuit_breaker.rejected", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": `a\xffb/c\\d`, "rpc.method": `a\xffb/c\\d`,
+			"circuit_breaker.state": "closed", "circuit_breaker.reason": "concurrency",
+		},
+	},
+	{
+		what: "probe that succeeds",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Probed(ctx, interceptor.Settlement{Key: orders, Outcome: breaker.Success, Probe: true})
+		},
+		name: "circuit_breaker.probe", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "half_open", "circuit_breaker.outcome": "success",
+		},
+	},
+	{
+		what: "probe that fails",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Probed(ctx, interceptor.Settlement{Key: breaker.Key{Tag: "t"}, Outcome: breaker.Failure, Code: codes.DeadlineExceeded, Probe: true})
+		},
+		name: "circuit_breaker.probe", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name":  "tag=t",
+			"circuit_breaker.state": "half_open", "circuit_breaker.outcome": "failure", "rpc.response.status_code": "DEADLINE_EXCEEDED",
+		},
+	},
+	{
+		what: "fallback",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.FellBack(ctx, interceptor.FallbackInfo{Key: orders, Cause: errors.New("word"), Served: true})
+		},
+	},
+}
+
+func TestSpanEvents(t *testing.T) {
+	for _, tt := range tellings {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newTraces()
+				span := tr.record(t, func(ctx context.Context) { tt.tell(ctx, New()) })
+				if tt.name == "" {
+					if n := len(span.Events()); n != 0 {
+						t.Errorf("%d events, want none", n)
+					}
+					return
+				}
+				if n := len(span.Events()); n != 1 {
+					t.Fatalf("%d events, want 1", n)
+				}
+				if tt.at.IsZero() {
+					tt.at = time.Now()
+				}
+				e := span.Events()[0]
+				if e.Name != tt.name || !e.Time.Equal(tt.at) {
+					t.Errorf("event %q at %v, want %q at %v", e.Name, e.Time, tt.name, tt.at)
+				}
+				if diff := cmp.Diff(attrsOf(e.Attributes), tt.attrs); diff != "" {
+					t.Errorf("attributes (-got +want):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// The same, by the other back end: it replaces span events.
+func TestLogRecords(t *testing.T) {
+	for _, tt := range tellings {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr, l := newTraces(), new(logs)
+				b := New(WithLoggerProvider(l.provider()))
+				span := tr.record(t, func(ctx context.Context) { tt.tell(ctx, b) })
+				if n := len(span.Events()); n != 0 {
+					t.Errorf("%d span events, want none beside the log records", n)
+				}
+				if tt.name == "" {
+					if n := len(l.records); n != 0 {
+						t.Errorf("%d records, want none", n)
+					}
+					return
+				}
+				if n := len(l.records); n != 1 {
+					t.Fatalf("%d records, want 1", n)
+				}
+				if tt.at.IsZero() {
+					tt.at = time.Now()
+				}
+				r := l.records[0]
+				if r.EventName() != tt.name || !r.Timestamp().Equal(tt.at) || r.Severity() != tt.severity {
+					t.Errorf("event %q at %v, %v, want %q at %v, %v",
+						r.EventName(), r.Timestamp(), r.Severity(), tt.name, tt.at, tt.severity)
+				}
+				if diff := cmp.Diff(recordAttrs(r), tt.attrs); diff != "" {
+					t.Errorf("attributes (-got +want):\n%s", diff)
+				}
+				if sc := span.SpanContext(); r.TraceID() != sc.TraceID() || r.SpanID() != sc.SpanID() {
+					t.Errorf("the record is of span %v %v, want %v %v", r.TraceID(), r.SpanID(), sc.TraceID(), sc.SpanID())
+				}
+				if s := r.InstrumentationScope(); s.Name != ScopeName || s.SchemaURL != semconv.SchemaURL {
+					t.Errorf("scope %q, schema %q, want %q, %q", s.Name, s.SchemaURL, ScopeName, semconv.SchemaURL)
+				}
+			})
+		})
+	}
+}
+
+func TestLogRecordsOfLeastSeverity(t *testing.T) {
+	l := &logs{least: log.SeverityWarn}
+	b := New(WithLoggerProvider(l.provider()))
+	for _, tt := range tellings {
+		tt.tell(t.Context(), b)
+	}
+	for _, r := range l.records {
+		if got := recordAttrs(r)["circuit_breaker.state"]; r.EventName() != "circuit_breaker.state_change" || got != "open" {
+			t.Errorf("%s to %v, want transitions to open only", r.EventName(), got)
+		}
+	}
+	if got, want := len(l.records), 3; got != want {
+		t.Errorf("%d records, want %d", got, want)
+	}
+}
+
+func TestRPCStatusCode(t *testing.T) {
+	for code, want := range map[uint32]string{
+		0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED", 17: "CODE(17)", 1 << 31: "CODE(2147483648)",
+	} {
+		if got := rpcStatusCode(code); got != want {
+			t.Errorf("code %d: got %q, want %q", code, got, want)
+		}
+	}
+	// Not one is missing, misspelt or in the wrong place: grpc reads these names.
+	for i, name := range rpcStatusCodes {
+		var c codes.Code
+		if err := c.UnmarshalJSON([]byte(`"` + name + `"`)); err != nil || c != codes.Code(i) {
+			t.Errorf("%s: got code %d (%v), want %d", name, c, err, i)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "plain": "plain", "naïve": "naïve", "\xff": `\xff`, `\xff`: `\\xff`, "a\xc3b\\c\x00": `a\xc3b\\c` + "\x00", "\uFFFD": "\uFFFD",
+	} {
+		if got := text(in); got != want {
+			t.Errorf("text(%q): got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// whispers is contexts in which nobody listens.
+func whispers(t *testing.T) map[string]context.Context {
+	t.Helper()
+	sampled, unsampled := newTraces(), newTraces(sdktrace.WithSampler(sdktrace.NeverSample()))
+	dropped, span := unsampled.tracer.Start(t.Context(), "not sampled")
+	span.End()
+	ended, span := sampled.tracer.Start(t.Context(), "ended")
+	span.End()
+	return map[string]context.Context{
+		"no span":     t.Context(),
+		"not sampled": dropped,
+		"ended":       ended,
+		"remote": trace.ContextWithRemoteSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+			TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled,
+		})),
+	}
+}
+
+func TestO1_NothingIsBuiltWhereNobodyListens(t *testing.T) {
+	bridges := map[string]*Bridge{
+		"spans": New(),
+		"logs":  New(WithLoggerProvider((&logs{least: log.SeverityFatal}).provider())),
+	}
+	for name, ctx := range whispers(t) {
+		for backend, b := range bridges {
+			for what, tell := range map[string]func(){
+				"Transition": func() { b.Transition(ctx, trip) },
+				"Rejected":   func() { b.Rejected(ctx, rejection) },
+				"Probed":     func() { b.Probed(ctx, probe) },
+				"FellBack":   func() { b.FellBack(ctx, interceptor.FallbackInfo{Key: orders}) },
+			} {
+				if n := testing.AllocsPerRun(100, tell); n != 0 {
+					t.Errorf("%s, %s: %s allocates %v times, want 0", backend, name, what, n)
+				}
+			}
+		}
+	}
+}
+
+func TestO1_ClosedPathAllocatesNothing(t *testing.T) {
+	ctx, span := newTraces().tracer.Start(t.Context(), "caller")
+	defer span.End()
+	invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+	allocs := func(opts ...interceptor.Option) float64 {
+		guard, err := interceptor.New(nil, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return testing.AllocsPerRun(1000, func() {
+			if err := guard.Unary(ctx, "/shop.Orders/Get", nil, nil, nil, invoker); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if n := allocs(interceptor.WithObserver(New(WithRejectedSpans()))); n != 0 {
+		t.Errorf("a call through a closed breaker allocates %v times, want 0", n)
+	}
+	if n := len(span.(sdktrace.ReadOnlySpan).Events()); n != 0 {
+		t.Errorf("%d events, want none", n)
+	}
+}
+
+func TestO1_HearsOfProbesOnly(t *testing.T) {
+	var b interceptor.Observer = New()
+	if _, ok := b.(interceptor.SettledObserver); ok {
+		t.Error("Bridge is a SettledObserver: every call would read the clock for it")
+	}
+	if _, ok := b.(interceptor.ProbeObserver); !ok {
+		t.Error("Bridge is no ProbeObserver")
+	}
+}
+
+func TestRejectedSpans(t *testing.T) {
+	tr := newTraces()
+	b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
+	caller := tr.record(t, func(ctx context.Context) {
+		b.Rejected(ctx, rejection)
+		b.Transition(ctx, recovery)
+	})
+	if got, want := events(caller), []string{"circuit_breaker.rejected", "circuit_breaker.state_change"}; !slices.Equal(got, want) {
+		t.Errorf("events on the caller's span: got %v, want %v", got, want)
+	}
+	spans := tr.named()["circuit_breaker.rejected"]
+	if len(spans) != 1 {
+		t.Fatalf("%d spans, want 1", len(spans))
+	}
+	s := spans[0]
+	if s.Parent().SpanID() != caller.SpanContext().SpanID() {
+		t.Errorf("the parent is %v, want the caller's span", s.Parent().SpanID())
+	}
+	if s.SpanKind() != trace.SpanKindInternal {
+		t.Errorf("the span is %v, want internal", s.SpanKind())
+	}
+	want := sdktrace.Status{Code: otelcodes.Error, Description: "circuit breaker rejected the call: half_open"}
+	if s.Status() != want {
+		t.Errorf("status %v, want %v", s.Status(), want)
+	}
+	if s.InstrumentationScope().Name != ScopeName || s.InstrumentationScope().SchemaURL != semconv.SchemaURL {
+		t.Errorf("scope %v, want %q with schema %q", s.InstrumentationScope(), ScopeName, semconv.SchemaURL)
+	}
+	if diff := cmp.Diff(attrsOf(s.Attributes()), attrs{
+		"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+		"circuit_breaker.state": "half_open", "circuit_breaker.reason": "half_open", "error.type": "CIRCUIT_OPEN",
+	}); diff != "" {
+		t.Errorf("attributes (-got +want):\n%s", diff)
+	}
+}
+
+// Where there is no caller's span, a rejection has its own all the same; where the trace is not sampled, it has none.
+func TestRejectedSpansWithoutParent(t *testing.T) {
+	tr := newTraces(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))
+	b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
+	b.Rejected(t.Context(), rejection)
+	b.Rejected(trace.ContextWithRemoteSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1},
+	})), rejection)
+	spans := tr.Ended()
+	if len(spans) != 1 {
+		t.Fatalf("%d spans, want 1", len(spans))
+	}
+	if spans[0].Parent().IsValid() {
+		t.Errorf("the parent is %v, want none", spans[0].Parent())
+	}
+}
+
+func TestNoRejectedSpansUnlessAsked(t *testing.T) {
+	tr := newTraces()
+	New(WithTracerProvider(tr.provider)).Rejected(t.Context(), rejection)
+	if n := len(tr.Ended()); n != 0 {
+		t.Errorf("%d spans, want none", n)
+	}
+}
+
+// A nil provider is the global one, and that may come after New.
+func TestNilOptions(t *testing.T) {
+	tracers, meters, loggers := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetLoggerProvider()
+	defer func() {
+		otel.SetTracerProvider(tracers)
+		otel.SetMeterProvider(meters)
+		otel.SetLoggerProvider(loggers)
+	}()
+	group := newGroup(t, breaker.Config{})
+	group.Get(orders)
+	opts := []Option{
+		nil, WithTracerProvider(nil), WithMeterProvider(nil), WithLoggerProvider(nil), WithRejectedSpans(),
+	}
+	b := New(opts...)
+	registration, err := RegisterMetrics(group, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := registration.Unregister(); err != nil {
+			t.Error(err)
+		}
+	})
+	tr, l, m := newTraces(), new(logs), newMeters()
+	otel.SetTracerProvider(tr.provider)
+	otel.SetLoggerProvider(l.provider())
+	otel.SetMeterProvider(m.provider)
+	b.Rejected(t.Context(), rejection)
+	if n := len(tr.Ended()); n != 1 {
+		t.Errorf("%d spans of rejections from the global provider, want 1", n)
+	}
+	if n := len(l.records); n != 1 {
+		t.Errorf("%d log records from the global provider, want 1", n)
+	}
+	if n := len(m.collect(t)); n == 0 {
+		t.Error("no metrics from the global provider")
+	}
+}

@@ -1,0 +1,358 @@
+package otelbridge
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	experimental "google.golang.org/grpc/experimental/opentelemetry"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats/opentelemetry"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+var down = testpb.Script{
+	OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
+		return nil, status.Error(codes.Unavailable, "down")
+	},
+	OnServerStream: func(*testpb.Request, grpc.ServerStreamingServer[testpb.Response]) error {
+		return status.Error(codes.Unavailable, "down")
+	},
+}
+
+// outage is two calls that fail and open the breaker, two that are rejected, and two probes that close it again.
+type outage struct {
+	t    *testing.T
+	srv  *testpb.Server
+	call func(context.Context) error
+}
+
+func (o outage) calls(ctx context.Context, n int, want codes.Code) {
+	o.t.Helper()
+	for range n {
+		if err := o.call(ctx); status.Code(err) != want {
+			o.t.Errorf("got %v, want %v", err, want)
+		}
+	}
+}
+
+func (o outage) run(ctx context.Context) {
+	o.t.Helper()
+	o.srv.Set(down)
+	o.calls(ctx, 2, codes.Unavailable)
+	o.calls(ctx, 2, codes.Unavailable)
+	o.srv.Set(testpb.Script{})
+	time.Sleep(5 * time.Second)
+	o.calls(ctx, 2, codes.OK)
+}
+
+// story is the events of an outage, where all calls have one span.
+var story = []string{
+	"circuit_breaker.state_change open", "circuit_breaker.rejected open", "circuit_breaker.rejected open",
+	"circuit_breaker.state_change half_open", "circuit_breaker.probe half_open",
+	"circuit_breaker.state_change closed", "circuit_breaker.probe half_open",
+}
+
+// tale is the events of a span that are the bridge's.
+func tale(s sdktrace.ReadOnlySpan) []string {
+	var names []string
+	for _, e := range s.Events() {
+		if strings.HasPrefix(e.Name, "circuit_breaker.") {
+			names = append(names, fmt.Sprint(e.Name, " ", attrsOf(e.Attributes)["circuit_breaker.state"]))
+		}
+	}
+	return names
+}
+
+// newGuard opens after two failures.
+func newGuard(t *testing.T, opts ...interceptor.Option) *interceptor.Guard {
+	t.Helper()
+	guard, err := interceptor.New(newGroup(t, breaker.Config{ConsecutiveFailures: 2, OpenFor: 5 * time.Second, Jitter: -1}), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return guard
+}
+
+func unary(t *testing.T, srv *testpb.Server, opts ...grpc.DialOption) outage {
+	t.Helper()
+	client := testpb.NewTestClient(testpb.Bufconn(t, srv, opts...))
+	return outage{t, srv, func(ctx context.Context) error {
+		_, err := client.Unary(ctx, &testpb.Request{})
+		return err
+	}}
+}
+
+func serverStream(t *testing.T, srv *testpb.Server, opts ...grpc.DialOption) outage {
+	t.Helper()
+	client := testpb.NewTestClient(testpb.Bufconn(t, srv, opts...))
+	return outage{t, srv, func(ctx context.Context) error {
+		stream, err := client.ServerStream(ctx, &testpb.Request{Count: 2})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if err.Error() == "EOF" {
+			return nil
+		}
+		return err
+	}}
+}
+
+var shapes = map[string]func(*testing.T, *testpb.Server, ...grpc.DialOption) outage{"unary": unary, "stream": serverStream}
+
+// otelgrpc makes its span inside all interceptors, wherever its option stands.
+func TestO2_OtelgrpcEventsOnCallersSpan(t *testing.T) {
+	for shape, dial := range shapes {
+		for _, first := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newTraces()
+				opts := newGuard(t, interceptor.WithObserver(New())).DialOptions()
+				handler := grpc.WithStatsHandler(otelgrpc.NewClientHandler(
+					otelgrpc.WithTracerProvider(tr.provider), otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()),
+					otelgrpc.WithPropagators(propagation.TraceContext{})))
+				if first {
+					opts = append([]grpc.DialOption{handler}, opts...)
+				} else {
+					opts = append(opts, handler)
+				}
+				o := dial(t, new(testpb.Server), opts...)
+				caller := tr.record(t, o.run)
+				if got := tale(caller); !slices.Equal(got, story) {
+					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, story)
+				}
+				if got := rejectedCount(caller); got != int64(2) {
+					t.Errorf("%s: rejected_count is %v, want 2", shape, got)
+				}
+				synctest.Wait()
+				rpcs := 0
+				for _, s := range tr.Ended() {
+					if s.Name() == t.Name() {
+						continue
+					}
+					rpcs++
+					if got := tale(s); len(got) != 0 {
+						t.Errorf("%s: events on the span of an RPC: %v", shape, got)
+					}
+				}
+				if rpcs != 4 {
+					t.Errorf("%s: %d spans of RPCs, want 4: a rejected call has none", shape, rpcs)
+				}
+			})
+		}
+	}
+}
+
+func plugin(tr traces) grpc.DialOption {
+	return opentelemetry.DialOption(opentelemetry.Options{TraceOptions: experimental.TraceOptions{
+		TracerProvider: tr.provider, TextMapPropagator: propagation.TraceContext{},
+	}})
+}
+
+// With grpc's own plugin before the guard, each call's span has the events of this call, and rejections have a span.
+func TestO2_PluginBeforeGuard(t *testing.T) {
+	for shape, want := range map[string][][]string{
+		"unary": {nil, story[:1], story[1:2], story[2:3], story[3:5], story[5:]},
+		// The plugin ends the span of a stream in an OnFinish, which grpc calls before the guard has judged how the stream
+		// ended: the trip is lost to the trace. Transitions of a probe's first message are not.
+		"stream": {nil, nil, story[1:2], story[2:3], story[3:5], story[5:]},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			tr := newTraces()
+			opts := append([]grpc.DialOption{plugin(tr)}, newGuard(t, interceptor.WithObserver(New())).DialOptions()...)
+			o := shapes[shape](t, new(testpb.Server), opts...)
+			caller := tr.record(t, o.run)
+			synctest.Wait()
+			if got := tale(caller); len(got) != 0 {
+				t.Errorf("%s: events on the caller's span: %v", shape, got)
+			}
+			var got [][]string
+			for _, s := range tr.Started() { // a rejected stream's may be among those that have not ended
+				if !strings.HasPrefix(s.Name(), "Sent.") {
+					if e := tale(s); len(e) != 0 {
+						t.Errorf("%s: events on %s: %v", shape, s.Name(), e)
+					}
+					continue
+				}
+				if s.Parent().SpanID() != caller.SpanContext().SpanID() {
+					t.Errorf("%s: %s is not below the caller's span", shape, s.Name())
+				}
+				got = append(got, tale(s))
+				if shape == "unary" && rejectedEvents(s) > 0 && (s.Status().Code != otelcodes.Error || s.EndTime().IsZero()) {
+					t.Errorf("%s: the span of a rejected call has status %v and ends at %v, want an error", shape, s.Status(), s.EndTime())
+				}
+			}
+			if !slices.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("%s: events of the calls: got %v, want %v", shape, got, want)
+			}
+		})
+	}
+}
+
+// After the guard, the plugin's span is inside: the events are on the caller's, and a rejected call has none but for
+// WithRejectedSpans.
+func TestO2_PluginAfterGuard(t *testing.T) {
+	for shape, dial := range shapes {
+		for _, withSpans := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newTraces()
+				own := []Option{WithTracerProvider(tr.provider)}
+				if withSpans {
+					own = append(own, WithRejectedSpans())
+				}
+				opts := append(newGuard(t, interceptor.WithObserver(New(own...))).DialOptions(), plugin(tr))
+				o := dial(t, new(testpb.Server), opts...)
+				caller := tr.record(t, o.run)
+				synctest.Wait()
+				if got := tale(caller); !slices.Equal(got, story) {
+					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, story)
+				}
+				sent, rejected := 0, 0
+				for _, s := range tr.Ended() {
+					switch {
+					case strings.HasPrefix(s.Name(), "Sent."):
+						sent++
+					case s.Name() == "circuit_breaker.rejected":
+						rejected++
+						if s.Parent().SpanID() != caller.SpanContext().SpanID() {
+							t.Errorf("%s: the span of a rejection is not below the caller's", shape)
+						}
+					}
+				}
+				wantRejected := 0
+				if withSpans {
+					wantRejected = 2
+				}
+				if sent != 4 || rejected != wantRejected {
+					t.Errorf("%s: %d spans of calls and %d of rejections, want 4 and %d", shape, sent, rejected, wantRejected)
+				}
+			})
+		}
+	}
+}
+
+// Log records know the caller's span.
+func TestGuardWritesLogRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, l := newTraces(), new(logs)
+		guard := newGuard(t, interceptor.WithObserver(New(WithLoggerProvider(l.provider()))))
+		caller := tr.record(t, unary(t, new(testpb.Server), guard.DialOptions()...).run)
+		var got []string
+		for _, r := range l.records {
+			got = append(got, fmt.Sprint(r.EventName(), " ", recordAttrs(r)["circuit_breaker.state"]))
+			if r.SpanID() != caller.SpanContext().SpanID() {
+				t.Errorf("%s is of span %v, want the caller's", r.EventName(), r.SpanID())
+			}
+		}
+		if !slices.Equal(got, story) {
+			t.Errorf("records: got %v, want %v", got, story)
+		}
+		if len(caller.Events()) != 0 {
+			t.Errorf("span events beside the records: %v", events(caller))
+		}
+	})
+}
+
+// O2, with everything real: a batch under one span, one rejected call after the other.
+func TestO2_BatchOfRejections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newTraces()
+		o := unary(t, new(testpb.Server), newGuard(t, interceptor.WithObserver(New())).DialOptions()...)
+		o.srv.Set(down)
+		batch := tr.record(t, func(ctx context.Context) { o.calls(ctx, 10_002, codes.Unavailable) })
+		if got, want := tale(batch)[0], "circuit_breaker.state_change open"; got != want {
+			t.Errorf("the first event is %q, want %q", got, want)
+		}
+		if got := rejectedEvents(batch); got != 8 {
+			t.Errorf("%d rejected events, want 8", got)
+		}
+		if got := rejectedCount(batch); got != int64(10_000) {
+			t.Errorf("rejected_count is %v, want 10000", got)
+		}
+	})
+}
+
+// O6: codes only. The word is in every place that a call, an error or a person can put it.
+func TestO6_NothingOfTheCallLeavesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const word = "hunter2"
+		tr, l, m := newTraces(), new(logs), newMeters()
+		b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
+		logging := New(WithLoggerProvider(l.provider()))
+		failing := interceptor.Fallback[testpb.Request, testpb.Response](
+			func(context.Context, *testpb.Request, error) (*testpb.Response, error) {
+				return nil, fmt.Errorf("fallback %s", word)
+			})
+		guard := newGuard(t, interceptor.WithObserver(b), interceptor.WithObserver(logging), interceptor.WithRejectionDetails(),
+			interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), failing, interceptor.OnFailure()))
+		register(t, guard.Group(), m)
+		srv := new(testpb.Server)
+		srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
+			if err := grpc.SetTrailer(ctx, metadata.Pairs("trailer", word)); err != nil {
+				t.Error(err)
+			}
+			return nil, status.Error(codes.Unavailable, "message "+word)
+		}})
+		client := testpb.NewTestClient(testpb.Bufconn(t, srv, guard.DialOptions()...))
+		caller := tr.record(t, func(ctx context.Context) {
+			ctx = metadata.AppendToOutgoingContext(ctx, "header", word)
+			for range 4 {
+				if _, err := client.Unary(ctx, &testpb.Request{Text: word, Payload: []byte(word)}); err == nil {
+					t.Error("a call got through")
+				}
+			}
+			time.Sleep(5 * time.Second)
+			if _, err := client.Unary(ctx, &testpb.Request{Text: word}); err == nil { // a probe that fails
+				t.Error("a call got through")
+			}
+			for _, b := range guard.Group().All() {
+				b.Trip(ctx, word)
+				b.Reset(ctx)
+				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: word, By: word}); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := client.Unary(ctx, &testpb.Request{Text: word}); err == nil {
+				t.Error("a call got through")
+			}
+		})
+		if got, want := len(caller.Events()), 3+3+1+2; got != want { // rejections, transitions, the probe, by hand
+			t.Errorf("%d events, want %d: %v", got, want, tale(caller))
+		}
+		check := func(what, s string) {
+			t.Helper()
+			if strings.Contains(s, word) {
+				t.Errorf("%s has the word: %s", what, s)
+			}
+		}
+		for _, s := range tr.Ended() {
+			check("span "+s.Name(), fmt.Sprint(s.Name(), s.Status(), attrsOf(s.Attributes()), s.Links()))
+			for _, e := range s.Events() {
+				check("event "+e.Name, fmt.Sprint(e.Name, attrsOf(e.Attributes)))
+			}
+		}
+		if len(l.records) != len(caller.Events()) {
+			t.Errorf("%d records, want %d", len(l.records), len(caller.Events()))
+		}
+		for _, r := range l.records {
+			check("record "+r.EventName(), fmt.Sprint(r.EventName(), r.Body(), r.SeverityText(), recordAttrs(r)))
+		}
+		for series := range m.collect(t) {
+			check("series", series)
+		}
+	})
+}

@@ -1,0 +1,544 @@
+package otelbridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// meters is the SDK with a reader that reads when the test says so.
+type meters struct {
+	reader   *sdkmetric.ManualReader
+	provider *sdkmetric.MeterProvider
+}
+
+func newMeters(opts ...sdkmetric.Option) meters {
+	r := sdkmetric.NewManualReader()
+	return meters{r, sdkmetric.NewMeterProvider(append(opts, sdkmetric.WithReader(r))...)}
+}
+
+func (m meters) read(tb testing.TB) []metricdata.Metrics {
+	tb.Helper()
+	var rm metricdata.ResourceMetrics
+	if err := m.reader.Collect(tb.Context(), &rm); err != nil {
+		tb.Fatal(err)
+	}
+	var all []metricdata.Metrics
+	for _, sm := range rm.ScopeMetrics {
+		if sm.Scope.Name != ScopeName {
+			tb.Errorf("scope %q, want %q", sm.Scope.Name, ScopeName)
+		}
+		all = append(all, sm.Metrics...)
+	}
+	return all
+}
+
+// collect returns every series with its value, as name{attribute=value,…}.
+func (m meters) collect(tb testing.TB) map[string]float64 {
+	tb.Helper()
+	got := make(map[string]float64)
+	add := func(name string, set attribute.Set, value float64) {
+		var pairs []string
+		for _, kv := range set.ToSlice() {
+			pairs = append(pairs, string(kv.Key)+"="+kv.Value.AsString())
+		}
+		slices.Sort(pairs)
+		series := strings.TrimPrefix(name, "grpc.client.breaker.")
+		if len(pairs) > 0 {
+			series += "{" + strings.Join(pairs, ",") + "}"
+		}
+		if _, twice := got[series]; twice {
+			tb.Errorf("%s came twice", series)
+		}
+		got[series] = value
+	}
+	for _, metric := range m.read(tb) {
+		switch data := metric.Data.(type) {
+		case metricdata.Sum[int64]:
+			for _, p := range data.DataPoints {
+				add(metric.Name, p.Attributes, float64(p.Value))
+			}
+		case metricdata.Sum[float64]:
+			for _, p := range data.DataPoints {
+				add(metric.Name, p.Attributes, p.Value)
+			}
+		case metricdata.Gauge[float64]:
+			for _, p := range data.DataPoints {
+				add(metric.Name, p.Attributes, p.Value)
+			}
+		default:
+			tb.Errorf("%s: unexpected %T", metric.Name, data)
+		}
+	}
+	return got
+}
+
+func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.Option) *breaker.Group {
+	tb.Helper()
+	g, err := breaker.NewGroup(cfg, opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+func register(tb testing.TB, g *breaker.Group, m meters) {
+	tb.Helper()
+	r, err := RegisterMetrics(g, WithMeterProvider(m.provider))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := r.Unregister(); err != nil {
+			tb.Error(err)
+		}
+	})
+}
+
+// figures is what the series of a group must be, by DESIGN.md and Snapshot.
+func figures(g *breaker.Group) map[string]float64 {
+	want := make(map[string]float64)
+	for _, b := range g.All() {
+		s := b.Snapshot()
+		key := fmt.Sprintf("grpc.method=%s,grpc.service=%s,grpc.target=%s", s.Key.Method, s.Key.Service, s.Key.Target)
+		tag := ",tag=" + s.Key.Tag
+		plain := func(name string, v float64) { want[name+"{"+key+tag+"}"] = v }
+		by := func(name, attr, value string, v float64) { want[name+"{"+key+","+attr+"="+value+tag+"}"] = v }
+		for _, state := range []string{"closed", "half_open", "open"} {
+			by("state", "state", state, 0)
+		}
+		by("state", "state", s.State.String(), 1)
+		for _, mode := range []string{"force_open", "force_closed", "shadow"} {
+			by("override", "mode", mode, 0)
+		}
+		if s.Override.Mode != 0 {
+			by("override", "mode", s.Override.Mode.String(), 1)
+		}
+		by("calls", "outcome", "success", float64(s.Successes))
+		by("calls", "outcome", "failure", float64(s.Failures))
+		by("calls", "outcome", "overload", float64(s.Overloads))
+		by("calls", "outcome", "ignored", float64(s.Ignored))
+		plain("slow_calls", float64(s.SlowCalls))
+		plain("late_results", float64(s.Late))
+		for name, c := range map[string]breaker.ReasonCounts{"rejections": s.Rejections, "shadow_rejections": s.ShadowRejections} {
+			by(name, "reason", "open", float64(c.Open))
+			by(name, "reason", "half_open", float64(c.HalfOpen))
+			by(name, "reason", "ramp", float64(c.Ramp))
+			by(name, "reason", "forced", float64(c.Forced))
+			by(name, "reason", "concurrency", float64(c.Concurrency))
+		}
+		by("trips", "rule", "consecutive", float64(s.Trips.Consecutive))
+		by("trips", "rule", "ratio", float64(s.Trips.Ratio))
+		by("trips", "rule", "slow", float64(s.Trips.Slow))
+		by("trips", "rule", "custom", float64(s.Trips.Custom))
+		by("trips", "rule", "probe", float64(s.Trips.Probe))
+		by("trips", "rule", "manual", float64(s.Trips.Manual))
+		plain("recoveries", float64(s.Recoveries))
+		by("probes", "result", "success", float64(s.Probes.Success))
+		by("probes", "result", "failure", float64(s.Probes.Failure))
+		by("probes", "result", "ignored", float64(s.Probes.Ignored))
+		by("probes", "result", "lost", float64(s.Probes.Lost))
+		plain("open", s.NotClosed.Seconds())
+		plain("state_entered_timestamp", float64(s.Since.UnixNano())/1e9)
+		if s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls {
+			plain("failure_ratio", s.Window.FailureRatio())
+			plain("slow_ratio", s.Window.SlowRatio())
+		}
+		plain("in_flight", float64(s.InFlight))
+		by("fallbacks", "result", "served", float64(s.Fallbacks.Served))
+		by("fallbacks", "result", "failed", float64(s.Fallbacks.Failed))
+	}
+	stats := g.Stats()
+	want["breakers"] = float64(stats.Breakers)
+	want["evictions"] = float64(stats.Evictions)
+	want["overflow"] = float64(stats.Overflow)
+	want["unguarded"] = float64(stats.Unguarded)
+	return want
+}
+
+// schedule does something at random to the breakers of a group.
+type schedule struct {
+	*rand.Rand
+	group   *breaker.Group
+	permits []breaker.Permit
+}
+
+func (s *schedule) key() breaker.Key {
+	return breaker.Key{
+		Target: "passthrough:///x", Service: "pkg.Svc", Method: string(rune('A' + s.IntN(5))), Tag: []string{"", "gold"}[s.IntN(2)],
+	}
+}
+
+func (s *schedule) step(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	b := s.group.Get(s.key())
+	switch n := s.IntN(100); {
+	case n < 45:
+		if p, err := b.Acquire(ctx); err == nil {
+			s.permits = append(s.permits, p)
+		}
+	case n < 80 && len(s.permits) > 0:
+		i := s.IntN(len(s.permits))
+		s.permits[i].Done(ctx, []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Failure, breaker.Overload, breaker.Ignored}[s.IntN(5)])
+		s.permits = slices.Delete(s.permits, i, i+1)
+	case n < 90:
+		time.Sleep(time.Duration(s.Int64N(int64(400 * time.Millisecond))))
+	case n < 92:
+		b.CountFallback(s.IntN(2) == 0)
+	case n < 93:
+		s.group.CountUnguarded()
+	case n < 94:
+		b.Trip(ctx, "test")
+	case n < 95:
+		b.Reset(ctx)
+	case n < 97:
+		o := breaker.Override{Mode: breaker.Mode(1 + s.IntN(3)), Why: "test", By: "test"}
+		if s.IntN(2) == 0 {
+			o.TTL = time.Second
+		}
+		if err := b.SetOverride(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	case n < 99:
+		b.ClearOverride(ctx)
+	default:
+		time.Sleep(12 * time.Second)
+	}
+}
+
+// O5: every figure agrees with Snapshot, over random schedules.
+func TestO5_AgreesWithSnapshot(t *testing.T) {
+	seen := make(map[string]bool) // series that were ever other than 0
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := breaker.Config{
+				MinCalls: 4, Window: 2 * time.Second, SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
+				ProbeTimeout: 400 * time.Millisecond, SuccessesToClose: 1, Ramp: time.Second, MaxConcurrent: 8,
+			}
+			if seed%2 == 0 { // so that the other rules have their turn
+				cfg.ConsecutiveFailures, cfg.FailureRatio = -1, -1
+			}
+			trip := func(c breaker.Counts) bool { return seed%4 == 0 && c.Overloads > 3 }
+			g := newGroup(t, cfg, breaker.WithMaxBreakers(6), breaker.WithTrip(trip))
+			m := newMeters()
+			register(t, g, m)
+			s := &schedule{Rand: rand.New(rand.NewPCG(seed, 0)), group: g}
+			for step := range 1500 {
+				s.step(t)
+				if step%50 != 0 {
+					continue
+				}
+				before := figures(g)
+				got := m.collect(t)
+				if diff := cmp.Diff(got, before); diff != "" {
+					t.Fatalf("seed %d, step %d: (-got +want)\n%s", seed, step, diff)
+				}
+				if diff := cmp.Diff(figures(g), before); diff != "" { // B14
+					t.Fatalf("seed %d, step %d: collecting changed (-got +want)\n%s", seed, step, diff)
+				}
+				// The same figures from the series themselves.
+				for name, v := range got {
+					if v != 0 {
+						seen[family(name)] = true
+					}
+				}
+			}
+		})
+	}
+	// A schedule that never leaves 0 proves nothing.
+	for _, want := range []string{
+		"breakers", "calls failure", "calls ignored", "calls overload", "calls success", "evictions", "failure_ratio", "fallbacks failed",
+		"fallbacks served", "in_flight", "late_results", "open", "overflow", "override force_closed", "override force_open",
+		"override shadow", "probes failure", "probes ignored", "probes lost", "probes success", "recoveries", "rejections concurrency",
+		"rejections forced", "rejections half_open", "rejections open", "rejections ramp", "shadow_rejections concurrency",
+		"shadow_rejections half_open", "shadow_rejections open", "shadow_rejections ramp", "slow_calls", "slow_ratio", "state closed",
+		"state half_open", "state open", "state_entered_timestamp", "trips consecutive", "trips custom", "trips manual", "trips probe",
+		"trips ratio", "trips slow", "unguarded",
+	} {
+		if !seen[want] {
+			t.Errorf("%s was 0 in all schedules", want)
+		}
+		delete(seen, want)
+	}
+	if len(seen) > 0 {
+		t.Errorf("series nobody expects: %v", slices.Sorted(maps.Keys(seen)))
+	}
+}
+
+// family is a series without the key of its breaker: "calls failure".
+func family(series string) string {
+	name, rest, _ := strings.Cut(series, "{")
+	for pair := range strings.SplitSeq(strings.TrimSuffix(rest, "}"), ",") {
+		attr, value, _ := strings.Cut(pair, "=")
+		switch attr {
+		case "state", "mode", "outcome", "reason", "rule", "result":
+			return name + " " + value
+		}
+	}
+	return name
+}
+
+// A breaker's figures come from one snapshot: they add up whatever runs beside the reader.
+func TestO5_CollectConcurrentSafe(t *testing.T) {
+	g := newGroup(t, breaker.Config{OpenFor: time.Millisecond, MaxProbes: 4, SuccessesToClose: 1}, breaker.WithMaxBreakers(4))
+	m := newMeters()
+	register(t, g, m)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 0))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				b := g.Get(breaker.Key{Method: string(rune('A' + r.IntN(6)))})
+				if p, err := b.Acquire(t.Context()); err == nil {
+					p.Done(t.Context(), breaker.Outcome(r.IntN(2)))
+				}
+			}
+		})
+	}
+	for range 50 {
+		states := make(map[string]float64)
+		for series, v := range m.collect(t) {
+			if name, key, _ := strings.Cut(series, "{"); name == "state" {
+				method, _, _ := strings.Cut(key, ",")
+				states[method] += v
+			}
+		}
+		for key, n := range states {
+			if n != 1 {
+				t.Errorf("%s is in %v states, want 1", key, n)
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// The names and kinds of DESIGN.md, as OpenTelemetry has them.
+func TestMetricNames(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{MinCalls: 1})
+	register(t, g, m)
+	p, err := g.Get(orders).Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Done(t.Context(), breaker.Success)
+	var got []string
+	for _, metric := range m.read(t) {
+		kind := "?"
+		switch data := metric.Data.(type) {
+		case metricdata.Sum[int64]:
+			kind = fmt.Sprintf("sum %v monotonic=%v", data.Temporality, data.IsMonotonic)
+		case metricdata.Sum[float64]:
+			kind = fmt.Sprintf("sum %v monotonic=%v", data.Temporality, data.IsMonotonic)
+		case metricdata.Gauge[float64]:
+			kind = "gauge"
+		}
+		got = append(got, fmt.Sprintf("%s %s %s", metric.Name, metric.Unit, kind))
+		if metric.Description == "" {
+			t.Errorf("%s has no description", metric.Name)
+		}
+	}
+	slices.Sort(got)
+	const counter, upDown = "sum CumulativeTemporality monotonic=true", "sum CumulativeTemporality monotonic=false"
+	want := []string{
+		"grpc.client.breaker.breakers {breaker} " + upDown,
+		"grpc.client.breaker.calls {call} " + counter,
+		"grpc.client.breaker.evictions {breaker} " + counter,
+		"grpc.client.breaker.failure_ratio 1 gauge",
+		"grpc.client.breaker.fallbacks {call} " + counter,
+		"grpc.client.breaker.in_flight {call} " + upDown,
+		"grpc.client.breaker.late_results {result} " + counter,
+		"grpc.client.breaker.open s " + counter,
+		"grpc.client.breaker.overflow {call} " + counter,
+		"grpc.client.breaker.override {breaker} " + upDown,
+		"grpc.client.breaker.probes {probe} " + counter,
+		"grpc.client.breaker.recoveries {recovery} " + counter,
+		"grpc.client.breaker.rejections {call} " + counter,
+		"grpc.client.breaker.shadow_rejections {call} " + counter,
+		"grpc.client.breaker.slow_calls {call} " + counter,
+		"grpc.client.breaker.slow_ratio 1 gauge",
+		"grpc.client.breaker.state {breaker} " + upDown,
+		"grpc.client.breaker.state_entered_timestamp s gauge",
+		"grpc.client.breaker.trips {trip} " + counter,
+		"grpc.client.breaker.unguarded {call} " + counter,
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("instruments (-got +want):\n%s", diff)
+	}
+}
+
+// A key may hold any bytes. Keys that differ stay apart, and what goes out is UTF-8.
+func TestMetricsOfOddKeys(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{})
+	register(t, g, m)
+	for i, k := range []breaker.Key{{Tag: "\xff"}, {Tag: `\xff`}, {Tag: "\uFFFD"}} {
+		for range i + 1 {
+			g.Get(k).CountFallback(true)
+		}
+	}
+	got := m.collect(t)
+	for series, want := range map[string]float64{
+		`fallbacks{grpc.method=,grpc.service=,grpc.target=,result=served,tag=\xff}`:   1,
+		`fallbacks{grpc.method=,grpc.service=,grpc.target=,result=served,tag=\\xff}`:  2,
+		"fallbacks{grpc.method=,grpc.service=,grpc.target=,result=served,tag=\uFFFD}": 3,
+	} {
+		if v, ok := got[series]; !ok || v != want {
+			t.Errorf("%s is %v (%v), want %v", series, v, ok, want)
+		}
+	}
+}
+
+// B33: the series go with their breaker.
+func TestMetricsGoWithTheirBreaker(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
+	register(t, g, m)
+	for _, method := range []string{"A", "B"} {
+		g.Get(breaker.Key{Method: method})
+		got := m.collect(t)
+		if diff := cmp.Diff(got, figures(g)); diff != "" {
+			t.Errorf("%s (-got +want):\n%s", method, diff)
+		}
+		if got["breakers"] != 1 {
+			t.Errorf("%s: %v breakers, want 1", method, got["breakers"])
+		}
+	}
+}
+
+func TestUnregister(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{})
+	r, err := RegisterMetrics(g, WithMeterProvider(m.provider))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.collect(t)) == 0 {
+		t.Error("no series")
+	}
+	if err := r.Unregister(); err != nil {
+		t.Error(err)
+	}
+	if got := m.collect(t); len(got) != 0 {
+		t.Errorf("%d series after Unregister, want none", len(got))
+	}
+}
+
+func TestRegisterMetricsOfNoGroup(t *testing.T) {
+	m := newMeters()
+	r, err := RegisterMetrics(nil, WithMeterProvider(m.provider))
+	if err == nil || r != nil {
+		t.Fatalf("got %v, %v, want an error", r, err)
+	}
+	if got, want := err.Error(), "otelbridge: RegisterMetrics: the group is nil"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// badMeter cannot make the instrument bad, or cannot register callbacks.
+type badMeter struct {
+	noop.Meter
+	bad string
+}
+
+type badMeters struct {
+	noop.MeterProvider
+	meter badMeter
+}
+
+var errBad = errors.New("bad instrument")
+
+func (m badMeters) Meter(string, ...metric.MeterOption) metric.Meter { return m.meter }
+
+func (m badMeter) Int64ObservableCounter(name string, _ ...metric.Int64ObservableCounterOption) (metric.Int64ObservableCounter, error) {
+	return noop.Int64ObservableCounter{}, m.check(name)
+}
+
+func (m badMeter) Int64ObservableUpDownCounter(name string, _ ...metric.Int64ObservableUpDownCounterOption) (metric.Int64ObservableUpDownCounter, error) {
+	return noop.Int64ObservableUpDownCounter{}, m.check(name)
+}
+
+func (m badMeter) Float64ObservableCounter(name string, _ ...metric.Float64ObservableCounterOption) (metric.Float64ObservableCounter, error) {
+	return noop.Float64ObservableCounter{}, m.check(name)
+}
+
+func (m badMeter) Float64ObservableGauge(name string, _ ...metric.Float64ObservableGaugeOption) (metric.Float64ObservableGauge, error) {
+	return noop.Float64ObservableGauge{}, m.check(name)
+}
+
+func (m badMeter) RegisterCallback(metric.Callback, ...metric.Observable) (metric.Registration, error) {
+	return noop.Registration{}, m.check("callback")
+}
+
+func (m badMeter) check(name string) error {
+	if name == m.bad {
+		return errBad
+	}
+	return nil
+}
+
+func TestRegisterMetricsWithBadMeter(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	for _, bad := range []string{
+		"callback", "grpc.client.breaker.state", "grpc.client.breaker.calls", "grpc.client.breaker.open", "grpc.client.breaker.failure_ratio",
+	} {
+		r, err := RegisterMetrics(g, WithMeterProvider(badMeters{meter: badMeter{bad: bad}}))
+		if !errors.Is(err, errBad) || r != nil {
+			t.Errorf("%s: got %v, %v, want the meter's error", bad, r, err)
+		}
+	}
+	if _, err := RegisterMetrics(g, WithMeterProvider(badMeters{})); err != nil {
+		t.Error(err)
+	}
+}
+
+// A reader's deadline holds for groups of any size.
+func TestCollectEndsWithItsContext(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{})
+	g.Get(orders)
+	in, err := newInstruments(m.provider.Meter(ScopeName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := in.observe(ctx, noop.Observer{}, g); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+}
+
+// B11: what saturates in Snapshot saturates here.
+func TestFigure(t *testing.T) {
+	for n, want := range map[uint64]int64{0: 0, 7: 7, math.MaxInt64: math.MaxInt64, math.MaxInt64 + 1: math.MaxInt64, math.MaxUint64: math.MaxInt64} {
+		if got := figure(n); got != want {
+			t.Errorf("figure(%d): got %d, want %d", n, got, want)
+		}
+	}
+}
