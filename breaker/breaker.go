@@ -181,15 +181,13 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 	p, reason := b.decide(ctx, ph, t)
 	if reason == 0 {
 		bump(&b.admitted)
-		b.mu.Unlock()
-		b.deliver()
+		b.unlock()
 		return p, nil
 	}
 	c := b.coldly()
 	bump(&c.rejections[reason])
 	err := b.refusal(c, reason)
-	b.mu.Unlock()
-	b.deliver()
+	b.unlock()
 	return Permit{}, err
 }
 

@@ -65,10 +65,9 @@ type delivery struct {
 	event Event
 }
 
-// deliver hands out queued events until none is left. Only one goroutine delivers for a breaker at a time (B30: order);
-// the others leave their events in the queue and go on with their calls.
-func (b *Breaker) deliver() {
-	b.mu.Lock()
+// unlock lets go of b.mu and then hands out queued events until none is left. Only one goroutine delivers for a breaker at a
+// time (B30: order); the others leave their events in the queue and go on with their calls. Caller must hold b.mu.
+func (b *Breaker) unlock() {
 	c := b.cold.Load()
 	if c == nil || c.delivering || len(c.queue) == 0 {
 		b.mu.Unlock()

@@ -119,11 +119,10 @@ func (p Permit) settle(ctx context.Context, r Report) {
 	}
 	b.mu.Lock()
 	ask := b.record(ctx, p, r, time.Now())
-	b.mu.Unlock()
+	b.unlock()
 	if ask != nil {
 		b.tripCustom(ctx, ask, r)
 	}
-	b.deliver()
 }
 
 // question is put to the function of WithTrip, outside the lock.

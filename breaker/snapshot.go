@@ -195,7 +195,7 @@ func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.Probes = c.probes
 	for _, l := range c.leases { // lost, and nobody has asked since
 		if !l.lost && now >= l.expires {
-			s.Probes.Lost++
+			s.Probes.Lost = plus(s.Probes.Lost, 1)
 		}
 	}
 	s.NotClosed = time.Duration(c.notClosed)

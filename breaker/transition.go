@@ -52,7 +52,7 @@ func (b *Breaker) tripCustom(ctx context.Context, q *question, r Report) {
 		return
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	defer b.unlock()
 	t := time.Now()
 	ph := b.refresh(instant(t))
 	if ph.gen == q.gen && ph.state == Closed && ph.override.mode() != ForceClosed {
@@ -131,8 +131,8 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 	b.become(ctx, ph, next, e, t)
 }
 
-// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must call deliver after
-// letting go of it. Caller must hold b.mu.
+// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must let go of it with
+// unlock. Caller must hold b.mu.
 func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.Time) {
 	next.gen = ph.gen + 1
 	next.pol = ph.pol
@@ -181,6 +181,5 @@ func (b *Breaker) change(f func(ph *phase, t time.Time), evicted func(live *Brea
 		return
 	}
 	f(ph, t)
-	b.mu.Unlock()
-	b.deliver()
+	b.unlock()
 }
