@@ -21,14 +21,19 @@ func (l *lease) holds(gen uint64, now int64) bool {
 }
 
 // patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come more
-// slowly. See probe.
-const patience = 8
+// slowly, and slowest the longest that a new one then waits for. See probe.
+const (
+	patience = 8
+	slowest  = time.Hour
+)
 
 // probe takes a slot of the half-open stay ph, if there is one.
 //
 // Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
-// hang. So, past patience*MaxProbes of them, the time to the next probes doubles with each MaxProbes more: after a year of
-// that a few dozen times MaxProbes are out, and yet a probe always comes. Nothing short of that many unreported probes is affected.
+// hang. So, past patience*MaxProbes of them, the time to the next doubles with each MaxProbes more, up to an hour: a
+// thousand leases of the default length leave 17 probes out, and a day leaves 38. It ends at an hour, rather than bound
+// the number for good, because a breaker that has only lost its permits must not get stuck. Nothing short of that many
+// unreported probes is affected.
 //
 // Caller must hold b.mu.
 func (b *Breaker) probe(ph *phase, now int64) (id uint64, _ Reason) {
@@ -70,7 +75,7 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 	if over < 0 {
 		return true, 0
 	}
-	wait := int64(maxDuration)
+	wait := int64(max(slowest, ph.pol.cfg.ProbeTimeout))
 	if shift := over + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
 		wait = int64(ph.pol.cfg.ProbeTimeout) << shift
 	}

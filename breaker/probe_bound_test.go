@@ -1,0 +1,40 @@
+package breaker
+
+import (
+	"testing"
+	"time"
+)
+
+// Every call that is let through hangs for good, and whenever a probe may go out, one does.
+func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
+	b := mustNew(t, Config{})
+	b.Trip(t.Context(), "test")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	start := time.Now()
+	ph := b.toHalfOpen(t.Context(), b.phase.Load(), start)
+
+	const lease = 10 * time.Second // ProbeTimeout
+	out := 0
+	var last, longest time.Duration
+	want := map[time.Duration]int{ // how many are out, by time
+		0: 1, lease - 1: 1, lease: 2, 7 * lease: 8, // nothing slows down for the first eight
+		8 * lease: 8, 9 * lease: 9, 13 * lease: 10, 21 * lease: 11,
+		1000 * lease: 17, 24 * time.Hour: 38,
+	}
+	for at := time.Duration(0); at <= 24*time.Hour; at += lease {
+		for _, at := range []time.Duration{at, at + lease - 1} {
+			if _, reason := b.probe(ph, instant(start)+int64(at)); reason == 0 {
+				out++
+				longest = max(longest, at-last)
+				last = at
+			}
+			if n, ok := want[at]; ok && out != n {
+				t.Errorf("at %v %d probes are out, want %d", at, out, n)
+			}
+		}
+	}
+	if longest > time.Hour+lease {
+		t.Errorf("once the next probe came after %v, want an hour at most", longest)
+	}
+}
