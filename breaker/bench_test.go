@@ -14,7 +14,6 @@ var (
 	floorStart = time.Now()
 	floorState atomic.Pointer[int]
 	floorCount atomic.Uint64
-	floorSink  atomic.Int64
 )
 
 func floor() time.Duration {

@@ -213,22 +213,28 @@ func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, R
 	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
 }
 
-// ask is decide without overrides. A reason that costs something (a probe's slot, a ramp's credit) is asked last, so that
-// no slot is spent on a call that another limit rejects.
+// ask is decide without overrides. The state's own reason goes before that of the concurrency limit, and what is used up
+// by asking (a probe's slot, a ramp's credit) is taken last: no slot is spent on a call that another limit rejects.
 // Caller must hold b.mu.
 func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
 	now := instant(t)
 	if ph.state == Open && now < ph.until {
 		return 0, ReasonOpen
 	}
+	if ph.state == HalfOpen && b.full(ph, now) {
+		return 0, ReasonHalfOpen
+	}
 	if limit := ph.pol.cfg.MaxConcurrent; limit > 0 && b.running(now) >= uint64(limit) {
 		return 0, ReasonConcurrency
 	}
 	switch ph.state {
 	case Open:
-		return b.probe(b.toHalfOpen(ctx, ph, t), now)
+		if ph = b.toHalfOpen(ctx, ph, t); b.full(ph, now) {
+			return 0, ReasonHalfOpen
+		}
+		return b.lease(ph, now), 0
 	case HalfOpen:
-		return b.probe(ph, now)
+		return b.lease(ph, now), 0
 	case Closed:
 		if ph.ramp != nil && !ph.ramp.take(now, ph.pol) {
 			return 0, ReasonRamp

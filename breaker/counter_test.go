@@ -77,11 +77,11 @@ func TestB11_AFullBreakerStaysFull(t *testing.T) {
 			row{0, "success end:late=success", "rejected:open open"},
 			row{5 * time.Second, "success ignored success", "probe*3 closed"},
 			row{5 * time.Second, "success overload~1s", "open"},
-			row{15 * time.Second, "failure", "probe open"}, // n is 0: the recovery before it succeeded
-			row{20 * time.Second, "begin:lost success", "probe rejected:half_open half_open"},
-			row{21 * time.Second, "shadow begin:second success clear", "probe half_open"},
-			row{21 * time.Second, "trip reset failure~1s", "open"},
-			row{21 * time.Second, "force_open success clear", "rejected:forced open"},
+			row{15 * time.Second, "failure", "probe open"},
+			row{25 * time.Second, "begin:lost success", "probe rejected:half_open half_open"},
+			row{26 * time.Second, "shadow begin:second success clear", "probe half_open"},
+			row{26 * time.Second, "trip reset failure~1s", "open"},
+			row{26 * time.Second, "force_open success clear", "rejected:forced open"},
 		)
 		b.CountFallback(true)
 		b.CountFallback(false)
@@ -127,11 +127,11 @@ func TestB11_AFullWindowTrips(t *testing.T) {
 	p := acquire(t, b)
 	w := b.phase.Load().win
 	b.mu.Lock()
-	*w.current() = tally{failures: most - 1, overloads: most}
+	*w.current() = tally{failures: most - 1, overloads: 1}
 	b.mu.Unlock()
 	p.Done(t.Context(), Failure)
 	if got := b.State(); got != Open {
-		t.Errorf("after %d failures and as many overloads the state is %v, want open", uint64(most), got)
+		t.Errorf("after %d failures and an overload the state is %v, want open", uint64(most), got)
 	}
 }
 

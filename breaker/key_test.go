@@ -122,11 +122,20 @@ func TestKeySpecificity(t *testing.T) {
 	// From least to most: more parts win; among as many parts, the tag weighs most, then method, service, target.
 	order := []Key{
 		{},
-		{Target: "x"}, {Service: "x"}, {Method: "x"}, {Tag: "x"},
-		{Target: "x", Service: "x"}, {Target: "x", Method: "x"}, {Service: "x", Method: "x"},
-		{Target: "x", Tag: "x"}, {Service: "x", Tag: "x"}, {Method: "x", Tag: "x"},
-		{Target: "x", Service: "x", Method: "x"}, {Target: "x", Service: "x", Tag: "x"},
-		{Target: "x", Method: "x", Tag: "x"}, {Service: "x", Method: "x", Tag: "x"},
+		{Target: "x"},
+		{Service: "x"},
+		{Method: "x"},
+		{Tag: "x"},
+		{Target: "x", Service: "x"},
+		{Target: "x", Method: "x"},
+		{Service: "x", Method: "x"},
+		{Target: "x", Tag: "x"},
+		{Service: "x", Tag: "x"},
+		{Method: "x", Tag: "x"},
+		{Target: "x", Service: "x", Method: "x"},
+		{Target: "x", Service: "x", Tag: "x"},
+		{Target: "x", Method: "x", Tag: "x"},
+		{Service: "x", Method: "x", Tag: "x"},
 		{"x", "x", "x", "x"},
 	}
 	for i := 1; i < len(order); i++ {

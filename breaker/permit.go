@@ -200,16 +200,14 @@ func (b *Breaker) book(o Outcome, slow bool, t time.Time) {
 	}
 }
 
-// isSlow is the first half of B6: strictly longer than SlowCall.
+// isSlow is the first half of B6: strictly longer than SlowCall. A call that was admitted while the rule was off is not
+// slow, because when it began may not have been noted.
 func isSlow(pol *policy, p Permit, r Report, now int64) bool {
-	if pol.slowCall == 0 {
+	if pol.slowCall == 0 || p.ph.pol.slowCall == 0 {
 		return false
 	}
 	latency := int64(r.Latency)
 	if latency <= 0 {
-		if p.start == 0 { // admitted before the rule was switched on
-			return false
-		}
 		latency = now - p.start
 	}
 	return latency > pol.slowCall

@@ -21,13 +21,13 @@ func (l *lease) holds(gen uint64, now int64) bool {
 }
 
 // patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come more
-// slowly, and slowest the longest that a new one then waits for. See probe.
+// slowly, and slowest the longest that a new one then waits for. See full.
 const (
 	patience = 8
 	slowest  = time.Hour
 )
 
-// probe takes a slot of the half-open stay ph, if there is one.
+// full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
 //
 // Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
 // hang. So, past patience*MaxProbes of them, the time to the next doubles with each MaxProbes more, up to an hour: a
@@ -36,7 +36,7 @@ const (
 // unreported probes is affected.
 //
 // Caller must hold b.mu.
-func (b *Breaker) probe(ph *phase, now int64) (id uint64, _ Reason) {
+func (b *Breaker) full(ph *phase, now int64) bool {
 	c := b.coldly()
 	for i := range c.leases {
 		if l := &c.leases[i]; !l.lost && now >= l.expires {
@@ -44,14 +44,20 @@ func (b *Breaker) probe(ph *phase, now int64) (id uint64, _ Reason) {
 			c.probes.Lost = plus(c.probes.Lost, 1)
 		}
 	}
-	if free, at := c.slotFree(ph, now); !free {
+	free, at := c.slotFree(ph, now)
+	if !free {
 		ph.half.fullUntil.Store(at)
-		return 0, ReasonHalfOpen
 	}
+	return !free
+}
+
+// lease gives out a slot, which must be free. Caller must hold b.mu.
+func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
+	c := b.coldly()
 	c.lastLease++
 	c.lastProbe = now
 	c.leases = append(c.leases, lease{id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout)})
-	return c.lastLease, 0
+	return c.lastLease
 }
 
 // slotFree says whether a probe may go out in the stay ph at now, and if not, when that will change by itself.

@@ -210,19 +210,18 @@ func (b *Breaker) ready(ph *phase, now int64) bool {
 	if ph.override.inForce(now) {
 		return ph.override.Mode != ForceOpen
 	}
-	if ph.state == Open && now < ph.until {
-		return false
-	}
 	if limit := ph.pol.cfg.MaxConcurrent; limit > 0 && b.running(now) >= uint64(limit) {
 		return false
 	}
 	switch {
-	case ph.state == Closed && ph.ramp != nil:
+	case ph.state == Open && now < ph.until:
+		return false
+	case ph.state != Closed:
+		free, _ := b.cold.Load().slotFree(ph, now)
+		return free
+	case ph.ramp != nil:
 		_, pass := ph.ramp.step(now, ph.pol)
 		return pass
-	case ph.state == Closed:
-		return true
 	}
-	free, _ := b.cold.Load().slotFree(ph, now)
-	return free
+	return true
 }

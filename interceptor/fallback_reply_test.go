@@ -71,7 +71,9 @@ func TestG15_OtherMessages(t *testing.T) {
 		count int
 	}
 	g := newGuard(t, breaker.Config{}, WithFallback(ForMethods(fullMethod), Fallback(
-		func(_ context.Context, q *question, _ error) (*answer, error) { return &answer{text: "to " + q.text}, nil })))
+		func(_ context.Context, q *question, _ error) (*answer, error) {
+			return &answer{text: "to " + q.text}, nil
+		})))
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	reply := &answer{text: "before", count: 7}
 	if err := g.Unary(t.Context(), fullMethod, &question{"question"}, reply, nil, returnsAtOnce); err != nil {

@@ -11,7 +11,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
@@ -31,7 +33,7 @@ type streamEnding struct {
 
 var inFlight = tally{InFlight: 1}
 
-// open starts a stream of the kind that r's method has, and must not fail.
+// server, bidi and upload start a stream of that kind.
 func (r *streamRig) server(ctx context.Context, t *testing.T, opts ...grpc.CallOption) grpc.ServerStreamingClient[testpb.Response] {
 	t.Helper()
 	s, err := r.client.ServerStream(ctx, &testpb.Request{}, opts...)
@@ -504,6 +506,33 @@ func TestS06_InnerTimeout(t *testing.T) {
 			wantTally(t, a.name+", after the timeout", g, one(breaker.Failure))
 		})
 	}
+}
+
+// S6 where grpc says it in another way: of the streams that are in flight when their caller closes the connection, one in a
+// hundred ends with this, because its transport went first.
+func TestS06_TransportOfClosedConnection(t *testing.T) {
+	cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	g := newGuard(t, breaker.Config{})
+	open := func() grpc.ClientStream {
+		cs, err := g.Stream(t.Context(), serverStreams, cc, fullMethod,
+			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+				return &fakeStream{recv: func(any) error { return status.Error(codes.Unavailable, "transport is closing") }}, nil
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cs
+	}
+	before, after := open(), open()
+	_, _ = drainRaw(before)
+	wantTally(t, "while the connection is open", g, tally{Failure: 1, InFlight: 1})
+	_ = cc.Close()
+	_, _ = drainRaw(after)
+	wantTally(t, "once it is closed", g, tally{Failure: 1, Ignored: 1})
 }
 
 // S6: an interceptor inside may lose the guard's option, or get the stream elsewhere. OnFinish never fires then.

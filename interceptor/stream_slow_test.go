@@ -104,16 +104,18 @@ func TestS10_NoMessageNeverSlow(t *testing.T) {
 // S10 for a stream with one response: that is its first message.
 func TestS10_OnlyResponse(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
-		inEach(t, func(t *testing.T, a streamArrangement) {
-			g := newGuard(t, slowConfig)
-			r := newStreamRig(t, g, paced(nil, after), a.dial...)
-			if _, err := r.upload(t.Context(), t).CloseAndRecv(); err != nil {
-				t.Fatal(err)
-			}
-			wantTally(t, after.String(), g, one(breaker.Success))
-			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != want {
-				t.Errorf("answered after %v: %d slow calls, want %d", after, got, want)
-			}
+		t.Run(after.String(), func(t *testing.T) {
+			inEach(t, func(t *testing.T, a streamArrangement) {
+				g := newGuard(t, slowConfig)
+				r := newStreamRig(t, g, paced(nil, after), a.dial...)
+				if _, err := r.upload(t.Context(), t).CloseAndRecv(); err != nil {
+					t.Fatal(err)
+				}
+				wantTally(t, "answered", g, one(breaker.Success))
+				if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != want {
+					t.Errorf("%d slow calls, want %d", got, want)
+				}
+			})
 		})
 	}
 }

@@ -120,7 +120,7 @@ var retries = grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "r
 
 var serviceTimeout = grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "0.05s"}]}`)
 
-type ending struct {
+type unaryEnding struct {
 	name   string
 	target string            // default: the backend's
 	dial   []grpc.DialOption // after the guard's
@@ -131,15 +131,15 @@ type ending struct {
 	unasked bool // B24: the breaker was not asked
 }
 
-// endings are the ways of a unary call to end that grpc-facts.md §2.2 has, and some more.
-func endings() []ending {
+// unaryEndings are the ways of a unary call to end that grpc-facts.md §2.2 has, and some more.
+func unaryEndings() []unaryEnding {
 	noAddresses := manual.NewBuilderWithScheme("empty")
 	noAddresses.InitialState(resolver.State{})
 	broken := manual.NewBuilderWithScheme("broken")
 	broken.BuildCallback = func(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) {
 		cc.ReportError(errors.New("no such host"))
 	}
-	return []ending{
+	return []unaryEnding{
 		{name: "OK", call: func(s *scene) error { return s.plain() }, code: codes.OK, want: breaker.Success},
 		{name: "server status", call: func(s *scene) error {
 			s.srv.Set(failing(status.Error(codes.NotFound, "no such thing")))
@@ -267,7 +267,7 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
 		{name: "min budget", opts: []Option{WithMinBudget(time.Nanosecond)}},
 	} {
-		for _, e := range endings() {
+		for _, e := range unaryEndings() {
 			t.Run(way.name+"/"+e.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					heard := new(settlements)
@@ -303,7 +303,7 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 }
 
 // wantProbes checks that the call was the probe, or left no trace (B24), and that its slot is free again.
-func wantProbes(t *testing.T, g *Guard, e ending) {
+func wantProbes(t *testing.T, g *Guard, e unaryEnding) {
 	t.Helper()
 	var want breaker.ProbeCounts
 	switch {
@@ -325,7 +325,7 @@ func wantProbes(t *testing.T, g *Guard, e ending) {
 }
 
 // wantSettled checks that observers heard of the call once, or not at all where there are none.
-func wantSettled(t *testing.T, heard *settlements, e ending, none, probe bool) {
+func wantSettled(t *testing.T, heard *settlements, e unaryEnding, none, probe bool) {
 	t.Helper()
 	var want []Settlement
 	if !none && !e.unasked {

@@ -97,11 +97,40 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	}
 }
 
+// The default key is made without a Call. It is the one that keyfunc.TargetMethod makes of the Call, whatever the method.
 func TestG11_DefaultKey(t *testing.T) {
-	g := newGuard(t, breaker.Config{})
-	_ = (&calls{guard: g}).call(t.Context(), nil)
-	if got := onlyBreaker(t, g).Key(); got != methodKey {
-		t.Errorf("got %+v, want %+v", got, methodKey)
+	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	for _, conn := range []*grpc.ClientConn{nil, cc} {
+		for _, method := range []string{
+			fullMethod, "pkg.Service/Method", "", "/", "//", "/a", "a/", "/a/", "//b", "/a/b/c", "///", "nonsense", "/a\xff/b\xfe",
+		} {
+			g := newGuard(t, breaker.Config{})
+			if err := g.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+				t.Fatal(err)
+			}
+			asked := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
+			if err := asked.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+				t.Fatal(err)
+			}
+			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })))
+			if err := matched.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+				t.Fatal(err)
+			}
+			want := onlyBreaker(t, asked).Key()
+			if got := onlyBreaker(t, g).Key(); got != want {
+				t.Errorf("%q: the default key is %+v, want that of TargetMethod, %+v", method, got, want)
+			}
+			if got := onlyBreaker(t, matched).Key(); got != want {
+				t.Errorf("%q: with a matcher the key is %+v, want %+v", method, got, want)
+			}
+			if target := map[bool]string{true: "localhost:1"}[conn != nil]; want.Target != target {
+				t.Errorf("%q: the target is %q, want %q", method, want.Target, target)
+			}
+		}
 	}
 }
 

@@ -104,10 +104,16 @@ func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breake
 	o.ObserveInt64(in.evictions, figure(stats.Evictions))
 	o.ObserveInt64(in.overflow, figure(stats.Overflow))
 	o.ObserveInt64(in.unguarded, figure(stats.Unguarded))
-	for _, b := range g.All() {
+	// A breaker that is evicted and made anew while this runs comes up twice, and what is observed twice adds up.
+	seen := make(map[breaker.Key]struct{}, stats.Breakers)
+	for key, b := range g.All() {
 		if err := ctx.Err(); err != nil {
 			return err // the reader's time is up; it has what there is
 		}
+		if _, again := seen[key]; again {
+			continue
+		}
+		seen[key] = struct{}{}
 		in.observeBreaker(o, b.Snapshot())
 	}
 	return nil

@@ -20,13 +20,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// NewCollector returns a collector of the figures of g and of each of its breakers. Register it once for each group; two
-// groups in one registry need WithConstLabels or WithNamespace to be told apart. The names of its series begin with
-// grpc_client_breaker_.
+// NewCollector returns a collector of the figures of g and of each of its breakers, as series whose names begin with
+// grpc_client_breaker_. Register it once for each group. Two groups in one registry need labels of WithConstLabels to tell
+// them apart, the same names with different values.
 //
 // It is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which holds up calls no
 // longer than a failed call does, and it holds no lock while it hands the series over. It keeps the labels of the breakers
-// from one scrape to the next, some 500 bytes each.
+// from one scrape to the next, about 1.5 kB each.
 //
 // There is no error to return: a nil g or an option that cannot be used makes a collector that says so when it is
 // registered, and if it is not registered but collected.
@@ -64,7 +64,7 @@ type line struct {
 	kind prometheus.ValueType
 	when func(*breaker.Snapshot) bool // nil: always
 	read func(*breaker.Snapshot) float64
-	template
+	span span // its labels
 }
 
 type groupLine struct {
@@ -75,19 +75,16 @@ type groupLine struct {
 
 // plan adds the series of f.
 func (c *collector) plan(o *options, f family) error {
-	names := keyLabels[:]
-	if f.label != "" {
-		names = append(names, f.label)
-	}
-	desc := o.desc(f.name, f.help, names...)
+	desc := o.desc(f.name, f.help, labelNames(f.label)...)
 	if err := desc.Err(); err != nil {
 		return err
 	}
 	c.descs = append(c.descs, desc)
 	for _, cell := range f.cells {
-		l := line{desc: desc, kind: f.kind, when: f.when, read: cell.read, template: newTemplate(desc, f.label, cell.value)}
-		c.lines = append(c.lines, l)
-		c.size.add(l)
+		c.lines = append(c.lines, line{
+			desc: desc, kind: f.kind, when: f.when, read: cell.read, span: c.roster.sheet.add(desc, f.label, cell.value),
+		})
+		c.size.add(f.kind)
 	}
 	return nil
 }
@@ -118,7 +115,7 @@ func (c *collector) one(e entry, s *breaker.Snapshot, ch chan<- prometheus.Metri
 	for i := range c.lines {
 		l := &c.lines[i]
 		if l.when == nil || l.when(s) {
-			ch <- b.series(l, e, l.read(s))
+			ch <- b.series(l.kind, identity{l.desc, e.labels(l.span)}, l.read(s))
 		}
 	}
 }

@@ -37,8 +37,8 @@ type DurationHistogram struct {
 	invalid *invalid // not nil: all the rest is zero
 	roster  roster
 	desc    *prometheus.Desc
-	labels  [outcomes]template // by outcome, in the order of outcomeOrder
-	empty   *dto.Histogram     // of an outcome that has not occurred
+	spans   [outcomes]span // in the order of outcomeOrder
+	empty   *dto.Histogram // of an outcome that has not occurred
 
 	timings sync.Map // *breaker.Breaker to *timings; may hold breakers that are gone, until the next sweep
 
@@ -68,14 +68,14 @@ func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
 	h := &DurationHistogram{roster: roster{group: g}}
 	o, err := collect(g, opts)
 	if err == nil {
-		h.desc = o.desc("call_duration_seconds", "How long calls took that were let through, by verdict.", append(keyLabels[:], "outcome")...)
+		h.desc = o.desc("call_duration_seconds", "How long calls took that were let through, by verdict.", labelNames("outcome")...)
 		err = h.desc.Err()
 	}
 	if err != nil {
 		return &DurationHistogram{invalid: newInvalid("NewDurationHistogram", err)}
 	}
 	for i, outcome := range outcomeOrder {
-		h.labels[i] = newTemplate(h.desc, "outcome", outcome.String())
+		h.spans[i] = h.roster.sheet.add(h.desc, "outcome", outcome.String())
 	}
 	var m dto.Metric
 	_ = newTiming().Write(&m) // a histogram of client_golang returns no error
@@ -189,7 +189,7 @@ func (h *DurationHistogram) Collect(ch chan<- prometheus.Metric) {
 		known, _ := h.timings.Load(e.breaker)
 		t, _ := known.(*timings) // nil: no call has ended
 		for i, outcome := range outcomeOrder {
-			m := &durationSeries{identity: identity{desc: h.desc, labels: h.labels[i].fill(nil, e)}, empty: h.empty}
+			m := &durationSeries{identity: identity{h.desc, e.labels(h.spans[i])}, empty: h.empty}
 			if t != nil {
 				m.timing = t[outcome].Load()
 			}

@@ -16,19 +16,20 @@ import (
 // which is from one scrape to the next as a rule.
 type roster struct {
 	group *breaker.Group
+	sheet sheet // not changed any more
 
 	mu      sync.Mutex         // held while listing, never while anything is handed over
 	seen    []*breaker.Breaker // guarded by mu: as Group.All had them
 	entries []entry            // guarded by mu: made of seen. Replaced, never changed
 }
 
-// entry is a breaker and the values of keyLabels for it.
+// entry is a breaker and its sheet.
 type entry struct {
 	breaker *breaker.Breaker
-	labels  *[keyParts]dto.LabelPair
+	pairs   []*dto.LabelPair
 }
 
-const keyParts = 4
+func (e *entry) labels(s span) []*dto.LabelPair { return e.pairs[s.from:s.to:s.to] }
 
 // list returns the breakers sorted by their labels as a registry sorts series: by method, service, target and tag, in the
 // order of the labels' names. A registry sorts what it gets in any case, and is done in one pass if it is sorted already:
@@ -41,14 +42,14 @@ func (r *roster) list() []entry {
 		now = append(now, b)
 	}
 	if !slices.Equal(now, r.seen) {
-		r.seen, r.entries = now, enroll(now)
+		r.seen, r.entries = now, enroll(now, &r.sheet)
 	}
 	return r.entries
 }
 
 // enroll makes the entries of bs. No two have the same labels: a registry that is given the same series twice fails the
 // scrape, and all others in the process with it.
-func enroll(bs []*breaker.Breaker) []entry {
+func enroll(bs []*breaker.Breaker, s *sheet) []entry {
 	bs = slices.Clone(bs)
 	slices.SortFunc(bs, func(a, b *breaker.Breaker) int { return compareKeys(a.Key(), b.Key()) })
 	// Group.All yields no breaker twice, but it may yield two of one key: one that was evicted while it was under way, and
@@ -60,7 +61,7 @@ func enroll(bs []*breaker.Breaker) []entry {
 		if !fits(key) {
 			key = unique(key, bs)
 		}
-		entries[i] = entry{breaker: b, labels: labelsOf(key)}
+		entries[i] = entry{breaker: b, pairs: s.filled(key)}
 	}
 	return entries
 }
@@ -102,15 +103,4 @@ func unique(key breaker.Key, bs []*breaker.Breaker) breaker.Key {
 func has(bs []*breaker.Breaker, key breaker.Key) bool {
 	_, found := slices.BinarySearchFunc(bs, key, func(b *breaker.Breaker, key breaker.Key) int { return compareKeys(b.Key(), key) })
 	return found
-}
-
-func labelsOf(key breaker.Key) *[keyParts]dto.LabelPair {
-	room := &struct {
-		pairs  [keyParts]dto.LabelPair
-		values [keyParts]string
-	}{values: [...]string{key.Target, key.Service, key.Method, key.Tag}}
-	for i := range room.pairs {
-		room.pairs[i].Name, room.pairs[i].Value = &keyLabels[i], &room.values[i]
-	}
-	return &room.pairs
 }

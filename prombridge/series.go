@@ -6,8 +6,19 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// keyLabels are the labels that every series of a breaker has.
+// keyLabels are the labels that every series of a breaker has. See sheet.filled for their values.
 var keyLabels = [keyParts]string{"grpc_target", "grpc_service", "grpc_method", "tag"}
+
+const keyParts = 4
+
+// labelNames returns keyLabels, and label unless that is "".
+func labelNames(label string) []string {
+	names := keyLabels[:]
+	if label != "" {
+		names = append(names, label) // in a new array: keyLabels is full
+	}
+	return names
+}
 
 // family is a metric that each breaker has.
 type family struct {
@@ -38,18 +49,18 @@ func perBreaker() []family {
 			name: "state", kind: gauge, label: "state",
 			help: "State of the breaker: exactly one of closed, half_open and open is 1. An override that forces it shows here.",
 			cells: []cell{
-				{breaker.Closed.String(), func(s snap) float64 { return flag(s.State == breaker.Closed) }},
-				{breaker.HalfOpen.String(), func(s snap) float64 { return flag(s.State == breaker.HalfOpen) }},
-				{breaker.Open.String(), func(s snap) float64 { return flag(s.State == breaker.Open) }},
+				{breaker.Closed.String(), func(s snap) float64 { return is(s.State == breaker.Closed) }},
+				{breaker.HalfOpen.String(), func(s snap) float64 { return is(s.State == breaker.HalfOpen) }},
+				{breaker.Open.String(), func(s snap) float64 { return is(s.State == breaker.Open) }},
 			},
 		},
 		{
 			name: "override", kind: gauge, label: "mode",
 			help: "1 while somebody holds the breaker in this mode by hand, else 0.",
 			cells: []cell{
-				{breaker.ForceClosed.String(), func(s snap) float64 { return flag(s.Override.Mode == breaker.ForceClosed) }},
-				{breaker.ForceOpen.String(), func(s snap) float64 { return flag(s.Override.Mode == breaker.ForceOpen) }},
-				{breaker.Shadow.String(), func(s snap) float64 { return flag(s.Override.Mode == breaker.Shadow) }},
+				{breaker.ForceClosed.String(), func(s snap) float64 { return is(s.Override.Mode == breaker.ForceClosed) }},
+				{breaker.ForceOpen.String(), func(s snap) float64 { return is(s.Override.Mode == breaker.ForceOpen) }},
+				{breaker.Shadow.String(), func(s snap) float64 { return is(s.Override.Mode == breaker.Shadow) }},
 			},
 		},
 		{
@@ -190,13 +201,13 @@ func reasons(of func(*breaker.Snapshot) *breaker.ReasonCounts) []cell {
 	}
 }
 
-// telling says whether the window's ratios mean something. The rules do not look at them before, and a ratio of one call
-// would set off alerts.
+// telling says whether the ratios of the window mean something. The rules do not look at them before, and the ratio of one
+// call would set off alerts. The window of a breaker that is not closed is empty.
 func telling(s *breaker.Snapshot) bool {
-	return s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls
+	return s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls
 }
 
-func flag(on bool) float64 {
+func is(on bool) float64 {
 	if on {
 		return 1
 	}

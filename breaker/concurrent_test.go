@@ -1,0 +1,288 @@
+package breaker
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// together runs f on n goroutines that start at once, and waits for them.
+func together(n int, f func(i int)) {
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			f(i)
+		})
+	}
+	close(start)
+	wg.Wait()
+}
+
+// quiet checks that nothing is in flight, and that all that was admitted is accounted for.
+func quiet(t *testing.T, what string, b *Breaker) Snapshot {
+	t.Helper()
+	s := b.Snapshot()
+	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late; got != b.admitted.Load() || s.InFlight != 0 {
+		t.Errorf("%s: %d admitted, %d settled, %d in flight", what, b.admitted.Load(), got, s.InFlight)
+	}
+	return s
+}
+
+func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
+	const callers, calls = 8, 240
+	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour, SlowRatio: 1})
+	together(callers, func(i int) {
+		for j := range calls {
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r := Report{Outcome: Outcome((i + j) % 4)}
+			if j%8 == 0 {
+				r.Latency = 2 * time.Hour
+			}
+			p.DoneWith(t.Context(), r)
+		}
+	})
+	const all = callers * calls
+	s := quiet(t, "in the end", b)
+	if s.Admitted != all || s.Successes != all/4 || s.Failures != all/4 || s.Overloads != all/4 || s.Ignored != all/4 {
+		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted, s.Successes,
+			s.Failures, s.Overloads, s.Ignored, all, all/4)
+	}
+	slow := uint64(all / 8 * 3 / 4) // those of the ignored ones are not slow
+	s.Window.ConsecutiveFailures = 0
+	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want || s.SlowCalls != slow {
+		t.Errorf("window %+v, %d slow; want %+v", s.Window, s.SlowCalls, want)
+	}
+}
+
+// The window slides a thousand times a second beneath the callers, most of which take no lock.
+func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
+	const callers, calls = 4, 4000
+	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Millisecond})
+	together(callers, func(i int) {
+		for j := range calls {
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if j%64 == i {
+				p.Done(t.Context(), Failure)
+			} else {
+				p.Done(t.Context(), Success)
+			}
+		}
+	})
+	s := quiet(t, "in the end", b)
+	failures := uint64(0)
+	for i := range callers {
+		failures += uint64((calls - i + 63) / 64)
+	}
+	if s.Failures != failures || s.Successes != callers*calls-failures {
+		t.Errorf("%d successes and %d failures, want %d and %d", s.Successes, s.Failures, callers*calls-failures, failures)
+	}
+}
+
+// A threshold crossing always trips, once: one event, one generation; and exactly what leads to it counts.
+func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
+	const callers, calls, threshold = 4, 10, 20
+	off := Config{ConsecutiveFailures: -1, FailureRatio: -1, OpenFor: time.Hour, Window: time.Hour}
+	with := func(change func(*Config)) Config {
+		c := off
+		change(&c)
+		return c
+	}
+	for name, tt := range map[string]struct {
+		cfg  Config
+		rule Rule
+		r    Report
+	}{
+		"consecutive": {with(func(c *Config) { c.ConsecutiveFailures = threshold }), RuleConsecutive, Report{Outcome: Failure}},
+		"ratio":       {with(func(c *Config) { c.FailureRatio, c.MinCalls = 1, threshold }), RuleRatio, Report{Outcome: Overload}},
+		"slow": {with(func(c *Config) { c.SlowCall, c.SlowRatio, c.MinCalls = time.Second, 1, threshold }), RuleSlow, Report{
+			Outcome: Success, Latency: time.Minute,
+		}},
+	} {
+		for range 10 {
+			var rec recorder
+			b := mustNew(t, tt.cfg, WithListener(rec.Transition))
+			var permits [callers][calls]Permit
+			for i := range permits {
+				for j := range permits[i] {
+					permits[i][j] = acquire(t, b)
+				}
+			}
+			together(callers, func(i int) {
+				for _, p := range permits[i] {
+					p.DoneWith(t.Context(), tt.r)
+				}
+			})
+			s := quiet(t, name, b)
+			if s.State != Open || s.Generation != 2 || s.Trips.Total() != 1 || s.Late != callers*calls-threshold {
+				t.Errorf("%s: %v in generation %d, %d trips, %d late; want open in 2, 1, %d", name, s.State, s.Generation,
+					s.Trips.Total(), s.Late, callers*calls-threshold)
+			}
+			wantSame(t, name, rec.brief(), []string{fmt.Sprintf("1 closed>open %v", tt.rule)})
+		}
+	}
+}
+
+// A success takes no lock, and so may come while its stay ends. Wherever it is counted, it is counted: see sweep.
+func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
+	const callers, rounds = 2, 2000
+	g := mustGroup(t, Config{})
+	b := g.Get(Key{})
+	var stop atomic.Bool
+	var admitted atomic.Uint64
+	together(callers+1, func(i int) {
+		if i < callers {
+			for !stop.Load() {
+				if p, err := b.Acquire(t.Context()); err == nil {
+					admitted.Add(1)
+					p.Done(t.Context(), Success)
+				}
+			}
+			return
+		}
+		for round := range rounds {
+			switch round % 4 {
+			case 0:
+				b.Trip(t.Context(), "test")
+				b.Reset(t.Context())
+			case 1: // another window in the same stay
+				if err := g.Apply(Config{Window: time.Duration(1+round%7) * time.Second}); err != nil {
+					t.Error(err)
+				}
+			default:
+				b.Reset(t.Context())
+			}
+		}
+		stop.Store(true)
+	})
+	s := quiet(t, "in the end", b)
+	if s.Successes+s.Late != admitted.Load() {
+		t.Errorf("%d successes and %d late, of %d admitted", s.Successes, s.Late, admitted.Load())
+	}
+}
+
+// The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever left it.
+func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
+	b := mustNew(t, Config{})
+	acquire(t, b) // its success is counted below, as if the goroutine had been held up
+	w := b.phase.Load().win
+	b.sweep(w) // nothing has ended
+	if s := b.Snapshot(); s.Successes != 0 || s.InFlight != 1 {
+		t.Errorf("%d successes, %d in flight, want 0 and 1", s.Successes, s.InFlight)
+	}
+	bump(&w.successes[3])
+	b.sweep(w)
+	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
+		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
+	}
+	b.Reset(t.Context())
+	acquire(t, b)
+	bump(&w.successes[3])
+	b.sweep(w)
+	b.sweep(w)
+	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
+		t.Errorf("after its stay: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
+	}
+}
+
+// SetOverride, ClearOverride, Apply, Trip and Reset race calls of all kinds, and each other.
+func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
+	const callers, calls = 4, 300
+	policies := []Config{
+		{OpenFor: 1, MaxOpenFor: 1, MaxProbes: 3, SuccessesToClose: 1},
+		{OpenFor: 1, MaxOpenFor: 1, Ramp: time.Microsecond, SlowCall: time.Hour, ConsecutiveFailures: 2},
+		{OpenFor: 1, MaxOpenFor: 1, MaxConcurrent: 2, Window: time.Millisecond},
+		{OpenFor: time.Hour, ConsecutiveFailures: -1},
+	}
+	var rec recorder
+	g := mustGroup(t, policies[0], WithListener(rec.Transition))
+	b := g.Get(Key{})
+	var admitted, rejected atomic.Uint64
+	together(callers+2, func(i int) {
+		rnd := rand.New(rand.NewPCG(uint64(i), 28))
+		for range calls {
+			if i < callers {
+				p, err := b.Acquire(t.Context())
+				if err != nil {
+					rejected.Add(1)
+					continue
+				}
+				admitted.Add(1)
+				p.Done(t.Context(), Outcome(rnd.IntN(4)))
+				continue
+			}
+			switch rnd.IntN(7) {
+			case 0:
+				b.Trip(t.Context(), "test")
+			case 1:
+				b.Reset(t.Context())
+			case 2:
+				b.ClearOverride(t.Context())
+			case 3:
+				if err := g.Apply(policies[rnd.IntN(len(policies))]); err != nil {
+					t.Error(err)
+				}
+			default:
+				o := Override{Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test", TTL: time.Duration(rnd.IntN(2)) * time.Microsecond}
+				if err := b.SetOverride(t.Context(), o); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	s := quiet(t, "in the end", b)
+	if s.Admitted != admitted.Load() || s.Rejections.Total() != rejected.Load() {
+		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(), rejected.Load())
+	}
+	events := rec.heard()
+	for i, e := range events {
+		if e.Seq != uint64(i+1) || (i > 0 && e.From != events[i-1].To) {
+			t.Fatalf("event %d is %+v", i, e)
+		}
+	}
+	if s.Generation != uint64(len(events)+1) || s.Underlying != events[len(events)-1].To {
+		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events), events[len(events)-1].To)
+	}
+}
+
+func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
+	const callers, calls, limit = 6, 200, 2
+	b := mustNew(t, Config{MaxConcurrent: limit, SlowCall: time.Hour})
+	var running, most, admitted atomic.Int64
+	together(callers, func(int) {
+		for range calls {
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				runtime.Gosched()
+				continue
+			}
+			admitted.Add(1)
+			if n := running.Add(1); n > limit {
+				most.Store(n)
+			}
+			runtime.Gosched()
+			running.Add(-1)
+			p.Done(t.Context(), Success)
+		}
+	})
+	if most.Load() != 0 {
+		t.Errorf("%d calls ran at once, want %d at most", most.Load(), limit)
+	}
+	s := quiet(t, "in the end", b)
+	if s.Rejections.Concurrency+s.Admitted != callers*calls || s.Admitted != uint64(admitted.Load()) {
+		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency, callers*calls)
+	}
+}

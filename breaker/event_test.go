@@ -1,0 +1,144 @@
+package breaker
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// tagged is a context that can be told from others.
+func tagged(t *testing.T, tag string) context.Context {
+	t.Helper()
+	return context.WithValue(t.Context(), ctxKey{}, tag)
+}
+
+// An Event says which rule fired and the counts it fired on, and carries the context of the call that caused it.
+func TestB31_AnEventSaysWhatHappened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
+		b, err := New(key, Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}, WithListener(rec.Transition))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+		call := func(tag string, o Outcome, latency time.Duration) {
+			t.Helper()
+			p, err := b.Acquire(tagged(t, tag+", asking"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.DoneWith(tagged(t, tag), Report{Outcome: o, Latency: latency})
+		}
+		for range 3 {
+			call("quiet", Success, 0)
+		}
+		for range 4 {
+			call("quiet", Failure, 0)
+		}
+		call("fifth failure", Failure, 2*time.Second)
+		time.Sleep(5 * time.Second)
+		call("good probe", Success, 0)
+		call("bad probe", Overload, 0)
+		time.Sleep(10 * time.Second)
+		call("good probe", Success, 0)
+		call("second good probe", Success, 0)
+		for range 4 {
+			call("quiet", Success, 0)
+		}
+		for range 5 {
+			call("quiet", Overload, 0)
+		}
+		call("tenth call", Overload, 0)
+		time.Sleep(5 * time.Second)
+		b.Reset(tagged(t, "reset"))
+		for range 9 {
+			call("quiet", Success, 2*time.Second)
+		}
+		call("tenth slow call", Success, 2*time.Second)
+		b.Trip(tagged(t, "trip"), "because")
+
+		want := []Event{
+			{From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 consecutive failures", At: at(0), OpenFor: 5 * time.Second, Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5}},
+			{From: Open, To: HalfOpen, Why: "open period over", At: at(5)},
+			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed", At: at(5), OpenFor: 10 * time.Second, Failed: 1},
+			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), Failed: 1},
+			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), Failed: 1},
+			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 10 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}, Failed: 1},
+			{From: Open, To: Closed, Rule: RuleManual, Why: "reset", At: at(20)},
+			{From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20), OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10}},
+			{From: Open, To: Open, Rule: RuleManual, Why: "because", At: at(20), OpenFor: 5 * time.Second},
+		}
+		tags := []string{
+			"fifth failure", "good probe, asking", "bad probe", "good probe, asking", "second good probe", "tenth call", "reset",
+			"tenth slow call", "trip",
+		}
+		for i := range want {
+			want[i].Key, want[i].Seq, want[i].Generation = key, uint64(i+1), uint64(i+2)
+		}
+		wantSame(t, "events", rec.heard(), want)
+		var got []string
+		for _, ctx := range rec.ctxs {
+			tag, _ := ctx.Value(ctxKey{}).(string)
+			got = append(got, tag)
+		}
+		wantSame(t, "contexts", got, tags)
+	})
+}
+
+// Outside a bubble the instants of events, errors and snapshots have a monotonic reading, where they say so.
+func TestB31_InstantsAreMonotonic(t *testing.T) {
+	var rec recorder
+	b := mustNew(t, Config{}, WithListener(rec.Transition))
+	b.Trip(t.Context(), "test")
+	for what, at := range map[string]time.Time{"Event.At": rec.heard()[0].At, "RejectedError.Until": refused(t, b).Until} {
+		if !strings.Contains(at.String(), " m=") { // documented: "with a monotonic reading"
+			t.Errorf("%s has no monotonic reading: %v", what, at)
+		}
+	}
+}
+
+func TestEventJSON(t *testing.T) {
+	e := Event{
+		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed",
+		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, Failed: 10,
+		Counts: Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
+		`"why":"probe failed","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"consecutiveFailures":5},"failed":10}`
+	if diff := cmp.Diff(want, string(text)); diff != "" {
+		t.Errorf("got (+), want (-):\n%s", diff)
+	}
+}
+
+func TestCounts(t *testing.T) {
+	for _, tt := range []struct {
+		c             Counts
+		calls         uint64
+		failure, slow float64
+	}{
+		{Counts{}, 0, 0, 0},
+		{Counts{Slow: 1, ConsecutiveFailures: 3}, 0, 0, 0},
+		{Counts{Successes: 3, Failures: 1}, 4, 0.25, 0},
+		{Counts{Successes: 1, Failures: 1, Overloads: 2, Slow: 1}, 4, 0.75, 0.25},
+		{Counts{Overloads: 2, Slow: 2}, 2, 1, 1},
+	} {
+		if got := tt.c.Calls(); got != tt.calls {
+			t.Errorf("%+v: %d calls, want %d", tt.c, got, tt.calls)
+		}
+		if f, s := tt.c.FailureRatio(), tt.c.SlowRatio(); f != tt.failure || s != tt.slow {
+			t.Errorf("%+v: ratios %v and %v, want %v and %v", tt.c, f, s, tt.failure, tt.slow)
+		}
+	}
+}

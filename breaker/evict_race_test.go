@@ -1,0 +1,190 @@
+package breaker
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// R04: eviction that races Get, Acquire and Done loses no outcome. A breaker with a call in flight never goes; one that
+// went admits nothing; and what was reported is on the breaker that admitted it.
+func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
+	const callers, calls, keys = 4, 500, 12
+	for _, bound := range []int{1, 5} { // with 5 there is always one that can go
+		g := mustGroup(t, Config{ConsecutiveFailures: -1, FailureRatio: -1}, WithMaxBreakers(bound))
+		var counts [callers]map[*Breaker]outcomes
+		together(callers+1, func(i int) {
+			if i == callers {
+				for range calls / 4 {
+					checkAll(t, g, bound)
+				}
+				return
+			}
+			rnd := rand.New(rand.NewPCG(uint64(i), 4))
+			counts[i] = make(map[*Breaker]outcomes)
+			held := g.Get(methodKey(0))
+			for range calls {
+				b := g.Get(methodKey(rnd.IntN(keys)))
+				if rnd.IntN(2) == 0 { // one that was kept, and may be gone
+					b, held = held, b
+				}
+				callAndCount(t, b, rnd, counts[i])
+			}
+		})
+		if g.Stats().Evictions == 0 {
+			t.Errorf("bound %d: nothing was evicted: %+v", bound, g.Stats())
+		}
+		compareCounts(t, counts[:])
+	}
+}
+
+// The narrowest race: one caller keeps using a breaker while others keep pushing it out.
+func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
+	const rounds = 1500
+	g := mustGroup(t, Config{}, WithMaxBreakers(1))
+	var counts [2]map[*Breaker]outcomes
+	var stop atomic.Bool
+	together(3, func(i int) {
+		if i == 2 {
+			for range rounds {
+				g.Get(methodKey(1))
+				g.Get(methodKey(0))
+			}
+			stop.Store(true)
+			return
+		}
+		rnd := rand.New(rand.NewPCG(uint64(i), 4))
+		counts[i] = make(map[*Breaker]outcomes)
+		b := g.Get(methodKey(0))
+		for !stop.Load() {
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			p.Done(t.Context(), Success)
+			sum := counts[i][p.b]
+			sum[Success]++
+			counts[i][p.b] = sum
+			if rnd.IntN(4) == 0 {
+				b = p.b
+			}
+		}
+	})
+	compareCounts(t, counts[:])
+}
+
+// outcomes is what a caller has reported, by Outcome.
+type outcomes [4]uint64
+
+// callAndCount makes a call and looks at the breaker that admits it.
+func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]outcomes) {
+	t.Helper()
+	p, err := b.Acquire(t.Context())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if p.b.key != b.key && p.b.key != OverflowKey {
+		t.Errorf("a call for %v was admitted by the breaker of %v", b.key, p.b.key)
+	}
+	if rnd.IntN(3) == 0 {
+		runtime.Gosched()
+	}
+	p.b.mu.Lock()
+	if p.b.phase.Load().kind == gone {
+		t.Error("a breaker went while a call that it admitted is in flight")
+	}
+	p.b.mu.Unlock()
+	o := [...]Outcome{Success, Success, Failure, Ignored}[rnd.IntN(4)]
+	p.Done(t.Context(), o)
+	sum := counts[p.b]
+	sum[o]++
+	counts[p.b] = sum
+}
+
+// checkAll looks at a group while others use it.
+func checkAll(t *testing.T, g *Group, bound int) {
+	t.Helper()
+	seen := make(map[*Breaker]bool)
+	for _, b := range g.All() {
+		if seen[b] {
+			t.Error("All yields a breaker twice")
+		}
+		seen[b] = true
+	}
+	if n := g.Len(); n > bound+1 {
+		t.Errorf("%d breakers, want %d and the overflow breaker at most", n, bound)
+	}
+	runtime.Gosched()
+}
+
+// compareCounts compares what callers have reported with what the breakers have counted, the evicted ones too.
+func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
+	t.Helper()
+	want := make(map[*Breaker]outcomes)
+	for _, counts := range callers {
+		for b, sum := range counts {
+			all := want[b]
+			for o := range sum {
+				all[o] += sum[o]
+			}
+			want[b] = all
+		}
+	}
+	for b, sum := range want {
+		b.mu.Lock()
+		settled := b.settled()
+		got := outcomes{Success: settled}
+		if c := b.cold.Load(); c != nil {
+			got = outcomes{settled - c.failures - c.overloads - c.ignored - c.late, c.failures, c.overloads, c.ignored}
+			if c.late != 0 {
+				t.Errorf("%v: %d late", b.key, c.late)
+			}
+		}
+		if got != sum || b.admitted.Load() != settled {
+			t.Errorf("%v: counted %v of %v reported, %d of %d admitted", b.key, got, sum, settled, b.admitted.Load())
+		}
+		b.mu.Unlock()
+	}
+}
+
+// The same where breakers open: one that is not closed never goes, so its rejections go on.
+func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
+	const callers, calls, bound, keys, dead = 4, 200, 6, 30, 4
+	g := mustGroup(t, Config{OpenFor: time.Hour, ConsecutiveFailures: 3}, WithMaxBreakers(bound))
+	var through [dead]atomic.Int64
+	together(callers, func(i int) {
+		rnd := rand.New(rand.NewPCG(uint64(i), 33))
+		for range calls {
+			k := rnd.IntN(keys)
+			b := g.Get(methodKey(k))
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				continue
+			}
+			if k < dead && b.Key() != OverflowKey {
+				through[k].Add(1)
+				p.Done(t.Context(), Failure)
+			} else {
+				p.Done(t.Context(), Success)
+			}
+		}
+	})
+	// A dead key's breaker may go, and be forgotten, before its third failure. From then on nothing gets through.
+	for k := range dead {
+		b, ok := g.Lookup(methodKey(k))
+		if !ok || b.State() != Open {
+			continue
+		}
+		s := b.Snapshot()
+		if s.Generation != 2 || s.Trips.Total() != 1 || s.Failures != 3 || s.Late > callers {
+			t.Errorf("key %d: generation %d, %d trips, %d failures, %d late", k, s.Generation, s.Trips.Total(), s.Failures, s.Late)
+		}
+	}
+	for key, b := range g.All() {
+		quiet(t, key.String(), b)
+	}
+}

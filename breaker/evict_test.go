@@ -1,0 +1,384 @@
+package breaker
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// keysOf is what a group holds, in order.
+func keysOf(g *Group) (out []string) {
+	for k := range maps.Keys(maps.Collect(g.All())) {
+		out = append(out, k.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestB33_TheGroupIsBounded(t *testing.T) {
+	for _, bound := range []int{1, 2, 10, 100} {
+		g := mustGroup(t, Config{}, WithMaxBreakers(bound))
+		for i := range 500 {
+			b := g.Get(methodKey(i))
+			if b.Key() != methodKey(i) {
+				t.Fatalf("bound %d: key %d got the breaker of %v, though all others are idle", bound, i, b.Key())
+			}
+			report(t, b, 1, Success)
+		}
+		wantSame(t, "stats", g.Stats(), GroupStats{Breakers: bound, Evictions: uint64(500 - bound)})
+		if n := len(keysOf(g)); n != bound {
+			t.Errorf("bound %d: All yields %d", bound, n)
+		}
+		if got := len(g.table.Load().slots); got > max(smallestTable, 8*bound) {
+			t.Errorf("bound %d: the table has %d slots", bound, got)
+		}
+	}
+}
+
+func TestB33_TheDefaultBound(t *testing.T) {
+	g := mustGroup(t, Config{})
+	for i := range 10_010 {
+		g.Get(methodKey(i))
+	}
+	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 10_000, Evictions: 10})
+}
+
+// An open, half-open or forced one never goes, nor one with calls in flight.
+// [eviction of open breakers: 474 of 1 000 calls let through]
+func TestB33_WhatMayGo(t *testing.T) {
+	const due = 5 * time.Second
+	ramp := steady()
+	ramp.Ramp = time.Hour
+	for _, tt := range []struct {
+		scenario
+		goes bool
+	}{
+		{scenario{"new", steady(), nil}, true},
+		{scenario{"used", steady(), []row{{0, "success*9 failure*3 overload ignored", "closed"}}}, true},
+		{scenario{"in flight", steady(), []row{{0, "begin:1", "closed"}}}, false},
+		{scenario{"in flight beside others that have ended", steady(), []row{{0, "begin:1 success*5 failure*3", "closed"}}}, false},
+		{scenario{"no more in flight", steady(), []row{{0, "begin:1 end:1=failure", "closed"}}}, true},
+		{scenario{"open", steady(), []row{{0, "trip", "open"}}}, false},
+		{scenario{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}}, false},
+		{scenario{"open for a year", steady(), []row{{0, "trip", "open"}, {365 * 24 * time.Hour, "", "open"}}}, false},
+		{scenario{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}}, false},
+		{scenario{"half-open, its probe lost", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}}, false},
+		{scenario{"closed again", steady(), []row{{0, "trip", "open"}, {due, "success", "probe closed"}}}, true},
+		{scenario{"closed again, a probe still out", Config{Jitter: -1, SuccessesToClose: 1, MaxProbes: 2}, []row{
+			{0, "trip", "open"}, {due, "begin:1 success", "probe*2 closed"},
+		}}, false},
+		{scenario{"ramping", ramp, []row{{0, "trip", "open"}, {due, "success", "probe closed"}}}, true},
+		{scenario{"forced open", steady(), []row{{0, "force_open", "open"}}}, false},
+		{scenario{"forced closed", steady(), []row{{0, "force_closed", "closed"}}}, false},
+		{scenario{"shadow", steady(), []row{{0, "shadow", "closed"}}}, false},
+		{scenario{"an override for a while", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour - 1, "", "open"}}}, false},
+		{scenario{"an override that is over", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour, "", "closed"}}}, true},
+		{scenario{"an override that was cleared", steady(), []row{{0, "force_open clear", "closed"}}}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := mustGroup(t, tt.cfg, WithMaxBreakers(1))
+				b := g.Get(Key{Method: "a"})
+				newTimeline(t, b).run(tt.rows...)
+				before := b.Snapshot()
+				next := g.Get(Key{Method: "b"})
+				if tt.goes {
+					wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 1, Evictions: 1})
+					wantSame(t, "keys", keysOf(g), []string{"/b"})
+					return
+				}
+				wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 2, Overflow: 1})
+				wantSame(t, "keys", keysOf(g), []string{"/a", "tag=overflow"})
+				if next.Key() != OverflowKey {
+					t.Errorf("the other key got the breaker of %v, want the overflow breaker", next.Key())
+				}
+				if diff := cmp.Diff(before, b.Snapshot()); diff != "" {
+					t.Errorf("looking for room changed it:\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// A dead backend's breaker stays while a thousand other keys come and go.
+func TestB33_AnOpenBreakerSurvivesChurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady(), WithMaxBreakers(8))
+		dead := Key{Method: "dead"}
+		report(t, g.Get(dead), 5, Failure)
+		through := 0
+		for i := range 1000 {
+			if _, err := g.Get(dead).Acquire(t.Context()); err == nil {
+				through++
+			}
+			report(t, g.Get(methodKey(i)), 1, Success)
+		}
+		if through != 0 {
+			t.Errorf("%d of 1000 calls were let through", through)
+		}
+	})
+}
+
+func TestB33_TheLeastRecentlyUsedGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady(), WithMaxBreakers(4))
+		use := func(methods string) {
+			t.Helper()
+			for _, m := range methods {
+				report(t, g.Get(Key{Method: string(m)}), 1, Success)
+				time.Sleep(2 * time.Second) // more than a bucket: "roughly"
+			}
+		}
+		use("abcd")
+		use("ba") // c is the oldest now, then d, b, a
+		for _, tt := range []struct{ add, left string }{
+			{"e", "/a /b /d /e"}, {"f", "/a /b /e /f"}, {"g", "/a /e /f /g"}, {"h", "/e /f /g /h"},
+		} {
+			use(tt.add)
+			if got := keysOf(g); !slices.Equal(got, words(tt.left)) {
+				t.Errorf("after %s: %v are left, want %v", tt.add, got, tt.left)
+			}
+		}
+	})
+}
+
+func words(s string) (out []string) {
+	for i := 0; i < len(s); i += 3 {
+		out = append(out, s[i:i+2])
+	}
+	return out
+}
+
+// If none can go, further keys share one breaker; as soon as one can, they get their own again.
+func TestB33_Overflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady(), WithMaxBreakers(2))
+		a, b := g.Get(Key{Method: "a"}), g.Get(Key{Method: "b"})
+		a.Trip(t.Context(), "test")
+		p := acquire(t, b)
+
+		c, d := g.Get(Key{Method: "c"}), g.Get(Key{Method: "d"})
+		if c != d || c.Key() != OverflowKey {
+			t.Fatalf("c and d got %v and %v, want the overflow breaker", c.Key(), d.Key())
+		}
+		if _, ok := g.Lookup(Key{Method: "c"}); ok {
+			t.Error("Lookup finds a breaker for c")
+		}
+		if got := g.Get(OverflowKey); got != c {
+			t.Error("OverflowKey has another breaker")
+		}
+		wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 3, Overflow: 2})
+		wantSame(t, "keys", keysOf(g), []string{"/a", "/b", "tag=overflow"})
+
+		// It is a breaker like any other: it trips, for all that share it.
+		report(t, c, 5, Failure)
+		_ = refused(t, g.Get(Key{Method: "e"}))
+		if a.State() != Open || b.State() != Closed {
+			t.Errorf("the others are %v and %v, want open and closed", a.State(), b.State())
+		}
+
+		// b becomes idle: the next key takes its place.
+		p.Done(t.Context(), Success)
+		if got := g.Get(Key{Method: "c"}); got.Key() != (Key{Method: "c"}) {
+			t.Errorf("c still gets %v", got.Key())
+		}
+		wantSame(t, "keys", keysOf(g), []string{"/a", "/c", "tag=overflow"})
+		wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 3, Overflow: 3, Evictions: 1})
+
+		// The overflow breaker itself never makes room.
+		g.Get(OverflowKey).Reset(t.Context())
+		acquire(t, g.Get(Key{Method: "c"}))
+		if got := g.Get(Key{Method: "f"}); got != c {
+			t.Errorf("f gets %v, want the overflow breaker", got.Key())
+		}
+		wantSame(t, "keys", keysOf(g), []string{"/a", "/c", "tag=overflow"})
+	})
+}
+
+// Asked for by its own key, the overflow breaker is made beyond the bound, and that is no overflow.
+func TestB33_OverflowByItsKey(t *testing.T) {
+	g := mustGroup(t, Config{}, WithMaxBreakers(1))
+	g.Get(OverflowKey)
+	g.Get(Key{Method: "a"})
+	g.Get(Key{Method: "b"})
+	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 2, Evictions: 1})
+	wantSame(t, "keys", keysOf(g), []string{"/b", "tag=overflow"})
+}
+
+// A search that found nothing is not repeated for every key that comes: see evict.
+func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady(), WithMaxBreakers(1))
+		g.Get(Key{Method: "a"})
+		g.mu.Lock()
+		g.rested = clock() + int64(time.Second) // as after a search of a tenth of that
+		g.mu.Unlock()
+		time.Sleep(time.Second - 1)
+		if got := g.Get(Key{Method: "b"}).Key(); got != OverflowKey {
+			t.Errorf("one nanosecond before: got %v, want the overflow breaker", got)
+		}
+		time.Sleep(time.Nanosecond)
+		if got := g.Get(Key{Method: "b"}).Key(); got != (Key{Method: "b"}) {
+			t.Errorf("after it: got %v, want its own breaker", got)
+		}
+	})
+	// In real time a search takes a while, and the rest is ten times as long.
+	g := mustGroup(t, Config{}, WithMaxBreakers(1000))
+	for i := range 1000 {
+		g.Get(methodKey(i)).Trip(t.Context(), "test")
+	}
+	start := clock()
+	g.Get(methodKey(1000))
+	took := clock() - start
+	if g.rested <= start || g.rested > start+11*took {
+		t.Errorf("after a vain search of %v at most it rests until %v after its start, want up to eleven times as long",
+			time.Duration(took), time.Duration(g.rested-start))
+	}
+}
+
+// evicted is a breaker of key a that has been evicted by key b. If back, key a has another breaker now.
+func evicted(t *testing.T, back bool) (old *Breaker, g *Group) {
+	t.Helper()
+	g = mustGroup(t, steady(), WithMaxBreakers(1))
+	old = g.Get(Key{Method: "a"})
+	report(t, old, 3, Success)
+	g.Get(Key{Method: "b"})
+	if back {
+		g.Get(Key{Method: "a"})
+	}
+	return old, g
+}
+
+// R04: a *Breaker may be kept: its methods act on the breaker that its key has now, so no outcome is lost on one that
+// nobody sees any more.
+func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		for name, tt := range map[string]struct {
+			do   func(t *testing.T, old *Breaker)
+			want func(s Snapshot) bool
+		}{
+			"Acquire and Done": {func(t *testing.T, old *Breaker) {
+				t.Helper()
+				report(t, old, 5, Failure)
+				_ = refused(t, old)
+			}, func(s Snapshot) bool { return s.State == Open && s.Failures == 5 && s.Rejections.Open == 1 }},
+			"Do": {func(t *testing.T, old *Breaker) {
+				t.Helper()
+				_ = old.Do(t.Context(), func(context.Context) error { return nil })
+			}, func(s Snapshot) bool { return s.Successes == 1 && s.Admitted == 1 }},
+			"Trip":  {func(t *testing.T, old *Breaker) { t.Helper(); old.Trip(t.Context(), "x") }, func(s Snapshot) bool { return s.State == Open }},
+			"Reset": {func(t *testing.T, old *Breaker) { t.Helper(); old.Reset(t.Context()) }, func(s Snapshot) bool { return s.Generation == 2 }},
+			"SetOverride": {func(t *testing.T, old *Breaker) { t.Helper(); setOverride(t, old, ForceOpen, 0) }, func(s Snapshot) bool {
+				return s.Override.Mode == ForceOpen && s.State == Open
+			}},
+			"ClearOverride": {func(t *testing.T, old *Breaker) {
+				t.Helper()
+				setOverride(t, old, ForceOpen, 0)
+				old.ClearOverride(t.Context())
+			}, func(s Snapshot) bool { return s.Override.Mode == 0 && s.State == Closed }},
+			"CountFallback": {func(t *testing.T, old *Breaker) {
+				t.Helper()
+				old.CountFallback(true)
+				old.CountFallback(false)
+			}, func(s Snapshot) bool { return s.Fallbacks == FallbackCounts{1, 1} }},
+		} {
+			old, g := evicted(t, back)
+			before := old.Snapshot()
+			if back && before.Successes != 0 || !back && before.Successes != 3 {
+				t.Errorf("%s, back: %v: the kept breaker's snapshot has %d successes", name, back, before.Successes)
+			}
+			tt.do(t, old)
+			now, ok := g.Lookup(Key{Method: "a"})
+			if !ok || now == old {
+				t.Errorf("%s, back: %v: the key has no new breaker", name, back)
+				continue
+			}
+			s := now.Snapshot()
+			if !tt.want(s) {
+				t.Errorf("%s, back: %v: the successor is %+v", name, back, s)
+			}
+			if diff := changes(s, old.Snapshot()); diff != "" || old.State() != s.State {
+				t.Errorf("%s, back: %v: the kept breaker shows something else: %v,\n%s", name, back, old.State(), diff)
+			}
+		}
+	}
+}
+
+// B14: reading a breaker that is gone makes none in its place.
+func TestB33_ReadingAKeptBreakerMakesNone(t *testing.T) {
+	old, g := evicted(t, false)
+	reads(t, mustGroup(t, Config{}), old)
+	if old.State() != Closed || old.Snapshot().Successes != 3 || old.Key() != (Key{Method: "a"}) {
+		t.Errorf("%v, %d successes, key %v; want what it was", old.State(), old.Snapshot().Successes, old.Key())
+	}
+	wantSame(t, "keys", keysOf(g), []string{"/b"})
+	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 1, Evictions: 1})
+}
+
+// A second report through a permit of a breaker that is gone disturbs nobody.
+func TestB25_B33_ASecondReportAfterEviction(t *testing.T) {
+	g := mustGroup(t, steady(), WithMaxBreakers(1))
+	p := acquire(t, g.Get(Key{Method: "a"}))
+	p.Done(t.Context(), Success)
+	b := g.Get(Key{Method: "b"})
+	before := b.Snapshot()
+	p.Done(t.Context(), Success)
+	p.Done(t.Context(), Failure)
+	if diff := cmp.Diff(before, b.Snapshot()); diff != "" {
+		t.Errorf("another breaker changed:\n%s", diff)
+	}
+	if s := g.Get(Key{Method: "a"}).Snapshot(); s.Failures+s.Successes+s.Late != 0 {
+		t.Errorf("the successor counted it: %+v", s)
+	}
+}
+
+// Apply reaches no breaker that is gone, and those that are kept find what it set.
+func TestB34_ApplyAfterEviction(t *testing.T) {
+	old, g := evicted(t, false)
+	if err := g.Apply(Config{ConsecutiveFailures: 1}); err != nil {
+		t.Fatal(err)
+	}
+	report(t, old, 1, Failure)
+	if got := old.State(); got != Open {
+		t.Errorf("%v, want open: the successor has the new policy", got)
+	}
+	old.adopt(g.policies.base) // as an Apply that had found it just before it went
+	if old.phase.Load().kind != gone {
+		t.Error("Apply brought it back")
+	}
+}
+
+// One that was idle when it was found may be in use by the time it is taken: then it stays.
+func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
+	for name, use := range map[string]func(*testing.T, *Breaker){
+		"tripped":   func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "test") },
+		"forced":    func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) },
+		"in flight": func(t *testing.T, b *Breaker) { t.Helper(); acquire(t, b) },
+	} {
+		g := mustGroup(t, Config{})
+		b := g.Get(Key{})
+		if !b.idle() {
+			t.Fatalf("%s: it is not idle to begin with", name)
+		}
+		use(t, b)
+		ph, before := b.phase.Load(), b.lastUse()
+		if b.idle() || b.leave() {
+			t.Errorf("%s: idle, or it left", name)
+		}
+		if b.phase.Load() != ph {
+			t.Errorf("%s: it has another phase after the attempt", name)
+		}
+		if now := clock(); ph.state == Open && (before > now || now-before > int64(time.Minute)) {
+			t.Errorf("%s: an open breaker was last used %v ago, want now", name, time.Duration(now-before))
+		}
+	}
+	b := mustGroup(t, Config{}).Get(Key{})
+	if !b.leave() || b.leave() || b.idle() {
+		t.Error("an idle breaker leaves once")
+	}
+}

@@ -1,0 +1,175 @@
+package breaker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+var errDown = errors.New("backend is down")
+
+func Example() {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, OpenFor: time.Minute})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	orders := group.Get(breaker.Key{Service: "shop.Orders", Method: "Get"})
+	for range 5 {
+		err := orders.Do(ctx, func(context.Context) error { return errDown })
+		fmt.Println(errors.Is(err, breaker.ErrRejected), orders.State())
+	}
+	// Output:
+	// false closed
+	// false closed
+	// false open
+	// true open
+	// true open
+}
+
+// A call that is not one function has a permit, and reports through it once it is over.
+func ExampleBreaker_Acquire() {
+	b, err := breaker.New(breaker.Key{Target: "dns:///orders:443"}, breaker.Config{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+
+	call := func(status int) {
+		permit, err := b.Acquire(ctx)
+		if err != nil {
+			fmt.Println("not called:", err)
+			return
+		}
+		switch {
+		case status == 429:
+			permit.DoneAfter(ctx, breaker.Overload, 30*time.Second) // it asked for half a minute
+		case status >= 500:
+			permit.Done(ctx, breaker.Failure)
+		default:
+			permit.Done(ctx, breaker.Success) // also 404: the backend has answered
+		}
+	}
+	for _, status := range []int{200, 404, 500, 429, 200} {
+		call(status)
+	}
+	s := b.Snapshot()
+	fmt.Println(s.State, s.Successes, s.Failures, s.Overloads)
+	// Output: closed 3 1 1
+}
+
+func ExampleRejectedError() {
+	b, err := breaker.New(breaker.Key{Service: "shop.Orders"}, breaker.Config{OpenFor: time.Minute, Jitter: -1})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	b.Trip(ctx, "maintenance")
+	_, err = b.Acquire(ctx)
+	if rejected, ok := errors.AsType[*breaker.RejectedError](err); ok {
+		fmt.Println(err)
+		fmt.Println("again in", rejected.RetryAfter().Round(time.Minute))
+	}
+	// Output:
+	// breaker: call rejected: "shop.Orders" is open (reason open)
+	// again in 1m0s
+}
+
+// The group's Config is for all keys that no rule covers.
+func ExampleWithPolicy() {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2}, breaker.WithPolicy(
+		breaker.PolicyRule{
+			Match:  breaker.Key{Service: "shop.Payments"},
+			Config: breaker.Lenient(),
+		},
+		breaker.PolicyRule{
+			Match:  breaker.Key{Service: "shop.Payments", Method: "Refund"},
+			Config: breaker.Config{ConsecutiveFailures: 1},
+		},
+	))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	for _, key := range []breaker.Key{
+		{Service: "shop.Orders", Method: "Get"},
+		{Service: "shop.Payments", Method: "Charge"},
+		{Service: "shop.Payments", Method: "Refund"},
+	} {
+		b := group.Get(key)
+		failures := 0
+		for ; b.State() == breaker.Closed; failures++ {
+			_ = b.Do(ctx, func(context.Context) error { return errDown })
+		}
+		fmt.Println(key, "opens after", failures)
+	}
+	// Output:
+	// shop.Orders/Get opens after 2
+	// shop.Payments/Charge opens after 10
+	// shop.Payments/Refund opens after 1
+}
+
+// An operator takes a backend out for an hour. Below the override the breaker keeps its own state.
+func ExampleBreaker_SetOverride() {
+	group, err := breaker.NewGroup(breaker.Config{})
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	b := group.Get(breaker.Key{Service: "shop.Orders"})
+	err = b.SetOverride(ctx, breaker.Override{
+		Mode: breaker.ForceOpen, TTL: time.Hour, Why: "database migration", By: "ann",
+	})
+	if err != nil {
+		panic(err)
+	}
+	s := b.Snapshot()
+	fmt.Println(s.State, "above", s.Underlying, "because of", s.Override.Why)
+
+	b.ClearOverride(ctx)
+	fmt.Println(b.State())
+	// Output:
+	// open above closed because of database migration
+	// closed
+}
+
+func ExampleWithListener() {
+	group, err := breaker.NewGroup(breaker.Aggressive(), breaker.WithListener(func(_ context.Context, e breaker.Event) {
+		fmt.Printf("%v: %v, was %v: %s\n", e.Key, e.To, e.From, e.Why)
+	}))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	b := group.Get(breaker.Key{Method: "Get"})
+	for range 3 {
+		_ = b.Do(ctx, func(context.Context) error { return errDown })
+	}
+	b.Reset(ctx)
+	// Output:
+	// /Get: open, was closed: 3 consecutive failures
+	// /Get: closed, was open: reset
+}
+
+// A rule of one's own: a third of the calls overloaded is too much.
+func ExampleWithTrip() {
+	b, err := breaker.New(breaker.Key{}, breaker.Config{}, breaker.WithTrip(func(c breaker.Counts) bool {
+		return c.Calls() >= 6 && 3*c.Overloads >= c.Calls()
+	}))
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+	for i := range 6 {
+		permit, err := b.Acquire(ctx)
+		if err != nil {
+			panic(err)
+		}
+		permit.Done(ctx, []breaker.Outcome{breaker.Success, breaker.Success, breaker.Overload}[i%3])
+	}
+	fmt.Println(b.State())
+	// Output: open
+}

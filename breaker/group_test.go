@@ -1,0 +1,392 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func methodKey(i int) Key { return Key{Method: fmt.Sprint(i)} }
+
+func TestB32_ConcurrentGetMakesOneBreakerConcurrentSafe(t *testing.T) {
+	const callers, keys = 8, 200 // enough keys for the table to be replaced several times
+	g := mustGroup(t, Config{})
+	got := make([][keys]*Breaker, callers)
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			<-start
+			for j := range keys {
+				got[i][j] = g.Get(methodKey(j))
+				if b, ok := g.Lookup(methodKey(j)); ok && b != got[i][j] {
+					t.Errorf("key %d: Lookup finds another breaker", j)
+				}
+				p, err := got[i][j].Acquire(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				p.Done(t.Context(), Success)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	for i := range got {
+		if got[i] != got[0] {
+			t.Fatalf("callers 0 and %d got different breakers", i)
+		}
+	}
+	if g.Len() != keys {
+		t.Errorf("Len is %d, want %d", g.Len(), keys)
+	}
+	for key, b := range g.All() {
+		if s := b.Snapshot(); s.Successes != callers {
+			t.Errorf("%v: %d successes, want %d: a call went to another breaker", key, s.Successes, callers)
+		}
+	}
+}
+
+// unblocked runs f, which must not wait for anything that its caller holds.
+func unblocked(t *testing.T, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second): // only if it fails
+		t.Fatalf("%s waits for a lock", what)
+	}
+}
+
+// Get of a known key takes no exclusive lock. Nor do a closed breaker's calls and an open one's rejections.
+func TestB32_TheHotPathTakesNoLock(t *testing.T) {
+	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}} {
+		cfg.Window = time.Hour // its sliding takes the lock
+		g := mustGroup(t, cfg)
+		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
+		open.Trip(t.Context(), "test")
+		half.Trip(t.Context(), "test")
+		half.mu.Lock()
+		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
+		half.mu.Unlock()
+		acquire(t, half)
+		_ = refused(t, half) // the first to be rejected finds out until when the slots are taken
+
+		g.mu.Lock()
+		for _, b := range []*Breaker{b, open, half} {
+			b.mu.Lock()
+		}
+		unblocked(t, name+": Get", func() { g.Get(Key{}) })
+		unblocked(t, name+": Lookup", func() { g.Lookup(Key{}); g.Lookup(methodKey(99)) })
+		unblocked(t, name+": All", func() {
+			for range g.All() {
+			}
+		})
+		unblocked(t, name+": State", func() { b.State(); open.State(); half.State() })
+		unblocked(t, name+": a success", func() {
+			if p, err := b.Acquire(t.Context()); err == nil {
+				p.Done(t.Context(), Success)
+			}
+		})
+		unblocked(t, name+": a rejection", func() { _, _ = open.Acquire(t.Context()) })
+		unblocked(t, name+": a half-open rejection", func() { _, _ = half.Acquire(t.Context()) })
+		for _, b := range []*Breaker{b, open, half} {
+			b.mu.Unlock()
+		}
+		g.mu.Unlock()
+		if s := b.Snapshot(); s.Successes != 1 {
+			t.Errorf("%s: %d successes, want 1", name, s.Successes)
+		}
+		if a, b := open.Snapshot().Rejections, half.Snapshot().Rejections; a != (ReasonCounts{Open: 1}) || b != (ReasonCounts{HalfOpen: 2}) {
+			t.Errorf("%s: rejections %+v and %+v, want 1 open and 2 half-open", name, a, b)
+		}
+	}
+}
+
+func TestGroup(t *testing.T) {
+	g := mustGroup(t, Config{})
+	if _, ok := g.Lookup(Key{}); ok || g.Len() != 0 {
+		t.Errorf("a new group has %d breakers", g.Len())
+	}
+	a, b := g.Get(Key{Method: "a"}), g.Get(Key{Method: "b"})
+	if got, ok := g.Lookup(a.Key()); !ok || got != a || g.Get(a.Key()) != a || a == b {
+		t.Error("a key has more than one breaker, or two keys have one")
+	}
+	if _, ok := g.Lookup(Key{Method: "c"}); ok || g.Len() != 2 {
+		t.Error("Lookup makes breakers")
+	}
+	want := map[Key]*Breaker{a.Key(): a, b.Key(): b}
+	if got := maps.Collect(g.All()); !maps.Equal(got, want) {
+		t.Errorf("All yields %v, want %v", got, want)
+	}
+	n := 0
+	for range g.All() {
+		n++
+		break
+	}
+	if n != 1 {
+		t.Errorf("a loop that ends at once ran %d times", n)
+	}
+	g.CountUnguarded()
+	wantSame(t, "Stats", g.Stats(), GroupStats{Breakers: 2, Unguarded: 1})
+}
+
+// Breakers that come while All yields may be missed; none comes twice, and none that stays is missed.
+func TestAllWhileTheTableGrows(t *testing.T) {
+	g := mustGroup(t, Config{})
+	for i := range 10 {
+		g.Get(methodKey(i))
+	}
+	seen := make(map[Key]int)
+	for key := range g.All() {
+		seen[key]++
+		for i := range 20 {
+			g.Get(methodKey(100*len(seen) + i))
+		}
+	}
+	for key, n := range seen {
+		if n != 1 {
+			t.Errorf("%v came %d times", key, n)
+		}
+	}
+	for i := range 10 {
+		if seen[methodKey(i)] == 0 {
+			t.Errorf("%d was missed", i)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	var none Option
+	var noFunc optionFunc
+	for _, tt := range []struct {
+		name string
+		opts []Option
+		both bool // New refuses as NewGroup does
+		want string
+	}{
+		{"nil", []Option{none}, true, "option 0 is nil"},
+		{"a nil function", []Option{WithTrip(func(Counts) bool { return false }), noFunc}, true, "option 1 is nil"},
+		{"WithListener(nil)", []Option{WithListener(nil)}, true, "WithListener: the function is nil"},
+		{"WithTrip(nil)", []Option{WithTrip(nil)}, true, "WithTrip: the function is nil"},
+		{"WithMaxBreakers(0)", []Option{WithMaxBreakers(0)}, true, "WithMaxBreakers: n is 0, want 1 or more"},
+		{"WithMaxBreakers(-1)", []Option{WithMaxBreakers(-1)}, true, "WithMaxBreakers: n is -1, want 1 or more"},
+		{"WithPolicy", []Option{WithPolicy(PolicyRule{})}, false, "WithPolicy is an option for NewGroup, not for New"},
+		{"WithPolicy()", []Option{WithPolicy()}, false, "WithPolicy is an option for NewGroup, not for New"},
+		{"WithMaxBreakers", []Option{WithMaxBreakers(1)}, false, "WithMaxBreakers is an option for NewGroup, not for New"},
+	} {
+		b, err := New(Key{}, Config{}, tt.opts...)
+		if b != nil || err == nil || err.Error() != "breaker: "+tt.want {
+			t.Errorf("%s: New returned %v, %v; want the error %q", tt.name, b, err, tt.want)
+		}
+		g, err := NewGroup(Config{}, tt.opts...)
+		switch {
+		case !tt.both && (g == nil || err != nil):
+			t.Errorf("%s: NewGroup returned %v, %v; want a group", tt.name, g, err)
+		case tt.both && (g != nil || err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
+		}
+	}
+	// Given more than once: listeners add up, the last rule of one's own counts.
+	heard := 0
+	count := WithListener(func(context.Context, Event) { heard++ })
+	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count, WithTrip(func(Counts) bool { return true }))
+	report(t, b, 1, Failure)
+	if b.State() != Open || heard != 2 {
+		t.Errorf("%v, heard %d times; want open, 2", b.State(), heard)
+	}
+}
+
+// Apply keeps states, generations, permits and deadlines.
+func TestB34_ApplyKeepsWhatIs(t *testing.T) {
+	const due = 5 * time.Second
+	other := Config{
+		ConsecutiveFailures: 3, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
+		SlowCall: time.Hour, SuccessesToClose: 5, MaxProbes: 1, ProbeTimeout: time.Hour,
+	}
+	for _, tt := range []struct {
+		name          string
+		before, after []row
+	}{
+		{"closed", []row{{0, "failure begin:1 begin:2", "closed"}}, []row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}}},
+		{"open: the deadline is the old one, the next period the new", []row{{0, "trip", "open"}, {due - 2, "", "open"}}, []row{
+			{due - 1, "success", "rejected:open open"},
+			{due, "failure", "probe open"},
+			{due + time.Hour, "success", "rejected:open open"},
+		}},
+		{"half-open: probes and their leases stay, new ones are as the new policy says", []row{
+			{0, "trip", "open"}, {due, "success begin:1", "probe*2 half_open"},
+		}, []row{
+			{due + 10*time.Second - 1, "success", "rejected:half_open half_open"},
+			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"}, // 1 is lost after the old lease
+			{due + time.Hour, "success", "rejected:half_open half_open"},
+			{due + time.Hour, "end:2=success success*2", "probe*2 half_open"}, // one before, three after
+			{due + time.Hour, "success", "probe closed"},
+		}},
+		{"an override", []row{{0, "trip force_closed/1h", "closed"}}, []row{{time.Hour - 1, "success", "closed"}, {time.Hour, "success", "probe half_open"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var rec recorder
+				g := mustGroup(t, Config{Jitter: -1, SuccessesToClose: 9}, WithListener(rec.Transition))
+				b := g.Get(Key{})
+				tl := newTimeline(t, b)
+				tl.run(tt.before...)
+				events := len(rec.heard())
+				before := b.Snapshot()
+				if err := g.Apply(other); err != nil {
+					t.Fatal(err)
+				}
+				after := b.Snapshot()
+				if after.MinCalls != 3 {
+					t.Errorf("MinCalls is %d, want 3: the new policy is not in force", after.MinCalls)
+				}
+				after.MinCalls = before.MinCalls
+				if diff := cmp.Diff(before, after); diff != "" {
+					t.Errorf("Apply changed more than the policy:\n%s", diff)
+				}
+				if got := len(rec.heard()) - events; got != 0 {
+					t.Errorf("Apply made %d events", got)
+				}
+				tl.run(tt.after...)
+				if got := b.Snapshot().Late; got != 0 {
+					t.Errorf("%d results were late", got)
+				}
+			})
+		})
+	}
+}
+
+// Counts survive a change of thresholds; a change of Window starts an empty window.
+func TestB34_CountsAndTheWindow(t *testing.T) {
+	counts := Counts{Successes: 3, Failures: 3, Overloads: 1, Slow: 1, ConsecutiveFailures: 2}
+	base := Config{SlowCall: time.Second, MinCalls: 100, Jitter: -1}
+	with := func(change func(*Config)) Config {
+		c := base
+		change(&c)
+		return c
+	}
+	for _, tt := range []struct {
+		name   string
+		cfg    Config
+		window Counts
+		next   string // what the next failure leads to
+	}{
+		{"nothing", base, counts, "closed"},
+		{"MinCalls", with(func(c *Config) { c.MinCalls = 8 }), counts, "open"}, // 5 of 8 failed
+		{"MinCalls, not yet", with(func(c *Config) { c.MinCalls = 9 }), counts, "closed"},
+		{"ConsecutiveFailures", with(func(c *Config) { c.ConsecutiveFailures = 3 }), counts, "open"},
+		{"FailureRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio = 8, 0.63 }), counts, "closed"},
+		{"SlowRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio = 8, -1, 0.125 }), counts, "open"},
+		{"Window", with(func(c *Config) { c.Window = time.Minute }), Counts{ConsecutiveFailures: 2}, "closed"},
+		{"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }), Counts{ConsecutiveFailures: 2}, "closed"},
+		{"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }), Counts{ConsecutiveFailures: 2}, "open"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := mustGroup(t, base)
+				b := g.Get(Key{})
+				tl := newTimeline(t, b)
+				tl.run(row{0, "success*2 failure overload success~2s failure*2 begin:1 begin:2", "closed"})
+				if err := g.Apply(tt.cfg); err != nil {
+					t.Fatal(err)
+				}
+				s := b.Snapshot()
+				wantSame(t, "window", s.Window, tt.window)
+				if s.Successes != 3 || s.Failures != 3 || s.Overloads != 1 || s.SlowCalls != 1 || s.InFlight != 2 || s.Generation != 1 {
+					t.Errorf("totals: %+v", s)
+				}
+				tl.run(row{0, "end:1=failure", tt.next})
+				tl.do("end:2=success")
+				if s := b.Snapshot(); s.InFlight != 0 || s.Late != map[string]uint64{"open": 1}[tt.next] {
+					t.Errorf("%d in flight, %d late", s.InFlight, s.Late)
+				}
+			})
+		})
+	}
+}
+
+// More slots are there at once, also for callers that were just told to wait.
+func TestB34_MoreProbesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady())
+		tl := newTimeline(t, g.Get(Key{}))
+		tl.run(row{0, "trip", "open"}, row{5 * time.Second, "begin:1 success", "probe rejected:half_open half_open"})
+		more := steady()
+		more.MaxProbes = 3
+		if err := g.Apply(more); err != nil {
+			t.Fatal(err)
+		}
+		tl.run(row{5 * time.Second, "begin:2 begin:3 success", "probe*2 rejected:half_open half_open"})
+		if err := g.Apply(steady()); err != nil { // fewer: those that are out stay out
+			t.Fatal(err)
+		}
+		tl.run(
+			row{5 * time.Second, "end:1=ignored end:2=ignored success", "rejected:half_open half_open"},
+			row{5 * time.Second, "end:3=ignored success", "probe closed"},
+		)
+	})
+}
+
+func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
+	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
+	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Key{Method: "a"}, config(2)}), WithMaxBreakers(3))
+	for _, m := range []string{"a", "b", "c"} {
+		g.Get(Key{Method: m}).Trip(t.Context(), "test")
+	}
+	over := g.Get(Key{Method: "d"})
+	if over.Key() != OverflowKey {
+		t.Fatalf("got %v, want the overflow breaker", over.Key())
+	}
+	minCalls := func() (all []string) {
+		for key, b := range g.All() {
+			all = append(all, fmt.Sprintf("%v %d", key, b.Snapshot().MinCalls))
+		}
+		slices.Sort(all)
+		return all
+	}
+	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
+	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{OverflowKey, config(5)}, PolicyRule{Key{Method: "e"}, config(6)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"}) // the old rules are gone
+	g.Get(Key{Method: "c"}).Reset(t.Context())
+	if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
+		t.Errorf("a new breaker has %d, want 6", got)
+	}
+	if err := g.Apply(config(7), PolicyRule{Match: Key{Method: "x"}}, PolicyRule{Match: Key{Method: "x"}}); err == nil {
+		t.Error("the same Match twice is no error")
+	}
+	if got := g.Get(Key{Method: "b"}).Snapshot().MinCalls; got != 4 {
+		t.Errorf("after an Apply that failed it is %d, want 4", got)
+	}
+}
+
+// Reconfigured while open it still recovers.
+func TestB34_ApplyWhileOpenStillRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, steady())
+		tl := newTimeline(t, g.Get(Key{}))
+		tl.run(row{0, "trip", "open"})
+		for range 5 {
+			if err := g.Apply(Config{Jitter: -1, SuccessesToClose: 1, Window: time.Minute, MaxConcurrent: 4}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tl.run(row{5 * time.Second, "success", "probe closed"}, row{5 * time.Second, "failure*5", "open"})
+	})
+}

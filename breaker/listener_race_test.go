@@ -1,0 +1,107 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// Each breaker's events in order, Seq without gaps, To of one = From of the next, one at a time; under flapping from many
+// goroutines, with a listener that makes events of its own.
+func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
+	const callers, calls, keys = 4, 60, 2
+	var mu sync.Mutex
+	events := make(map[Key][]Event)
+	busy := make(map[Key]bool)
+	var g *Group
+	g = mustGroup(t, Config{ConsecutiveFailures: 2, OpenFor: 1, MaxOpenFor: 1, SuccessesToClose: 1}, WithListener(func(ctx context.Context, e Event) {
+		mu.Lock()
+		if busy[e.Key] {
+			t.Errorf("%v: two events are told at once", e.Key)
+		}
+		busy[e.Key] = true
+		events[e.Key] = append(events[e.Key], e)
+		mu.Unlock()
+		runtime.Gosched()
+		b := g.Get(e.Key)
+		_ = b.Snapshot()
+		if e.Seq%7 == 0 {
+			b.Reset(ctx)
+		}
+		if p, err := b.Acquire(ctx); err == nil {
+			p.Done(ctx, Outcome(e.Seq%2))
+		}
+		mu.Lock()
+		busy[e.Key] = false
+		mu.Unlock()
+	}))
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for j := range calls {
+				b := g.Get(Key{Method: fmt.Sprint(j % keys)})
+				switch (i + j) % 4 {
+				case 0:
+					b.Trip(t.Context(), "test")
+				case 1:
+					b.Reset(t.Context())
+				default:
+					if p, err := b.Acquire(t.Context()); err == nil {
+						p.Done(t.Context(), Failure)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for key, b := range g.All() {
+		list := events[key]
+		from := Closed
+		for i, e := range list {
+			if e.Seq != uint64(i+1) || e.Generation != uint64(i+2) || e.From != from {
+				t.Fatalf("%v: event %d is %+v, want Seq %d, Generation %d, From %v", key, i, e, i+1, i+2, from)
+			}
+			from = e.To
+		}
+		if s := b.Snapshot(); s.State != from || s.Generation != uint64(len(list)+1) || s.InFlight != 0 {
+			t.Errorf("%v: %v in generation %d, %d in flight, after %d events of which the last leads to %v", key, s.State,
+				s.Generation, s.InFlight, len(list), from)
+		}
+	}
+}
+
+// Listeners come and go while events are told.
+func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
+	g := mustGroup(t, Config{})
+	b := g.Get(Key{})
+	var shared recorder
+	stop := g.Listen(&shared)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				var own recorder
+				stopOwn := g.Listen(&own)
+				stopShared := g.Listen(&shared)
+				b.Trip(t.Context(), "test")
+				stopShared()
+				stopOwn()
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	if got := len(shared.heard()); got != 200 {
+		t.Errorf("heard %d events, want 200", got)
+	}
+	for i, e := range shared.heard() {
+		if e.Seq != uint64(i+1) {
+			t.Fatalf("event %d has Seq %d", i+1, e.Seq)
+		}
+	}
+	if got := len(*g.home.ears.heard.Load()); got != 0 {
+		t.Errorf("%d listeners are left", got)
+	}
+}

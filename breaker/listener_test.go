@@ -1,0 +1,361 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// flap makes three events.
+func flap(t *testing.T, b *Breaker) {
+	t.Helper()
+	b.Trip(t.Context(), "test")
+	b.Reset(t.Context())
+	b.Trip(t.Context(), "test")
+}
+
+var flapped = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
+
+// A panicking or exiting listener changes nothing else: the others hear all, it hears all that follows, and nothing twice.
+func TestB30_AListenerMayPanicOrExit(t *testing.T) {
+	for name, exit := range exits {
+		var before, bad, after recorder
+		b := mustNew(t, Config{}, WithListener(before.Transition), WithListener(func(ctx context.Context, e Event) {
+			bad.Transition(ctx, e)
+			exit()
+		}), WithListener(after.Transition))
+		for _, change := range []func(){
+			func() { b.Trip(t.Context(), "test") }, func() { b.Reset(t.Context()) }, func() { b.Trip(t.Context(), "test") },
+		} {
+			if got, _ := leave(change); got != nil {
+				t.Errorf("%s: the listener's panic came through: %v", name, got)
+			}
+		}
+		for who, rec := range map[string]*recorder{"the one before": &before, "itself": &bad, "the one after": &after} {
+			wantSame(t, name+", "+who, rec.brief(), flapped)
+		}
+		if s := b.Snapshot(); s.State != Open || s.Generation != 4 {
+			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
+		}
+		b.mu.Lock() // nothing holds the lock, nothing is left to be told
+		if c := b.cold.Load(); c.delivering || len(c.queue) != 0 || c.heard != nil {
+			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, c.delivering, len(c.queue), len(c.heard))
+		}
+		b.mu.Unlock()
+	}
+}
+
+// Several events wait in the queue when a listener exits: the goroutine hands them all out before it is gone.
+func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var first, last recorder
+		hold := make(chan struct{})
+		b := mustNew(t, Config{}, WithListener(first.Transition), WithListener(func(_ context.Context, e Event) {
+			if e.Seq == 1 {
+				<-hold
+			}
+			runtime.Goexit()
+		}), WithListener(last.Transition))
+		go b.Trip(t.Context(), "test")
+		synctest.Wait()
+		b.Reset(t.Context()) // both only leave their event in the queue
+		b.Trip(t.Context(), "test")
+		close(hold)
+		synctest.Wait()
+		wantSame(t, "heard first", first.brief(), flapped)
+		wantSame(t, "heard last", last.brief(), flapped)
+	})
+}
+
+// The exiting listener takes the goroutine of the call along that was let through as a probe. Its permit never reaches
+// anybody, so its slot must be given back.
+func TestB30_AnExitingListenerCostsNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, steady(), WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen {
+				runtime.Goexit()
+			}
+		}))
+		b.Trip(t.Context(), "test")
+		time.Sleep(5 * time.Second)
+		_, exited := leave(func() { _, _ = b.Acquire(t.Context()) })
+		if !exited {
+			t.Fatal("Acquire came back, although its listener exited")
+		}
+		s := b.Snapshot()
+		if s.State != HalfOpen || s.InFlight != 0 || !s.Ready {
+			t.Errorf("%v, %d in flight, ready: %v; want half_open, 0, true: the permit is lost", s.State, s.InFlight, s.Ready)
+		}
+	})
+}
+
+// A slow listener delays the call that delivers, and no other, of this breaker or another.
+func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		slow := Key{Method: "slow"}
+		g := mustGroup(t, steady(), WithListener(func(ctx context.Context, e Event) {
+			if e.Key == slow && e.Seq == 1 {
+				time.Sleep(time.Hour)
+			}
+			rec.Transition(ctx, e)
+		}))
+		b, other := g.Get(slow), g.Get(Key{Method: "other"})
+		begin := time.Now()
+		var tripped time.Duration
+		go func() {
+			b.Trip(t.Context(), "slow")
+			tripped = time.Since(begin)
+		}()
+		synctest.Wait()
+
+		// All of these come back at once, and none tells the slow breaker's events out of order.
+		newTimeline(t, b).run(row{0, "success", "rejected:open open"}, row{0, "reset success failure*5", "open"})
+		newTimeline(t, other).run(row{0, "failure*5", "open"}, row{0, "reset", "closed"})
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("other calls were delayed by %v", waited)
+		}
+		wantSame(t, "heard meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"}) // other's
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if tripped != time.Hour {
+			t.Errorf("the call that delivers took %v, want an hour", tripped)
+		}
+		wantSame(t, "heard in the end", rec.brief()[2:], []string{
+			"1 closed>open manual", "2 open>closed manual", "3 closed>open consecutive",
+		})
+		if s := b.State(); s != Open {
+			t.Errorf("%v, want open", s)
+		}
+	})
+}
+
+// An event carries the context of the call that caused it, also where the goroutine of another call delivers it.
+func TestB31_TheContextIsTheCausingCallsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		hold := make(chan struct{})
+		b := mustNew(t, Config{}, WithListener(func(ctx context.Context, e Event) {
+			if e.Seq == 1 {
+				<-hold
+			}
+			rec.Transition(ctx, e)
+		}))
+		go b.Trip(tagged(t, "first"), "test")
+		synctest.Wait()
+		b.Reset(tagged(t, "second"))
+		close(hold)
+		synctest.Wait()
+		for i, want := range []string{"first", "second"} {
+			if got := rec.ctxs[i].Value(ctxKey{}); got != want {
+				t.Errorf("event %d has the context of %v, want %v", i+1, got, want)
+			}
+		}
+	})
+}
+
+// nosy calls every method there is.
+type nosy struct {
+	t *testing.T
+	recorder
+	g     *Group
+	locks int
+	depth int
+}
+
+func (n *nosy) Transition(ctx context.Context, e Event) {
+	n.recorder.Transition(ctx, e)
+	n.depth++
+	defer func() { n.depth-- }()
+	if n.depth > 1 {
+		n.t.Error("told of an event while it was hearing another")
+	}
+	b := n.g.Get(e.Key)
+	// Outside every lock: nobody else is about, so each can be had.
+	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.home.ears.mu} {
+		if mu.TryLock() {
+			mu.Unlock()
+		} else {
+			n.locks++
+		}
+	}
+	_, _, _ = b.State(), b.Snapshot(), b.Key()
+	if p, err := b.Acquire(ctx); err == nil {
+		p.Done(ctx, Ignored)
+	}
+	_ = b.Do(ctx, func(context.Context) error { return nil })
+	b.CountFallback(true)
+	_ = b.SetOverride(ctx, Override{Mode: Shadow, Why: "nosy", By: "nosy"})
+	b.ClearOverride(ctx)
+	_ = n.g.Get(Key{Method: fmt.Sprint(e.Seq)})
+	_, _ = n.g.Lookup(e.Key)
+	_, _ = n.g.Len(), n.g.Stats()
+	for range n.g.All() {
+	}
+	_ = n.g.Apply(Config{})
+	n.g.Listen(n)()
+	if e.Seq == 1 {
+		b.Reset(ctx) // makes event 2
+		b.Trip(ctx, "nosy")
+	}
+}
+
+func TestB30_AListenerMayCallAnything(t *testing.T) {
+	g := mustGroup(t, Config{})
+	n := &nosy{t: t, g: g}
+	stop := g.Listen(n)
+	b := g.Get(Key{Method: "m"})
+	b.Trip(t.Context(), "test")
+	wantSame(t, "events", n.brief(), flapped)
+	if n.locks != 0 {
+		t.Errorf("%d locks were held while it listened", n.locks)
+	}
+	stop()
+	b.Reset(t.Context())
+	wantSame(t, "events after stop", n.brief(), flapped)
+}
+
+func TestB30_AListenerIsRegisteredOnce(t *testing.T) {
+	g := mustGroup(t, Config{})
+	b := g.Get(Key{})
+	var one, two recorder
+	trip := func() { b.Trip(t.Context(), "test") }
+	want := func(ones, twos int) {
+		t.Helper()
+		if a, b := len(one.heard()), len(two.heard()); a != ones || b != twos {
+			t.Errorf("heard %d and %d, want %d and %d", a, b, ones, twos)
+		}
+	}
+	trip()
+	want(0, 0)
+	stop1 := g.Listen(&one)
+	stop1b := g.Listen(&one)
+	trip()
+	want(1, 0)
+	stop2 := g.Listen(&two)
+	trip()
+	want(2, 1)
+	stop1()
+	stop1() // a stop counts once
+	trip()
+	want(3, 2)
+	stop1b()
+	trip()
+	want(3, 3)
+	stop1c := g.Listen(&one)
+	trip()
+	want(4, 4)
+	stop1c()
+	stop2()
+	trip()
+	want(4, 4)
+	// Events go on being numbered while nobody listens, so that one who listens again can tell what it missed.
+	wantSame(t, "two", two.brief(), []string{
+		"3 open>open manual", "4 open>open manual", "5 open>open manual", "6 open>open manual",
+	})
+	if got := len(g.home.ears.all); got != 0 {
+		t.Errorf("%d registrations are left", got)
+	}
+}
+
+// value is a Listener whose type does not compare; == would panic.
+type value struct{ events []*int }
+
+func (v value) Transition(context.Context, Event) {
+	for _, n := range v.events {
+		*n++
+	}
+}
+
+type nilListener struct{}
+
+func (l *nilListener) Transition(context.Context, Event) { *l = nilListener{} } // panics if l is nil
+
+func TestB30_OddListeners(t *testing.T) {
+	g := mustGroup(t, Config{})
+	n := 0
+	v := value{events: []*int{&n}}
+	stopNil := g.Listen(nil)
+	stopTyped := g.Listen((*nilListener)(nil))
+	stop1, stop2 := g.Listen(v), g.Listen(v) // no two of them can be told to be the same
+	b := g.Get(Key{})
+	b.Trip(t.Context(), "test")
+	if n != 2 {
+		t.Errorf("heard %d times, want 2", n)
+	}
+	stop1()
+	b.Trip(t.Context(), "test")
+	if n != 3 {
+		t.Errorf("after one stop heard %d times, want 3", n)
+	}
+	stop2()
+	stopNil()
+	stopTyped()
+	b.Trip(t.Context(), "test")
+	if n != 3 {
+		t.Errorf("after both stops heard %d times, want 3", n)
+	}
+}
+
+// A listener that stops itself, or takes on another, while it is told.
+func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
+	g := mustGroup(t, Config{})
+	var late recorder
+	var stop func()
+	calls := 0
+	l := &listenerFunc{func(context.Context, Event) {
+		calls++
+		stop()
+		g.Listen(&late)
+	}}
+	stop = g.Listen(l)
+	b := g.Get(Key{})
+	flap(t, b)
+	if calls != 1 {
+		t.Errorf("it was told %d times, want once", calls)
+	}
+	wantSame(t, "the one it took on", late.brief(), flapped[1:])
+}
+
+// Those of WithListener and of Listen, in the order of registration, for every breaker of the group.
+func TestB30_AllListenersHearAllBreakers(t *testing.T) {
+	var order []string
+	say := func(who string) func(context.Context, Event) {
+		return func(_ context.Context, e Event) { order = append(order, who+" "+e.Key.Method) }
+	}
+	g := mustGroup(t, Config{}, WithListener(say("1")), WithListener(say("2")))
+	a := g.Get(Key{Method: "a"})
+	g.Listen(&listenerFunc{say("3")})
+	a.Trip(t.Context(), "test")
+	g.Get(Key{Method: "b"}).Trip(t.Context(), "test")
+	wantSame(t, "order", order, []string{"1 a", "2 a", "3 a", "1 b", "2 b", "3 b"})
+}
+
+// Events that wait when the last listener goes are dropped; the next listener hears what comes after it.
+func TestB30_NobodyIsLeftToTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		hold := make(chan struct{})
+		g := mustGroup(t, Config{})
+		stop := g.Listen(&listenerFunc{func(ctx context.Context, e Event) {
+			rec.Transition(ctx, e)
+			<-hold
+		}})
+		b := g.Get(Key{})
+		go b.Trip(t.Context(), "test")
+		synctest.Wait()
+		b.Reset(t.Context())
+		stop()
+		close(hold)
+		synctest.Wait()
+		wantSame(t, "heard by the one that went", rec.brief(), flapped[:1])
+		var next recorder
+		g.Listen(&next)
+		b.Trip(t.Context(), "test")
+		wantSame(t, "heard by the next", next.brief(), flapped[2:])
+	})
+}

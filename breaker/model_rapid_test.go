@@ -1,0 +1,405 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// seen counts how often the random runs came by each thing that matters: a run that never trips proves nothing about trips.
+type seen map[string]int
+
+// TestModel runs random operations on a breaker and on the model, and compares all there is to see after each.
+func TestModel(t *testing.T) {
+	saw := seen{}
+	for range 20 { // 100 checks each, unless -rapid.checks says otherwise
+		rapid.Check(t, func(rt *rapid.T) {
+			// rapid stops a run with a panic, which must come out of the bubble on rapid's goroutine.
+			var stopped any
+			synctest.Test(t, func(*testing.T) {
+				defer func() { stopped = recover() }()
+				runModel(rt, saw)
+			})
+			// And rapid takes two failures for the same if they come from the same line; running out of data is none.
+			if fmt.Sprintf("%T", stopped) == "rapid.invalidData" {
+				panic(stopped)
+			}
+			if stopped != nil {
+				panic(stopped)
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	for _, what := range []string{
+		"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom", "closed -> open by manual",
+		"open -> open by manual", "half_open -> open by manual", "half_open -> open by probe",
+		"open -> half_open by ", "half_open -> closed by ",
+		"closed -> closed by manual", "open -> closed by manual", "half_open -> closed by manual",
+		"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
+		"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
+		"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
+		"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
+		"ramp over", "trip while ramping", "probes slowed down", "server asked for time", "back-off forgotten", "idle for years",
+	} {
+		if saw[what] == 0 {
+			t.Errorf("never seen: %s", what)
+		}
+	}
+	if testing.Verbose() {
+		for _, what := range slices.Sorted(mapKeys(saw)) {
+			t.Logf("%7d  %s", saw[what], what)
+		}
+	}
+}
+
+func mapKeys(m seen) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func drawConfig(t *rapid.T) Config {
+	pick := func(label string, of ...int) int { return rapid.SampledFrom(of).Draw(t, label) }
+	seconds := func(label string, of ...int) time.Duration { return time.Duration(pick(label, of...)) * time.Second }
+	ratio := func(label string) float64 { return float64(pick(label, 7, 50, 57, 100)) / 100 }
+	c := Config{
+		ConsecutiveFailures: pick("consecutive", -1, 1, 3, 5),
+		FailureRatio:        ratio("failure ratio"),
+		MinCalls:            pick("min calls", 1, 4, 10),
+		Window:              seconds("window", 1, 10, 60),
+		SlowRatio:           ratio("slow ratio"),
+		OpenFor:             seconds("open for", 1, 5),
+		MaxOpenFor:          seconds("max open for", 5, 60),
+		Backoff:             float64(pick("backoff", 1, 2, 3)),
+		Jitter:              -1,
+		MaxProbes:           pick("max probes", 1, 2, 3),
+		SuccessesToClose:    pick("successes to close", 1, 2, 3),
+		ProbeTimeout:        seconds("probe timeout", 1, 10),
+		Ramp:                seconds("ramp", 0, 0, 20),
+		MaxConcurrent:       pick("max concurrent", 0, 0, 4),
+	}
+	if rapid.Bool().Draw(t, "no ratio rule") {
+		c.FailureRatio = -1
+	}
+	c.SlowCall = seconds("slow call", 0, 1, 2)
+	return c
+}
+
+// run is one breaker with its model.
+type run struct {
+	t      *rapid.T
+	saw    seen
+	b      *Breaker
+	g      *Group
+	m      *model
+	born   time.Time
+	out    []ticket // reported to nobody yet
+	done   []ticket // probes that have reported
+	nextID int
+	events []Event
+	heard  int
+}
+
+func runModel(t *rapid.T, saw seen) {
+	cfg := drawConfig(t)
+	r := &run{t: t, saw: saw, born: time.Now()}
+	var custom func(Counts) bool
+	opts := []Option{WithListener(func(_ context.Context, e Event) { r.events = append(r.events, e) })}
+	if rapid.Bool().Draw(t, "custom rule") {
+		custom = func(c Counts) bool { return c.Overloads >= 3 }
+		opts = append(opts, WithTrip(custom))
+	}
+	var err error
+	if r.g, err = NewGroup(cfg, opts...); err != nil {
+		t.Fatal(err)
+	}
+	r.b = r.g.Get(Key{Method: "m"})
+	r.m = newModel(cfg, custom)
+	ops := map[string]func(*rapid.T){
+		"acquire":  r.acquire,
+		"acquire2": r.acquire, // weight
+		"burst":    r.burst,
+		"settle":   r.settle,
+		"settle2":  r.settle,
+		"lose":     r.lose,
+		"again":    r.again,
+		"advance":  r.advance,
+		"deadline": r.toDeadline,
+		"trip":     func(*rapid.T) { r.b.Trip(context.Background(), "trip"); r.m.tripNow(r.now()) },
+		"reset":    func(*rapid.T) { r.b.Reset(context.Background()); r.m.reset(r.now()) },
+		"override": r.override,
+		"clear": func(*rapid.T) {
+			r.b.ClearOverride(context.Background())
+			r.m.refresh(r.now())
+			r.m.override, r.m.overrideEnd = 0, 0
+		},
+		"apply":  r.apply,
+		"calls":  r.calls,
+		"calls2": r.calls,
+		"hang":   r.hang,
+		"story":  r.story,
+		"":       r.check,
+	}
+	t.Repeat(ops)
+}
+
+func (r *run) now() time.Duration { return time.Since(r.born) }
+
+func (r *run) acquire(*rapid.T) { r.take() }
+
+func (r *run) take() bool {
+	before := r.m.state
+	p, err := r.b.Acquire(context.Background())
+	rejected, _ := errors.AsType[*RejectedError](err)
+	shadow := r.m.sum.ShadowRejections
+	override := r.m.override
+	tk, reason := r.m.acquire(r.nextID, r.now())
+	if override != 0 && r.m.override == 0 {
+		r.saw["override over"]++
+	}
+	for _, why := range []Reason{ReasonOpen, ReasonHalfOpen, ReasonRamp, ReasonConcurrency} {
+		if *reasonCount(&r.m.sum.ShadowRejections, why) > *reasonCount(&shadow, why) {
+			r.saw["shadow rejected: "+why.String()]++
+		}
+	}
+	if reason != 0 {
+		r.saw["rejected: "+reason.String()]++
+		if reason == ReasonHalfOpen && r.m.state == HalfOpen && len(r.m.leases) > 8*r.m.cfg.MaxProbes {
+			r.saw["probes slowed down"]++
+		}
+		if rejected == nil || rejected.Reason != reason {
+			r.t.Fatalf("Acquire in %v returned %v, want a rejection for reason %v", before, err, reason)
+		}
+		return false
+	}
+	if err != nil {
+		r.t.Fatalf("Acquire in %v returned %v, want a permit", before, err)
+	}
+	if p.IsProbe() != tk.probe {
+		r.t.Fatalf("IsProbe is %v, want %v", p.IsProbe(), tk.probe)
+	}
+	tk.permit = p
+	r.nextID++
+	r.out = append(r.out, tk)
+	return true
+}
+
+func (r *run) report(i int, o Outcome, asked time.Duration) {
+	tk := r.out[i]
+	r.out = slices.Delete(r.out, i, i+1)
+	ramping, failed, trips := r.m.ramping, r.m.failed, r.m.sum.Trips.Total()
+	tk.permit.DoneAfter(context.Background(), o, asked)
+	if r.m.settle(tk, o, asked, r.now()) {
+		r.saw["late in "+r.m.state.String()]++
+	}
+	if tk.probe {
+		r.done = append(r.done, tk)
+		if o == Ignored {
+			r.saw["probe ignored"]++
+		}
+	}
+	if tripped := r.m.sum.Trips.Total() > trips; tripped {
+		if ramping {
+			r.saw["trip while ramping"]++
+		}
+		if asked > 0 {
+			r.saw["server asked for time"]++
+		}
+		if r.m.failed < failed {
+			r.saw["back-off forgotten"]++
+		}
+	}
+}
+
+func drawOutcome(t *rapid.T) Outcome {
+	return rapid.SampledFrom([]Outcome{Success, Success, Failure, Failure, Overload, Ignored}).Draw(t, "outcome")
+}
+
+func (r *run) settle(t *rapid.T) {
+	if len(r.out) == 0 {
+		t.Skip("nothing is out")
+	}
+	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
+	asked := time.Duration(rapid.SampledFrom([]int{0, 0, 0, 3, 100}).Draw(t, "asked")) * time.Second
+	r.report(i, drawOutcome(t), asked)
+}
+
+// calls makes several calls that end at once, most of them alike: what trips and what recovers.
+func (r *run) calls(t *rapid.T) {
+	o := drawOutcome(t)
+	slow := rapid.Bool().Draw(t, "slow")
+	for range rapid.IntRange(1, 12).Draw(t, "calls") {
+		if r.take() {
+			if slow {
+				time.Sleep(r.m.cfg.SlowCall + 1)
+			}
+			r.report(len(r.out)-1, o, 0)
+		}
+	}
+}
+
+func (r *run) burst(t *rapid.T) {
+	for range rapid.IntRange(1, 12).Draw(t, "calls") {
+		r.take()
+	}
+}
+
+// hang lets every probe hang for many leases.
+func (r *run) hang(t *rapid.T) {
+	if r.m.state == Closed || rapid.IntRange(0, 3).Draw(t, "rarely") != 0 {
+		t.Skip("only while there are probes")
+	}
+	for range 12 * r.m.cfg.MaxProbes {
+		r.take()
+		time.Sleep(r.m.cfg.ProbeTimeout)
+	}
+}
+
+// story is what operations drawn one by one seldom come to: an outage with some failed recoveries, a recovery, some time,
+// and another outage.
+func (r *run) story(t *rapid.T) {
+	fail := func() {
+		for range 12 {
+			if r.take() {
+				r.report(len(r.out)-1, Failure, 0)
+			}
+		}
+	}
+	fail()
+	for range rapid.IntRange(0, 3).Draw(t, "failed recoveries") {
+		r.toDeadline(t)
+		time.Sleep(1)
+		fail()
+	}
+	r.toDeadline(t)
+	time.Sleep(1)
+	for range r.m.cfg.SuccessesToClose {
+		if r.take() {
+			r.report(len(r.out)-1, Success, 0)
+		}
+	}
+	r.check(t)
+	time.Sleep(time.Duration(rapid.SampledFrom([]int{0, 3, 6, 15, 60, 130}).Draw(t, "seconds of peace")) * time.Second)
+	r.check(t)
+	fail()
+}
+
+// lose forgets a permit for good.
+func (r *run) lose(t *rapid.T) {
+	if len(r.out) == 0 {
+		t.Skip("nothing is out")
+	}
+	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
+	r.out = slices.Delete(r.out, i, i+1)
+}
+
+// again reports a probe a second time.
+func (r *run) again(t *rapid.T) {
+	if len(r.done) == 0 {
+		t.Skip("no probe has reported")
+	}
+	tk := rapid.SampledFrom(r.done).Draw(t, "ticket")
+	o := drawOutcome(t)
+	tk.permit.Done(context.Background(), o)
+	r.m.settle(tk, o, 0, r.now())
+	r.saw["second report of a probe"]++
+}
+
+func (r *run) advance(t *rapid.T) {
+	d := rapid.SampledFrom([]time.Duration{
+		1, 99 * time.Millisecond, 100 * time.Millisecond, time.Second, time.Second + 1, 2*time.Second + 1,
+		5 * time.Second, 10 * time.Second, time.Minute, 3 * 24 * time.Hour, 365 * 24 * time.Hour,
+	}).Draw(t, "by")
+	if d > 300*24*time.Hour {
+		if r.now() > 20*d {
+			t.Skip("int64 ends after 292 years")
+		}
+		r.saw["idle for years"]++
+	}
+	time.Sleep(d)
+}
+
+// toDeadline goes to the end of the open period, or one nanosecond before it.
+func (r *run) toDeadline(t *rapid.T) {
+	if d := r.b.Snapshot().RetryAfter; d > 1 {
+		time.Sleep(d - time.Duration(rapid.IntRange(0, 1).Draw(t, "before")))
+	}
+}
+
+func (r *run) override(t *rapid.T) {
+	o := Override{
+		Mode: rapid.SampledFrom([]Mode{ForceOpen, ForceClosed, Shadow, Shadow}).Draw(t, "mode"),
+		TTL:  time.Duration(rapid.SampledFrom([]int{0, 1, 10}).Draw(t, "ttl")) * time.Second,
+		Why:  "test", By: "test",
+	}
+	if err := r.b.SetOverride(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	r.m.refresh(r.now())
+	if r.m.override != 0 {
+		r.saw["override replaced"]++
+	}
+	r.m.override, r.m.overrideEnd = o.Mode, 0
+	if o.TTL > 0 {
+		r.m.overrideEnd = r.now() + o.TTL
+	}
+}
+
+func (r *run) apply(t *rapid.T) {
+	cfg := drawConfig(t)
+	if err := r.g.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Window != r.m.cfg.Window && r.m.state == Closed {
+		r.saw["apply with another window"]++
+	}
+	r.saw["apply in "+r.m.state.String()]++
+	r.m.apply(cfg, r.now())
+}
+
+// check compares all that can be seen.
+func (r *run) check(t *rapid.T) {
+	now := r.now()
+	if r.m.ramping && now >= r.m.rampStart+r.m.cfg.Ramp {
+		r.saw["ramp over"]++
+	}
+	got := r.b.Snapshot()
+	if got.Probes.Lost > 0 {
+		r.saw["probe lost"]++
+	}
+	want := r.m.snapshot(now)
+	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure, Override{Mode: want.Override.Mode}
+	got.Override = Override{Mode: got.Override.Mode}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("at %v, snapshot (-model +breaker):\n%s", now, diff)
+	}
+	if s := r.b.State(); s != want.State {
+		t.Fatalf("State is %v, want %v", s, want.State)
+	}
+	for i, e := range r.events[r.heard:] {
+		r.saw[fmt.Sprintf("%v -> %v by %v", e.From, e.To, e.Rule)]++
+		if want := uint64(r.heard + i + 1); e.Seq != want {
+			t.Fatalf("event %+v: Seq is %d, want %d", e, e.Seq, want)
+		}
+		if r.heard+i > 0 && e.From != r.events[r.heard+i-1].To {
+			t.Fatalf("event %+v comes after one to %v", e, r.events[r.heard+i-1].To)
+		}
+	}
+	r.heard = len(r.events)
+	if n := len(r.events); n > 0 && r.events[n-1].To != want.Underlying {
+		t.Fatalf("the last event goes to %v, the breaker is %v", r.events[n-1].To, want.Underlying)
+	}
+}

@@ -1,0 +1,445 @@
+package breaker
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// model is SEMANTICS' rules B in plain sequential Go: lists in place of buckets and atomics, sums made anew each time, one
+// copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations since the breaker's birth.
+type model struct {
+	cfg  Config // with defaults
+	trip func(Counts) bool
+
+	state   State
+	gen     uint64
+	entered time.Duration
+	until   time.Duration // open
+	opened  time.Duration // when it was closed last
+	failed  int
+
+	// Closed.
+	born      time.Duration // of the window
+	results   []modelResult
+	streak    uint64
+	ramping   bool
+	rampStart time.Duration
+	credit    uint64
+
+	// Half-open.
+	successes int
+	leases    []modelLease
+	lastProbe time.Duration
+
+	override    Mode
+	overrideEnd time.Duration // 0: none
+
+	sum Snapshot // the totals in it are the model's own
+}
+
+type modelResult struct {
+	at      time.Duration
+	outcome Outcome
+	slow    bool
+}
+
+type modelLease struct {
+	ticket  int
+	gen     uint64
+	expires time.Duration
+	lost    bool
+}
+
+// ticket is a permit that has been given out, and may be reported generations later.
+type ticket struct {
+	id     int
+	gen    uint64
+	start  time.Duration
+	probe  bool
+	timed  bool // the slow rule was on
+	permit Permit
+}
+
+func newModel(cfg Config, trip func(Counts) bool) *model {
+	return &model{cfg: cfg.WithDefaults(), trip: trip, gen: 1}
+}
+
+// counts is what the window holds: results whose tenth of a window is among the last ten.
+func (m *model) counts(now time.Duration) Counts {
+	c := Counts{ConsecutiveFailures: m.streak}
+	tenth := m.cfg.Window / 10
+	for _, r := range m.results {
+		if (now-m.born)/tenth-(r.at-m.born)/tenth >= 10 {
+			continue
+		}
+		switch r.outcome {
+		case Success:
+			c.Successes++
+		case Failure:
+			c.Failures++
+		case Overload:
+			c.Overloads++
+		case Ignored:
+		}
+		if r.slow {
+			c.Slow++
+		}
+	}
+	return c
+}
+
+// refresh ends what time has ended.
+func (m *model) refresh(now time.Duration) {
+	if m.override != 0 && m.overrideEnd != 0 && now >= m.overrideEnd {
+		m.override, m.overrideEnd = 0, 0
+	}
+	if m.ramping && now >= m.rampStart+m.cfg.Ramp {
+		m.ramping = false
+	}
+}
+
+// fraction of the calls that is admitted.
+func (m *model) fraction(now time.Duration) float64 {
+	if !m.ramping || now >= m.rampStart+m.cfg.Ramp {
+		return 1
+	}
+	return 0.1 + 0.9*float64(now-m.rampStart)/float64(m.cfg.Ramp)
+}
+
+func (m *model) minCalls(now time.Duration) uint64 {
+	return max(1, uint64(math.Ceil(m.fraction(now)*float64(m.cfg.MinCalls))))
+}
+
+func (m *model) inFlight() uint64 {
+	s := m.sum
+	return s.Admitted - s.Successes - s.Failures - s.Overloads - s.Ignored - s.Late
+}
+
+func (m *model) concurrencyReached(now time.Duration) bool {
+	running := m.inFlight()
+	for _, l := range m.leases {
+		if l.lost || now >= l.expires {
+			running--
+		}
+	}
+	return m.cfg.MaxConcurrent > 0 && running >= uint64(m.cfg.MaxConcurrent)
+}
+
+// slot says whether a probe may go out in the stay gen.
+func (m *model) slot(gen uint64, now time.Duration) bool {
+	taken, stale := 0, 0
+	for _, l := range m.leases {
+		if l.gen == gen && now < l.expires {
+			taken++
+		} else {
+			stale++
+		}
+	}
+	if taken >= m.cfg.MaxProbes {
+		return false
+	}
+	wait := m.cfg.ProbeTimeout
+	for i := 8 * m.cfg.MaxProbes; i <= stale; i += m.cfg.MaxProbes {
+		wait = min(2*wait, max(time.Hour, m.cfg.ProbeTimeout))
+	}
+	return stale < 8*m.cfg.MaxProbes || now >= m.lastProbe+wait
+}
+
+// ask is the way of a call without overrides. With look it only looks.
+func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
+	if m.state == Open && now < m.until {
+		return false, ReasonOpen
+	}
+	if m.state == HalfOpen {
+		if !look {
+			m.reap(now)
+		}
+		if !m.slot(m.gen, now) {
+			return false, ReasonHalfOpen
+		}
+	}
+	if m.concurrencyReached(now) {
+		return false, ReasonConcurrency
+	}
+	if m.state == Closed {
+		if !m.ramping || now >= m.rampStart+m.cfg.Ramp {
+			return false, 0
+		}
+		credit := m.credit + uint64(m.fraction(now)*(1<<32))
+		if !look {
+			m.credit = credit % (1 << 32)
+		}
+		if credit < 1<<32 {
+			return false, ReasonRamp
+		}
+		return false, 0
+	}
+	gen := m.gen
+	if m.state == Open {
+		gen++
+		if !look {
+			m.become(HalfOpen, now)
+		}
+	}
+	if !look {
+		m.reap(now)
+	}
+	if !m.slot(gen, now) {
+		return false, ReasonHalfOpen
+	}
+	return true, 0
+}
+
+// reap counts the probes that have not reported in time.
+func (m *model) reap(now time.Duration) {
+	for i := range m.leases {
+		if l := &m.leases[i]; !l.lost && now >= l.expires {
+			l.lost = true
+			m.sum.Probes.Lost++
+		}
+	}
+}
+
+func (m *model) ready(now time.Duration) bool {
+	switch m.override {
+	case ForceOpen:
+		return false
+	case ForceClosed, Shadow:
+		return true
+	}
+	_, reason := m.ask(now, true)
+	return reason == 0
+}
+
+// acquire returns a ticket, or the reason for none.
+func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
+	m.refresh(now)
+	var probe bool
+	var reason Reason
+	switch m.override {
+	case ForceOpen:
+		reason = ReasonForced
+	case ForceClosed:
+	default:
+		probe, reason = m.ask(now, false)
+		if reason != 0 && m.override == Shadow {
+			*reasonCount(&m.sum.ShadowRejections, reason)++
+			reason = 0
+		}
+	}
+	if reason != 0 {
+		*reasonCount(&m.sum.Rejections, reason)++
+		return ticket{}, reason
+	}
+	m.sum.Admitted++
+	if probe {
+		m.leases = append(m.leases, modelLease{ticket: id, gen: m.gen, expires: now + m.cfg.ProbeTimeout})
+		m.lastProbe = now
+	}
+	return ticket{id: id, gen: m.gen, start: now, probe: probe, timed: m.cfg.SlowCall > 0}, 0
+}
+
+func reasonCount(c *ReasonCounts, r Reason) *uint64 {
+	return map[Reason]*uint64{
+		ReasonOpen: &c.Open, ReasonHalfOpen: &c.HalfOpen, ReasonRamp: &c.Ramp, ReasonForced: &c.Forced, ReasonConcurrency: &c.Concurrency,
+	}[r]
+}
+
+func ruleCount(c *RuleCounts, r Rule) *uint64 {
+	return map[Rule]*uint64{
+		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleProbe: &c.Probe, RuleManual: &c.Manual,
+	}[r]
+}
+
+// settle takes the report of a ticket, and says whether it was late.
+func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late bool) {
+	m.refresh(now)
+	slow := m.cfg.SlowCall > 0 && tk.timed && now-tk.start > m.cfg.SlowCall
+	inTime := tk.gen == m.gen
+	if tk.probe {
+		i := slices.IndexFunc(m.leases, func(l modelLease) bool { return l.ticket == tk.id })
+		if i < 0 {
+			return false // a second report
+		}
+		l := m.leases[i]
+		m.leases = slices.Delete(m.leases, i, i+1)
+		if now >= l.expires && !l.lost {
+			m.sum.Probes.Lost++
+		}
+		inTime = inTime && now < l.expires
+	}
+	if !inTime {
+		m.sum.Late++
+		return true
+	}
+	switch o {
+	case Success:
+		m.sum.Successes++
+	case Failure:
+		m.sum.Failures++
+	case Overload:
+		m.sum.Overloads++
+	case Ignored:
+		m.sum.Ignored++
+	}
+	if slow && o != Ignored {
+		m.sum.SlowCalls++
+	}
+	switch {
+	case tk.probe:
+		m.judge(o, slow, asked, now)
+	case m.state == Closed && o != Ignored:
+		m.results = append(m.results, modelResult{now, o, slow})
+		if o == Success {
+			m.streak = 0
+		}
+		if o == Failure {
+			m.streak++
+		}
+		if (o != Success || slow) && m.override != ForceClosed {
+			if rule := m.rule(now); rule != 0 {
+				m.open(rule, asked, now)
+			}
+		}
+	}
+	return false
+}
+
+func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {
+	switch {
+	case o == Ignored:
+		m.sum.Probes.Ignored++
+	case o == Success && !slow:
+		m.sum.Probes.Success++
+		if m.successes++; m.successes >= m.cfg.SuccessesToClose {
+			m.close(m.cfg.Ramp > 0, now)
+		}
+	default:
+		m.sum.Probes.Failure++
+		m.open(RuleProbe, asked, now)
+	}
+}
+
+// rule returns the first rule of B10 that fires.
+func (m *model) rule(now time.Duration) Rule {
+	c := m.counts(now)
+	calls := c.Successes + c.Failures + c.Overloads
+	enough := calls >= m.minCalls(now)
+	switch {
+	case m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures):
+		return RuleConsecutive
+	case enough && m.cfg.FailureRatio > 0 && reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio):
+		return RuleRatio
+	case enough && m.cfg.SlowCall > 0 && reached(c.Slow, calls, m.cfg.SlowRatio):
+		return RuleSlow
+	case m.trip != nil && m.trip(c):
+		return RuleCustom
+	}
+	return 0
+}
+
+// reached compares in hundredths, which the ratios of the tests are.
+func reached(part, whole uint64, ratio float64) bool {
+	return part > 0 && part*100 >= whole*uint64(math.Round(ratio*100))
+}
+
+func (m *model) open(rule Rule, asked, now time.Duration) {
+	*ruleCount(&m.sum.Trips, rule)++
+	switch {
+	case m.state == Closed:
+		for closed := now - m.entered; closed >= m.cfg.MaxOpenFor && m.failed > 0; closed -= m.cfg.MaxOpenFor {
+			m.failed--
+		}
+		if m.ramping && rule != RuleManual {
+			m.failed++
+		}
+		m.opened = now
+	case rule == RuleProbe:
+		m.failed++
+	}
+	period := m.cfg.OpenFor
+	for range m.failed {
+		period = min(time.Duration(float64(period)*m.cfg.Backoff), m.cfg.MaxOpenFor)
+	}
+	m.until = now + max(period, min(asked, m.cfg.MaxOpenFor))
+	m.become(Open, now)
+}
+
+func (m *model) close(ramp bool, now time.Duration) {
+	if m.state != Closed {
+		m.sum.Recoveries++
+		m.sum.NotClosed += now - m.opened
+	}
+	m.become(Closed, now)
+	m.ramping, m.rampStart, m.credit = ramp, now, 1<<32-1
+}
+
+func (m *model) become(s State, now time.Duration) {
+	m.state, m.entered = s, now
+	m.gen++
+	m.results, m.streak, m.born = nil, 0, now
+	m.successes, m.ramping = 0, false
+}
+
+func (m *model) tripNow(now time.Duration) {
+	m.refresh(now)
+	m.open(RuleManual, 0, now)
+}
+
+func (m *model) reset(now time.Duration) {
+	m.refresh(now)
+	m.failed = 0
+	m.close(false, now)
+}
+
+func (m *model) apply(cfg Config, now time.Duration) {
+	m.refresh(now)
+	cfg = cfg.WithDefaults()
+	if cfg.Window != m.cfg.Window {
+		m.results, m.born = nil, now
+	}
+	if cfg.Ramp == 0 {
+		m.ramping = false
+	}
+	m.cfg = cfg
+}
+
+// snapshot is what the breaker's must be, but for wall clock times and the key.
+func (m *model) snapshot(now time.Duration) Snapshot {
+	s := m.sum
+	s.Underlying, s.State = m.state, m.state
+	override := m.override
+	if override != 0 && m.overrideEnd != 0 && now >= m.overrideEnd {
+		override = 0
+	}
+	switch override {
+	case ForceOpen:
+		s.State = Open
+	case ForceClosed:
+		s.State = Closed
+	}
+	looking := *m
+	looking.override = override
+	s.Override.Mode = override
+	s.Generation = m.gen
+	s.Ready = looking.ready(now)
+	s.MinCalls = m.minCalls(now)
+	s.FailedRecoveries = m.failed
+	s.InFlight = m.inFlight()
+	switch m.state {
+	case Closed:
+		s.Window = m.counts(now)
+	case Open:
+		s.RetryAfter = max(0, m.until-now)
+	}
+	for _, l := range m.leases {
+		if !l.lost && now >= l.expires {
+			s.Probes.Lost++
+		}
+	}
+	if m.state != Closed {
+		s.NotClosed += now - m.opened
+	}
+	return s
+}

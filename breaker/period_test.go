@@ -1,0 +1,210 @@
+package breaker
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// probeWhenDue sleeps until b is due, and reports o through the probe.
+func probeWhenDue(t *testing.T, b *Breaker, o Outcome) {
+	t.Helper()
+	time.Sleep(b.Snapshot().RetryAfter)
+	p := acquire(t, b)
+	if !p.IsProbe() {
+		t.Fatal("the call after the open period is no probe")
+	}
+	p.Done(t.Context(), o)
+}
+
+// n counts recoveries that failed. It falls by one for each MaxOpenFor spent closed since.
+func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
+	const s = time.Second
+	long := Config{OpenFor: s, MaxOpenFor: 64 * s, Jitter: -1, SuccessesToClose: 1}
+	// After three failed recoveries and one that succeeded, closed for as long as it says, and tripped again.
+	for _, tt := range []struct{ closed, want time.Duration }{
+		{0, 8 * s},
+		{64*s - 1, 8 * s},
+		{64 * s, 4 * s},
+		{2*64*s - 1, 4 * s},
+		{2 * 64 * s, 2 * s},
+		{3*64*s - 1, 2 * s},
+		{3 * 64 * s, s},
+		{1000 * 64 * s, s},
+		{100 * 365 * 24 * time.Hour, s},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mustNew(t, long)
+			b.Trip(t.Context(), "test")
+			for i, want := range []time.Duration{s, 2 * s, 4 * s} {
+				if got := b.Snapshot().RetryAfter; got != want {
+					t.Fatalf("period %d is %v, want %v", i, got, want)
+				}
+				probeWhenDue(t, b, Failure)
+			}
+			probeWhenDue(t, b, Success)
+			time.Sleep(tt.closed)
+			report(t, b, 5, Failure)
+			if got := b.Snapshot().RetryAfter; got != tt.want {
+				t.Errorf("closed for %v, the next period is %v, want %v", tt.closed, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestB17_TheCapHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{OpenFor: time.Second, MaxOpenFor: 5 * time.Second, Jitter: -1})
+		report(t, b, 5, Failure)
+		for i, want := range []int64{1, 2, 4, 5, 5, 5} {
+			if got := b.Snapshot().RetryAfter; got != time.Duration(want)*time.Second {
+				t.Fatalf("period %d is %v, want %d s", i, got, want)
+			}
+			probeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
+		}
+		if got := b.Snapshot().FailedRecoveries; got != 6 {
+			t.Errorf("FailedRecoveries is %d, want 6", got)
+		}
+	})
+}
+
+// What is no failed recovery does not count as one.
+func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
+	const open = 5 * time.Second
+	for _, tt := range []struct {
+		name string
+		rows []row
+		want int
+	}{
+		{"a first trip", []row{{0, "failure*5", "open"}}, 0},
+		{"trips after recoveries that succeeded", []row{
+			{0, "failure*5", "open"}, {open, "success failure*5", "probe open"}, {2 * open, "success failure*5", "probe open"},
+		}, 0},
+		{"Trip while open", []row{{0, "trip*3", "open"}}, 0},
+		{"Trip while half-open", []row{{0, "trip", "open"}, {open, "begin:1 trip", "probe open"}}, 0},
+		{"a probe that was ignored", []row{{0, "trip", "open"}, {open, "ignored", "probe half_open"}}, 0},
+		{"a probe that was lost", []row{{0, "trip", "open"}, {open, "begin:1", "probe half_open"}, {time.Hour, "end:1=failure", "half_open"}}, 0},
+		{"a failed probe", []row{{0, "trip", "open"}, {open, "failure", "probe open"}}, 1},
+		{"forgotten by Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
+		{"kept by Trip", []row{{0, "trip", "open"}, {open, "failure trip", "probe open"}}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mustNew(t, steady())
+				newTimeline(t, b).run(tt.rows...)
+				if got := b.Snapshot().FailedRecoveries; got != tt.want {
+					t.Errorf("FailedRecoveries is %d, want %d", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// Jitter only lengthens, never by more than it may, and is drawn anew for each open.
+func TestB17_JitterIsDrawnAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		b := mustNew(t, Config{OpenFor: 10 * time.Second, Jitter: 0.5, Backoff: 1}, WithListener(rec.Transition))
+		seen := make(map[time.Duration]bool)
+		var low, high int
+		for range 200 {
+			b.Trip(t.Context(), "test")
+			d := b.Snapshot().RetryAfter
+			if d < 10*time.Second || d >= 15*time.Second {
+				t.Fatalf("a period of %v, want one in [10s, 15s)", d)
+			}
+			seen[d] = true
+			if d < 11*time.Second {
+				low++
+			}
+			if d >= 14*time.Second {
+				high++
+			}
+		}
+		if len(seen) < 190 {
+			t.Errorf("200 periods have %d lengths: not drawn anew", len(seen))
+		}
+		if low < 10 || high < 10 { // 40 each are to be expected; below 10 once in 10^10 runs
+			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest: not spread", low, high)
+		}
+		events := rec.heard()
+		last := events[len(events)-1]
+		if got := b.Snapshot().RetryAfter; last.OpenFor != got || !refused(t, b).Until.Equal(last.At.Add(got)) {
+			t.Errorf("event, snapshot and error do not agree: %v, %v, %v", last.OpenFor, got, refused(t, b).Until)
+		}
+	})
+}
+
+// The default has jitter: breakers that trip together do not come back together.
+func TestB17_TheDefaultHasJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		seen := make(map[time.Duration]bool)
+		for range 50 {
+			b := mustNew(t, Config{})
+			report(t, b, 5, Failure)
+			d := b.Snapshot().RetryAfter
+			if d < 5*time.Second || d >= 6*time.Second {
+				t.Fatalf("a period of %v, want one in [5s, 6s)", d)
+			}
+			seen[d] = true
+		}
+		if len(seen) < 45 {
+			t.Errorf("50 breakers have %d periods", len(seen))
+		}
+	})
+}
+
+func TestB18_TheServerMayAskForTime(t *testing.T) {
+	const s = time.Second
+	for _, tt := range []struct {
+		name string
+		rows []row
+		want time.Duration
+	}{
+		{"on the failure that opens", []row{{0, "failure*4 failure@30s", "open"}}, 30 * s},
+		{"for less than the period", []row{{0, "failure*4 failure@4s", "open"}}, 5 * s},
+		{"for more than the cap", []row{{0, "failure*4 failure@61s", "open"}}, 60 * s},
+		{"for years", []row{{0, "failure*4 failure@876000h", "open"}}, 60 * s},
+		{"for less than nothing", []row{{0, "failure*4 failure@-30s", "open"}}, 5 * s},
+		{"on failures that do not open", []row{{0, "failure@30s*4 failure", "open"}}, 5 * s},
+		{"on an overload that opens", []row{{0, "success*10 overload*9 overload@30s", "open"}}, 30 * s},
+		{"on a slow success that opens", []row{{0, "success~2s*19 success~2s@30s", "open"}}, 30 * s},
+		{"on a failed probe", []row{{0, "trip", "open"}, {5 * s, "failure@30s", "probe open"}}, 30 * s},
+		{"on an overloaded probe", []row{{0, "trip", "open"}, {5 * s, "overload@30s", "probe open"}}, 30 * s},
+		{"on a failed probe, for less than back-off says", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
+		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
+		{"last time", []row{
+			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*2 failure*5", "probe*2 open"},
+		}, 5 * s},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mustNew(t, Config{Jitter: -1, SlowCall: s})
+				newTimeline(t, b).run(tt.rows...)
+				if got := b.Snapshot().RetryAfter; got != tt.want {
+					t.Errorf("the period is %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+	t.Run("on a rule of one's own", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := mustNew(t, Config{Jitter: -1}, WithTrip(func(Counts) bool { return true }))
+			acquire(t, b).DoneAfter(t.Context(), Failure, 30*s)
+			if got := b.Snapshot().RetryAfter; got != 30*s {
+				t.Errorf("the period is %v, want 30s", got)
+			}
+		})
+	})
+	t.Run("jitter does not shorten it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			for range 50 {
+				b := mustNew(t, Config{ConsecutiveFailures: 1, Jitter: 1})
+				acquire(t, b).DoneAfter(t.Context(), Failure, 8*s)
+				if got := b.Snapshot().RetryAfter; got < 8*s || got >= 10*s {
+					t.Fatalf("the period is %v, want one in [8s, 10s)", got)
+				}
+			}
+		})
+	})
+}

@@ -1,0 +1,66 @@
+package breaker
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// The table against a map, with hashes that collide, over breakers that come and go.
+func TestTable(t *testing.T) {
+	for seed := range uint64(12) {
+		rnd := rand.New(rand.NewPCG(seed, 33))
+		tab := newTable(smallestTable)
+		live := make(map[Key]*Breaker)
+		hashes := 1 + rnd.Uint64N(40)
+		hashOf := func(i int) uint64 { return uint64(i) % hashes }
+		for range 400 {
+			i := rnd.IntN(60)
+			k := methodKey(i)
+			b := live[k]
+			switch {
+			case b == nil && rnd.IntN(2) == 0:
+				b = &Breaker{key: k, hash: hashOf(i)}
+				live[k] = b
+				tab = tab.put(b, len(live)-1)
+			case b != nil && rnd.IntN(3) == 0:
+				tab.bury(b)
+				tab.bury(b) // a second time does nothing
+				delete(live, k)
+			}
+			for j := range 60 {
+				if got := tab.find(methodKey(j), hashOf(j)); got != live[methodKey(j)] {
+					t.Fatalf("seed %d: key %d: found %p, want %p", seed, j, got, live[methodKey(j)])
+				}
+			}
+			used, taken := 0, 0
+			for s := range tab.slots {
+				if b := tab.slots[s].Load(); b != nil {
+					used++
+					if b != buried {
+						taken++
+					}
+				}
+			}
+			if used != tab.used || taken != len(live) || used == len(tab.slots) {
+				t.Fatalf("seed %d: %d slots used (it says %d), %d taken of %d, %d in all", seed, used, tab.used, taken, len(live), len(tab.slots))
+			}
+			if n := len(tab.slots); n&(n-1) != 0 || n > max(smallestTable, 8*60) {
+				t.Fatalf("seed %d: %d slots for %d breakers", seed, n, len(live))
+			}
+		}
+	}
+}
+
+// A breaker with the grave's hash and key must not be taken for it, nor the grave for a breaker.
+func TestTheZeroKeyIsNoGrave(t *testing.T) {
+	tab := newTable(smallestTable)
+	b := &Breaker{}
+	tab = tab.put(b, 0)
+	if tab.find(Key{}, 0) != b {
+		t.Error("not found")
+	}
+	tab.bury(b)
+	if got := tab.find(Key{}, 0); got != nil {
+		t.Errorf("found %p in its grave (%p)", got, buried)
+	}
+}

@@ -1,0 +1,110 @@
+package interceptor
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+func TestBypass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := new(settlements)
+		s := openScene(t, WithObserver(heard), WithFallback(forUnary, saying("instead"), OnFailure()))
+		before, events := snapshots(s.guard), len(heard.transitions)
+		wantCode(t, "past an open breaker", s.plain(Bypass()), codes.OK)
+		s.srv.Set(failing(down))
+		wantCode(t, "past it, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")), codes.Unavailable)
+		if got := s.srv.Total(); got != 2 {
+			t.Errorf("%d calls reached the server, want 2", got)
+		}
+		if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(s.guard))); diff != "" {
+			t.Errorf("calls that bypass the guard were counted (-before +after):\n%s", diff)
+		}
+		if len(heard.settled) != 0 || len(heard.fellBack) != 0 || len(heard.transitions) != events || s.guard.Group().Stats().Unguarded != 0 {
+			t.Errorf("somebody heard of calls that bypass the guard: %+v", heard)
+		}
+		// This one call, and no other.
+		wantCode(t, "the next call", s.plain(), codes.OK)
+		wantTally(t, "the next call", s.guard, tally{Rejected: 1, Served: 1})
+	})
+}
+
+func TestTag(t *testing.T) {
+	key := WithKey(keyfunc.Tagged(keyfunc.Method, nil)) // tag "other"
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, key)
+	c := &calls{guard: g}
+	for _, opts := range [][]grpc.CallOption{
+		nil,
+		{Tag("gold")},
+		{Tag("silver"), grpc.WaitForReady(true), Tag("gold")}, // the last one counts
+		{Tag("")},
+		{Tag("\xff")},
+	} {
+		if err := c.call(t.Context(), nil, opts...); err != nil {
+			t.Errorf("%v: %v", opts, err)
+		}
+	}
+	got := map[string]uint64{}
+	for k, b := range g.Group().All() {
+		if want := (breaker.Key{Service: "pkg.Service", Method: "Method", Tag: k.Tag}); k != want {
+			t.Errorf("a breaker for %+v, want %+v", k, want)
+		}
+		got[k.Tag] = b.Snapshot().Successes
+	}
+	if diff := cmp.Diff(map[string]uint64{"other": 1, "gold": 2, "": 1, "\xff": 1}, got); diff != "" {
+		t.Errorf("calls by tag (-want +got):\n%s", diff)
+	}
+
+	b, _ := g.Group().Lookup(breaker.Key{Service: "pkg.Service", Method: "Method", Tag: "gold"})
+	b.Trip(t.Context(), "test")
+	if err := c.call(t.Context(), nil, Tag("gold")); !IsRejected(err) {
+		t.Errorf("got %v, want a rejection of the tag's breaker", err)
+	}
+	if err := c.call(t.Context(), nil, Tag("")); err != nil {
+		t.Errorf("got %v from another tag", err)
+	}
+}
+
+// A connection without a guard, and grpc itself, take both and do nothing.
+func TestCallOptionsWithoutAGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cc := testpb.Bufconn(t, new(testpb.Server), grpc.WithDefaultCallOptions(Tag("gold"), Bypass()))
+		resp, err := testpb.NewTestClient(cc).Unary(t.Context(), &testpb.Request{Text: "x"}, Bypass(), Tag("silver"))
+		if err != nil || resp.GetText() != "x" {
+			t.Errorf("got %q, %v; want the server's echo", resp.GetText(), err)
+		}
+		s, err := testpb.NewTestClient(cc).Bidi(t.Context(), Tag("silver"), Bypass())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// As the default of a connection they hold for all its calls, and a call's own tag wins.
+func TestCallOptionsAsDefaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey))
+		s := newScene(t, g, "", grpc.WithDefaultCallOptions(Tag("gold")))
+		wantCode(t, "default", s.plain(), codes.OK)
+		wantCode(t, "its own", s.plain(Tag("silver")), codes.OK)
+		for _, tag := range []string{"gold", "silver"} {
+			if b, ok := g.Group().Lookup(breaker.Key{Tag: tag}); !ok || b.Snapshot().Successes != 1 {
+				t.Errorf("tag %q has no call of its own", tag)
+			}
+		}
+		if got := g.Group().Len(); got != 2 {
+			t.Errorf("%d breakers, want 2", got)
+		}
+	})
+}

@@ -1,0 +1,217 @@
+package interceptor_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	health "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+)
+
+// A backend that nothing listens at, so that the examples need no network.
+const target = "passthrough:///orders"
+
+var nobodyThere = grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+	return nil, errors.New("connection refused")
+})
+
+func dial(opts ...grpc.DialOption) *grpc.ClientConn {
+	opts = append(opts, nobodyThere, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(target, opts...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return conn
+}
+
+// A guard goes into a connection as dial options. Calls of every method, unary or streaming, are guarded from then on.
+func Example() {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, OpenFor: 5 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	guard, err := interceptor.New(group)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn, err := grpc.NewClient(target, append(guard.DialOptions(),
+		nobodyThere,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+
+	client := health.NewHealthClient(conn)
+	for range 3 {
+		_, err := client.Check(context.Background(), &health.HealthCheckRequest{})
+		fmt.Println(status.Code(err), interceptor.IsRejected(err))
+	}
+	for key, b := range group.All() {
+		fmt.Println(key, b.State())
+	}
+	// Output:
+	// Unavailable false
+	// Unavailable false
+	// Unavailable true
+	// passthrough:///orders grpc.health.v1.Health/Check open
+}
+
+// A fallback answers the calls that are rejected; with OnFailure also those that fail. Who answered stands in the trailer.
+func ExampleFallback() {
+	guard, err := interceptor.New(nil, interceptor.WithFallback(
+		interceptor.ForMethods(health.Health_Check_FullMethodName),
+		interceptor.Fallback(func(_ context.Context, req *health.HealthCheckRequest, cause error) (*health.HealthCheckResponse, error) {
+			if req.GetService() == "payments" {
+				return nil, cause // nothing to say: the caller sees the cause
+			}
+			return &health.HealthCheckResponse{Status: health.HealthCheckResponse_UNKNOWN}, nil
+		}),
+		interceptor.OnFailure(),
+	))
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn := dial(guard.DialOptions()...)
+	defer conn.Close()
+
+	client := health.NewHealthClient(conn)
+	var trailer metadata.MD
+	resp, err := client.Check(context.Background(), &health.HealthCheckRequest{}, grpc.Trailer(&trailer))
+	fmt.Println(resp.GetStatus(), err, trailer.Get(interceptor.FallbackTrailer))
+	_, err = client.Check(context.Background(), &health.HealthCheckRequest{Service: "payments"})
+	fmt.Println(status.Code(err))
+	// Output:
+	// UNKNOWN <nil> [failed]
+	// Unavailable
+}
+
+// A rejection is a gRPC status, and a Go error that says more.
+func ExampleRejectedError() {
+	guard, err := interceptor.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn := dial(guard.DialOptions()...)
+	defer conn.Close()
+	key := breaker.Key{Target: target, Service: "grpc.health.v1.Health", Method: "Check"}
+	guard.Group().Get(key).Trip(context.Background(), "an example")
+
+	_, err = health.NewHealthClient(conn).Check(context.Background(), &health.HealthCheckRequest{})
+	fmt.Println(status.Code(err), errors.Is(err, breaker.ErrRejected))
+	if rejected, ok := errors.AsType[*interceptor.RejectedError](err); ok {
+		fmt.Println(rejected.Key.Method, rejected.State, rejected.Reason, rejected.RetryAfter() > 0)
+	}
+	// Output:
+	// Unavailable true
+	// Check open open true
+}
+
+// IsRejected tells a rejection from a failure, also one that a server further on has returned: there the call may have run
+// in part, and still the server that answered is well.
+func ExampleIsRejected() {
+	for _, err := range []error{
+		nil,
+		status.Error(codes.Unavailable, "connection refused"),
+		fmt.Errorf("get order: %w", breaker.ErrRejected),
+	} {
+		switch {
+		case err == nil:
+			fmt.Println("answered")
+		case interceptor.IsRejected(err):
+			fmt.Println("rejected: not worth a retry before the breaker lets calls through")
+		default:
+			fmt.Println("failed:", status.Code(err))
+		}
+	}
+	// Output:
+	// answered
+	// failed: Unavailable
+	// rejected: not worth a retry before the breaker lets calls through
+}
+
+// Retries go outside the guard: each attempt is judged, and Retriable ends them once the breaker is open.
+func ExampleRetriable() {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	guard, err := interceptor.New(group)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn := dial(
+		grpc.WithChainUnaryInterceptor(
+			retry.UnaryClientInterceptor(
+				retry.WithMax(5),
+				retry.WithBackoff(retry.BackoffLinear(time.Millisecond)),
+				retry.WithRetriable(interceptor.Retriable)),
+			guard.Unary),
+		grpc.WithChainStreamInterceptor(guard.Stream))
+	defer conn.Close()
+
+	_, err = health.NewHealthClient(conn).Check(context.Background(), &health.HealthCheckRequest{})
+	fmt.Println("rejected:", interceptor.IsRejected(err))
+	for _, b := range group.All() {
+		s := b.Snapshot()
+		fmt.Println("attempts:", s.Admitted, "rejections:", s.Rejections.Total())
+	}
+	// Output:
+	// rejected: true
+	// attempts: 2 rejections: 1
+}
+
+// A classifier of one's own handles what it knows better, and leaves the rest to DefaultClassifier.
+func ExampleWithClassifier() {
+	guard, err := interceptor.New(nil, interceptor.WithClassifier(func(ctx context.Context, r interceptor.Result) breaker.Outcome {
+		if r.Code == codes.NotFound && r.Call.Method == "GetLeader" {
+			return breaker.Failure // a cluster without a leader is down
+		}
+		return interceptor.DefaultClassifier(ctx, r)
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	noLeader := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+		return status.Error(codes.NotFound, "no leader")
+	}
+	_ = guard.Unary(context.Background(), "/raft.Raft/GetLeader", nil, nil, nil, noLeader)
+	_ = guard.Unary(context.Background(), "/raft.Raft/GetLog", nil, nil, nil, noLeader)
+	for _, method := range []string{"GetLeader", "GetLog"} {
+		b, _ := guard.Group().Lookup(breaker.Key{Service: "raft.Raft", Method: method})
+		fmt.Println(method, "failures:", b.Snapshot().Failures)
+	}
+	// Output:
+	// GetLeader failures: 1
+	// GetLog failures: 0
+}
+
+// Bypass and Tag are call options of a single call.
+func ExampleTag() {
+	guard, err := interceptor.New(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn := dial(guard.DialOptions()...)
+	defer conn.Close()
+
+	client := health.NewHealthClient(conn)
+	_, _ = client.Check(context.Background(), &health.HealthCheckRequest{}, interceptor.Tag("batch"))
+	_, _ = client.Check(context.Background(), &health.HealthCheckRequest{}, interceptor.Bypass())
+	for key, b := range guard.Group().All() {
+		fmt.Println(key, "calls:", b.Snapshot().Admitted)
+	}
+	// Output: passthrough:///orders grpc.health.v1.Health/Check tag=batch calls: 1
+}

@@ -1,0 +1,138 @@
+package interceptor
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+func TestBadOptionsAreErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opt  Option
+		want string
+	}{
+		{"nil", nil, "interceptor: option 1 is nil"},
+		{"nil function", optionFunc(nil), "interceptor: option 1 is nil"},
+		{"key", WithKey(nil), "interceptor: WithKey: the function is nil"},
+		{"classifier", WithClassifier(nil), "interceptor: WithClassifier: the function is nil"},
+		{"matcher", WithMatcher(nil), "interceptor: WithMatcher: the matcher is nil"},
+		{"observer", WithObserver(nil), "interceptor: WithObserver: the observer is nil"},
+		{"code OK", WithRejectionCode(codes.OK), "interceptor: WithRejectionCode: the code is 0 (OK), want from 1 to 16"},
+		{"code 17", WithRejectionCode(17), "interceptor: WithRejectionCode: the code is 17 (Code(17)), want from 1 to 16"},
+		{"code out of any range", WithRejectionCode(1<<32 - 1), "interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16"},
+		{"no budget", WithMinBudget(0), "interceptor: WithMinBudget: the budget is 0s, want more than 0"},
+		{"negative budget", WithMinBudget(-time.Second), "interceptor: WithMinBudget: the budget is -1s, want more than 0"},
+	} {
+		heard := new(recorder)
+		group, err := breaker.NewGroup(breaker.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := New(group, WithObserver(heard), tt.opt, WithPeerEvidence())
+		if err == nil || err.Error() != tt.want || g != nil {
+			t.Errorf("%s: got %v and %v, want %q", tt.name, g, err, tt.want)
+		}
+		// All or nothing: the observer that came before the bad option has not been registered.
+		group.Get(methodKey).Trip(t.Context(), "test")
+		if len(heard.transitions) != 0 {
+			t.Errorf("%s: a guard that there is not listens to the group", tt.name)
+		}
+	}
+}
+
+func TestNilGroupIsOneOfItsOwn(t *testing.T) {
+	one, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one.Group() == nil || one.Group() == two.Group() {
+		t.Error("two guards without a group share one, or have none")
+	}
+	c := &calls{guard: one}
+	for range 5 { // the default Config protects
+		_ = c.call(t.Context(), down)
+	}
+	wantState(t, "after five failures", one, breaker.Open)
+}
+
+func TestGroupIsTheOneGiven(t *testing.T) {
+	group, err := breaker.NewGroup(breaker.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Group() != group {
+		t.Error("Group returns another group")
+	}
+}
+
+// Options given twice: the last one counts, and those that add up do.
+func TestOptionsGivenTwice(t *testing.T) {
+	one, two := new(settlements), new(settlements)
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
+		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithObserver(one), WithObserver(two))
+	c := &calls{guard: g}
+	_ = c.call(t.Context(), down)
+	wantCode(t, "rejection", c.call(t.Context(), nil), codes.OutOfRange)
+	for _, o := range []*settlements{one, two} {
+		if len(o.settled) != 1 || len(o.rejected) != 1 || len(o.transitions) != 1 {
+			t.Errorf("an observer heard %+v", o)
+		}
+	}
+}
+
+// Rule 1 of grpc-facts.md: chained, so that an interceptor that the user has set runs too, and outside.
+func TestDialOptionsChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		note := func(name string) grpc.UnaryClientInterceptor {
+			return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				order = append(order, name)
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+		}
+		streams := 0
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+			order = append(order, "guard")
+			return DefaultClassifier(ctx, r)
+		}))
+		opts := append([]grpc.DialOption{grpc.WithUnaryInterceptor(note("single")), grpc.WithChainUnaryInterceptor(note("before"))}, g.DialOptions()...)
+		opts = append(opts, grpc.WithChainUnaryInterceptor(note("after")),
+			grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				streams++
+				return streamer(ctx, desc, cc, method, opts...)
+			}))
+		client := testpb.NewTestClient(testpb.Bufconn(t, new(testpb.Server), opts...))
+		if _, err := client.Unary(t.Context(), &testpb.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.Join(order, " "), "single before after guard"; got != want {
+			t.Errorf("interceptors ran as %q, want %q", got, want)
+		}
+		s, err := client.ServerStream(t.Context(), &testpb.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.Recv()
+		if streams != 1 {
+			t.Errorf("the user's stream interceptor ran %d times, want 1", streams)
+		}
+		wantTally(t, "a unary call and a stream", g, tally{Success: 2})
+	})
+}

@@ -1,0 +1,262 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// errorOf makes an error of a number, and says what rules G2, G3, G6 and G7 make of it at the end of a stream.
+func errorOf(n byte) (error, breaker.Outcome) {
+	switch n %= 24; n {
+	case 0:
+		return nil, breaker.Success
+	case 17:
+		return status.Error(77, "a code of its own"), breaker.Failure
+	case 18:
+		return errors.New("no status"), breaker.Failure
+	case 19:
+		return context.Canceled, breaker.Ignored
+	case 20:
+		return fmt.Errorf("wrapped: %w", context.DeadlineExceeded), breaker.Failure
+	case 21:
+		return fmt.Errorf("wrapped: %w", errNotFound), breaker.Success
+	case 22:
+		return fmt.Errorf("wrapped: %w", breaker.ErrRejected), breaker.Ignored
+	case 23:
+		return status.Error(codes.Internal, "grpc: error while marshaling: for the test"), breaker.Ignored
+	default:
+		return statusError(codes.Code(n)), outcomeOf(codes.Code(n))
+	}
+}
+
+// fuzzedStream is what a fuzzer makes happen to one stream, and what should come of it: the first event that decides does.
+type fuzzedStream struct {
+	server, probe, deadline bool
+
+	decided bool
+	outcome breaker.Outcome
+	trace   []string
+}
+
+func (e *fuzzedStream) decide(o breaker.Outcome) {
+	if !e.decided {
+		e.decided, e.outcome = true, o
+	}
+}
+
+func (e *fuzzedStream) left() breaker.Outcome {
+	if e.deadline {
+		return breaker.Failure
+	}
+	return breaker.Ignored
+}
+
+func (e *fuzzedStream) note(format string, args ...any) {
+	e.trace = append(e.trace, fmt.Sprintf(format, args...))
+}
+
+// FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods, OnFinish
+// early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there is one
+// outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6, G1).
+func FuzzStreamEndings(f *testing.F) {
+	const ( // flags
+		server, probe, deadline = 1, 2, 4
+		early1, early3          = 1 << 3, 3 << 3 // how often OnFinish fires in the streamer
+		unavailable             = byte(codes.Unavailable)
+		inside                  = 0x80 // OnFinish fires in the call, twice
+	)
+	for _, seed := range [][]byte{
+		{server, 0, opMessage, 0, opMessage, 0, opEOF, 0},
+		{server, 0, opMessage, 0, opError, unavailable, opFinish, 0}, // OnFinish late
+		{0, 0, opSend, 0, opSend, 0, opCloseSend, 0, opMessage, 0},
+		{server | probe, 0, opMessage, 0, opError, unavailable},
+		{server | early1 | 3<<5, 0, opMessage, unavailable | inside, opEOF, inside}, // a retry inside
+		{server, 6},             // no stream
+		{server | early3, 7},    // a panic instead
+		{server, 8},             // exits instead
+		{server, 0, opLeave, 0}, // cancelled
+		{server | deadline, 0},  // abandoned until its deadline
+		{server, 0, opSendEOF, 0, opFinish, unavailable, opFinish, 0},
+		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
+		{server, 0, opRecvPanics, 0},
+		{server, 0, opSendExits, inside, opEOF, 0},
+		{server, 0, opHeader, 5 | inside, opCloseError, 3},
+		{server, 0, opErrorThrice, 18, opLeave, 0, opRecvPanics, 0, opFinish, 0},
+		{probe, 0, opError, 22}, // a rejection by somebody else
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, script []byte) {
+		if len(script) < 2 || len(script) > 64 {
+			t.Skip()
+		}
+		synctest.Test(t, func(t *testing.T) { playStream(t, script) })
+	})
+}
+
+func playStream(t *testing.T, script []byte) {
+	t.Helper()
+	flags, opening := script[0], script[1]%9
+	e := &fuzzedStream{server: flags&1 != 0, probe: flags&2 != 0, deadline: flags&4 != 0}
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1, ProbeTimeout: time.Hour})
+	if e.probe {
+		halfOpen(t, g, methodKey)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if e.deadline {
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+	}
+	defer cancel()
+	leave := func() {
+		if e.deadline {
+			time.Sleep(time.Minute)
+		} else {
+			cancel()
+		}
+		synctest.Wait()
+		e.decide(e.left())
+	}
+
+	fake := new(fakeStream)
+	var finish func(error)
+	var cs grpc.ClientStream
+	what := leaves(func() {
+		var err error
+		cs, err = g.Stream(ctx, &grpc.StreamDesc{ServerStreams: e.server, ClientStreams: true}, nil, fullMethod,
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				finish = finisher(opts)
+				early, _ := errorOf(flags >> 5)
+				for range flags >> 3 & 3 {
+					finish(early)
+				}
+				switch opening {
+				case 6:
+					return nil, down
+				case 7:
+					panic("streamer")
+				case 8:
+					runtime.Goexit()
+				}
+				return fake, nil
+			})
+		if (cs == nil) != (err != nil) {
+			t.Errorf("got a stream %v and error %v", cs, err)
+		}
+	})
+	if opening >= 6 {
+		e.note("opening %d: %v", opening, what)
+		e.decide(breaker.Failure)
+	}
+	for i := 2; i+1 < len(script); i += 2 {
+		if cs == nil {
+			finish(nil) // S4: late
+			continue
+		}
+		e.step(cs, fake, finish, leave, script[i], script[i+1])
+	}
+	leave()
+	wantTally(t, fmt.Sprintf("%+v, ends with %v after %q", *e, e.outcome, e.trace), g, one(e.outcome))
+}
+
+const (
+	opMessage = iota
+	opEOF
+	opError
+	opErrorThrice // OnFinish fires in it three times
+	opSend
+	opSendEOF
+	opSendError
+	opCloseSend
+	opCloseError
+	opHeader
+	opFinish
+	opLeave
+	opRecvPanics
+	opSendExits
+	ops
+)
+
+// step makes one event happen. how is a number for errorOf, and the top bit: whether OnFinish fires with that in the call.
+func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(error), leave func(), op, how byte) {
+	err, class := errorOf(how & 0x1f)
+	inside := func() {
+		if how&0x80 != 0 {
+			finish(err)
+			finish(err)
+		}
+	}
+	receive := func(result error) {
+		fake.recv = func(any) error { inside(); return result }
+		_ = cs.RecvMsg(nil)
+	}
+	send := func(result error) {
+		fake.send = func(any) error { inside(); return result }
+		_ = cs.SendMsg(nil)
+	}
+	op %= ops
+	e.note("%d(%v)", op, err)
+	switch op {
+	case opMessage:
+		receive(nil)
+		if !e.server || e.probe {
+			e.decide(breaker.Success)
+		}
+	case opEOF:
+		receive(io.EOF)
+		e.decide(breaker.Success)
+	case opError:
+		receive(eofOr(err))
+		e.decide(class)
+	case opErrorThrice:
+		inside = func() { finish(nil); finish(down); finish(err) }
+		receive(eofOr(err))
+		e.decide(class)
+	case opSend:
+		send(nil)
+	case opSendEOF:
+		send(io.EOF)
+	case opSendError:
+		send(err)
+		if err != nil {
+			e.decide(class)
+		}
+	case opCloseSend, opCloseError:
+		if op == opCloseSend {
+			err = nil
+		}
+		fake.closeSend = func() error { inside(); return err }
+		_ = cs.CloseSend()
+		if err != nil {
+			e.decide(class)
+		}
+	case opHeader:
+		fake.header = func() (metadata.MD, error) { inside(); return nil, nil }
+		_, _ = cs.Header()
+	case opFinish:
+		finish(err)
+		e.decide(class)
+	case opLeave:
+		leave()
+	case opRecvPanics:
+		fake.recv = func(any) error { inside(); panic("RecvMsg") }
+		leaves(func() { _ = cs.RecvMsg(nil) })
+		e.decide(breaker.Failure)
+	case opSendExits:
+		fake.send = func(any) error { inside(); runtime.Goexit(); return nil }
+		leaves(func() { _ = cs.SendMsg(nil) })
+		e.decide(breaker.Failure)
+	}
+}

@@ -1,0 +1,141 @@
+package interceptor
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// What a SettledObserver hears, to the nanosecond.
+func TestSettledTellsHowCallsWent(t *testing.T) {
+	for _, cfg := range []breaker.Config{{}, {SlowCall: time.Hour}, {MaxConcurrent: 9}} {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithMinBudget(time.Second)}} {
+			synctest.Test(t, func(t *testing.T) {
+				heard := new(settlements)
+				cfg.ConsecutiveFailures, cfg.OpenFor, cfg.SuccessesToClose = 2, time.Second, 1
+				g := newGuard(t, cfg, append(opts, WithObserver(heard))...)
+				call := func(d time.Duration, err error) {
+					_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
+				}
+				call(time.Millisecond, nil)
+				call(0, nil)
+				call(2*time.Second, status.Error(codes.ResourceExhausted, "busy"))
+				call(3*time.Millisecond, down)
+				call(4*time.Millisecond, status.Error(codes.Canceled, ""))
+				call(5*time.Millisecond, status.Error(codes.DataLoss, "")) // opens
+				call(time.Hour, nil)                                       // rejected
+				time.Sleep(time.Second)
+				call(6*time.Millisecond, down) // probe
+				time.Sleep(time.Hour)
+				call(7*time.Millisecond, nil) // probe
+				call(8*time.Millisecond, status.Error(codes.NotFound, ""))
+
+				want := []Settlement{
+					{Key: methodKey, Outcome: breaker.Success, Code: codes.OK, Duration: time.Millisecond},
+					{Key: methodKey, Outcome: breaker.Success, Code: codes.OK},
+					{Key: methodKey, Outcome: breaker.Overload, Code: codes.ResourceExhausted, Duration: 2 * time.Second},
+					{Key: methodKey, Outcome: breaker.Failure, Code: codes.Unavailable, Duration: 3 * time.Millisecond},
+					{Key: methodKey, Outcome: breaker.Ignored, Code: codes.Canceled, Duration: 4 * time.Millisecond},
+					{Key: methodKey, Outcome: breaker.Failure, Code: codes.DataLoss, Duration: 5 * time.Millisecond},
+					{Key: methodKey, Outcome: breaker.Failure, Code: codes.Unavailable, Duration: 6 * time.Millisecond, Probe: true},
+					{Key: methodKey, Outcome: breaker.Success, Code: codes.OK, Duration: 7 * time.Millisecond, Probe: true},
+					{Key: methodKey, Outcome: breaker.Success, Code: codes.NotFound, Duration: 8 * time.Millisecond},
+				}
+				if diff := cmp.Diff(want, heard.settled); diff != "" {
+					t.Errorf("Settled (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff(want[6:8], heard.probed); diff != "" {
+					t.Errorf("Probed (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// probeWatcher hears of probes and of nothing else that costs.
+type probeWatcher struct {
+	deaf
+	probed []Settlement
+}
+
+func (p *probeWatcher) Probed(_ context.Context, s Settlement) { p.probed = append(p.probed, s) }
+
+func TestProbedWithoutSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := new(probeWatcher)
+		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithObserver(heard))
+		b := g.Group().Get(methodKey)
+		c := &calls{guard: g}
+		_ = c.call(t.Context(), nil)
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(time.Millisecond, nil))
+		_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(2*time.Millisecond, down))
+		want := []Settlement{
+			{Key: methodKey, Outcome: breaker.Success, Code: codes.OK, Duration: time.Millisecond, Probe: true},
+			{Key: methodKey, Outcome: breaker.Failure, Code: codes.Unavailable, Duration: 2 * time.Millisecond, Probe: true},
+		}
+		if diff := cmp.Diff(want, heard.probed); diff != "" {
+			t.Errorf("Probed (-want +got):\n%s", diff)
+		}
+		// Nobody has asked for the start of each call.
+		if g.timed || !g.plain {
+			t.Error("an observer of probes slows the closed path")
+		}
+	})
+}
+
+// Transitions come with the context of the call that caused them, once for each observer of the group, whatever guards
+// share it.
+func TestTransitionsAreHeardOnce(t *testing.T) {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithValue(t.Context(), ctxKey{}, "the call's")
+	heard := &contexts{}
+	other := new(recorder)
+	one, err := New(group, WithObserver(heard), WithObserver(other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := New(group, WithObserver(heard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = (&calls{guard: one}).call(ctx, down)
+	_ = (&calls{guard: two}).call(ctx, nil)
+	_ = (&calls{guard: one}).call(ctx, nil)
+	want := []string{"Transition", "Settled", "Rejected", "Rejected"}
+	if diff := cmp.Diff(want, heard.with[ctx]); diff != "" || len(heard.with) != 1 {
+		t.Errorf("heard with the context of the call (-want +got), in %d contexts:\n%s", len(heard.with), diff)
+	}
+	if len(other.transitions) != 1 || len(other.rejected) != 1 {
+		t.Errorf("the other observer heard %+v", other)
+	}
+}
+
+// contexts notes what came with which context.
+type contexts struct {
+	deaf
+	with map[context.Context][]string
+}
+
+func (c *contexts) note(ctx context.Context, what string) {
+	if c.with == nil {
+		c.with = map[context.Context][]string{}
+	}
+	c.with[ctx] = append(c.with[ctx], what)
+}
+
+func (c *contexts) Rejected(ctx context.Context, _ *RejectedError)  { c.note(ctx, "Rejected") }
+func (c *contexts) FellBack(ctx context.Context, _ FallbackInfo)    { c.note(ctx, "FellBack") }
+func (c *contexts) Transition(ctx context.Context, _ breaker.Event) { c.note(ctx, "Transition") }
+func (c *contexts) Settled(ctx context.Context, _ Settlement)       { c.note(ctx, "Settled") }

@@ -1,0 +1,660 @@
+package prombridge
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+var (
+	getKey  = breaker.Key{Target: "dns:///orders:443", Service: "shop.v1.Orders", Method: "Get"}
+	listKey = breaker.Key{Target: "dns:///orders:443", Service: "shop.v1.Orders", Method: "List", Tag: "gold"}
+)
+
+// labelValues are the values that a label may have, by label; from DESIGN.md where it lists them, and from package breaker.
+var labelValues = map[string][]string{
+	"state":   {"closed", "half_open", "open"},
+	"mode":    {"force_closed", "force_open", "shadow"},
+	"outcome": {"failure", "ignored", "overload", "success"},
+	"reason":  {"concurrency", "forced", "half_open", "open", "ramp"},
+	"rule":    {"consecutive", "custom", "manual", "probe", "ratio", "slow"},
+}
+
+// valuesOf is labelValues, and what the results of a metric are.
+func valuesOf(metric, label string) []string {
+	if label != "result" {
+		return labelValues[label]
+	}
+	if metric == "fallbacks_total" {
+		return []string{"failed", "served"}
+	}
+	return []string{"failure", "ignored", "lost", "success"}
+}
+
+// metric is a row of DESIGN.md's table, or a part of one.
+type metric struct {
+	Name, Kind string
+	Labels     []string
+}
+
+// design reads the table. testdata/design.md is that section of DESIGN.md, to the letter.
+func design(t *testing.T) (rows []metric) {
+	t.Helper()
+	doc, err := os.ReadFile("testdata/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile("`([a-z_]+)(?:{([a-z_]+)})?`")
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 || !strings.Contains(cells[1], "`") {
+			continue
+		}
+		names := name.FindAllStringSubmatch(cells[1], -1)
+		for i, n := range names {
+			kinds := strings.Split(cells[2], ",") // "gauge, counters": the first, and the others
+			kind := strings.TrimSpace(kinds[min(i, len(kinds)-1)])
+			m := metric{Name: n[1], Kind: strings.TrimPrefix(strings.TrimSuffix(kind, "s"), "native ")}
+			if len(kinds) == 1 {
+				m.Labels = []string{"grpc_method", "grpc_service", "grpc_target", "tag"}
+			}
+			if n[2] != "" {
+				m.Labels = append(m.Labels, n[2])
+			}
+			slices.Sort(m.Labels)
+			rows = append(rows, m)
+		}
+	}
+	slices.SortFunc(rows, func(a, b metric) int { return strings.Compare(a.Name, b.Name) })
+	return rows
+}
+
+// busyGroup has a breaker whose window tells something.
+func busyGroup(t *testing.T) *breaker.Group {
+	t.Helper()
+	g := newGroup(t, breaker.Config{MinCalls: 1})
+	call(t, g.Get(getKey), breaker.Success)
+	return g
+}
+
+func TestO3_NamesKindsAndLabelsAreThoseOfTheDesign(t *testing.T) {
+	g := busyGroup(t)
+	families, err := registry(t, NewCollector(g), NewDurationHistogram(g)).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []metric
+	for _, f := range families {
+		m := metric{Name: strings.TrimPrefix(f.GetName(), prefix), Kind: strings.ToLower(f.GetType().String())}
+		values := map[string][]string{}
+		for _, series := range f.GetMetric() {
+			m.Labels = nil
+			for _, l := range series.GetLabel() {
+				m.Labels = append(m.Labels, l.GetName())
+				values[l.GetName()] = append(values[l.GetName()], l.GetValue())
+			}
+			slices.Sort(m.Labels)
+		}
+		got = append(got, m)
+		for label, vs := range values {
+			want := valuesOf(m.Name, label)
+			if want == nil {
+				continue // a part of the key
+			}
+			if diff := cmp.Diff(vs, want); diff != "" {
+				t.Errorf("%s, values of %s (-got +want):\n%s", m.Name, label, diff)
+			}
+		}
+		if f.GetHelp() == "" || len(f.GetHelp()) > 120 {
+			t.Errorf("%s: help of %d bytes, want from 1 to 120", m.Name, len(f.GetHelp()))
+		}
+	}
+	want := design(t)
+	if len(want) != 21 {
+		t.Errorf("the table has %d metrics, want 21: it was not read right", len(want))
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("metrics (-got +want):\n%s", diff)
+	}
+}
+
+func TestO3_LintIsSilent(t *testing.T) {
+	g := busyGroup(t)
+	problems, err := testutil.GatherAndLint(registry(t, NewCollector(g), NewDurationHistogram(g)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// TestO3_Golden shows what a person sees who opens /metrics. Run with -update to rewrite it.
+func TestO3_Golden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, breaker.Config{MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, Jitter: -1})
+		durations := NewDurationHistogram(g)
+		reg := registry(t, NewCollector(g), durations)
+
+		get := g.Get(getKey) // trips, is probed in vain, and recovers
+		for range 5 {
+			call(t, get, breaker.Failure)
+		}
+		_, _ = get.Acquire(t.Context())
+		time.Sleep(5 * time.Second)
+		call(t, get, breaker.Failure)
+		time.Sleep(10 * time.Second)
+		call(t, get, breaker.Ignored)
+		call(t, get, breaker.Success)
+		call(t, get, breaker.Success)
+		time.Sleep(time.Second)
+
+		list := g.Get(listKey) // has a few failures, of which one is slow
+		slow, err := list.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		slow.Done(t.Context(), breaker.Failure)
+		call(t, list, breaker.Overload)
+		for range 3 {
+			call(t, list, breaker.Success)
+		}
+		list.CountFallback(true)
+		if err := list.SetOverride(t.Context(), breaker.Override{Mode: breaker.Shadow, Why: "trial", By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := list.Acquire(t.Context()); err != nil { // stays in flight
+			t.Fatal(err)
+		}
+		for _, d := range []time.Duration{time.Millisecond, 30 * time.Millisecond, 31 * time.Millisecond} {
+			durations.Settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Success, Duration: d})
+		}
+		durations.Settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Failure, Duration: time.Minute})
+
+		_ = g.Get(breaker.Key{Method: "quote \" backslash \\ newline \n"})
+		_ = g.Get(breaker.Key{Method: "invalid \xff\xfe"})
+		g.CountUnguarded()
+
+		got := text(t, reg)
+		const file = "testdata/metrics.txt"
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.Split(got, "\n"), strings.Split(string(want), "\n")); diff != "" {
+			t.Errorf("scrape (-got +want):\n%s", diff)
+		}
+	})
+}
+
+// B14: a scrape is a read.
+func TestO3_ScrapeChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, breaker.Config{Jitter: -1})
+		reg := registry(t, NewCollector(g), NewDurationHistogram(g))
+		b := g.Get(getKey)
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Minute) // open, and past its deadline
+		before, stats := b.Snapshot(), g.Stats()
+		got := scrape(t, reg)
+		if diff := cmp.Diff(b.Snapshot(), before); diff != "" {
+			t.Errorf("snapshot after the scrape (-got +want):\n%s", diff)
+		}
+		if diff := cmp.Diff(g.Stats(), stats); diff != "" {
+			t.Errorf("stats after the scrape (-got +want):\n%s", diff)
+		}
+		if got := got[getKey][`state{state="open"}`]; got != 1 {
+			t.Errorf("open: %v, want 1", got)
+		}
+		if diff := cmp.Diff(scrape(t, reg), got); diff != "" {
+			t.Errorf("second scrape (-got +want first):\n%s", diff)
+		}
+	})
+}
+
+// A registry that is slow to take what it gets, or stops doing so, holds up no call and no other scrape.
+func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
+	const breakers = 50
+	g := newGroup(t, breaker.Config{})
+	key := func(i int) breaker.Key { return breaker.Key{Method: fmt.Sprint(i)} }
+	for i := range breakers {
+		call(t, g.Get(key(i)), breaker.Failure)
+	}
+	durations := NewDurationHistogram(g)
+	for _, c := range []prometheus.Collector{NewCollector(g), durations} {
+		ch := make(chan prometheus.Metric)
+		go func() {
+			defer close(ch)
+			c.Collect(ch)
+		}()
+		n := 0
+		for range ch {
+			// The next one waits in the middle of a breaker.
+			if n++; n%37 != 0 {
+				continue
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for i := range breakers + 1 {
+					b := g.Get(key(i))
+					b.Reset(t.Context())
+					for range 5 {
+						if p, err := b.Acquire(t.Context()); err == nil {
+							p.Done(t.Context(), breaker.Failure)
+						}
+					}
+					durations.Settled(t.Context(), interceptor.Settlement{Key: key(i), Outcome: breaker.Ignored})
+				}
+				drain(c)
+			}()
+			select {
+			case <-done:
+			case <-time.After(20 * time.Second):
+				t.Fatalf("%T: calls or a second scrape wait for a scrape that is not taken", c)
+			}
+		}
+		if n == 0 {
+			t.Errorf("%T: nothing was handed over", c)
+		}
+	}
+}
+
+func TestO3_ScrapeConcurrentSafe(t *testing.T) {
+	// Few enough breakers that keys come and go all the time, and keys whose labels get into each other's way.
+	g := newGroup(t, breaker.Config{MinCalls: 1, OpenFor: time.Microsecond, Ramp: time.Microsecond}, breaker.WithMaxBreakers(48))
+	durations := NewDurationHistogram(g)
+	reg := registry(t, NewCollector(g), durations)
+	var callers sync.WaitGroup
+	for c := range 4 {
+		callers.Go(func() {
+			ctx := t.Context()
+			for i := range 3000 {
+				key := breaker.Key{Service: fmt.Sprint(i % 7)}
+				switch n := i * (c + 1) % 97; n % 4 {
+				case 1:
+					key.Method = fmt.Sprintf("%d\xff", n)
+				case 2:
+					key.Method = fmt.Sprintf(`%d\xff`, n)
+				case 3:
+					key.Method = fmt.Sprintf("%d\xff", n)
+					key.Tag = `\~2`
+				}
+				b := g.Get(key)
+				if i%500 == 0 {
+					_ = b.SetOverride(ctx, breaker.Override{Mode: breaker.Shadow, TTL: time.Microsecond, Why: "w", By: "b"})
+				}
+				if p, err := b.Acquire(ctx); err == nil {
+					outcome := breaker.Outcome(i % 4)
+					p.Done(ctx, outcome)
+					durations.Settled(ctx, interceptor.Settlement{Key: b.Key(), Outcome: outcome, Duration: time.Duration(i) * time.Microsecond})
+				}
+			}
+		})
+	}
+	var done atomic.Bool
+	var scrapers sync.WaitGroup
+	for range 2 {
+		scrapers.Go(func() {
+			for last := false; !last; {
+				last = done.Load()
+				families, err := reg.Gather()
+				if err != nil {
+					t.Errorf("Gather: %v", err)
+					return
+				}
+				states := 0.0
+				series := 0
+				for _, f := range families {
+					if f.GetName() == prefix+"state" {
+						series = len(f.GetMetric())
+						for _, m := range f.GetMetric() {
+							states += m.GetGauge().GetValue()
+						}
+					}
+				}
+				if got, want := states, float64(series)/3; got != want {
+					t.Errorf("%v states are 1, want %v, one for each breaker", got, want)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	done.Store(true)
+	scrapers.Wait()
+	if g.Stats().Evictions == 0 {
+		t.Error("no breaker was evicted, so the test has not tried what it is for")
+	}
+}
+
+// The series are there before anything was counted: a rate cannot see the step from nothing to 1.
+func TestO4_SeriesExistFromTheFirstCallOn(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	reg := registry(t, NewCollector(g), NewDurationHistogram(g))
+	want := map[string]float64{`breakers`: 0, `evictions_total`: 0, `overflow_total`: 0, `unguarded_total`: 0}
+	if diff := cmp.Diff(scrape(t, reg), figures{groupItself: want}); diff != "" {
+		t.Errorf("empty group (-got +want):\n%s", diff)
+	}
+	b := g.Get(getKey)
+	if _, err := b.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want = map[string]float64{}
+	for _, m := range design(t) {
+		if len(m.Labels) == 0 || m.Name == "failure_ratio" || m.Name == "slow_ratio" {
+			continue
+		}
+		label := ""
+		for _, l := range m.Labels {
+			if _, own := labelValues[l]; own || l == "result" {
+				label = l
+			}
+		}
+		if label == "" {
+			want[m.Name] = 0
+		}
+		for _, v := range valuesOf(m.Name, label) {
+			want[fmt.Sprintf("%s{%s=%q}", m.Name, label, v)] = 0
+		}
+	}
+	want[`state{state="closed"}`] = 1
+	want[`in_flight`] = 1
+	want[`state_entered_timestamp_seconds`] = float64(b.Snapshot().Since.UnixNano()) / 1e9
+	if diff := cmp.Diff(scrape(t, reg)[getKey], want); diff != "" {
+		t.Errorf("after the first call (-got +want):\n%s", diff)
+	}
+}
+
+// Figures that only exist in a Snapshot made by hand: no two are alike, so no two can be mixed up.
+func TestO5_EveryFigureOfASnapshotIsShown(t *testing.T) {
+	var s breaker.Snapshot
+	n := uint64(1000)
+	notShown := map[uint64]string{}
+	var number func(path string, v reflect.Value)
+	number = func(path string, v reflect.Value) {
+		switch {
+		case v.Type() == reflect.TypeFor[time.Time](), v.Type() == reflect.TypeFor[breaker.Override](), v.Type() == reflect.TypeFor[breaker.Key]():
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				number(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		case v.Kind() == reflect.Uint64:
+			n++
+			v.SetUint(n)
+			notShown[n] = path
+		}
+	}
+	number("", reflect.ValueOf(&s).Elem())
+	s.NotClosed = 4242 * time.Second
+	s.Since = time.Unix(1e9, 5e8)
+	s.MinCalls = 1
+	s.State = breaker.HalfOpen
+	s.Override.Mode = breaker.Shadow
+
+	got := map[string]float64{}
+	for _, f := range perBreaker() {
+		for _, c := range f.cells {
+			series := f.name
+			if f.label != "" {
+				series = fmt.Sprintf("%s{%s=%q}", f.name, f.label, c.value)
+			}
+			got[series] = c.read(&s)
+			delete(notShown, uint64(c.read(&s)))
+		}
+	}
+	if diff := cmp.Diff(got, shown(s)); diff != "" {
+		t.Errorf("series (-got +want):\n%s", diff)
+	}
+	// Window shows as its ratios.
+	want := []string{".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads", ".Window.Slow", ".Window.Successes"}
+	if diff := cmp.Diff(slices.Sorted(maps.Values(notShown)), want); diff != "" {
+		t.Errorf("figures that are not shown (-got +want):\n%s", diff)
+	}
+}
+
+// If package breaker gets another state, mode, reason, rule or outcome, this fails until it is shown.
+func TestO5_EveryValueOfAnEnumIsShown(t *testing.T) {
+	names := func(first int, name func(int) string) (all []string) {
+		for i := first; !strings.Contains(name(i), "("); i++ {
+			all = append(all, name(i))
+		}
+		slices.Sort(all)
+		return all
+	}
+	want := map[string][]string{
+		"state":   names(0, func(i int) string { return breaker.State(i).String() }),
+		"mode":    names(1, func(i int) string { return breaker.Mode(i).String() }),
+		"outcome": names(0, func(i int) string { return breaker.Outcome(i).String() }),
+		"reason":  names(1, func(i int) string { return breaker.Reason(i).String() }),
+		"rule":    names(1, func(i int) string { return breaker.Rule(i).String() }),
+	}
+	for _, f := range perBreaker() {
+		if want[f.label] == nil {
+			continue
+		}
+		var got []string
+		for _, c := range f.cells {
+			got = append(got, c.value)
+		}
+		if diff := cmp.Diff(got, want[f.label]); diff != "" {
+			t.Errorf("%s (-got +want):\n%s", f.name, diff)
+		}
+	}
+}
+
+func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 4, SlowCall: time.Hour})
+		reg := registry(t, NewCollector(g))
+		b := g.Get(getKey)
+		ratios := func(when string, want ...float64) {
+			t.Helper()
+			var got []float64
+			for _, name := range []string{"failure_ratio", "slow_ratio"} {
+				if v, ok := scrape(t, reg)[getKey][name]; ok {
+					got = append(got, v)
+				}
+			}
+			if diff := cmp.Diff(got, want); diff != "" {
+				t.Errorf("%s (-got +want):\n%s", when, diff)
+			}
+		}
+		ratios("no call")
+		call(t, b, breaker.Failure)
+		call(t, b, breaker.Overload)
+		call(t, b, breaker.Success)
+		call(t, b, breaker.Ignored)
+		ratios("three calls, as ignored ones do not count")
+		call(t, b, breaker.Success)
+		ratios("four calls", 0.5, 0)
+		time.Sleep(20 * time.Second)
+		ratios("a window later")
+		for range 4 {
+			call(t, b, breaker.Success)
+		}
+		ratios("nothing but successes", 0, 0)
+		b.Trip(t.Context(), "test")
+		ratios("open")
+	})
+}
+
+// B28: what an override does to the state shows, and what it leaves alone does too.
+func TestO5_OverridesShow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, breaker.Config{Jitter: -1})
+		reg := registry(t, NewCollector(g))
+		b := g.Get(getKey)
+		ones := func() (got []string) {
+			for series, v := range scrape(t, reg)[getKey] {
+				if v == 1 && (strings.HasPrefix(series, "state{") || strings.HasPrefix(series, "override{")) {
+					got = append(got, series)
+				}
+			}
+			slices.Sort(got)
+			return got
+		}
+		for _, tt := range []struct {
+			mode breaker.Mode
+			want []string
+		}{
+			{breaker.ForceOpen, []string{`override{mode="force_open"}`, `state{state="open"}`}},
+			{breaker.ForceClosed, []string{`override{mode="force_closed"}`, `state{state="closed"}`}},
+			{breaker.Shadow, []string{`override{mode="shadow"}`, `state{state="closed"}`}},
+		} {
+			if err := b.SetOverride(t.Context(), breaker.Override{Mode: tt.mode, TTL: time.Minute, Why: "test", By: "test"}); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(ones(), tt.want); diff != "" {
+				t.Errorf("%v (-got +want):\n%s", tt.mode, diff)
+			}
+		}
+		time.Sleep(time.Minute)
+		if diff := cmp.Diff(ones(), []string{`state{state="closed"}`}); diff != "" {
+			t.Errorf("after the TTL (-got +want):\n%s", diff)
+		}
+	})
+}
+
+func TestO6_NothingButKeysFiguresAndFixedWords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const secret = "hunter2"
+		srv := new(testpb.Server)
+		srv.Set(testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
+			return nil, status.Error(codes.Unavailable, secret)
+		}})
+		g := newGroup(t, breaker.Config{})
+		durations := NewDurationHistogram(g)
+		reg := registry(t, NewCollector(g), durations)
+		guard, err := interceptor.New(g, interceptor.WithObserver(durations))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := testpb.NewTestClient(testpb.Bufconn(t, srv, guard.DialOptions()...))
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-token", secret)
+		for range 7 {
+			_, _ = client.Unary(ctx, &testpb.Request{Payload: []byte(secret)})
+		}
+		for _, b := range g.All() {
+			b.Trip(ctx, secret)
+			if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: secret, By: secret}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed := map[string]bool{"failed": true, "served": true, "lost": true}
+		for _, vs := range labelValues {
+			for _, v := range vs {
+				allowed[v] = true
+			}
+		}
+		for key := range g.All() {
+			for _, v := range []string{key.Target, key.Service, key.Method, key.Tag} {
+				allowed[v] = true
+			}
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if !allowed[l.GetValue()] {
+						t.Errorf("%s has %s=%q", f.GetName(), l.GetName(), l.GetValue())
+					}
+				}
+				for _, b := range m.GetHistogram().GetBucket() {
+					if b.GetExemplar() != nil {
+						t.Errorf("%s has an exemplar", f.GetName())
+					}
+				}
+			}
+		}
+		if strings.Contains(text(t, reg), secret) {
+			t.Error("a scrape gives away what somebody said")
+		}
+		if got := scrape(t, reg)[breaker.Key{Target: "passthrough:///bufconn", Service: "grpcircuit.testpb.Test", Method: "Unary"}]; got[`calls_total{outcome="failure"}`] != 5 {
+			t.Errorf("the guard's breaker: %v, want 5 failures", got)
+		}
+	})
+}
+
+// B33: a breaker that leaves the group takes its series with it, and one that comes back begins anew.
+func TestB33_SeriesGoWithTheirBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
+		durations := NewDurationHistogram(g)
+		reg := registry(t, NewCollector(g), durations)
+		use := func(key breaker.Key) figures {
+			t.Helper()
+			call(t, g.Get(key), breaker.Failure)
+			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
+			time.Sleep(time.Minute)
+			return scrape(t, reg)
+		}
+		for i, key := range []breaker.Key{getKey, listKey, getKey} {
+			got := use(key)
+			want := map[string]float64{`breakers`: 1, `evictions_total`: float64(i), `overflow_total`: 0, `unguarded_total`: 0}
+			if diff := cmp.Diff(got[groupItself], want); diff != "" {
+				t.Errorf("use %d, the group (-got +want):\n%s", i, diff)
+			}
+			delete(got, groupItself)
+			if len(got) != 1 || got[key] == nil {
+				t.Fatalf("use %d: series of %v, want of %v alone", i, slices.Collect(maps.Keys(got)), key)
+			}
+			for _, series := range []string{`calls_total{outcome="failure"}`, `call_duration_seconds{outcome="failure"}`} {
+				if got := got[key][series]; got != 1 {
+					t.Errorf("use %d: %s is %v, want 1", i, series, got)
+				}
+			}
+		}
+		// Not between scrapes only: gone and back again is not the same breaker.
+		call(t, g.Get(listKey), breaker.Success)
+		got := use(getKey)[getKey]
+		if got[`calls_total{outcome="failure"}`] != 1 || got[`call_duration_seconds{outcome="failure"}`] != 1 {
+			t.Errorf("gone and back between two scrapes: %v, want 1 failure and 1 duration", got)
+		}
+	})
+}
+
+func TestB33_OverflowShows(t *testing.T) {
+	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
+	reg := registry(t, NewCollector(g))
+	g.Get(getKey).Trip(t.Context(), "test")
+	call(t, g.Get(listKey), breaker.Success)
+	got := scrape(t, reg)
+	want := map[string]float64{`breakers`: 2, `evictions_total`: 0, `overflow_total`: 1, `unguarded_total`: 0}
+	if diff := cmp.Diff(got[groupItself], want); diff != "" {
+		t.Errorf("the group (-got +want):\n%s", diff)
+	}
+	if got := got[breaker.OverflowKey][`calls_total{outcome="success"}`]; got != 1 {
+		t.Errorf("calls of the overflow breaker: %v, want 1", got)
+	}
+}

@@ -1,0 +1,186 @@
+package prombridge
+
+import (
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+const prefix = "grpc_client_breaker_"
+
+func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.Option) *breaker.Group {
+	tb.Helper()
+	g, err := breaker.NewGroup(cfg, opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+// registry is pedantic: it checks what is collected against what was described.
+func registry(tb testing.TB, cs ...prometheus.Collector) *prometheus.Registry {
+	tb.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	for _, c := range cs {
+		if err := reg.Register(c); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return reg
+}
+
+// call makes a call that ends at once.
+func call(tb testing.TB, b *breaker.Breaker, outcome breaker.Outcome) {
+	tb.Helper()
+	p, err := b.Acquire(tb.Context())
+	if err != nil {
+		tb.Fatalf("Acquire: %v", err)
+	}
+	p.Done(tb.Context(), outcome)
+}
+
+// fatal is what a *testing.T and a *rapid.T have in common.
+type fatal interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// figures are the values of a scrape by key and series: `calls_total{outcome="success"}`.
+type figures map[breaker.Key]map[string]float64
+
+// groupItself stands in figures for the series without a key.
+var groupItself = breaker.Key{Tag: "(the group itself)"}
+
+// scrape gathers reg and takes it apart. Of a histogram it has the number of observations.
+func scrape(t fatal, reg prometheus.Gatherer) figures {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatalf("Gather: %v", err)
+	}
+	got := make(figures)
+	for _, f := range families {
+		name, ok := strings.CutPrefix(f.GetName(), prefix)
+		if !ok {
+			t.Fatalf("metric %q, want %q before it", f.GetName(), prefix)
+		}
+		for _, m := range f.GetMetric() {
+			key, series := keyOf(name, m)
+			if got[key] == nil {
+				got[key] = make(map[string]float64)
+			}
+			if _, twice := got[key][series]; twice {
+				t.Fatalf("%v has %s twice", key, series)
+			}
+			got[key][series] = valueOf(m)
+		}
+	}
+	return got
+}
+
+func keyOf(name string, m *dto.Metric) (key breaker.Key, series string) {
+	series = name
+	if len(m.GetLabel()) == 0 {
+		return groupItself, series
+	}
+	for _, l := range m.GetLabel() {
+		switch l.GetName() {
+		case "grpc_target":
+			key.Target = l.GetValue()
+		case "grpc_service":
+			key.Service = l.GetValue()
+		case "grpc_method":
+			key.Method = l.GetValue()
+		case "tag":
+			key.Tag = l.GetValue()
+		default:
+			series += "{" + l.GetName() + "=" + strconv.Quote(l.GetValue()) + "}"
+		}
+	}
+	return key, series
+}
+
+func valueOf(m *dto.Metric) float64 {
+	switch {
+	case m.GetCounter() != nil:
+		return m.GetCounter().GetValue()
+	case m.GetGauge() != nil:
+		return m.GetGauge().GetValue()
+	default:
+		return float64(m.GetHistogram().GetSampleCount())
+	}
+}
+
+// text is what a Prometheus gets to read.
+func text(tb testing.TB, reg prometheus.Gatherer) string {
+	tb.Helper()
+	rec := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	if rec.Code != 200 {
+		tb.Fatalf("scrape: status %d: %s", rec.Code, rec.Body)
+	}
+	return rec.Body.String()
+}
+
+// shown is what a scrape should say of a breaker with snapshot s: DESIGN.md's table once more, in other words than those of
+// the package.
+func shown(s breaker.Snapshot) map[string]float64 {
+	is := map[bool]float64{true: 1}
+	m := map[string]float64{
+		`state{state="closed"}`:         is[s.State == breaker.Closed],
+		`state{state="half_open"}`:      is[s.State == breaker.HalfOpen],
+		`state{state="open"}`:           is[s.State == breaker.Open],
+		`override{mode="force_open"}`:   is[s.Override.Mode == breaker.ForceOpen],
+		`override{mode="force_closed"}`: is[s.Override.Mode == breaker.ForceClosed],
+		`override{mode="shadow"}`:       is[s.Override.Mode == breaker.Shadow],
+
+		`calls_total{outcome="success"}`:  float64(s.Successes),
+		`calls_total{outcome="failure"}`:  float64(s.Failures),
+		`calls_total{outcome="overload"}`: float64(s.Overloads),
+		`calls_total{outcome="ignored"}`:  float64(s.Ignored),
+		`slow_calls_total`:                float64(s.SlowCalls),
+		`late_results_total`:              float64(s.Late),
+
+		`rejections_total{reason="open"}`:               float64(s.Rejections.Open),
+		`rejections_total{reason="half_open"}`:          float64(s.Rejections.HalfOpen),
+		`rejections_total{reason="ramp"}`:               float64(s.Rejections.Ramp),
+		`rejections_total{reason="forced"}`:             float64(s.Rejections.Forced),
+		`rejections_total{reason="concurrency"}`:        float64(s.Rejections.Concurrency),
+		`shadow_rejections_total{reason="open"}`:        float64(s.ShadowRejections.Open),
+		`shadow_rejections_total{reason="half_open"}`:   float64(s.ShadowRejections.HalfOpen),
+		`shadow_rejections_total{reason="ramp"}`:        float64(s.ShadowRejections.Ramp),
+		`shadow_rejections_total{reason="forced"}`:      float64(s.ShadowRejections.Forced),
+		`shadow_rejections_total{reason="concurrency"}`: float64(s.ShadowRejections.Concurrency),
+
+		`trips_total{rule="consecutive"}`: float64(s.Trips.Consecutive),
+		`trips_total{rule="ratio"}`:       float64(s.Trips.Ratio),
+		`trips_total{rule="slow"}`:        float64(s.Trips.Slow),
+		`trips_total{rule="custom"}`:      float64(s.Trips.Custom),
+		`trips_total{rule="probe"}`:       float64(s.Trips.Probe),
+		`trips_total{rule="manual"}`:      float64(s.Trips.Manual),
+		`recoveries_total`:                float64(s.Recoveries),
+
+		`probes_total{result="success"}`: float64(s.Probes.Success),
+		`probes_total{result="failure"}`: float64(s.Probes.Failure),
+		`probes_total{result="ignored"}`: float64(s.Probes.Ignored),
+		`probes_total{result="lost"}`:    float64(s.Probes.Lost),
+
+		`open_seconds_total`:               s.NotClosed.Seconds(),
+		`state_entered_timestamp_seconds`:  float64(s.Since.UnixNano()) / 1e9,
+		`in_flight`:                        float64(s.InFlight),
+		`fallbacks_total{result="served"}`: float64(s.Fallbacks.Served),
+		`fallbacks_total{result="failed"}`: float64(s.Fallbacks.Failed),
+	}
+	if calls := s.Window.Successes + s.Window.Failures + s.Window.Overloads; calls > 0 && calls >= s.MinCalls {
+		m[`failure_ratio`] = float64(s.Window.Failures+s.Window.Overloads) / float64(calls)
+		m[`slow_ratio`] = float64(s.Window.Slow) / float64(calls)
+	}
+	return m
+}
