@@ -59,7 +59,8 @@ type cold struct {
 
 	leases    []lease // of probes that have not reported, of any generation
 	lastLease uint64
-	lastProbe int64 // when the last one was let out
+	forgiven  uint64 // the last lease when it closed last: the backend has answered since, so none up to it slows probes down
+	lastProbe int64  // when the last one was let out
 
 	refusals [reasons][3]*RejectedError // by Reason and State, made when first needed
 
@@ -181,7 +182,14 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 	p, reason := b.decide(ctx, ph, t)
 	if reason == 0 {
 		bump(&b.admitted)
+		handed := false
+		defer func() {
+			if !handed { // a listener ended the goroutine, so nobody will ever have the permit
+				p.Done(ctx, Ignored)
+			}
+		}()
 		b.unlock()
+		handed = true
 		return p, nil
 	}
 	c := b.coldly()

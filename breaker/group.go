@@ -160,6 +160,7 @@ func (b *Breaker) adopt(pol *policy) {
 		if old != nil && pol.bucket != ph.pol.bucket {
 			next.win = newWindow(now, pol.bucket)
 			next.win.streak.Store(old.streak.Load())
+			next.win.doubt.Store(old.doubt.Load())
 		}
 		if pol.cfg.Ramp == 0 {
 			next.ramp = nil

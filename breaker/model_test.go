@@ -28,9 +28,10 @@ type model struct {
 	credit    uint64
 
 	// Half-open.
-	successes int
-	leases    []modelLease
-	lastProbe time.Duration
+	successes            int
+	leases               []modelLease
+	lastProbe            time.Duration
+	lastTicket, forgiven int // of probes; the second as of the last closing
 
 	override    Mode
 	overrideEnd time.Duration // 0: none
@@ -62,7 +63,7 @@ type ticket struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, gen: 1}
+	return &model{cfg: cfg.WithDefaults(), trip: trip, gen: 1, lastTicket: -1, forgiven: -1}
 }
 
 // counts is what the window holds: results whose tenth of a window is among the last ten.
@@ -132,7 +133,7 @@ func (m *model) slot(gen uint64, now time.Duration) bool {
 	for _, l := range m.leases {
 		if l.gen == gen && now < l.expires {
 			taken++
-		} else {
+		} else if l.ticket > m.forgiven {
 			stale++
 		}
 	}
@@ -235,7 +236,7 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 	m.sum.Admitted++
 	if probe {
 		m.leases = append(m.leases, modelLease{ticket: id, gen: m.gen, expires: now + m.cfg.ProbeTimeout})
-		m.lastProbe = now
+		m.lastProbe, m.lastTicket = now, id
 	}
 	return ticket{id: id, gen: m.gen, start: now, probe: probe, timed: m.cfg.SlowCall > 0}, 0
 }
@@ -371,6 +372,7 @@ func (m *model) close(ramp bool, now time.Duration) {
 		m.sum.Recoveries++
 		m.sum.NotClosed += now - m.opened
 	}
+	m.forgiven = m.lastTicket
 	m.become(Closed, now)
 	m.ramping, m.rampStart, m.credit = ramp, now, 1<<32-1
 }

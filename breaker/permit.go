@@ -29,10 +29,10 @@ type Report struct {
 	Latency time.Duration
 }
 
-// Doubtful says whether the callee is in doubt: the call is a probe, or the last call before it failed. A guard may then
-// look more closely.
+// Doubtful says whether the callee is in doubt: the call is a probe, or no success has come since the last failure or
+// overload. A guard may then look more closely.
 func (p Permit) Doubtful() bool {
-	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && p.ph.win.streak.Load() != 0)
+	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && p.ph.win.doubt.Load())
 }
 
 // Elapsed is the time since Acquire, where the slow rule asks for it; 0 otherwise.
@@ -89,9 +89,7 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 		}
 	}
 	bump(&w.successes[w.slot.Load()])
-	if w.streak.Load() != 0 { // loaded first: most calls have nothing to reset, and a load leaves the cache line shared
-		w.streak.Store(0)
-	}
+	w.well()
 	if b.phase.Load() != ph {
 		b.sweep(w)
 	}
@@ -154,22 +152,24 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
 	if r.Outcome == Success && !slow {
 		bump(&ph.win.successes[ph.win.slot.Load()])
-		ph.win.streak.Store(0)
+		ph.win.well()
 		return nil
 	}
 	tally := ph.win.current()
 	switch r.Outcome {
 	case Success:
 		bump(&ph.win.successes[ph.win.slot.Load()])
-		ph.win.streak.Store(0)
+		ph.win.well()
 		c := b.coldly()
 		c.slow = plus(c.slow, 1) // not through book: the success is in the window
 	case Failure:
 		tally.failures = plus(tally.failures, 1)
 		bump(&ph.win.streak)
+		ph.win.doubt.Store(true)
 		b.book(r.Outcome, slow, t)
 	case Overload:
 		tally.overloads = plus(tally.overloads, 1)
+		ph.win.doubt.Store(true)
 		b.book(r.Outcome, slow, t)
 	case Ignored: // went above
 	}

@@ -33,7 +33,7 @@ const (
 // hang. So, past patience*MaxProbes of them, the time to the next doubles with each MaxProbes more, up to an hour: a
 // thousand leases of the default length leave 17 probes out, and a day leaves 38. It ends at an hour, rather than bound
 // the number for good, because a breaker that has only lost its permits must not get stuck. Nothing short of that many
-// unreported probes is affected.
+// unreported probes since the breaker last closed is affected.
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
@@ -70,7 +70,7 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 			if at == 0 || l.expires < at {
 				at = l.expires
 			}
-		} else {
+		} else if l.id > c.forgiven {
 			stale++
 		}
 	}

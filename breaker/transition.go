@@ -21,7 +21,7 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	enough := calls >= ph.minCalls(now)
 	var rule Rule
 	var why string
-	switch bad := counts.Failures + counts.Overloads; {
+	switch bad := plus(counts.Failures, counts.Overloads); {
 	case pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive:
 		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures", counts.ConsecutiveFailures)
 	case enough && pol.failure.reachedBy(bad, calls):
@@ -124,6 +124,7 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 		c.recoveries = plus(c.recoveries, 1)
 		c.notClosed += now - c.openedAt
 	}
+	c.forgiven = c.lastLease
 	next := &phase{state: Closed, win: newWindow(now, ph.pol.bucket)}
 	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
 		next.ramp = &ramp{start: now, credit: rampUnit - 1}

@@ -18,6 +18,10 @@ type window struct {
 	edge atomic.Int64
 	slot atomic.Uint32
 
+	// doubt: no success has come since the last failure or overload. It is set after streak rises and cleared before streak
+	// is reset, so it is never false for long while streak is not zero; a success looks at it alone.
+	doubt atomic.Bool
+
 	streak atomic.Uint64 // failures since the last success; survives a sliding window (B4)
 
 	// successes per slot. A writer that was held up between reading slot and adding lands in whatever bucket has that slot
@@ -36,6 +40,15 @@ func newWindow(now, width int64) *window {
 }
 
 func (w *window) init(now, width int64) { w.edge.Store(now + width) }
+
+// well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves the cache
+// line shared.
+func (w *window) well() {
+	if w.doubt.Load() {
+		w.doubt.Store(false)
+		w.streak.Store(0)
+	}
+}
 
 // steps is how many buckets have passed at now since the current one, at most all of them.
 func (w *window) steps(now, width int64) int {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -40,9 +41,9 @@ func (e *RejectedError) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain}
 	message := "circuit breaker rejected the call: " + e.Reason.String()
 	if e.details {
-		message = e.RejectedError.Error()
+		message = valid(e.RejectedError.Error())
 		info.Metadata = map[string]string{
-			"target": e.Key.Target, "service": e.Key.Service, "method": e.Key.Method, "tag": e.Key.Tag,
+			"target": valid(e.Key.Target), "service": valid(e.Key.Service), "method": valid(e.Key.Method), "tag": valid(e.Key.Tag),
 			"state": e.State.String(), "reason": e.Reason.String(),
 		}
 	}
@@ -51,11 +52,14 @@ func (e *RejectedError) GRPCStatus() *status.Status {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
 	}
 	s := status.New(e.code, message)
-	if with, err := s.WithDetails(details...); err == nil { // it fails for messages that do not marshal; a key may be invalid UTF-8
+	if with, err := s.WithDetails(details...); err == nil { // it fails for what does not marshal, and all of this does
 		return with
 	}
 	return s
 }
+
+// valid is text as a proto string may be; a key may hold anything.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // IsRejected says whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote hop of
 // this library returned, which its ErrorInfo tells.

@@ -162,8 +162,14 @@ func (h FallbackHandler) check(fullMethod string) error {
 	return nil
 }
 
-// protoName is the message name of a pointer type, if it is a message.
-func protoName(t reflect.Type) (protoreflect.FullName, bool) {
+// protoName is the message name of a pointer type, if it is a message whose type has one: a dynamic message has none
+// before it is made.
+func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
 	m, ok := reflect.TypeAssert[proto.Message](reflect.Zero(t))
 	if !ok {
 		return "", false
@@ -258,7 +264,12 @@ func mark(a *attempt) {
 	}
 	for _, o := range a.opts {
 		if t, ok := o.(grpc.TrailerCallOption); ok && t.TrailerAddr != nil {
-			*t.TrailerAddr = metadata.Join(*t.TrailerAddr, metadata.Pairs(FallbackTrailer, value))
+			md := metadata.MD{}
+			if !a.rejected { // what the backend sent; of a rejected call grpc has written none, and an old one may stand there
+				md = t.TrailerAddr.Copy()
+			}
+			md.Set(FallbackTrailer, value)
+			*t.TrailerAddr = md
 		}
 	}
 }

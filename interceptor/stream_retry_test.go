@@ -263,3 +263,34 @@ func TestS09_NeverAsksForContextOrHeader(t *testing.T) {
 		}
 	}
 }
+
+// G7, G10: of two guards, one inside the other, the outer one hears of the same end; what the inner one rejects is no
+// failure of the backend's.
+func TestG07_StackedStreamGuards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		outer, inner := newGuard(t, breaker.Config{}), newGuard(t, breaker.Config{})
+		r := newStreamRig(t, outer, sends(2, nil), inner.DialOptions()...)
+		endsWith(t, r.server(t.Context(), t), codes.OK)
+		wantTally(t, "outer, after a success", outer, tally{Success: 1})
+		wantTally(t, "inner, after a success", inner, tally{Success: 1})
+
+		r.srv.Set(sends(2, down))
+		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+		wantTally(t, "outer, after a failure", outer, tally{Success: 1, Failure: 1})
+		wantTally(t, "inner, after a failure", inner, tally{Success: 1, Failure: 1})
+
+		ctx, cancel := context.WithCancel(t.Context())
+		r.server(ctx, t)
+		cancel()
+		synctest.Wait()
+		wantTally(t, "outer, after a cancel", outer, tally{Success: 1, Failure: 1, Ignored: 1})
+		wantTally(t, "inner, after a cancel", inner, tally{Success: 1, Failure: 1, Ignored: 1})
+
+		onlyBreaker(t, inner).Trip(t.Context(), "for the test")
+		if _, err := r.client.ServerStream(t.Context(), &testpb.Request{}); !IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
+		wantTally(t, "outer, after a rejection", outer, tally{Success: 1, Failure: 1, Ignored: 2})
+		wantTally(t, "inner, after a rejection", inner, tally{Success: 1, Failure: 1, Ignored: 1, Rejected: 1})
+	})
+}

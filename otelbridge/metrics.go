@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -104,9 +105,14 @@ func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breake
 	o.ObserveInt64(in.evictions, figure(stats.Evictions))
 	o.ObserveInt64(in.overflow, figure(stats.Overflow))
 	o.ObserveInt64(in.unguarded, figure(stats.Unguarded))
-	// A breaker that is evicted and made anew while this runs comes up twice, and what is observed twice adds up.
-	seen := make(map[breaker.Key]struct{}, stats.Breakers)
-	for key, b := range g.All() {
+	return in.observeAll(ctx, o, g.All(), stats.Breakers)
+}
+
+// observeAll observes some n breakers. One that is evicted and made anew meanwhile may come up as two with one key, and
+// what is observed twice adds up.
+func (in *instruments) observeAll(ctx context.Context, o metric.Observer, all iter.Seq2[breaker.Key, *breaker.Breaker], n int) error {
+	seen := make(map[breaker.Key]struct{}, n)
+	for key, b := range all {
 		if err := ctx.Err(); err != nil {
 			return err // the reader's time is up; it has what there is
 		}

@@ -518,6 +518,34 @@ func TestRegisterMetricsWithBadMeter(t *testing.T) {
 	}
 }
 
+// A breaker that is evicted and made anew while a reader goes over them is still one breaker.
+func TestO5_KeyThatComesTwice(t *testing.T) {
+	m := newMeters()
+	meter := m.provider.Meter(ScopeName)
+	in, err := newInstruments(meter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGroup(t, breaker.Config{})
+	b := g.Get(breaker.Key{})
+	b.CountFallback(true)
+	twice := func(yield func(breaker.Key, *breaker.Breaker) bool) {
+		_ = yield(b.Key(), b) && yield(b.Key(), b)
+	}
+	if _, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		return in.observeAll(ctx, o, twice, 1)
+	}, in.all...); err != nil {
+		t.Fatal(err)
+	}
+	got, want := m.collect(t), figures(g)
+	for _, own := range []string{"breakers", "evictions", "overflow", "unguarded"} {
+		delete(want, own)
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
 // A reader's deadline holds for groups of any size.
 func TestCollectEndsWithItsContext(t *testing.T) {
 	m := newMeters()

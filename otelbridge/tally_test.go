@@ -246,6 +246,47 @@ func TestO2_LogRecordsWithoutSpan(t *testing.T) {
 	}
 }
 
+// busySpan has another call rejected under it just when the bridge reads from it or writes to it.
+type busySpan struct {
+	*foreignSpan
+	reading, writing func()
+}
+
+func (s *busySpan) Attributes() []attribute.KeyValue {
+	s.reading()
+	return nil
+}
+
+func (s *busySpan) SetAttributes(kvs ...attribute.KeyValue) {
+	s.writing()
+	s.foreignSpan.SetAttributes(kvs...)
+}
+
+func TestO2_CallsSideBySide(t *testing.T) {
+	for _, at := range []string{"reading", "writing"} {
+		b, other := New(), false
+		s := &busySpan{foreignSpan: newForeignSpan(1)}
+		ctx := trace.ContextWithSpan(t.Context(), s)
+		reject := func(when string) func() {
+			return func() {
+				if when == at && !other {
+					other = true
+					b.Rejected(ctx, rejection)
+				}
+			}
+		}
+		s.reading, s.writing = reject("reading"), reject("writing")
+		b.Rejected(ctx, rejection)
+		if len(s.events) != 2 || s.count != 2 {
+			t.Errorf("%s: %d events and count %d, want 2 and 2", at, len(s.events), s.count)
+		}
+		b.Rejected(ctx, rejection)
+		if s.count != 3 {
+			t.Errorf("%s: then count %d, want 3", at, s.count)
+		}
+	}
+}
+
 // slowSpan lets others run between a count and its being written.
 type slowSpan struct{ trace.Span }
 

@@ -1,0 +1,176 @@
+package prombridge
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"pgregory.net/rapid"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// schedule is a group to which things happen at random, and what is known of it from outside.
+type schedule struct {
+	group   *breaker.Group
+	reg     prometheus.Gatherer
+	live    map[breaker.Key]*breaker.Breaker
+	started map[breaker.Key]uint64 // calls that asked the breaker that is live
+	permits []breaker.Permit
+}
+
+// pick gets one of a few breakers: more than the group holds.
+func (s *schedule) pick(t *rapid.T) *breaker.Breaker {
+	b := s.group.Get(breaker.Key{Method: rapid.SampledFrom([]string{"a", "b", "c", "d", "\xff", `\xff`}).Draw(t, "method")})
+	if s.live[b.Key()] != b {
+		s.live[b.Key()], s.started[b.Key()] = b, 0
+	}
+	return b
+}
+
+func (s *schedule) call(t *rapid.T) {
+	b := s.pick(t)
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // a rapid.T has no context
+	defer cancel()
+	if rapid.IntRange(0, 9).Draw(t, "done before") == 0 {
+		cancel() // B24: counts nowhere
+	}
+	p, err := b.Acquire(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.started[b.Key()]++
+	if err == nil {
+		s.permits = append(s.permits, p)
+	}
+}
+
+func (s *schedule) settle(t *rapid.T) {
+	if len(s.permits) == 0 {
+		t.Skip("no call in flight")
+	}
+	i := rapid.IntRange(0, len(s.permits)-1).Draw(t, "permit")
+	s.permits[i].DoneWith(context.Background(), breaker.Report{ //nolint:usetesting // a rapid.T has no context
+		Outcome: breaker.Outcome(rapid.IntRange(0, 3).Draw(t, "outcome")),
+		Latency: rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second}).Draw(t, "latency"),
+	})
+	s.permits = append(s.permits[:i], s.permits[i+1:]...)
+}
+
+func (s *schedule) byHand(t *rapid.T) {
+	b, ctx := s.pick(t), context.Background() //nolint:usetesting // a rapid.T has no context
+	switch rapid.IntRange(0, 4).Draw(t, "what") {
+	case 0:
+		b.Trip(ctx, "test")
+	case 1:
+		b.Reset(ctx)
+	case 2:
+		b.ClearOverride(ctx)
+	case 3:
+		b.CountFallback(rapid.Bool().Draw(t, "served"))
+	case 4:
+		if err := b.SetOverride(ctx, breaker.Override{
+			Mode: breaker.Mode(rapid.IntRange(1, 3).Draw(t, "mode")),
+			TTL:  rapid.SampledFrom([]time.Duration{0, time.Second}).Draw(t, "ttl"),
+			Why:  "test", By: "test",
+		}); err != nil {
+			t.Fatalf("SetOverride: %v", err)
+		}
+	}
+}
+
+// check scrapes, and compares with what the schedule and the snapshots say.
+func (s *schedule) check(t *rapid.T) (got figures) {
+	got = scrape(t, s.reg)
+	stats := s.group.Stats()
+	want := map[string]float64{
+		`breakers`: float64(stats.Breakers), `evictions_total`: float64(stats.Evictions),
+		`overflow_total`: float64(stats.Overflow), `unguarded_total`: float64(stats.Unguarded),
+	}
+	if diff := cmp.Diff(got[groupItself], want); diff != "" {
+		t.Fatalf("O5: the group (-got +want):\n%s", diff)
+	}
+	keys := make([]breaker.Key, 0, len(s.live))
+	for key := range s.group.All() {
+		keys = append(keys, key)
+	}
+	if len(got) != len(keys)+1 {
+		t.Fatalf("B33: series of %d breakers, want of %d", len(got)-1, len(keys))
+	}
+	for key, label := range labels(t, keys...) {
+		b := s.live[key]
+		if diff := cmp.Diff(got[label], shown(b.Snapshot())); diff != "" {
+			t.Fatalf("O5: %q (-got +want):\n%s", key, diff)
+		}
+		sum := 0.0
+		for _, series := range []string{
+			`calls_total{outcome="success"}`, `calls_total{outcome="failure"}`, `calls_total{outcome="overload"}`,
+			`calls_total{outcome="ignored"}`, `late_results_total`, `in_flight`, `rejections_total{reason="open"}`,
+			`rejections_total{reason="half_open"}`, `rejections_total{reason="ramp"}`, `rejections_total{reason="forced"}`,
+			`rejections_total{reason="concurrency"}`,
+		} {
+			sum += got[label][series]
+		}
+		if sum != float64(s.started[key]) {
+			t.Fatalf("O4: %q: calls, late results, calls in flight and rejections are %v, want the %d calls that were started", key, sum, s.started[key])
+		}
+	}
+	return got
+}
+
+func TestO4_CallsAddUpOverAnySchedule(t *testing.T) {
+	seen := make(map[string]bool) // by series: whether it was ever above zero
+	rapid.Check(t, func(rt *rapid.T) {
+		// rapid stops a run with a panic, which must come out of the bubble on rapid's goroutine.
+		var stopped any
+		synctest.Test(t, func(*testing.T) {
+			defer func() { stopped = recover() }()
+			runSchedule(rt, seen)
+		})
+		if stopped != nil {
+			panic(stopped)
+		}
+	})
+	for series, ever := range seen {
+		if !ever {
+			t.Errorf("never above zero: %s", series)
+		}
+	}
+}
+
+func runSchedule(t *rapid.T, seen map[string]bool) {
+	g, err := breaker.NewGroup(
+		breaker.Config{
+			MinCalls: 4, Window: 2 * time.Second, ConsecutiveFailures: 3, SlowCall: 100 * time.Millisecond,
+			OpenFor: time.Second, MaxProbes: 2, ProbeTimeout: 3 * time.Second, Ramp: 2 * time.Second, MaxConcurrent: 4,
+		},
+		breaker.WithMaxBreakers(3),
+		breaker.WithTrip(func(c breaker.Counts) bool { return c.Overloads > 1 }),
+	)
+	if err != nil {
+		t.Fatalf("NewGroup: %v", err)
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(NewCollector(g))
+	s := &schedule{group: g, reg: reg, live: make(map[breaker.Key]*breaker.Breaker), started: make(map[breaker.Key]uint64)}
+	wait := func(t *rapid.T) {
+		time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, 300 * time.Millisecond, time.Second, 4 * time.Second}).Draw(t, "wait"))
+	}
+	t.Repeat(map[string]func(*rapid.T){
+		"call": s.call, "call too": s.call, "call again": s.call,
+		"settle": s.settle, "settle too": s.settle,
+		"by hand":   s.byHand,
+		"unguarded": func(*rapid.T) { g.CountUnguarded() },
+		"wait":      wait, "wait more": wait,
+		"": func(t *rapid.T) {
+			for _, series := range s.check(t) {
+				for name, v := range series {
+					seen[name] = seen[name] || v > 0
+				}
+			}
+		},
+	})
+}
