@@ -26,6 +26,8 @@ type Result struct {
 	Peer PeerEvidence
 	// Trailer is what the peer sent at the end; nil where the guard did not look.
 	Trailer metadata.MD
+	// Closed: the caller has closed the connection by now.
+	Closed bool
 	// ShortBudget: the caller's deadline left less than WithMinBudget when the call began. False without that option.
 	ShortBudget bool
 }
@@ -49,7 +51,7 @@ type Classifier func(ctx context.Context, r Result) breaker.Outcome
 //	          Aborted, OutOfRange, Unimplemented: the peer is there and answered
 //	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and every code above 16
 //	Overload  ResourceExhausted
-//	Ignored   Canceled; a rejection by any circuit breaker, here or at a remote hop; an error that this side made before
+//	Ignored   Canceled, and Unavailable once the caller has closed the connection; a rejection by any circuit breaker, here or at a remote hop; an error that this side made before
 //	          anything was asked of the peer, or of what it could not take (message too large, marshalling, unknown
 //	          compressor, bad metadata, credentials); DeadlineExceeded where ShortBudget is set and the budget is spent
 //
@@ -78,6 +80,10 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 		return breaker.Ignored
 	}
 	switch r.Code {
+	case codes.Unavailable:
+		if r.Closed { // G3: grpc says Canceled as a rule, and this where the transport went first
+			return breaker.Ignored
+		}
 	case codes.ResourceExhausted:
 		if isLocal(r) {
 			return breaker.Ignored

@@ -154,24 +154,32 @@ func TestG04_MinBudget(t *testing.T) {
 	}
 }
 
-// ShortBudget is a custom classifier's to judge by, and false without the option.
+// ShortBudget is a custom classifier's to judge by, and false without the option: even if the deadline had passed when the
+// call began, and the guard knows when that was.
 func TestG04_ShortBudgetInTheResult(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for _, tt := range []struct {
-			opts []Option
-			want bool
-		}{{nil, false}, {[]Option{WithMinBudget(time.Minute)}, true}} {
+	for _, tt := range []struct {
+		opts   []Option
+		budget time.Duration
+		want   bool
+	}{
+		{nil, time.Second, false},
+		{nil, -time.Second, false},
+		{[]Option{WithObserver(deafToAll{})}, -time.Second, false},
+		{[]Option{WithMinBudget(time.Minute)}, time.Second, true},
+		{[]Option{WithMinBudget(time.Minute)}, -time.Second, true},
+		{[]Option{WithMinBudget(time.Minute)}, time.Minute, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
 			var got Result
 			judge := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 				got = r
 				return breaker.Ignored
 			})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			_ = (&calls{guard: newGuard(t, breaker.Config{}, append(tt.opts, judge)...)}).call(ctx, down)
+			g := newGuard(t, breaker.Config{}, append(tt.opts, judge)...)
+			_ = (&calls{guard: g}).call(lateTimer{t.Context(), time.Now().Add(tt.budget)}, down)
 			if got.ShortBudget != tt.want {
-				t.Errorf("ShortBudget is %v, want %v", got.ShortBudget, tt.want)
+				t.Errorf("%d options, budget %v: ShortBudget is %v, want %v", len(tt.opts), tt.budget, got.ShortBudget, tt.want)
 			}
-		}
-	})
+		})
+	}
 }

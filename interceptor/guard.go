@@ -7,6 +7,8 @@ import (
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/keyfunc"
@@ -135,27 +137,43 @@ func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Pe
 	return c
 }
 
-// settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending. Whatever user code does in it,
-// the permit settles (G13).
-func (c *pending) settle(ctx context.Context, r Result, latency time.Duration) breaker.Outcome {
-	g := c.guard
-	r.Code = codeOf(r.Err)
-	r.ShortBudget = c.short
+// settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending. Whatever
+// user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let through.
+func (c *pending) settle(ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration) breaker.Outcome {
 	report := breaker.Report{Outcome: breaker.Failure, Latency: latency}
 	reported := false
-	defer func() { // a classifier that exits the goroutine must not keep the permit
-		if !reported {
+	defer func() {
+		if !reported { // a classifier exited the goroutine
 			c.permit.DoneWith(ctx, report)
 		}
 	}()
-	report.Outcome = g.classify(ctx, r)
-	if report.Outcome == breaker.Failure || report.Outcome == breaker.Overload {
-		report.RetryAfter = retryAfter(r)
-	}
+	c.judge(ctx, &r, &report, cc)
 	reported = true
 	c.permit.DoneWith(ctx, report)
-	g.tellSettled(ctx, c, r, report.Outcome)
+	c.guard.tellSettled(ctx, c, r, report.Outcome)
 	return report.Outcome
+}
+
+// judge fills in what a Result can tell and has it classified. An error whose own methods panic is a failure.
+func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, cc *grpc.ClientConn) {
+	defer func() { _ = recover() }()
+	r.Code = codes.Unknown
+	r.Code = codeOf(r.Err)
+	r.ShortBudget = c.short
+	r.Closed = r.Err != nil && closed(cc)
+	outcome := c.guard.classify(ctx, *r)
+	if outcome > breaker.Ignored {
+		outcome = breaker.Failure // as breaker.Report has it, for fallbacks and observers too
+	}
+	report.Outcome = outcome
+	if outcome == breaker.Failure || outcome == breaker.Overload {
+		report.RetryAfter = retryAfter(*r)
+	}
+}
+
+// closed says whether the caller has closed the connection.
+func closed(cc *grpc.ClientConn) bool {
+	return cc != nil && cc.GetState() == connectivity.Shutdown
 }
 
 // classify asks the classifier. One that panics is passed over for the default.

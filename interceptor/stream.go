@@ -2,8 +2,10 @@ package interceptor
 
 import (
 	"context"
+	"go/token"
 	"io"
 	"reflect"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -11,7 +13,6 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
-	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
 // Stream guards one streaming call. It is a grpc.StreamClientInterceptor; cc may be nil.
@@ -29,10 +30,13 @@ func (g *Guard) Stream(
 		}
 		return streamer(ctx, desc, cc, method, opts...)
 	}
-	s := &stream{ctx: ctx, call: callOf(method, desc, nil, cc), pending: g.begin(ctx, b, permit), server: desc.ServerStreams}
+	s := &stream{
+		ctx: ctx, cc: cc, method: method, desc: desc,
+		pending: g.begin(ctx, b, permit),
+	}
 	inner := append(s.optsBuf[:0], opts...) // a copy: the caller's slice may be shared (G1)
 	inner = append(inner, grpc.OnFinish(s.onFinish))
-	return s.open(func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
+	return s.open(isGRPC(streamer), func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
 // stream is a guarded stream. Its outcome is settled once, by whatever knows it first:
@@ -55,9 +59,10 @@ type stream struct {
 
 	pending pending
 	ctx     context.Context //nolint:containedctx // the call's; grpc's own stream has it too, for as long
-	call    keyfunc.Call
-	server  bool        // the server may send more than one message
-	core    bool        // made by grpc itself, no interceptor between; written before the stream is handed out
+	cc      *grpc.ClientConn
+	method  string
+	desc    *grpc.StreamDesc
+	core    bool        // a stream of grpc's own, so OnFinish is right. Written before the stream is handed out
 	stop    func() bool // takes the watch on the context back; nil: none. Written before the stream is handed out
 
 	settled  atomic.Bool
@@ -73,7 +78,8 @@ type finish struct{ err error }
 
 var finishedWell = new(finish)
 
-func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
+// open makes the stream and sets up what tells of its end. direct says that no interceptor stands between the guard and grpc.
+func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
 	s.busy.Add(1) // no lock is held here, nor anywhere: OnFinish may fire before the streamer returns (S4)
 	returned := false
 	defer func() {
@@ -88,22 +94,46 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		return nil, err // S1
 	}
 	s.ClientStream = cs
-	s.core = fromCore(cs)
-	if !s.core && s.ctx.Done() != nil {
-		s.stop = context.AfterFunc(s.ctx, s.onContextEnd)
+	s.core = direct || fromGRPC(cs)
+	if !direct {
+		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So what
+		// OnFinish has said so far counts for nothing, and the context is watched as well.
+		s.finished.Store(nil)
+		if s.ctx.Done() != nil {
+			s.stop = context.AfterFunc(s.ctx, s.onContextEnd)
+		}
 	}
 	s.leave(true)
 	return s, nil
 }
 
-// fromCore says whether grpc itself made cs. Then OnFinish fires when the context ends, and there is no need to watch the
-// context as well, at the price of three allocations and a place among the context's children.
-func fromCore(cs grpc.ClientStream) bool {
-	t := reflect.TypeOf(cs)
-	return t != nil && t.Kind() == reflect.Pointer && t.Elem().PkgPath() == corePath
+// isGRPC says whether streamer is grpc's own, with no interceptor between it and the guard. Then OnFinish is sure to fire
+// when the context ends, and there is no need to watch the context as well, at the price of three allocations and a place
+// among the context's children. Should grpc give its function another name, streams stay right and cost that much more,
+// and the test of the allocations says so.
+func isGRPC(streamer grpc.Streamer) bool {
+	pc := reflect.ValueOf(streamer).Pointer()
+	if pc == coreStreamer.Load() {
+		return true
+	}
+	if f := runtime.FuncForPC(pc); f == nil || f.Name() != "google.golang.org/grpc.newClientStream" {
+		return false
+	}
+	coreStreamer.Store(pc)
+	return true
 }
 
-var corePath = reflect.TypeFor[grpc.ClientConn]().PkgPath()
+var coreStreamer atomic.Uintptr // the entry of grpc's function, once seen
+
+// fromGRPC says whether an interceptor handed on a stream of grpc's own: one of a type that grpc does not export.
+func fromGRPC(cs grpc.ClientStream) bool {
+	t := reflect.TypeOf(cs)
+	if t == nil || t.Kind() != reflect.Pointer {
+		return false
+	}
+	t = t.Elem()
+	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
+}
 
 // enter goes before a call to the stream below, leave after it. Over a stream of grpc's own only RecvMsg knows better than
 // OnFinish; over anything else every call may hide an attempt that is not the last.
@@ -119,11 +149,17 @@ func (s *stream) leave(receive bool) {
 	}
 	// Off the stack first, then a look for what OnFinish left; OnFinish leaves it first, then looks at the stack. So one of
 	// the two sees the other.
-	if s.busy.Add(-1) > 0 || !s.core {
+	if s.busy.Add(-1) > 0 {
 		return
 	}
-	if f := s.finished.Load(); f != nil {
-		s.settle(f.err, nil)
+	f := s.finished.Load()
+	switch {
+	case f == nil:
+	case s.core:
+		s.end(f.err)
+	case closed(s.cc):
+		// It may have been an attempt that is not the last, but there will be no other.
+		s.settle(grpc.ErrClientConnClosing, nil) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
 	}
 }
 
@@ -137,7 +173,7 @@ func (s *stream) onFinish(err error) {
 	}
 	s.finished.Store(f)
 	if s.busy.Load() == 0 {
-		s.settle(err, nil)
+		s.end(err)
 	}
 }
 
@@ -145,6 +181,15 @@ func (s *stream) onFinish(err error) {
 func (s *stream) onContextEnd() {
 	if !s.settled.Swap(true) {
 		s.report(s.ctx.Err(), nil)
+	}
+}
+
+// end is settle for a stream that is over: it has a trailer, which may hold a pushback (G9).
+func (s *stream) end(err error) {
+	var trailer metadata.MD
+	defer func() { s.settle(err, trailer) }() // also if what is below exits the goroutine
+	if err != nil && s.ClientStream != nil {
+		safely(func() { trailer = s.Trailer() })
 	}
 }
 
@@ -160,18 +205,20 @@ func (s *stream) settle(err error, trailer metadata.MD) {
 }
 
 func (s *stream) report(err error, trailer metadata.MD) {
-	r := Result{Call: s.call, Err: err, Trailer: trailer}
+	if err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.firstAfter()})
+		return
+	}
+	r := Result{Call: callOf(s.method, s.desc, nil, s.cc), Err: err, Trailer: trailer}
 	if len(trailer) > 0 {
 		r.Peer = PeerAnswered
 	}
-	// S10: a stream without a message has nothing that the slow rule could look at, so it gets the shortest time there is.
-	latency := time.Duration(max(1, s.latency.Load()))
-	if err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: latency})
-		return
-	}
-	s.pending.settle(s.ctx, r, latency)
+	s.pending.settle(s.ctx, r, s.cc, s.firstAfter())
 }
+
+// firstAfter is what the slow rule looks at (S10): the time to the first message. A stream that got none has nothing to
+// look at, so it gets the shortest time there is.
+func (s *stream) firstAfter() time.Duration { return time.Duration(max(1, s.latency.Load())) }
 
 // lost settles a stream whose call below panicked or exited the goroutine (G1).
 func (s *stream) lost() {
@@ -181,7 +228,7 @@ func (s *stream) lost() {
 	if s.stop != nil {
 		s.stop()
 	}
-	s.pending.permit.Done(s.ctx, breaker.Failure)
+	s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.firstAfter()})
 }
 
 // RecvMsg receives a message and notes how the stream ends.
@@ -203,8 +250,9 @@ func (s *stream) RecvMsg(m any) error {
 	case err == io.EOF: //nolint:errorlint // RecvMsg returns it as it is; an error that wraps it is something else
 		s.settle(nil, nil)
 	case err != nil:
-		s.settle(err, s.Trailer())
-	case !s.server:
+		s.end(err)
+	case !s.desc.ServerStreams:
+		s.firstMessage()
 		s.settle(nil, nil) // S3
 	default:
 		s.firstMessage()
@@ -254,8 +302,16 @@ func (s *stream) through(call func() error) error {
 
 // Header waits for the header. It decides nothing: over a stream of grpc's own OnFinish hears if that is all there will be,
 // and over a retry interceptor RecvMsg may yet make another attempt.
-func (s *stream) Header() (metadata.MD, error) {
+func (s *stream) Header() (md metadata.MD, err error) {
 	s.enter(false)
-	defer s.leave(false)
-	return s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
+	returned := false
+	defer func() {
+		if !returned {
+			s.lost()
+		}
+		s.leave(false)
+	}()
+	md, err = s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
+	returned = true
+	return md, err
 }

@@ -179,7 +179,7 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 	parent, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for name, use := range map[string]func(context.Context){
-		"grpc's own": func(ctx context.Context) { _, _ = drain(r.server(ctx, t)) },
+		"grpc's own": func(ctx context.Context) { _, _ = drain(r.server(ctx)) },
 		"wrapped": func(ctx context.Context) {
 			s, err := testpb.NewTestClient(wrapped).ServerStream(ctx, &testpb.Request{})
 			if err != nil {

@@ -23,9 +23,9 @@ func TestS11_SendAndReceiveConcurrentSafe(t *testing.T) {
 	const streams = 10
 	for _, fate := range []string{"none", "cancel", "deadline", "close", "stop"} {
 		t.Run(fate, func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
+			inEach(t, func(t arranged) {
 				g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
-				r := newStreamRig(t, g, testpb.Script{}, a.dial...)
+				r := newStreamRig(t, g, testpb.Script{}, t.dial...)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if fate == "deadline" {
@@ -81,13 +81,13 @@ func TestS11_SendAndReceiveConcurrentSafe(t *testing.T) {
 // S11, S6: a caller who has all it wanted, and leaves while another of its goroutines still receives.
 func TestS11_LeavesWhileReceivingConcurrentSafe(t *testing.T) {
 	const streams = 50
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
-		r := newStreamRig(t, g, lives(3), a.dial...)
+		r := newStreamRig(t, g, lives(3), t.dial...)
 		var wg sync.WaitGroup
 		for i := range streams {
 			ctx, cancel := context.WithCancel(t.Context())
-			s := r.server(ctx, t)
+			s := r.server(ctx)
 			wg.Go(func() {
 				for range i % 4 {
 					if _, err := s.Recv(); err != nil {
@@ -153,7 +153,7 @@ func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 // S11: streams that were open when the breaker trips go on, to the same end as ever, and what they end with is late (B15).
 func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		inEach(t, func(t *testing.T, a streamArrangement) {
+		inEach(t, func(t arranged) {
 			g := newGuard(t, breaker.Config{OpenFor: 5 * time.Second})
 			r := newStreamRig(t, g, testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
 				for {
@@ -166,8 +166,8 @@ func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 						return err
 					}
 				}
-			}}, a.dial...)
-			s := r.bidi(t.Context(), t)
+			}}, t.dial...)
+			s := r.bidi(t.Context())
 			talk := func(when string) {
 				t.Helper()
 				if err := s.Send(&testpb.Request{}); err != nil {

@@ -19,26 +19,26 @@ import (
 )
 
 // errorOf makes an error of a number, and says what rules G2, G3, G6 and G7 make of it at the end of a stream.
-func errorOf(n byte) (error, breaker.Outcome) {
+func errorOf(n byte) (breaker.Outcome, error) {
 	switch n %= 24; n {
 	case 0:
-		return nil, breaker.Success
+		return breaker.Success, nil
 	case 17:
-		return status.Error(77, "a code of its own"), breaker.Failure
+		return breaker.Failure, status.Error(77, "a code of its own")
 	case 18:
-		return errors.New("no status"), breaker.Failure
+		return breaker.Failure, errors.New("no status")
 	case 19:
-		return context.Canceled, breaker.Ignored
+		return breaker.Ignored, context.Canceled
 	case 20:
-		return fmt.Errorf("wrapped: %w", context.DeadlineExceeded), breaker.Failure
+		return breaker.Failure, fmt.Errorf("wrapped: %w", context.DeadlineExceeded)
 	case 21:
-		return fmt.Errorf("wrapped: %w", errNotFound), breaker.Success
+		return breaker.Success, fmt.Errorf("wrapped: %w", errNotFound)
 	case 22:
-		return fmt.Errorf("wrapped: %w", breaker.ErrRejected), breaker.Ignored
+		return breaker.Ignored, fmt.Errorf("wrapped: %w", breaker.ErrRejected)
 	case 23:
-		return status.Error(codes.Internal, "grpc: error while marshaling: for the test"), breaker.Ignored
+		return breaker.Ignored, status.Error(codes.Internal, "grpc: error while marshaling: for the test")
 	default:
-		return statusError(codes.Code(n)), outcomeOf(codes.Code(n))
+		return outcomeOf(codes.Code(n)), statusError(codes.Code(n))
 	}
 }
 
@@ -138,7 +138,7 @@ func playStream(t *testing.T, script []byte) {
 		cs, err = g.Stream(ctx, &grpc.StreamDesc{ServerStreams: e.server, ClientStreams: true}, nil, fullMethod,
 			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				finish = finisher(opts)
-				early, _ := errorOf(flags >> 5)
+				_, early := errorOf(flags >> 5)
 				for range flags >> 3 & 3 {
 					finish(early)
 				}
@@ -191,7 +191,7 @@ const (
 
 // step makes one event happen. how is a number for errorOf, and the top bit: whether OnFinish fires with that in the call.
 func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(error), leave func(), op, how byte) {
-	err, class := errorOf(how & 0x1f)
+	class, err := errorOf(how & 0x1f)
 	inside := func() {
 		if how&0x80 != 0 {
 			finish(err)

@@ -19,25 +19,25 @@ import (
 var probeConfig = breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1, SuccessesToClose: 1}
 
 // newProbeRig is a rig whose next call, if it is of method, is a probe.
-func newProbeRig(t *testing.T, method string, script testpb.Script, a streamArrangement) *streamRig {
-	t.Helper()
-	g := newGuard(t, probeConfig)
-	r := newStreamRig(t, g, script, a.dial...)
-	halfOpen(t, g, breaker.Key{Target: r.conn.Target(), Service: "grpcircuit.testpb.Test", Method: method})
+func newProbeRig(tb testing.TB, method string, script testpb.Script, a streamArrangement) *streamRig {
+	tb.Helper()
+	g := newGuard(tb, probeConfig)
+	r := newStreamRig(tb, g, script, a.dial...)
+	halfOpen(tb, g, breaker.Key{Target: r.conn.Target(), Service: "grpcircuit.testpb.Test", Method: method})
 	return r
 }
 
-func wantProbeCounts(t *testing.T, what string, g *Guard, want breaker.ProbeCounts) {
-	t.Helper()
-	if diff := cmp.Diff(want, onlyBreaker(t, g).Snapshot().Probes); diff != "" {
-		t.Errorf("%s: probes (-want +got):\n%s", what, diff)
+func wantProbeCounts(tb testing.TB, what string, g *Guard, want breaker.ProbeCounts) {
+	tb.Helper()
+	if diff := cmp.Diff(want, onlyBreaker(tb, g).Snapshot().Probes); diff != "" {
+		tb.Errorf("%s: probes (-want +got):\n%s", what, diff)
 	}
 }
 
 // S8: the first message is a probe's success, while the stream lives on; what becomes of the stream later is no outcome.
 func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		inEach(t, func(t *testing.T, a streamArrangement) {
+		inEach(t, func(t arranged) {
 			release := make(chan struct{})
 			r := newProbeRig(t, "ServerStream", testpb.Script{
 				OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -47,9 +47,9 @@ func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 					<-release
 					return end
 				},
-			}, a)
+			}, t.streamArrangement)
 			defer close(release)
-			s := r.server(t.Context(), t)
+			s := r.server(t.Context())
 			wantTally(t, "before the first message", r.guard, tally{InFlight: 1})
 			wantState(t, "before the first message", r.guard, breaker.HalfOpen)
 			if _, err := s.Recv(); err != nil {
@@ -90,14 +90,14 @@ func TestS08_EndSettlesProbe(t *testing.T) {
 		{"the peer is down", down, breaker.Open, breaker.ProbeCounts{Failure: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
-				r := newProbeRig(t, "ServerStream", sends(0, tt.end), a)
-				endsWith(t, r.server(t.Context(), t), codeOfEnd(tt.end))
+			inEach(t, func(t arranged) {
+				r := newProbeRig(t, "ServerStream", sends(0, tt.end), t.streamArrangement)
+				endsWith(t, r.server(t.Context()), codeOfEnd(tt.end))
 				wantState(t, "download", r.guard, tt.want)
 				wantProbeCounts(t, "download", r.guard, tt.count)
 
-				r = newProbeRig(t, "ClientStream", sends(0, tt.end), a)
-				_, err := r.upload(t.Context(), t).CloseAndRecv()
+				r = newProbeRig(t, "ClientStream", sends(0, tt.end), t.streamArrangement)
+				_, err := r.upload(t.Context()).CloseAndRecv()
 				wantCode(t, "upload", err, codeOfEnd(tt.end))
 				wantState(t, "upload", r.guard, tt.want)
 				wantProbeCounts(t, "upload", r.guard, tt.count)
@@ -108,8 +108,8 @@ func TestS08_EndSettlesProbe(t *testing.T) {
 
 // S8: a probe that never got its stream has failed.
 func TestS08_ProbeNotCreated(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
-		r := newProbeRig(t, "ServerStream", testpb.Script{}, a)
+	inEach(t, func(t arranged) {
+		r := newProbeRig(t, "ServerStream", testpb.Script{}, t.streamArrangement)
 		r.backend.Stop()
 		_, err := r.client.ServerStream(t.Context(), &testpb.Request{})
 		wantCode(t, "creation", err, codes.Unavailable)
@@ -120,7 +120,7 @@ func TestS08_ProbeNotCreated(t *testing.T) {
 
 // S8: a header is no message: a probe that has seen no more has not succeeded yet.
 func TestS08_HeaderIsNoMessage(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "Bidi", testpb.Script{
 			OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
 				if err := s.SendHeader(nil); err != nil {
@@ -129,8 +129,8 @@ func TestS08_HeaderIsNoMessage(t *testing.T) {
 				<-s.Context().Done()
 				return s.Context().Err()
 			},
-		}, a)
-		if md, err := r.bidi(t.Context(), t).Header(); md == nil || err != nil {
+		}, t.streamArrangement)
+		if md, err := r.bidi(t.Context()).Header(); md == nil || err != nil {
 			t.Fatalf("Header: got %v, %v, want one", md, err)
 		}
 		wantState(t, "after the header", r.guard, breaker.HalfOpen)
@@ -140,7 +140,7 @@ func TestS08_HeaderIsNoMessage(t *testing.T) {
 
 // S8: a watch that lives for hours, through a trip and a recovery, is one call, and holds nothing.
 func TestS08_WatchLivesForHours(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		tick := testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 			for range 5 * 60 {
 				if err := s.Send(new(testpb.Response)); err != nil {
@@ -150,13 +150,13 @@ func TestS08_WatchLivesForHours(t *testing.T) {
 			}
 			return down
 		}}
-		r := newProbeRig(t, "ServerStream", tick, a)
-		probe := r.server(t.Context(), t)
+		r := newProbeRig(t, "ServerStream", tick, t.streamArrangement)
+		probe := r.server(t.Context())
 		if _, err := probe.Recv(); err != nil {
 			t.Fatal(err)
 		}
 		wantState(t, "after the probe's first message", r.guard, breaker.Closed)
-		plain := r.server(t.Context(), t)
+		plain := r.server(t.Context())
 		for i := range 5*60 - 1 {
 			if _, err := probe.Recv(); err != nil {
 				t.Fatalf("message %d of the probe: %v", i, err)
@@ -208,24 +208,22 @@ func TestS08_MessagesAreNotCalls(t *testing.T) {
 // S7, B22: a probe that stays silent holds its slot for the lease, and no longer, and what it says later is late. The
 // breaker is not stuck, not even if that goes on.
 func TestS07_SilentProbeIsALease(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
-		r := newProbeRig(t, "ServerStream", lives(0), a)
+	inEach(t, func(t arranged) {
+		r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement)
 		forever := context.WithoutCancel(t.Context())
 		for i := range uint64(5) {
-			ctx, cancel := context.WithCancel(forever)
-			defer cancel()
-			r.server(ctx, t)
+			r.server(forever)
 			time.Sleep(probeConfig.ProbeTimeout - 1)
 			if _, err := r.client.ServerStream(forever, &testpb.Request{}); !IsRejected(err) {
 				t.Errorf("lease %d, 1 ns before its end: got %v, want a rejection", i, err)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			wantProbeCounts(t, fmt.Sprintf("lease %d, over", i), r.guard, breaker.ProbeCounts{Lost: i + 1})
 		}
 		wantTally(t, "after five silent probes", r.guard, tally{InFlight: 5, Rejected: 5})
 		r.srv.Set(sends(1, nil))
-		if _, err := r.server(forever, t).Recv(); err != nil {
+		if _, err := r.server(forever).Recv(); err != nil {
 			t.Fatal(err)
 		}
 		wantState(t, "after a probe that spoke", r.guard, breaker.Closed)
@@ -238,8 +236,8 @@ func TestS07_SilentProbeIsALease(t *testing.T) {
 
 // T16: a probe may wait for a connection for as long as it likes; others may probe after its lease.
 func TestS08_ProbeWaitsForReady(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
-		r := newProbeRig(t, "ServerStream", sends(1, nil), a)
+	inEach(t, func(t arranged) {
+		r := newProbeRig(t, "ServerStream", sends(1, nil), t.streamArrangement)
 		r.backend.Stop()
 		ctx, cancel := context.WithCancel(t.Context())
 		created := make(chan error)
@@ -265,10 +263,10 @@ func TestS08_ProbeWaitsForReady(t *testing.T) {
 // is closed.
 func TestS06_ProbeCancelled(t *testing.T) {
 	for _, reading := range []bool{false, true} {
-		inEach(t, func(t *testing.T, a streamArrangement) {
-			r := newProbeRig(t, "ServerStream", lives(0), a)
+		inEach(t, func(t arranged) {
+			r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement)
 			ctx, cancel := context.WithCancel(t.Context())
-			s := r.server(ctx, t)
+			s := r.server(ctx)
 			if reading {
 				go func() { _, _ = drain(s) }()
 			}
@@ -281,7 +279,7 @@ func TestS06_ProbeCancelled(t *testing.T) {
 			synctest.Wait()
 			wantState(t, "after the cancel", r.guard, breaker.HalfOpen)
 			wantProbeCounts(t, "after the cancel", r.guard, breaker.ProbeCounts{Ignored: 1})
-			r.server(t.Context(), t) // the next probe
+			r.server(t.Context()) // the next probe
 			_ = r.conn.Close()
 			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()

@@ -50,11 +50,11 @@ func asksFor(d time.Duration) error {
 // opensAfterOne opens at the first failure, for five seconds unless somebody asks for more.
 var opensAfterOne = breaker.Config{ConsecutiveFailures: 1, OpenFor: 5 * time.Second, MaxOpenFor: time.Minute}
 
-func wantPeriod(t *testing.T, what string, g *Guard, want time.Duration) {
-	t.Helper()
-	wantState(t, what, g, breaker.Open)
-	if got := onlyBreaker(t, g).Snapshot().RetryAfter; got != want {
-		t.Errorf("%s: the breaker is open for %v, want %v", what, got, want)
+func wantPeriod(tb testing.TB, what string, g *Guard, want time.Duration) {
+	tb.Helper()
+	wantState(tb, what, g, breaker.Open)
+	if got := onlyBreaker(tb, g).Snapshot().RetryAfter; got != want {
+		tb.Errorf("%s: the breaker is open for %v, want %v", what, got, want)
 	}
 }
 
@@ -78,16 +78,16 @@ func TestG09_StreamPushback(t *testing.T) {
 		{"none", down, nil, 5 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
+			inEach(t, func(t arranged) {
 				for _, messages := range []int{0, 2} {
 					g := newGuard(t, opensAfterOne)
-					r := newStreamRig(t, g, pushesBack(messages, tt.err, tt.trailer...), a.dial...)
-					endsWith(t, r.server(t.Context(), t), codeOf(tt.err))
+					r := newStreamRig(t, g, pushesBack(messages, tt.err, tt.trailer...), t.dial...)
+					endsWith(t, r.server(t.Context()), codeOf(tt.err))
 					wantPeriod(t, "download", g, tt.want)
 				}
 				g := newGuard(t, opensAfterOne)
-				r := newStreamRig(t, g, pushesBack(0, tt.err, tt.trailer...), a.dial...)
-				_, err := r.upload(t.Context(), t).CloseAndRecv()
+				r := newStreamRig(t, g, pushesBack(0, tt.err, tt.trailer...), t.dial...)
+				_, err := r.upload(t.Context()).CloseAndRecv()
 				wantCode(t, "upload", err, codeOf(tt.err))
 				wantPeriod(t, "upload", g, tt.want)
 			})
@@ -97,7 +97,7 @@ func TestG09_StreamPushback(t *testing.T) {
 
 // G9: no matter what the caller called before RecvMsg, or at the same time.
 func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		for name, before := range map[string]func(grpc.BidiStreamingClient[testpb.Request, testpb.Response]){
 			"Header": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) { _, _ = s.Header() },
 			"Send": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) {
@@ -108,8 +108,8 @@ func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
 			"CloseSend": func(s grpc.BidiStreamingClient[testpb.Request, testpb.Response]) { _ = s.CloseSend() },
 		} {
 			g := newGuard(t, opensAfterOne)
-			r := newStreamRig(t, g, pushesBack(0, down, pushbackTrailer, "30000"), a.dial...)
-			s := r.bidi(t.Context(), t)
+			r := newStreamRig(t, g, pushesBack(0, down, pushbackTrailer, "30000"), t.dial...)
+			s := r.bidi(t.Context())
 			synctest.Wait()
 			before(s)
 			endsWith(t, s, codes.Unavailable)
@@ -120,22 +120,22 @@ func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
 
 // G9, B18: a probe that fails may ask for time too.
 func TestG09_StreamProbePushback(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
-		r := newProbeRig(t, "ServerStream", pushesBack(0, down, pushbackTrailer, "30000"), a)
-		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+	inEach(t, func(t arranged) {
+		r := newProbeRig(t, "ServerStream", pushesBack(0, down, pushbackTrailer, "30000"), t.streamArrangement)
+		endsWith(t, r.server(t.Context()), codes.Unavailable)
 		wantPeriod(t, "after the probe", r.guard, 30*time.Second)
 	})
 }
 
 // G9: a stream that succeeds may carry a pushback too; it asks nothing of anybody.
 func TestG09_StreamPushbackWithoutFailure(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, opensAfterOne)
-		r := newStreamRig(t, g, pushesBack(1, errNotFound, pushbackTrailer, "30000"), a.dial...)
-		endsWith(t, r.server(t.Context(), t), codes.NotFound)
+		r := newStreamRig(t, g, pushesBack(1, errNotFound, pushbackTrailer, "30000"), t.dial...)
+		endsWith(t, r.server(t.Context()), codes.NotFound)
 		wantState(t, "after an answer", g, breaker.Closed)
 		r.srv.Set(sends(0, down))
-		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+		endsWith(t, r.server(t.Context()), codes.Unavailable)
 		wantPeriod(t, "after a failure", g, 5*time.Second)
 	})
 }

@@ -24,9 +24,7 @@ const retryConfig = `{"methodConfig": [{"name": [{}], "retryPolicy": {
 // failsTimes is a script whose streams fail n times, before a message, and then send three and succeed.
 func failsTimes(n int32) testpb.Script {
 	var calls atomic.Int32
-	answer := func(s interface {
-		Send(m *testpb.Response) error
-	}) error {
+	answer := func(s sender) error {
 		if calls.Add(1) <= n {
 			return down
 		}
@@ -64,7 +62,7 @@ func TestS05_RetryInside(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuard(t, breaker.Config{})
 				r := newStreamRig(t, g, tt.script, retryInside())
-				s := r.server(t.Context(), t)
+				s := r.server(t.Context())
 				endsWith(t, s, tt.code)
 				wantTally(t, "at the end", g, one(tt.want))
 				if got := r.srv.Received(testpb.Test_ServerStream_FullMethodName); got != tt.served {
@@ -99,7 +97,7 @@ func TestS05_CancelBetweenAttempts(t *testing.T) {
 		r := newStreamRig(t, g, failing(down), retryInside(retry.WithBackoff(retry.BackoffLinear(time.Hour))))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		s := r.server(ctx, t)
+		s := r.server(ctx)
 		ended := make(chan error)
 		go func() {
 			_, err := drain(s)
@@ -120,7 +118,7 @@ func TestS05_HeaderBeforeRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		r := newStreamRig(t, g, failsTimes(2), retryInside())
-		s := r.server(t.Context(), t)
+		s := r.server(t.Context())
 		if md, err := s.Header(); md != nil || err != nil {
 			t.Fatalf("Header: got %v, %v, want nil, nil", md, err)
 		}
@@ -146,7 +144,7 @@ func TestS05_CreationRetriedInside(t *testing.T) {
 		}
 		g := newGuard(t, breaker.Config{})
 		r := newStreamRig(t, g, sends(3, nil), grpc.WithChainStreamInterceptor(again))
-		s := r.server(t.Context(), t)
+		s := r.server(t.Context())
 		wantTally(t, "open", g, tally{InFlight: 1})
 		endsWith(t, s, codes.OK)
 		wantTally(t, "at the end", g, one(breaker.Success))
@@ -157,11 +155,11 @@ func TestS05_CreationRetriedInside(t *testing.T) {
 func TestG10_RetryOutsideStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
-		r := &streamRig{srv: new(testpb.Server), guard: g}
+		r := &streamRig{TB: t, srv: new(testpb.Server), guard: g}
 		r.srv.Set(failsTimes(2))
 		r.conn = testpb.Bufconn(t, r.srv, retryInside(retry.WithRetriable(Retriable)), grpc.WithChainStreamInterceptor(g.Stream))
 		r.client = testpb.NewTestClient(r.conn)
-		endsWith(t, r.server(t.Context(), t), codes.OK)
+		endsWith(t, r.server(t.Context()), codes.OK)
 		wantTally(t, "three attempts", g, tally{Success: 1, Failure: 2})
 
 		onlyBreaker(t, g).Trip(t.Context(), "for the test")
@@ -189,10 +187,10 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 		{"all three fail", 9, codes.Unavailable, breaker.Failure, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
+			inEach(t, func(t arranged) {
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, failsTimes(tt.fails), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, a.dial...)...)
-				s := r.bidi(t.Context(), t)
+				r := newStreamRig(t, g, failsTimes(tt.fails), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+				s := r.bidi(t.Context())
 				// The server's failure must not be there yet when the stream opens, nor be settled by a call to Send.
 				synctest.Wait()
 				endsWith(t, s, tt.code)
@@ -207,13 +205,13 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 
 // S9 for a probe, whose first message the guard waits for.
 func TestS09_ProbeRetries(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{SuccessesToClose: 1})
-		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, a.dial...)...)
-		endsWith(t, r.bidi(t.Context(), t), codes.OK)
+		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+		endsWith(t, r.bidi(t.Context()), codes.OK)
 		halfOpen(t, g, onlyBreaker(t, g).Key())
 		r.srv.Set(failsTimes(2))
-		if _, err := r.bidi(t.Context(), t).Recv(); err != nil {
+		if _, err := r.bidi(t.Context()).Recv(); err != nil {
 			t.Error(err)
 		}
 		wantState(t, "after the probe", g, breaker.Closed)
@@ -270,17 +268,17 @@ func TestG07_StackedStreamGuards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		outer, inner := newGuard(t, breaker.Config{}), newGuard(t, breaker.Config{})
 		r := newStreamRig(t, outer, sends(2, nil), inner.DialOptions()...)
-		endsWith(t, r.server(t.Context(), t), codes.OK)
+		endsWith(t, r.server(t.Context()), codes.OK)
 		wantTally(t, "outer, after a success", outer, tally{Success: 1})
 		wantTally(t, "inner, after a success", inner, tally{Success: 1})
 
 		r.srv.Set(sends(2, down))
-		endsWith(t, r.server(t.Context(), t), codes.Unavailable)
+		endsWith(t, r.server(t.Context()), codes.Unavailable)
 		wantTally(t, "outer, after a failure", outer, tally{Success: 1, Failure: 1})
 		wantTally(t, "inner, after a failure", inner, tally{Success: 1, Failure: 1})
 
 		ctx, cancel := context.WithCancel(t.Context())
-		r.server(ctx, t)
+		r.server(ctx)
 		cancel()
 		synctest.Wait()
 		wantTally(t, "outer, after a cancel", outer, tally{Success: 1, Failure: 1, Ignored: 1})

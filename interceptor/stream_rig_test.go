@@ -22,6 +22,8 @@ import (
 
 // streamRig is a guarded connection to a server in memory.
 type streamRig struct {
+	testing.TB
+
 	srv     *testpb.Server
 	backend *testpb.Backend
 	guard   *Guard
@@ -32,7 +34,7 @@ type streamRig struct {
 // newStreamRig dials with the guard outermost. Interceptors in dial stand inside it.
 func newStreamRig(tb testing.TB, g *Guard, script testpb.Script, dial ...grpc.DialOption) *streamRig {
 	tb.Helper()
-	r := &streamRig{srv: new(testpb.Server), guard: g}
+	r := &streamRig{TB: tb, srv: new(testpb.Server), guard: g}
 	r.srv.Set(script)
 	r.backend = testpb.StartBufconn(tb, r.srv)
 	r.conn = r.backend.Dial(tb, append(g.DialOptions(), dial...)...)
@@ -74,12 +76,18 @@ func wrap(
 
 type wrappedStream struct{ grpc.ClientStream }
 
+// arranged is a test in one of them.
+type arranged struct {
+	*testing.T
+	streamArrangement
+}
+
 // inEach runs f in a bubble of its own for each arrangement.
-func inEach(t *testing.T, f func(t *testing.T, a streamArrangement)) {
+func inEach(t *testing.T, f func(t arranged)) {
 	t.Helper()
 	for _, a := range streamArrangements {
 		t.Run(a.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { f(t, a) })
+			synctest.Test(t, func(t *testing.T) { f(arranged{t, a}) })
 		})
 	}
 }
@@ -142,9 +150,11 @@ func lives(n int) testpb.Script {
 	}
 }
 
-func sendAll(s interface {
+type sender interface {
 	Send(m *testpb.Response) error
-}, n int, err error) error {
+}
+
+func sendAll(s sender, n int, err error) error {
 	for range n {
 		if e := s.Send(new(testpb.Response)); e != nil {
 			return e

@@ -20,10 +20,7 @@ var slowConfig = breaker.Config{
 
 // paced is a script whose streams send their messages at these times after the call came, and end with err at the last.
 func paced(err error, end time.Duration, messages ...time.Duration) testpb.Script {
-	play := func(s interface {
-		Send(m *testpb.Response) error
-	},
-	) error {
+	play := func(s sender) error {
 		start := time.Now()
 		for _, at := range messages {
 			time.Sleep(time.Until(start.Add(at)))
@@ -68,11 +65,11 @@ func TestS10_TimeToFirstMessage(t *testing.T) {
 		{"no message, late failure", paced(down, time.Hour), codes.Unavailable, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
+			inEach(t, func(t arranged) {
 				g := newGuard(t, slowConfig)
-				r := newStreamRig(t, g, tt.script, a.dial...)
-				endsWith(t, r.server(t.Context(), t), tt.end)
-				endsWith(t, r.bidi(t.Context(), t), tt.end)
+				r := newStreamRig(t, g, tt.script, t.dial...)
+				endsWith(t, r.server(t.Context()), tt.end)
+				endsWith(t, r.bidi(t.Context()), tt.end)
 				for key, b := range g.Group().All() {
 					s := b.Snapshot()
 					if s.Successes+s.Failures != 1 || s.SlowCalls != tt.want {
@@ -86,12 +83,12 @@ func TestS10_TimeToFirstMessage(t *testing.T) {
 
 // S10 for streams that nobody reads to the end: their time is up, or the caller leaves.
 func TestS10_NoMessageNeverSlow(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, slowConfig)
-		r := newStreamRig(t, g, lives(0), a.dial...)
+		r := newStreamRig(t, g, lives(0), t.dial...)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		r.server(ctx, t)
+		r.server(ctx)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		wantTally(t, "after the deadline", g, one(breaker.Failure))
@@ -105,10 +102,10 @@ func TestS10_NoMessageNeverSlow(t *testing.T) {
 func TestS10_OnlyResponse(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
 		t.Run(after.String(), func(t *testing.T) {
-			inEach(t, func(t *testing.T, a streamArrangement) {
+			inEach(t, func(t arranged) {
 				g := newGuard(t, slowConfig)
-				r := newStreamRig(t, g, paced(nil, after), a.dial...)
-				if _, err := r.upload(t.Context(), t).CloseAndRecv(); err != nil {
+				r := newStreamRig(t, g, paced(nil, after), t.dial...)
+				if _, err := r.upload(t.Context()).CloseAndRecv(); err != nil {
 					t.Fatal(err)
 				}
 				wantTally(t, "answered", g, one(breaker.Success))
@@ -138,18 +135,18 @@ func TestS10_PanicIsNotSlow(t *testing.T) {
 
 // S10: so slow streams open a breaker, and long ones do not.
 func TestS10_SlowStreamsOpen(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		cfg := breaker.Config{SlowCall: time.Second, MinCalls: 2}
 		g := newGuard(t, cfg)
-		r := newStreamRig(t, g, paced(nil, 2*time.Second, 0), a.dial...)
+		r := newStreamRig(t, g, paced(nil, 2*time.Second, 0), t.dial...)
 		for range 10 {
-			endsWith(t, r.server(t.Context(), t), codes.OK)
+			endsWith(t, r.server(t.Context()), codes.OK)
 		}
 		wantState(t, "after long streams", g, breaker.Closed)
 		time.Sleep(time.Hour)
 		r.srv.Set(paced(nil, 2*time.Second, 2*time.Second))
 		for range 2 {
-			endsWith(t, r.server(t.Context(), t), codes.OK)
+			endsWith(t, r.server(t.Context()), codes.OK)
 		}
 		wantState(t, "after slow ones", g, breaker.Open)
 		if got := onlyBreaker(t, g).Snapshot().Trips; got != (breaker.RuleCounts{Slow: 1}) {

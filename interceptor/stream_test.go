@@ -116,13 +116,13 @@ func TestG08_StreamRejection(t *testing.T) {
 
 // S2: the status at the end decides, whatever came before it, by its class.
 func TestS02_StatusAtTheEnd(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		// Each status in a breaker of its own: none opens because of another.
 		type call struct{ messages int }
 		for _, code := range allCodes() {
 			for _, c := range []call{{0}, {3}} {
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, sends(c.messages, status.Error(code, "so it ends")), a.dial...)
+				r := newStreamRig(t, g, sends(c.messages, status.Error(code, "so it ends")), t.dial...)
 				s, err := r.client.ServerStream(t.Context(), &testpb.Request{})
 				if err != nil {
 					t.Fatal(err)
@@ -140,9 +140,9 @@ func TestS02_StatusAtTheEnd(t *testing.T) {
 
 // T1: streams that open and then fail open the breaker.
 func TestS02_FailuresAfterCreationOpen(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 5})
-		r := newStreamRig(t, g, sends(2, down), a.dial...)
+		r := newStreamRig(t, g, sends(2, down), t.dial...)
 		for i := range 100 {
 			s, err := r.client.ServerStream(t.Context(), &testpb.Request{})
 			if i < 5 {
@@ -165,9 +165,9 @@ func TestS02_FailuresAfterCreationOpen(t *testing.T) {
 
 // T4: io.EOF is a success. T31: and it is recorded as one.
 func TestS02_CleanStreamsSucceed(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
-		r := newStreamRig(t, g, sends(2, nil), a.dial...)
+		r := newStreamRig(t, g, sends(2, nil), t.dial...)
 		for range 100 {
 			s, err := r.client.ServerStream(t.Context(), &testpb.Request{})
 			if err != nil {
@@ -193,9 +193,9 @@ func TestS02_WrappedEOFIsAnError(t *testing.T) {
 
 // T5: the only response of a client stream is its success, at once.
 func TestS03_OnlyResponseSettles(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
-		r := newStreamRig(t, g, testpb.Script{}, a.dial...)
+		r := newStreamRig(t, g, testpb.Script{}, t.dial...)
 		s, err := r.client.ClientStream(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -240,9 +240,9 @@ func TestS03_MessageIsNoOutcome(t *testing.T) {
 
 // S3: SendMsg's io.EOF is no outcome; what RecvMsg then says is. T29: stats.End would have it a success.
 func TestS03_SendEOFLeavesItToReceive(t *testing.T) {
-	inEach(t, func(t *testing.T, a streamArrangement) {
+	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
-		r := newStreamRig(t, g, failing(down), a.dial...)
+		r := newStreamRig(t, g, failing(down), t.dial...)
 		s, err := r.client.Bidi(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -294,9 +294,9 @@ func TestS03_CloseSendEOFIsNoOutcome(t *testing.T) {
 // T3, S4: once the stream is over, RecvMsg may be called again, and that is no second call.
 func TestS04_ReceiveAgain(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		inEach(t, func(t *testing.T, a streamArrangement) {
+		inEach(t, func(t arranged) {
 			g := newGuard(t, breaker.Config{})
-			r := newStreamRig(t, g, sends(1, end), a.dial...)
+			r := newStreamRig(t, g, sends(1, end), t.dial...)
 			s, err := r.client.Bidi(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -51,7 +51,7 @@ func (g *Guard) Unary(
 // failed is the rest of Unary for a call that ended with an error.
 func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt) error {
 	c := pending{guard: g, breaker: b, permit: permit}
-	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err}, 0)
+	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err}, a.cc, 0)
 	if g.fallbacks == nil {
 		return a.err
 	}
@@ -92,7 +92,7 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 			r.Peer = PeerAnswered
 		}
 	}
-	a.outcome = c.settle(ctx, r, 0)
+	a.outcome = c.settle(ctx, r, a.cc, 0)
 	if a.err == nil || g.fallbacks == nil {
 		return a.err
 	}

@@ -122,10 +122,10 @@ func TestG11_DefaultKey(t *testing.T) {
 			}
 			want := onlyBreaker(t, asked).Key()
 			if got := onlyBreaker(t, g).Key(); got != want {
-				t.Errorf("%q: the default key is %+v, want that of TargetMethod, %+v", method, got, want)
+				t.Errorf("%q: the default key is %q, want that of TargetMethod, %q", method, got, want)
 			}
 			if got := onlyBreaker(t, matched).Key(); got != want {
-				t.Errorf("%q: with a matcher the key is %+v, want %+v", method, got, want)
+				t.Errorf("%q: with a matcher the key is %q, want %q", method, got, want)
 			}
 			if target := map[bool]string{true: "localhost:1"}[conn != nil]; want.Target != target {
 				t.Errorf("%q: the target is %q, want %q", method, want.Target, target)

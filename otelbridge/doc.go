@@ -55,7 +55,8 @@
 //	retry_after_ms  how long until the breaker may let a call through; absent where nobody knows
 //	outcome         success, failure, overload or ignored
 //
-// Durations are rounded up to whole milliseconds. There is no event for a fallback: the rejection before it has one, the
+// Durations are rounded up to whole milliseconds. A probe has its event once it reports, be it after its lease; one that
+// never does, or whose call panics, has none. There is no event for a fallback: the rejection before it has one, the
 // failure before it is the RPC's own, and the metrics count how fallbacks went. No event has an error message, request
 // content, metadata or the words of Trip.
 //

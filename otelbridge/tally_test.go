@@ -90,9 +90,9 @@ func TestO2_EachSpanByItself(t *testing.T) {
 func TestO2_ForgottenSpan(t *testing.T) {
 	tr, b := newTraces(), New()
 	span := tr.record(t, func(ctx context.Context) {
-		for range 20 {
+		for range 12 {
 			b.Rejected(ctx, rejection)
-			for range 4 * tallySets * tallyWays {
+			for range 2 * tallySets * tallyWays {
 				short, s := tr.tracer.Start(t.Context(), "short")
 				b.Rejected(short, rejection)
 				s.End()
@@ -103,8 +103,8 @@ func TestO2_ForgottenSpan(t *testing.T) {
 	if got := rejectedEvents(span); got != 8 {
 		t.Errorf("%d events, want 8", got)
 	}
-	if got := rejectedCount(span); got != int64(20) {
-		t.Errorf("rejected_count is %v, want 20", got)
+	if got := rejectedCount(span); got != int64(12) {
+		t.Errorf("rejected_count is %v, want 12", got)
 	}
 }
 
@@ -325,7 +325,7 @@ func TestO2_CountConcurrentSafe(t *testing.T) {
 
 // Many spans at once, in more sets than there are and in each more than fit.
 func TestO2_ManySpansConcurrentSafe(t *testing.T) {
-	const callers, rounds, turns = 8, 300, 12
+	const callers, rounds, turns = 8, 100, 12
 	tr, b := newTraces(), New()
 	var wg sync.WaitGroup
 	for range callers {

@@ -295,7 +295,7 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 	for c := range 4 {
 		callers.Go(func() {
 			ctx := t.Context()
-			for i := range 3000 {
+			for i := range 1500 {
 				key := breaker.Key{Service: fmt.Sprint(i % 7)}
 				switch n := i * (c + 1) % 97; n % 4 {
 				case 1:

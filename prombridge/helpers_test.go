@@ -1,6 +1,7 @@
 package prombridge
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
@@ -122,8 +123,8 @@ func valueOf(m *dto.Metric) float64 {
 func text(tb testing.TB, reg prometheus.Gatherer) string {
 	tb.Helper()
 	rec := httptest.NewRecorder()
-	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
-	if rec.Code != 200 {
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if rec.Code != http.StatusOK {
 		tb.Fatalf("scrape: status %d: %s", rec.Code, rec.Body)
 	}
 	return rec.Body.String()

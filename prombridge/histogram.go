@@ -52,6 +52,11 @@ var _ interface {
 	prometheus.Collector
 } = (*DurationHistogram)(nil)
 
+const (
+	durationName = "call_duration_seconds"
+	durationHelp = "How long calls took that were let through and have ended, by verdict."
+)
+
 // timings are the histograms of one breaker.
 type timings [outcomes]atomic.Pointer[timing]
 
@@ -68,7 +73,7 @@ func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
 	h := &DurationHistogram{roster: roster{group: g}}
 	o, err := collect(g, opts)
 	if err == nil {
-		h.desc = o.desc("call_duration_seconds", "How long calls took that were let through, by verdict.", labelNames("outcome")...)
+		h.desc = o.desc(durationName, durationHelp, labelNames("outcome")...)
 		err = h.desc.Err()
 	}
 	if err != nil {
@@ -88,7 +93,8 @@ func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
 // price of hashing five labels for each call, and of labels that are fixed when the first call ends.
 func newTiming() *timing {
 	return &timing{prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "call_duration_seconds",
+		Name: durationName,
+		Help: durationHelp,
 		// What an RPC takes, from one in the same rack to one that nobody waits for any more.
 		Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		// The factor that Prometheus recommends, and a bound for memory: 160 buckets reach over 20 powers of two, as from 10 µs
