@@ -44,7 +44,7 @@ var arrows = []arrow{
 	// The modules of the OpenTelemetry API. The SDK is another module, and the choice of the program.
 	{from: "otelbridge", to: []string{"breaker", "interceptor", otel, otel + "/log", otel + "/metric", otel + "/trace"}},
 	// The interceptor for its opt-in histogram.
-	{from: "prombridge", to: []string{"breaker", "interceptor", "github.com/prometheus/client_golang"}},
+	{from: "prombridge", to: []string{"breaker", "interceptor", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"}}, // the second is in the first one's API
 }
 
 // laterArrows holds for its packages as soon as they exist.

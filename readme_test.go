@@ -55,8 +55,7 @@ func cached(*pb.Request) *pb.Response { return &pb.Response{Text: "cached"} }
 func readmeCaller(ctx context.Context, client getter, req *pb.Request) (*pb.Response, error) {
 	reply, err := client.Get(ctx, req)
 	if interceptor.IsRejected(err) {
-		var rejected *interceptor.RejectedError
-		if errors.As(err, &rejected) { // made here, and not by a server further on
+		if rejected, ok := errors.AsType[*interceptor.RejectedError](err); ok { // made here, and not by a server further on
 			log.Printf("%v is %v, ask again in %v", rejected.Key, rejected.State, rejected.RetryAfter())
 		}
 		return cached(req), nil

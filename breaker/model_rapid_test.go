@@ -281,11 +281,11 @@ func (r *run) story(t *rapid.T) {
 	fail()
 	for range rapid.IntRange(0, 3).Draw(t, "failed recoveries") {
 		r.toDeadline(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		fail()
 	}
 	r.toDeadline(t)
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	for range r.m.cfg.SuccessesToClose {
 		if r.take() {
 			r.report(len(r.out)-1, Success, 0)

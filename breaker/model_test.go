@@ -420,6 +420,7 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 		s.State = Open
 	case ForceClosed:
 		s.State = Closed
+	case Shadow:
 	}
 	looking := *m
 	looking.override = override
@@ -434,6 +435,7 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 		s.Window = m.counts(now)
 	case Open:
 		s.RetryAfter = max(0, m.until-now)
+	case HalfOpen:
 	}
 	for _, l := range m.leases {
 		if !l.lost && now >= l.expires {

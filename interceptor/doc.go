@@ -29,8 +29,8 @@
 // A call that is let through comes back untouched: its context, options, reply and error are what they would be without
 // the guard. One that is rejected fails at once with a [*RejectedError], whose status code is Unavailable unless
 // WithRejectionCode says otherwise. It matches errors.Is(err, breaker.ErrRejected), and its status carries
-// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer, grpc.Peer
-// and grpc.OnFinish options of the caller are left alone. Wait-for-ready does not change that.
+// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer and grpc.Peer
+// options of the caller are left alone; grpc.OnFinish is called. Wait-for-ready does not change that.
 //
 // # Streams
 //

@@ -96,9 +96,13 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 		var header, trailer metadata.MD
 		var p peer.Peer
 		start := time.Now()
+		var finished []error
 		err := s.plain(grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&p), grpc.WaitForReady(true),
-			grpc.OnFinish(func(error) { t.Error("OnFinish was called") }))
+			grpc.OnFinish(func(err error) { finished = append(finished, err) }))
 		rejected(t, err)
+		if len(finished) != 1 || !errors.Is(finished[0], err) {
+			t.Errorf("OnFinish heard %v, want the rejection, once", finished)
+		}
 		if header != nil || trailer != nil || p.Addr != nil {
 			t.Errorf("header %v, trailer %v, peer %v; want none", header, trailer, p.Addr)
 		}

@@ -205,6 +205,16 @@ func (g *Guard) reject(ctx context.Context, cause *breaker.RejectedError) *Rejec
 	return err
 }
 
+// tellFinished tells the OnFinish options of whoever stands outside the guard how the call ended that was rejected, as grpc
+// does with one that it cannot start. grpc's own OpenTelemetry plugin ends the span of a stream there.
+func tellFinished(opts []grpc.CallOption, err error) {
+	for _, o := range opts {
+		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {
+			safely(func() { f.OnFinish(err) })
+		}
+	}
+}
+
 // safely runs user code that must not change what happens to a call (G13).
 func safely(f func()) {
 	defer func() { _ = recover() }()

@@ -26,7 +26,9 @@ func (g *Guard) Stream(
 	permit, err := b.Acquire(ctx)
 	if err != nil {
 		if cause := rejection(err); cause != nil {
-			return nil, g.reject(ctx, cause) // G8: no stream comes with it
+			err := g.reject(ctx, cause)
+			tellFinished(opts, err)
+			return nil, err // G8: no stream comes with it
 		}
 		return streamer(ctx, desc, cc, method, opts...)
 	}
@@ -34,8 +36,10 @@ func (g *Guard) Stream(
 		ctx: ctx, cc: cc, method: method, desc: desc,
 		pending: g.begin(ctx, b, permit),
 	}
-	inner := append(s.optsBuf[:0], opts...) // a copy: the caller's slice may be shared (G1)
-	inner = append(inner, grpc.OnFinish(s.onFinish))
+	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a span when
+	// it hears that the stream is over, and what the guard makes of that belongs into it.
+	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
+	inner = append(inner, opts...)
 	return s.open(isGRPC(streamer), func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
@@ -49,8 +53,7 @@ func (g *Guard) Stream(
 //
 // OnFinish needs care. grpc calls it when a stream of its own is over, and then it is right. But with a retry interceptor
 // inside the guard it fires for each attempt, always while one of the guard's own calls is on the stack; there it decides
-// nothing, and what the call returns does (S5). And RecvMsg, when it is on the stack, is about to return the same status with
-// the trailer to go with it, so that one goes first in any case.
+// nothing, and what the call returns does (S5).
 //
 // Context and Header of the stream are never called by the guard: they commit the call, and service-config retries are
 // over (S9).
@@ -103,7 +106,7 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 			s.stop = context.AfterFunc(s.ctx, s.onContextEnd)
 		}
 	}
-	s.leave(true)
+	s.offStack()
 	return s, nil
 }
 
@@ -135,18 +138,21 @@ func fromGRPC(cs grpc.ClientStream) bool {
 	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
 }
 
-// enter goes before a call to the stream below, leave after it. Over a stream of grpc's own only RecvMsg knows better than
-// OnFinish; over anything else every call may hide an attempt that is not the last.
-func (s *stream) enter(receive bool) {
-	if receive || !s.core {
+// enter goes before a call to the stream below, leave after it. Over a stream of grpc's own no call knows better than
+// OnFinish; over anything else each may hide an attempt that is not the last.
+func (s *stream) enter() {
+	if !s.core {
 		s.busy.Add(1)
 	}
 }
 
-func (s *stream) leave(receive bool) {
-	if !receive && s.core {
-		return
+func (s *stream) leave() {
+	if !s.core {
+		s.offStack()
 	}
+}
+
+func (s *stream) offStack() {
 	// Off the stack first, then a look for what OnFinish left; OnFinish leaves it first, then looks at the stack. So one of
 	// the two sees the other.
 	if s.busy.Add(-1) > 0 {
@@ -188,8 +194,11 @@ func (s *stream) onContextEnd() {
 func (s *stream) end(err error) {
 	var trailer metadata.MD
 	defer func() { s.settle(err, trailer) }() // also if what is below exits the goroutine
-	if err != nil && s.ClientStream != nil {
+	switch {
+	case err != nil:
 		safely(func() { trailer = s.Trailer() })
+	case !s.desc.ServerStreams:
+		s.firstMessage() // the only one comes with the end
 	}
 }
 
@@ -236,13 +245,13 @@ func (s *stream) RecvMsg(m any) error {
 	if s.settled.Load() {
 		return s.ClientStream.RecvMsg(m)
 	}
-	s.enter(true)
+	s.enter()
 	returned := false
 	defer func() {
 		if !returned {
 			s.lost()
 		}
-		s.leave(true)
+		s.leave()
 	}()
 	err := s.ClientStream.RecvMsg(m)
 	returned = true
@@ -252,8 +261,7 @@ func (s *stream) RecvMsg(m any) error {
 	case err != nil:
 		s.end(err)
 	case !s.desc.ServerStreams:
-		s.firstMessage()
-		s.settle(nil, nil) // S3
+		s.end(nil) // S3
 	default:
 		s.firstMessage()
 	}
@@ -284,13 +292,13 @@ func (s *stream) CloseSend() error {
 }
 
 func (s *stream) through(call func() error) error {
-	s.enter(false)
+	s.enter()
 	returned := false
 	defer func() {
 		if !returned {
 			s.lost()
 		}
-		s.leave(false)
+		s.leave()
 	}()
 	err := call()
 	returned = true
@@ -303,13 +311,13 @@ func (s *stream) through(call func() error) error {
 // Header waits for the header. It decides nothing: over a stream of grpc's own OnFinish hears if that is all there will be,
 // and over a retry interceptor RecvMsg may yet make another attempt.
 func (s *stream) Header() (md metadata.MD, err error) {
-	s.enter(false)
+	s.enter()
 	returned := false
 	defer func() {
 		if !returned {
 			s.lost()
 		}
-		s.leave(false)
+		s.leave()
 	}()
 	md, err = s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	returned = true

@@ -250,8 +250,8 @@ func TestG01_StreamUntouched(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(got) != n+1 || !slices.Equal(got[:n], backing) {
-			t.Errorf("%d options: the streamer got %v, want these and one more", n, got)
+		if len(got) != n+1 || !slices.Equal(got[1:], backing) {
+			t.Errorf("%d options: the streamer got %v, want one more and these", n, got)
 		}
 		if spare := backing[n : n+3]; !slices.Equal(spare, make([]grpc.CallOption, 3)) {
 			t.Errorf("%d options: the guard wrote into the caller's slice: %v", n, spare)

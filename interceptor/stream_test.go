@@ -108,8 +108,8 @@ func TestG08_StreamRejection(t *testing.T) {
 		if got := r.srv.Total(); got != 1 {
 			t.Errorf("the server saw %d calls, want the 1 of before", got)
 		}
-		if fired != 0 {
-			t.Errorf("OnFinish fired %d times, want 0", fired)
+		if fired != 1 {
+			t.Errorf("OnFinish fired %d times, want 1", fired)
 		}
 	})
 }

@@ -24,11 +24,12 @@ func (g *Guard) Unary(
 		if cause == nil {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
-		rejected := g.reject(ctx, cause)
-		if g.fallbacks == nil {
-			return rejected
+		err = g.reject(ctx, cause)
+		if g.fallbacks != nil {
+			err = g.fallBack(ctx, b, &attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true})
 		}
-		return g.fallBack(ctx, b, &attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: rejected, rejected: true})
+		tellFinished(opts, err)
+		return err
 	}
 	if !g.plain || permit.Doubtful() {
 		return g.watched(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)

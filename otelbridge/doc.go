@@ -29,10 +29,6 @@
 // one too, which ends with an error; its grpc.client.call.duration counts rejections. With the plugin after the guard, the
 // events are on the caller's span, and a rejected call has none, as with otelgrpc.
 //
-// Streams are different where the plugin stands before the guard, because it ends their spans when grpc says that they are
-// over (grpc.OnFinish). That is before the guard has judged how, so the transition that the end of a stream causes is lost
-// to the trace. And of a stream that never began grpc does not say so: the span of a rejected one does not end.
-//
 // A transition goes on the span of the call that caused it. If that span has ended by then, as under a stream that outlives
 // its caller's span, the event is lost to the trace; metrics and log events still tell.
 //

@@ -165,7 +165,7 @@ func (c *client) printSpanEvents(out io.Writer) error {
 			}
 			fmt.Fprintf(out, "  span %q: %s", span.Name, e.Name)
 			for _, a := range e.Attributes {
-				fmt.Fprintf(out, " %s=%s", strings.TrimPrefix(string(a.Key), "circuit_breaker."), a.Value.Emit())
+				fmt.Fprintf(out, " %s=%s", strings.TrimPrefix(string(a.Key), "circuit_breaker."), a.Value.String())
 			}
 			fmt.Fprintln(out)
 		}

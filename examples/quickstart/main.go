@@ -30,8 +30,9 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "where to serve /metrics")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Stdout, *serve, *addr); err != nil {
+	err := run(ctx, os.Stdout, *serve, *addr)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}

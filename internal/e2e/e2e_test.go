@@ -193,9 +193,11 @@ func TestEndToEnd_ServerAcceptsAndNeverAnswers(t *testing.T) {
 		dial func(t *testing.T, guard *interceptor.Guard) *grpc.ClientConn
 	}{
 		{"no HTTP/2", func(t *testing.T, guard *interceptor.Guard) *grpc.ClientConn {
+			t.Helper()
 			return dial(t, blackHole(t), guard.DialOptions()...)
 		}},
 		{"no reply", func(t *testing.T, guard *interceptor.Guard) *grpc.ClientConn {
+			t.Helper()
 			srv := new(testpb.Server)
 			srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
 				<-ctx.Done()
