@@ -78,8 +78,8 @@ func (g *Group) Lookup(key Key) (*Breaker, bool) {
 	return b, b != nil
 }
 
-// All yields every breaker with its key, the overflow breaker among them, in no order. Breakers that come or go
-// meanwhile may be missed; none comes twice.
+// All yields every breaker with its key, the overflow breaker among them, in no order and without a lock. Breakers that
+// come or go meanwhile may be missed. No breaker comes twice, but a key may whose breaker was evicted and made anew.
 func (g *Group) All() iter.Seq2[Key, *Breaker] {
 	return func(yield func(Key, *Breaker) bool) {
 		t := g.table.Load()

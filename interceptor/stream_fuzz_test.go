@@ -83,13 +83,13 @@ func FuzzStreamEndings(f *testing.F) {
 		{server, 0, opMessage, 0, opError, unavailable, opFinish, 0}, // OnFinish late
 		{0, 0, opSend, 0, opSend, 0, opCloseSend, 0, opMessage, 0},
 		{server | probe, 0, opMessage, 0, opError, unavailable},
-		{server | early1 | 3<<5, 0, opMessage, unavailable | inside, opEOF, inside}, // a retry inside
+		{server | early1 | 4<<5, 0, opMessage, unavailable | inside, opEOF, inside}, // a retry inside
 		{server, 6},             // no stream
 		{server | early3, 7},    // a panic instead
 		{server, 8},             // exits instead
 		{server, 0, opLeave, 0}, // cancelled
 		{server | deadline, 0},  // abandoned until its deadline
-		{server, 0, opSendEOF, 0, opFinish, unavailable, opFinish, 0},
+		{server, 0, opSendEOF, 0, opEOF, 0, opFinish, unavailable, opFinish, 0},
 		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
 		{server, 0, opRecvPanics, 0},
 		{server, 0, opSendExits, inside, opEOF, 0},
