@@ -10,17 +10,19 @@ import (
 	"time"
 )
 
-// together runs f on n goroutines that start at once, and waits for them.
+// together runs f on n goroutines that start at once, and waits for them. They wait for each other awake, as one that
+// slept might be done before the next has woken up.
 func together(n int, f func(i int)) {
-	start := make(chan struct{})
+	var ready atomic.Int64
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			<-start
+			for ready.Add(1); ready.Load() < int64(n); {
+				runtime.Gosched()
+			}
 			f(i)
 		})
 	}
-	close(start)
 	wg.Wait()
 }
 
@@ -35,7 +37,7 @@ func quiet(t *testing.T, what string, b *Breaker) Snapshot {
 }
 
 func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
-	const callers, calls = 8, 240
+	const callers, calls = 4, 800
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour, SlowRatio: 1})
 	together(callers, func(i int) {
 		for j := range calls {
@@ -61,6 +63,23 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 	s.Window.ConsecutiveFailures = 0
 	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want || s.SlowCalls != slow {
 		t.Errorf("window %+v, %d slow; want %+v", s.Window, s.SlowCalls, want)
+	}
+}
+
+// Where all succeed no lock puts the callers in order.
+func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
+	const callers, calls = 4, 20_000
+	b := mustNew(t, Config{Window: time.Hour})
+	together(callers, func(int) {
+		for range calls {
+			if p, err := b.Acquire(t.Context()); err == nil {
+				p.Done(t.Context(), Success)
+			}
+		}
+	})
+	s := quiet(t, "in the end", b)
+	if s.Admitted != callers*calls || s.Successes != callers*calls || s.Window != (Counts{Successes: callers * calls}) {
+		t.Errorf("%d admitted, %d successes, window %+v, want %d", s.Admitted, s.Successes, s.Window, callers*calls)
 	}
 }
 
@@ -138,7 +157,7 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 
 // A success takes no lock, and so may come while its stay ends. Wherever it is counted, it is counted: see sweep.
 func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
-	const callers, rounds = 2, 2000
+	const callers, rounds = 2, 8000
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	var stop atomic.Bool

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -171,46 +172,11 @@ func bounds() []bound {
 	}
 }
 
-// valueOf is the field of that name, as Validate should print it.
-func valueOf(t *testing.T, c Config, field string) any {
-	t.Helper()
-	switch field {
-	case "FailureRatio":
-		return c.FailureRatio
-	case "MinCalls":
-		return c.MinCalls
-	case "Window":
-		return c.Window
-	case "SlowCall":
-		return c.SlowCall
-	case "SlowRatio":
-		return c.SlowRatio
-	case "OpenFor":
-		return c.OpenFor
-	case "MaxOpenFor":
-		return c.MaxOpenFor
-	case "Backoff":
-		return c.Backoff
-	case "Jitter":
-		return c.Jitter
-	case "MaxProbes":
-		return c.MaxProbes
-	case "SuccessesToClose":
-		return c.SuccessesToClose
-	case "ProbeTimeout":
-		return c.ProbeTimeout
-	case "Ramp":
-		return c.Ramp
-	case "MaxConcurrent":
-		return c.MaxConcurrent
-	}
-	t.Fatalf("no field %q", field)
-	return nil
-}
-
 // [silently turning an interval below zero into "never"]
 func TestB01_EveryFieldHasItsBounds(t *testing.T) {
+	tested := make(map[string]bool)
 	for _, tt := range bounds() {
+		tested[tt.field] = true
 		err := tt.cfg.Validate()
 		if tt.ok {
 			if err != nil {
@@ -223,12 +189,17 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 			t.Errorf("%+v: got %v, want a *ConfigError for %s", tt.cfg, err, tt.field)
 			continue
 		}
-		value := valueOf(t, tt.cfg, tt.field)
+		value := reflect.ValueOf(tt.cfg).FieldByName(tt.field).Interface()
 		if ce.Field != tt.field || fmt.Sprint(ce.Value) != fmt.Sprint(value) || ce.Bound == "" { // NaN is not itself
 			t.Errorf("%+v: got %s = %v (want %q), want field %s, value %v, a bound", tt.cfg, ce.Field, ce.Value, ce.Bound, tt.field, value)
 		}
 		if strings.Count(err.Error(), "\n") > 0 {
 			t.Errorf("%+v: one wrong field makes more than one error:\n%v", tt.cfg, err)
+		}
+	}
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if !tested[f.Name] {
+			t.Errorf("the table has no row for %s", f.Name)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 
 // The narrowest race: one caller keeps using a breaker while others keep pushing it out.
 func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
-	const rounds = 1500
+	const rounds = 4000
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	var counts [2]map[*Breaker]outcomes
 	var stop atomic.Bool
@@ -55,7 +55,6 @@ func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 			stop.Store(true)
 			return
 		}
-		rnd := rand.New(rand.NewPCG(uint64(i), 4))
 		counts[i] = make(map[*Breaker]outcomes)
 		b := g.Get(methodKey(0))
 		for !stop.Load() {
@@ -68,9 +67,7 @@ func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 			sum := counts[i][p.b]
 			sum[Success]++
 			counts[i][p.b] = sum
-			if rnd.IntN(4) == 0 {
-				b = p.b
-			}
+			b = p.b // where the key's breaker is now
 		}
 	})
 	compareCounts(t, counts[:])
@@ -186,5 +183,63 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 	}
 	for key, b := range g.All() {
 		quiet(t, key.String(), b)
+	}
+}
+
+// What the races are about, without luck: who has found a breaker closed, and counts itself in, sees that it has gone meanwhile.
+func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
+	b := mustGroup(t, Config{}).Get(Key{})
+	ph := b.phase.Load()
+	if !b.enter(ph) {
+		t.Error("nothing has changed, and it is not let in")
+	}
+	b.Reset(t.Context())
+	if !b.enter(ph) {
+		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
+	}
+	if b.leave() {
+		t.Error("it left with two calls in flight")
+	}
+	Permit{b: b, ph: ph}.Done(t.Context(), Success)
+	Permit{b: b, ph: ph}.Done(t.Context(), Success)
+	ph = b.phase.Load()
+	if !b.leave() {
+		t.Fatal("it is idle and does not leave")
+	}
+	if b.enter(ph) {
+		t.Error("it has gone, and lets somebody in")
+	}
+	if got := b.admitted.Load(); got != 2 {
+		t.Errorf("%d are counted in, want 2", got)
+	}
+}
+
+// One that was idle when it was found may be in use by the time it is taken: then it stays.
+func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
+	for name, use := range map[string]func(*testing.T, *Breaker){
+		"tripped":   func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "test") },
+		"forced":    func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) },
+		"in flight": func(t *testing.T, b *Breaker) { t.Helper(); acquire(t, b) },
+	} {
+		g := mustGroup(t, Config{})
+		b := g.Get(Key{})
+		if !b.idle() {
+			t.Fatalf("%s: it is not idle to begin with", name)
+		}
+		use(t, b)
+		ph, before := b.phase.Load(), b.lastUse()
+		if b.idle() || b.leave() {
+			t.Errorf("%s: idle, or it left", name)
+		}
+		if b.phase.Load() != ph {
+			t.Errorf("%s: it has another phase after the attempt", name)
+		}
+		if now := clock(); ph.state == Open && (before > now || now-before > int64(time.Minute)) {
+			t.Errorf("%s: an open breaker was last used %v ago, want now", name, time.Duration(now-before))
+		}
+	}
+	b := mustGroup(t, Config{}).Get(Key{})
+	if !b.leave() || b.leave() || b.idle() {
+		t.Error("an idle breaker leaves once")
 	}
 }

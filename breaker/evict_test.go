@@ -352,33 +352,3 @@ func TestB34_ApplyAfterEviction(t *testing.T) {
 		t.Error("Apply brought it back")
 	}
 }
-
-// One that was idle when it was found may be in use by the time it is taken: then it stays.
-func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
-	for name, use := range map[string]func(*testing.T, *Breaker){
-		"tripped":   func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "test") },
-		"forced":    func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) },
-		"in flight": func(t *testing.T, b *Breaker) { t.Helper(); acquire(t, b) },
-	} {
-		g := mustGroup(t, Config{})
-		b := g.Get(Key{})
-		if !b.idle() {
-			t.Fatalf("%s: it is not idle to begin with", name)
-		}
-		use(t, b)
-		ph, before := b.phase.Load(), b.lastUse()
-		if b.idle() || b.leave() {
-			t.Errorf("%s: idle, or it left", name)
-		}
-		if b.phase.Load() != ph {
-			t.Errorf("%s: it has another phase after the attempt", name)
-		}
-		if now := clock(); ph.state == Open && (before > now || now-before > int64(time.Minute)) {
-			t.Errorf("%s: an open breaker was last used %v ago, want now", name, time.Duration(now-before))
-		}
-	}
-	b := mustGroup(t, Config{}).Get(Key{})
-	if !b.leave() || b.leave() || b.idle() {
-		t.Error("an idle breaker leaves once")
-	}
-}

@@ -298,7 +298,7 @@ func TestB15_RolloverIsNoNewGeneration(t *testing.T) {
 
 // There is no instant at which a flipped state shows an old deadline: whatever is read together fits together.
 func TestB16_StateAndDeadlineChangeTogetherConcurrentSafe(t *testing.T) {
-	const rounds, readers = 300, 3
+	const rounds, readers = 3000, 2
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{OpenFor: time.Minute, Jitter: -1, Backoff: 1})
 		done := make(chan struct{})

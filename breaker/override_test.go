@@ -292,6 +292,7 @@ func TestB29_TripAndResetActAtOnceFromAnyState(t *testing.T) {
 		{"open, half of it over", []row{{0, "trip", "open"}, {due / 2, "", "open"}}},
 		{"open and due", []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open", []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
+		{"open again and again", []row{{0, "trip", "open"}, {due, "failure", "probe open"}, {2 * due, "failure", "probe open"}}},
 		{"ramping", []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
 		{"forced open", []row{{0, "force_open", "open"}}},
 		{"forced closed", []row{{0, "trip force_closed", "closed"}}},

@@ -297,6 +297,15 @@ func TestPermitTellsOfTheCall(t *testing.T) {
 		if p.Doubtful() {
 			t.Error("after a success: doubtful")
 		}
+		report(t, b, 1, Overload)
+		report(t, b, 1, Ignored)
+		if !p.Doubtful() {
+			t.Error("after an overload: not doubtful")
+		}
+		report(t, b, 1, Success)
+		if p.Doubtful() {
+			t.Error("after another success: doubtful")
+		}
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
 		p = acquire(t, b)

@@ -2,6 +2,8 @@ package breaker
 
 import (
 	"encoding/json"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,5 +71,19 @@ func TestConfigJSON(t *testing.T) {
 	}
 	if c := (Config{MinCalls: 1}); c == (Config{}) || c != (Config{MinCalls: 1}) {
 		t.Error("Configs do not compare")
+	}
+}
+
+// What is read from a file has one name in JSON and in YAML: the Go name with a small first letter.
+func TestNamesInFiles(t *testing.T) {
+	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[PolicyRule](), reflect.TypeFor[Key]()} {
+		for f := range typ.Fields() {
+			want := strings.ToLower(f.Name[:1]) + f.Name[1:]
+			for _, format := range []string{"json", "yaml"} {
+				if got, _, _ := strings.Cut(f.Tag.Get(format), ","); got != want {
+					t.Errorf("%v.%s is %q in %s, want %q", typ, f.Name, got, format, want)
+				}
+			}
+		}
 	}
 }

@@ -101,6 +101,20 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 	})
 }
 
+// A success takes no lock: another one, held up in the middle of resetting the count, must not keep it from doing so.
+func TestB04_ASuccessResetsBesideOthers(t *testing.T) {
+	for _, doubt := range []bool{false, true} { // either may be all that the other one has done
+		b := mustNew(t, Config{})
+		report(t, b, 4, Failure)
+		b.phase.Load().win.doubt.Store(doubt)
+		report(t, b, 1, Success)
+		report(t, b, 1, Failure)
+		if s := b.Snapshot(); s.State != Closed || s.Window.ConsecutiveFailures != 1 {
+			t.Errorf("doubt is %v: %v after %d failures since the last success, want closed, 1", doubt, s.State, s.Window.ConsecutiveFailures)
+		}
+	}
+}
+
 func TestB05_RatioRule(t *testing.T) {
 	runScenarios(t, []scenario{
 		{"inclusive", ratioOnly(0.5, 4), []row{{0, "success*2 failure", "closed"}, {0, "failure", "open"}}},

@@ -260,29 +260,24 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 
 // However long a snapshot is held up between reading two counters, it never sees more calls in flight than there are.
 func TestB37_InFlightIsNeverTooManyConcurrentSafe(t *testing.T) {
-	const callers, calls = 2, 6000
+	const callers, snapshots = 2, 10_000
 	b := mustNew(t, Config{Window: time.Hour})
-	var running sync.WaitGroup
-	for range callers {
-		running.Go(func() {
-			for range calls {
-				if p, err := b.Acquire(t.Context()); err == nil {
-					p.Done(t.Context(), Success)
-				}
-			}
-		})
-	}
 	var stop atomic.Bool
 	var most uint64
-	var reader sync.WaitGroup
-	reader.Go(func() {
+	together(callers+1, func(i int) {
+		if i == callers {
+			for range snapshots {
+				most = max(most, b.Snapshot().InFlight)
+			}
+			stop.Store(true)
+			return
+		}
 		for !stop.Load() {
-			most = max(most, b.Snapshot().InFlight)
+			if p, err := b.Acquire(t.Context()); err == nil {
+				p.Done(t.Context(), Success)
+			}
 		}
 	})
-	running.Wait()
-	stop.Store(true)
-	reader.Wait()
 	if most > callers {
 		t.Errorf("a snapshot saw %d calls in flight of %d callers", most, callers)
 	}

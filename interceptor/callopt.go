@@ -1,6 +1,10 @@
 package interceptor
 
-import "google.golang.org/grpc"
+import (
+	"google.golang.org/grpc"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
 
 // Bypass lets this one call past its breaker: it is neither rejected nor counted. A connection without a Guard takes it
 // and does nothing.
@@ -18,14 +22,24 @@ type tagOption struct {
 	tag string
 }
 
-func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption) {
+// probeOption goes along with a probe. A guard further in that would ask the same breaker, because it was installed twice or
+// shares a group, lets the call pass: it would take the probe for a second one and reject it, and no probe would ever
+// succeed.
+type probeOption struct {
+	grpc.EmptyCallOption
+	of *breaker.Breaker
+}
+
+func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, probe *probeOption) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case bypassOption:
 			bypass = true
 		case *tagOption:
 			tag = o
+		case *probeOption:
+			probe = o
 		}
 	}
-	return bypass, tag
+	return bypass, tag, probe
 }

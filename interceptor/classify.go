@@ -22,7 +22,8 @@ type Result struct {
 	Err  error      // as the caller sees it; nil for a success, a stream's io.EOF included
 	Code codes.Code // of Err: its status, also if wrapped; else that of a context error; else Unknown
 
-	// Peer says whether the peer is known to have answered: PeerUnknown for a unary call without WithPeerEvidence.
+	// Peer says whether the peer is known to have answered: PeerUnknown for a unary call without WithPeerEvidence. Of a stream
+	// only a trailer is evidence.
 	Peer PeerEvidence
 	// Trailer is what the peer sent at the end; nil where the guard did not look.
 	Trailer metadata.MD

@@ -57,7 +57,7 @@ func TestG04_BudgetSpent(t *testing.T) {
 func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 	const (
 		callers = 16
-		rounds  = 20
+		rounds  = 10
 		budget  = 20 * time.Millisecond
 	)
 	srv := new(testpb.Server)

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -76,22 +78,22 @@ func TestG02_CodesOfAServer(t *testing.T) {
 // An error whose status is OK: somebody between the guard and grpc was careless, and the peer answered.
 func TestG02_ErrorWithStatusOK(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
-	own := okStatus{}
-	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) {
+	own := okError{}
+	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) { //nolint:errorlint // untouched
 		t.Errorf("got %v, want %v", err, own)
 	}
 	wantTally(t, "status OK", g, one(breaker.Success))
 }
 
-type okStatus struct{}
+type okError struct{}
 
-func (okStatus) Error() string              { return "an error, they say" }
-func (okStatus) GRPCStatus() *status.Status { return status.New(codes.OK, "") }
+func (okError) Error() string              { return "an error, they say" }
+func (okError) GRPCStatus() *status.Status { return status.New(codes.OK, "") }
 
-type nilStatus struct{}
+type nilStatusError struct{}
 
-func (nilStatus) Error() string              { return "a status that is nil" }
-func (nilStatus) GRPCStatus() *status.Status { return nil }
+func (nilStatusError) Error() string              { return "a status that is nil" }
+func (nilStatusError) GRPCStatus() *status.Status { return nil }
 
 // T8: a storm of cancelled calls neither opens a breaker nor closes one.
 func TestG03_CancelledCallsDecideNothing(t *testing.T) {
@@ -104,6 +106,65 @@ func TestG03_CancelledCallsDecideNothing(t *testing.T) {
 	wantState(t, "1000 cancelled calls", g, breaker.Closed)
 	if got := onlyBreaker(t, g).Snapshot().Window.Calls(); got != 0 {
 		t.Errorf("%d calls in the window, want 0", got)
+	}
+}
+
+// G3: what ends because the caller closed the connection says nothing of the peer. grpc says Canceled as a rule, and
+// Unavailable where the transport went first.
+func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
+	open, err := grpc.NewClient("passthrough:///open", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	shut, err := grpc.NewClient("passthrough:///shut", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = shut.Close()
+	for _, c := range everyCode {
+		for _, tt := range []struct {
+			name   string
+			cc     *grpc.ClientConn
+			closed bool
+		}{{"open", open, false}, {"closed", shut, true}, {"none", nil, false}} {
+			var got Result
+			judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+				got = r
+				return DefaultClassifier(ctx, r)
+			})
+			for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {judge}} {
+				g := newGuard(t, breaker.Config{}, opts...)
+				_ = g.Unary(t.Context(), fullMethod, nil, nil, tt.cc, takes(0, status.Error(c, "x")))
+				want := classOf(c)
+				if tt.closed && c == codes.Unavailable {
+					want = breaker.Ignored
+				}
+				wantTally(t, c.String()+", connection "+tt.name, g, one(want))
+			}
+			if want := tt.closed && c != codes.OK; got.Closed != want {
+				t.Errorf("%v, connection %s: Closed is %v, want %v", c, tt.name, got.Closed, want)
+			}
+		}
+	}
+}
+
+// A Result that a caller of DefaultClassifier has made by hand.
+func TestG02_ResultByHand(t *testing.T) {
+	for _, tt := range []struct {
+		r    Result
+		want breaker.Outcome
+	}{
+		{Result{}, breaker.Success},
+		{Result{Err: errors.New("x"), Code: codes.Internal}, breaker.Failure},
+		{Result{Err: errors.New("x"), Code: codes.ResourceExhausted}, breaker.Overload},
+		{Result{Err: errors.New("x"), Code: codes.Unauthenticated}, breaker.Success},
+		{Result{Err: down, Code: codes.Unavailable, Closed: true}, breaker.Ignored},
+		{Result{Err: down, Code: codes.Unavailable, ShortBudget: true}, breaker.Failure},
+	} {
+		if got := DefaultClassifier(t.Context(), tt.r); got != tt.want {
+			t.Errorf("%+v: %v, want %v", tt.r, got, tt.want)
+		}
 	}
 }
 
@@ -130,9 +191,9 @@ func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
 		{"a status before a context error", errors.Join(context.Canceled, unavailable), codes.Unavailable, breaker.Failure},
 		{"plain", errors.New("x"), codes.Unknown, breaker.Failure},
 		{"wrapped by text only", fmt.Errorf("a: %v", unavailable), codes.Unknown, breaker.Failure}, //nolint:errorlint // on purpose
-		{"a nil status", nilStatus{}, codes.Unknown, breaker.Failure},
-		{"a nil status, wrapped", fmt.Errorf("a: %w", nilStatus{}), codes.Unknown, breaker.Failure},
-		{"a nil status, joined with a context error", errors.Join(nilStatus{}, context.Canceled), codes.Canceled, breaker.Ignored},
+		{"a nil status", nilStatusError{}, codes.Unknown, breaker.Failure},
+		{"a nil status, wrapped", fmt.Errorf("a: %w", nilStatusError{}), codes.Unknown, breaker.Failure},
+		{"a nil status, joined with a context error", errors.Join(nilStatusError{}, context.Canceled), codes.Canceled, breaker.Ignored},
 	} {
 		var seen Result
 		g := newGuard(t, breaker.Config{}, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {

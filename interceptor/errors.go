@@ -31,6 +31,15 @@ type RejectedError struct {
 	details bool
 }
 
+// Error says why, and names no key: grpc puts it into the message that a server sends on if the error was wrapped. With
+// WithRejectionDetails it names key, state and reason; Key and State are there in any case.
+func (e *RejectedError) Error() string {
+	if e.details {
+		return e.RejectedError.Error()
+	}
+	return "interceptor: circuit breaker rejected the call: " + e.Reason.String()
+}
+
 // Unwrap returns the *breaker.RejectedError, so that errors.Is and errors.As find it and breaker.ErrRejected.
 func (e *RejectedError) Unwrap() error { return e.RejectedError }
 
@@ -39,9 +48,8 @@ func (e *RejectedError) Unwrap() error { return e.RejectedError }
 // error to a client of its own sends exactly this: it names no key, unless WithRejectionDetails asks for it.
 func (e *RejectedError) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain}
-	message := "circuit breaker rejected the call: " + e.Reason.String()
+	message := valid(e.Error())
 	if e.details {
-		message = valid(e.RejectedError.Error())
 		info.Metadata = map[string]string{
 			"target": valid(e.Key.Target), "service": valid(e.Key.Service), "method": valid(e.Key.Method), "tag": valid(e.Key.Tag),
 			"state": e.State.String(), "reason": e.Reason.String(),

@@ -99,7 +99,9 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 		var finished []error
 		err := s.plain(grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&p), grpc.WaitForReady(true),
 			grpc.OnFinish(func(err error) { finished = append(finished, err) }))
-		rejected(t, err)
+		if !IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
 		if len(finished) != 1 || !errors.Is(finished[0], err) {
 			t.Errorf("OnFinish heard %v, want the rejection, once", finished)
 		}
@@ -114,6 +116,34 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 		}
 		wantTally(t, "after a rejection", g, tally{Rejected: 1})
 	})
+}
+
+// OnFinish options of whoever stands outside hear how the call ended, as they do from grpc where it cannot start a call.
+func TestG08_RejectionTellsOnFinish(t *testing.T) {
+	answer := Fallback(func(_ context.Context, req *int, cause error) (*int, error) {
+		if *req == 0 {
+			return nil, cause
+		}
+		return new(7), nil
+	})
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithFallback(ForMethods(fullMethod), answer))
+	g.Group().Get(methodKey).Trip(t.Context(), "test")
+	for _, answered := range []bool{false, true} {
+		var heard []error
+		hear := grpc.OnFinish(func(err error) { heard = append(heard, err) })
+		rude := grpc.OnFinish(func(error) { panic("user code") })
+		req := new(int)
+		if answered {
+			*req = 1
+		}
+		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, rude, grpc.OnFinish(nil), hear)
+		if IsRejected(err) == answered {
+			t.Errorf("answered %v: got %v", answered, err)
+		}
+		if len(heard) != 2 || heard[0] != err || heard[1] != err { //nolint:errorlint // the very same
+			t.Errorf("answered %v: OnFinish heard %v, want %v, twice", answered, heard, err)
+		}
+	}
 }
 
 func TestG08_OneErrorForAStay(t *testing.T) {

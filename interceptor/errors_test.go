@@ -46,7 +46,7 @@ func TestG07_IsRejected(t *testing.T) {
 		{"another domain", withDetails(t, codes.Unavailable, "no", &errdetails.ErrorInfo{Reason: ErrorReason, Domain: "example.com"}), false},
 		{"no details", status.Error(codes.Unavailable, ErrorReason), false},
 		{"no status", errors.New("circuit breaker rejected the call: open"), false},
-		{"a status that is nil", nilStatus{}, false},
+		{"a status that is nil", nilStatusError{}, false},
 	} {
 		if got := IsRejected(tt.err); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)

@@ -31,7 +31,7 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	opts = append(opts, nobodyThere, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient(target, opts...)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return conn
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
@@ -60,7 +61,7 @@ func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)
 
 // ForMethods matches the unary methods with these full names, "/pkg.Service/Method". In WithFallback it lets New check the
 // handler's message types, where the names are those of services whose generated code is linked in.
-func ForMethods(fullMethods ...string) selector.Matcher { return methods(fullMethods) }
+func ForMethods(fullMethods ...string) selector.Matcher { return methods(slices.Clone(fullMethods)) }
 
 type methods []string
 
@@ -104,8 +105,8 @@ type fallback struct {
 //
 // An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. A nil matcher,
 // a handler without a function, a method name that is not of the form "/service/method", and, for a
-// matcher from ForMethods whose methods' descriptors are linked in, message types that are not the method's or a method
-// that is a stream, are errors. Default: none.
+// matcher from ForMethods whose services' descriptors are linked in, a method that the service does not have, one that is a
+// stream, or message types that are not the method's, are errors. Default: none.
 func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
 	return optionFunc(func(o *options) error {
 		if where == nil {
@@ -139,13 +140,17 @@ func (h FallbackHandler) check(fullMethod string) error {
 	if !ok || service == "" || method == "" {
 		return errorf("WithFallback: %q is no full method name, want \"/service/method\"", fullMethod)
 	}
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service + "." + method))
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 	if err != nil {
 		return nil //nolint:nilerr // not linked in: nothing to compare with
 	}
-	m, ok := d.(protoreflect.MethodDescriptor)
+	s, ok := d.(protoreflect.ServiceDescriptor)
 	if !ok {
-		return nil
+		return errorf("WithFallback: %s is no service", service)
+	}
+	m := s.Methods().ByName(protoreflect.Name(method))
+	if m == nil {
+		return errorf("WithFallback: service %s has no method %q", service, method)
 	}
 	if m.IsStreamingClient() || m.IsStreamingServer() {
 		return errorf("WithFallback: %s is a stream, and streams have no fallback", fullMethod)

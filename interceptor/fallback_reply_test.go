@@ -104,7 +104,7 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 					ran = true
 					return new(int), nil
 				}), OnFailure()))
-			var cause error = down
+			cause := down
 			want := tally{Failure: 1, NotServed: 1}
 			if !onFailure {
 				g.Group().Get(methodKey).Trip(t.Context(), "test")

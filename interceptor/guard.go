@@ -53,11 +53,12 @@ func (g *Guard) DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(g.Unary), grpc.WithChainStreamInterceptor(g.Stream)}
 }
 
-// find returns the breaker that guards a call, and nil if none does: Bypass, the matcher, or a key function that panics.
+// find returns the breaker that guards a call, and nil if none does: Bypass, the matcher, a key function that panics, or a
+// probe of this very breaker.
 func (g *Guard) find(
 	ctx context.Context, method string, desc *grpc.StreamDesc, req any, cc *grpc.ClientConn, opts []grpc.CallOption,
 ) *breaker.Breaker {
-	bypass, tag := callOptions(opts)
+	bypass, tag, probe := callOptions(opts)
 	if bypass {
 		return nil
 	}
@@ -73,7 +74,11 @@ func (g *Guard) find(
 	if tag != nil {
 		key.Tag = tag.tag
 	}
-	return g.group.Get(key)
+	b := g.group.Get(key)
+	if probe != nil && probe.of == b {
+		return nil
+	}
+	return b
 }
 
 // askKey asks the matcher and the key function. It returns false for a call that the matcher leaves out, and for one where
@@ -110,11 +115,11 @@ func targetOf(cc *grpc.ClientConn) string {
 
 // splitMethod takes "/pkg.Service/Method" apart as go-grpc-middleware does.
 func splitMethod(full string) (service, method string) {
-	full = strings.TrimPrefix(full, "/")
-	if i := strings.IndexByte(full, '/'); i >= 0 {
-		return full[:i], full[i+1:]
+	service, method, ok := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+	if !ok {
+		return "unknown", "unknown"
 	}
-	return "unknown", "unknown"
+	return service, method
 }
 
 // pending is a call that was let through, for the time until its outcome is known.

@@ -27,15 +27,15 @@ type Observer interface {
 // with one, each call reads the clock twice more.
 type SettledObserver interface {
 	Observer
-	// Settled is called for every call that was let through, once its outcome is known.
+	// Settled is called for every call that was let through, once its outcome is known; not for one whose invoker panicked.
 	Settled(ctx context.Context, s Settlement)
 }
 
 // ProbeObserver is an Observer that wants to hear how the probes of half-open breakers go. It costs other calls nothing.
 type ProbeObserver interface {
 	Observer
-	// Probed is called for every probe, once its outcome is known; before the Transition that it leads to is seen here or
-	// after it.
+	// Probed is called for every probe, once its outcome is known. A Transition that the probe led to comes before it as a
+	// rule. A probe that reports after its lease is told of as well, though its outcome decides nothing any more.
 	Probed(ctx context.Context, s Settlement)
 }
 
@@ -54,7 +54,7 @@ type FallbackInfo struct {
 	Key    breaker.Key
 	Call   keyfunc.Call
 	Cause  error // the rejection, or the failure that the fallback was to answer for
-	Served bool  // false: the caller sees Cause
+	Served bool  // false: the caller sees Cause, or an error that wraps it
 }
 
 func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome) {

@@ -122,9 +122,9 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence has the guard look at the header and the trailer of each call, which tells for sure an error of the
-// peer's from one made on this side with the same text, and finds a pushback in the trailer whatever came before. grpc then
-// copies both for every call. Default: off; the guard looks at trailers while a callee is in doubt, and at those of
+// WithPeerEvidence has the guard look at the header and the trailer of each call. That tells an error of the peer's from one
+// made on this side, with the same text, before anything was asked of the peer; and it finds a pushback in the trailer
+// whatever came before. grpc then copies both for every call. Default: off; the guard looks at trailers while a callee is in doubt, and at those of
 // streams.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {

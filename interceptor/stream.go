@@ -40,6 +40,9 @@ func (g *Guard) Stream(
 	// it hears that the stream is over, and what the guard makes of that belongs into it.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
 	inner = append(inner, opts...)
+	if permit.IsProbe() {
+		inner = append(inner, &probeOption{of: b})
+	}
 	return s.open(isGRPC(streamer), func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
@@ -71,6 +74,7 @@ type stream struct {
 	settled  atomic.Bool
 	finished atomic.Pointer[finish] // what OnFinish said when it did not decide
 	busy     atomic.Int32           // calls on the stack that know better than OnFinish
+	sending  atomic.Int32           // SendMsg calls on the stack
 	messages atomic.Bool            // the first has come
 	latency  atomic.Int64           // until the first message, where the slow rule asks for it
 
@@ -107,6 +111,9 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 		}
 	}
 	s.offStack()
+	if !direct && closed(s.cc) {
+		s.settle(grpc.ErrClientConnClosing, nil) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
+	}
 	return s, nil
 }
 
@@ -219,7 +226,8 @@ func (s *stream) report(err error, trailer metadata.MD) {
 		return
 	}
 	r := Result{Call: callOf(s.method, s.desc, nil, s.cc), Err: err, Trailer: trailer}
-	if len(trailer) > 0 {
+	// A trailer may be there although the error is this side's, of a message that could not be sent.
+	if len(trailer) > 0 && s.sending.Load() == 0 {
 		r.Peer = PeerAnswered
 	}
 	s.pending.settle(s.ctx, r, s.cc, s.firstAfter())
@@ -283,6 +291,8 @@ func (s *stream) firstMessage() {
 
 // SendMsg sends a message and notes whether that ended the stream.
 func (s *stream) SendMsg(m any) error {
+	s.sending.Add(1)
+	defer s.sending.Add(-1)
 	return s.through(func() error { return s.ClientStream.SendMsg(m) })
 }
 

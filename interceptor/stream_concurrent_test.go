@@ -150,6 +150,35 @@ func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
+// S4: an interceptor may open two streams, hand one on and cancel the other. OnFinish then says something of a stream that
+// the guard has never seen, while its own is about to end.
+func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
+	const streams = 100
+	synctest.Test(t, func(t *testing.T) {
+		two := func(
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
+			lost, cancel := context.WithCancel(ctx)
+			if _, err := streamer(lost, desc, cc, method, opts...); err != nil {
+				t.Error(err)
+			}
+			cs, err := streamer(ctx, desc, cc, method, opts...)
+			go cancel()
+			return cs, err
+		}
+		g := newGuard(t, breaker.Config{})
+		r := newStreamRig(t, g, pushesBack(1, errNotFound, pushbackTrailer, "30000"), grpc.WithChainStreamInterceptor(two))
+		for range streams {
+			endsWith(t, r.server(t.Context()), codes.NotFound)
+		}
+		synctest.Wait()
+		s := onlyBreaker(t, g).Snapshot()
+		if got := s.Successes + s.Ignored; got != streams || s.InFlight != 0 {
+			t.Errorf("%d outcomes of %d streams: %+v", got, streams, s)
+		}
+	})
+}
+
 // S11: streams that were open when the breaker trips go on, to the same end as ever, and what they end with is late (B15).
 func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	for _, end := range []error{nil, down} {

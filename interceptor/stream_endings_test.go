@@ -249,6 +249,16 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
+		name: "Send too large, server done", want: one(breaker.Ignored), // G5: what the peer has said is another matter
+		script: pushesBack(0, down, pushbackTrailer, "30000"),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			s := r.bidi(ctx, grpc.MaxCallSendMsgSize(10))
+			synctest.Wait()
+			err := s.Send(&testpb.Request{Payload: make([]byte, 100)})
+			wantCode(r, "Send", err, codes.ResourceExhausted)
+		},
+	},
+	{
 		name: "Send cannot marshal", script: lives(0), want: one(breaker.Ignored),
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			err := r.bidi(ctx).Send(&testpb.Request{Text: "\xff"})

@@ -93,6 +93,38 @@ func TestS06_EndsWhileSending(t *testing.T) {
 	}
 }
 
+// S6 for the time that an interceptor takes to hand the stream on.
+func TestS06_EndsWhileOpening(t *testing.T) {
+	for _, fate := range []string{"cancel", "close"} {
+		t.Run(fate, func(t *testing.T) {
+			inEach(t, func(t arranged) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				late := func(
+					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+				) (grpc.ClientStream, error) {
+					cs, err := streamer(ctx, desc, cc, method, opts...)
+					if fate == "cancel" {
+						cancel()
+					} else {
+						_ = cc.Close()
+					}
+					synctest.Wait() // by now OnFinish has fired
+					return cs, err
+				}
+				g := newGuard(t, breaker.Config{})
+				r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, t.dial...), grpc.WithChainStreamInterceptor(late))...)
+				if _, err := r.conn.NewStream(ctx, bothStream, testpb.Test_Bidi_FullMethodName); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+				wantTally(t, "nobody receives", g, one(breaker.Ignored))
+			})
+		})
+	}
+}
+
 // S6: an interceptor inside may give the stream a context of its own, which ends for its own reasons: here a timeout of
 // each attempt. The stream is over, and the backend did not answer in time.
 func TestS06_InnerTimeout(t *testing.T) {

@@ -139,3 +139,18 @@ func TestG09_StreamPushbackWithoutFailure(t *testing.T) {
 		wantPeriod(t, "after a failure", g, 5*time.Second)
 	})
 }
+
+// G1: the caller's own option for the trailer gets what it would without the guard.
+func TestG01_StreamTrailerOption(t *testing.T) {
+	for _, end := range []error{nil, errNotFound, down} {
+		inEach(t, func(t arranged) {
+			g := newGuard(t, opensAfterOne)
+			r := newStreamRig(t, g, pushesBack(1, end, "k", "v"), t.dial...)
+			var got metadata.MD
+			endsWith(t, r.server(t.Context(), grpc.Trailer(&got)), codeOfEnd(end))
+			if v := got.Get("k"); len(v) != 1 || v[0] != "v" {
+				t.Errorf("ends with %v: got trailer %v, want k=v", end, got)
+			}
+		})
+	}
+}

@@ -71,6 +71,9 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 		trailer = new(metadata.MD)
 		opts = append(slices.Clip(opts), grpc.Trailer(trailer)) // a copy: the caller's slice may be shared (G1)
 	}
+	if permit.IsProbe() {
+		opts = append(opts, &probeOption{of: b})
+	}
 	if g.evidence {
 		header = new(metadata.MD)
 		opts = append(opts, grpc.Header(header))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,18 +34,22 @@ type scene struct {
 	spy     *spy
 }
 
-// spy is an interceptor between the guard and grpc.
+// spy is an interceptor between the guard and grpc. It may be asked once the calls are over.
 type spy struct {
+	mu   sync.Mutex
 	runs int
-	err  error // the last
+	err  error // of the call that ended last
 }
 
 func (s *spy) unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
+	err := invoker(ctx, method, req, reply, cc, opts...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.runs++
-	s.err = invoker(ctx, method, req, reply, cc, opts...)
-	return s.err
+	s.err = err
+	return err
 }
 
 // oneKey keeps all calls under one breaker, whatever is called.

@@ -127,7 +127,7 @@ func TestG11_DefaultKey(t *testing.T) {
 			if got := onlyBreaker(t, matched).Key(); got != want {
 				t.Errorf("%q: with a matcher the key is %q, want %q", method, got, want)
 			}
-			if target := map[bool]string{true: "localhost:1"}[conn != nil]; want.Target != target {
+			if target := targetOf(conn); want.Target != target || (target != "") != (conn != nil) {
 				t.Errorf("%q: the target is %q, want %q", method, want.Target, target)
 			}
 		}

@@ -124,7 +124,6 @@ func TestTransitionsAreHeardOnce(t *testing.T) {
 
 // contexts notes what came with which context.
 type contexts struct {
-	deaf
 	with map[context.Context][]string
 }
 

@@ -52,7 +52,7 @@ func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 			if err := s.plain(); !IsRejected(err) {
 				t.Errorf("lease %d: got %v a nanosecond before its end, want a rejection", i, err)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		wantState(t, "while all probes hang", g, breaker.HalfOpen)
 		out := onlyBreaker(t, g).Snapshot().InFlight

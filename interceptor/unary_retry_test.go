@@ -30,7 +30,7 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 		name  string
 		guard bool
 		retry []grpc.DialOption
-		open  bool // the breaker; else the server fails fails times
+		open  bool // the breaker; else the server does, so many times
 		fails int
 		code  codes.Code
 		calls int // that reach the server

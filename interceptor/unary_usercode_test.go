@@ -82,7 +82,6 @@ func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 
 // rude is an observer that misbehaves on one occasion.
 type rude struct {
-	deafToAll
 	on map[string]func()
 }
 
@@ -157,12 +156,12 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		name string
 		err  error
 	}{
-		{"GRPCStatus", &rudeStatus{}},
-		{"GRPCStatus, wrapped", wrapped(&rudeStatus{})},
-		{"GRPCStatus of a nil pointer", (*fieldStatus)(nil)},
-		{"Is", &rudeIs{}},
-		{"As", &rudeAs{}},
-		{"Unwrap", &rudeUnwrap{}},
+		{"GRPCStatus", &rudeStatusError{}},
+		{"GRPCStatus, wrapped", wrapped(&rudeStatusError{})},
+		{"GRPCStatus of a nil pointer", (*fieldStatusError)(nil)},
+		{"Is", &rudeIsError{}},
+		{"As", &rudeAsError{}},
+		{"Unwrap", &rudeUnwrapError{}},
 	} {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithObserver(deafToAll{})}} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
@@ -182,30 +181,30 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 	}
 }
 
-type rudeStatus struct{}
+type rudeStatusError struct{}
 
-func (*rudeStatus) Error() string              { return "rude" }
-func (*rudeStatus) GRPCStatus() *status.Status { panic("no status") }
+func (*rudeStatusError) Error() string              { return "rude" }
+func (*rudeStatusError) GRPCStatus() *status.Status { panic("no status") }
 
-type fieldStatus struct{ s *status.Status }
+type fieldStatusError struct{ s *status.Status }
 
-func (*fieldStatus) Error() string                { return "a nil pointer" }
-func (f *fieldStatus) GRPCStatus() *status.Status { return f.s }
+func (*fieldStatusError) Error() string                { return "a nil pointer" }
+func (f *fieldStatusError) GRPCStatus() *status.Status { return f.s }
 
-type rudeIs struct{}
+type rudeIsError struct{}
 
-func (*rudeIs) Error() string { return "rude" }
-func (*rudeIs) Is(error) bool { panic("is not") }
+func (*rudeIsError) Error() string { return "rude" }
+func (*rudeIsError) Is(error) bool { panic("is not") }
 
-type rudeAs struct{}
+type rudeAsError struct{}
 
-func (*rudeAs) Error() string { return "rude" }
-func (*rudeAs) As(any) bool   { panic("as what") }
+func (*rudeAsError) Error() string { return "rude" }
+func (*rudeAsError) As(any) bool   { panic("as what") }
 
-type rudeUnwrap struct{}
+type rudeUnwrapError struct{}
 
-func (*rudeUnwrap) Error() string { return "rude" }
-func (*rudeUnwrap) Unwrap() error { panic("keep out") }
+func (*rudeUnwrapError) Error() string { return "rude" }
+func (*rudeUnwrapError) Unwrap() error { panic("keep out") }
 
 // B30: user code runs outside every lock, so it may ask the breaker, and make guarded calls of its own.
 func TestG13_UserCodeMayCallBack(t *testing.T) {

@@ -66,9 +66,19 @@ func BenchmarkGather10000(b *testing.B) {
 	}
 }
 
-// BenchmarkEnroll10000 is what a scrape takes in addition if breakers have come or gone since the last one.
+// BenchmarkEnroll10000 is what the first scrape takes in addition.
 func BenchmarkEnroll10000(b *testing.B) {
-	r := roster{group: largeGroup(b)}
+	r := &NewCollector(largeGroup(b)).(*collector).roster
+	b.ReportAllocs()
+	for b.Loop() {
+		r.seen, r.entries = nil, nil
+		r.list()
+	}
+}
+
+// BenchmarkReenroll10000 is what a scrape takes in addition if breakers have come or gone since the last one.
+func BenchmarkReenroll10000(b *testing.B) {
+	r := &NewCollector(largeGroup(b)).(*collector).roster
 	b.ReportAllocs()
 	for b.Loop() {
 		r.seen = nil

@@ -9,9 +9,9 @@
 // breaker's key as grpc_target, grpc_service, grpc_method and tag, empty where the key has no such part. In labels and
 // values there is nothing but parts of keys, figures and fixed words.
 //
-// A label holds at most 1024 bytes, all of them valid UTF-8; a key may hold anything. One that does not fit is escaped (\xff
-// for an invalid byte, \\ for a backslash, \# and a hash for what is beyond the limit), and if another key reads just like
-// that, tag ends in \~2 or more. So keys that differ never share a series, whoever makes them up.
+// A label is valid UTF-8 and has 1024 bytes at most; a key may hold anything. One that does not fit is escaped (\xff for an
+// invalid byte, \\ for a backslash, \# and a hash for what is beyond the limit), and if another key reads just like that, its
+// tag goes on with \~2 or more. So keys that differ never share a series, whoever makes them up.
 package prombridge
 
 import (

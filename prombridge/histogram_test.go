@@ -201,32 +201,33 @@ func TestB33_DurationHistogramForgetsBreakersThatAreGone(t *testing.T) {
 func TestDurationHistogramConcurrentSafe(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	h := NewDurationHistogram(g)
-	const calls = 500
-	var wg sync.WaitGroup
-	for c := range 4 {
-		wg.Go(func() {
-			for i := range calls {
-				s := settled(breaker.Outcome(i % 4))
-				s.Key.Tag = fmt.Sprint(i % 5)
-				g.Get(s.Key)
+	const callers, rounds = 4, 100
+	for i := range rounds { // the first calls of a breaker meet while its histograms are made
+		s := settled(breaker.Outcome(i % 4))
+		s.Key.Tag = fmt.Sprint(i)
+		g.Get(s.Key)
+		var ready, wg sync.WaitGroup
+		ready.Add(callers)
+		for c := range callers {
+			wg.Go(func() {
+				ready.Done()
+				ready.Wait()
 				h.Settled(t.Context(), s)
-				if (i+c)%100 == 0 {
+				if i%20 == 0 && c == 0 {
 					drain(h)
 				}
-			}
-		})
+			})
+		}
+		wg.Wait()
 	}
-	wg.Wait()
-	got := uint64(0)
-	for i := range 5 {
+	got := scrape(t, registry(t, h))
+	for i := range rounds {
 		key := getKey
 		key.Tag = fmt.Sprint(i)
-		for _, n := range counts(t, h, key) {
-			got += n
+		series := fmt.Sprintf("call_duration_seconds{outcome=%q}", breaker.Outcome(i%4))
+		if got := got[key][series]; got != callers {
+			t.Errorf("round %d: %v durations, want %d", i, got, callers)
 		}
-	}
-	if got != 4*calls {
-		t.Errorf("%d durations, want %d", got, 4*calls)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"pgregory.net/rapid"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -83,7 +85,7 @@ func labels(t fatal, keys ...breaker.Key) map[breaker.Key]breaker.Key {
 	var s sheet
 	at := s.add(new(options).desc("m", "h", labelNames("")...), "", "")
 	got := make(map[breaker.Key]breaker.Key)
-	for _, e := range enroll(bs, &s) {
+	for _, e := range enroll(bs, nil, &s) {
 		var k breaker.Key
 		for _, l := range e.labels(at) {
 			switch l.GetName() {
@@ -201,7 +203,7 @@ func TestO3_KeysThatDifferHaveLabelsThatDiffer(t *testing.T) {
 // Group.All may yield an evicted breaker and the one that has its key now.
 func TestO3_OneKeyTwiceIsOneEntry(t *testing.T) {
 	bs := []*breaker.Breaker{breakerOf(t, getKey), breakerOf(t, listKey), breakerOf(t, getKey)}
-	got := enroll(bs, new(sheet))
+	got := enroll(bs, nil, new(sheet))
 	if len(got) != 2 || got[0].breaker.Key() != getKey || got[1].breaker != bs[1] {
 		t.Errorf("%d entries, want one of %v and one of %v", len(got), getKey, listKey)
 	}
@@ -245,7 +247,7 @@ func TestO3_HostileKeysDoNotBreakAScrape(t *testing.T) {
 // The labels are kept for as long as the breakers are the same, and no longer.
 func TestRosterKeepsWhatHasNotChanged(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(20))
-	r := roster{group: g}
+	r := &NewCollector(g).(*collector).roster
 	for i := range 20 {
 		g.Get(breaker.Key{Method: fmt.Sprint(i)})
 	}
@@ -258,10 +260,91 @@ func TestRosterKeepsWhatHasNotChanged(t *testing.T) {
 	if len(changed) != 20 || !slices.ContainsFunc(changed, func(e entry) bool { return e.breaker.Key() == getKey }) {
 		t.Errorf("%d breakers listed after an eviction, want 20 and %v among them", len(changed), getKey)
 	}
-	if !slices.IsSortedFunc(changed, func(a, b entry) int { return compareKeys(a.breaker.Key(), b.breaker.Key()) }) {
-		t.Error("the list is not sorted")
+	kept := 0
+	for _, e := range changed {
+		for _, f := range first {
+			if e.breaker == f.breaker && &e.pairs[0] == &f.pairs[0] {
+				kept++
+			}
+		}
+	}
+	if kept != 19 {
+		t.Errorf("%d breakers have kept their labels, want the 19 that have stayed", kept)
 	}
 	if n := testing.AllocsPerRun(10, func() { r.list() }); n > 1 {
 		t.Errorf("%v allocations for a list that has not changed, want 1", n)
+	}
+}
+
+// A registry sorts what it gets, which takes half of a large scrape unless it is sorted already.
+func TestSeriesComeSorted(t *testing.T) {
+	g := newGroup(t, breaker.Config{MinCalls: 1})
+	for _, target := range []string{"b", "a"} {
+		for _, service := range []string{"b", "", "a"} {
+			for _, method := range []string{"b", "c", "a"} {
+				call(t, g.Get(breaker.Key{Target: target, Service: service, Method: method}), breaker.Success)
+			}
+		}
+	}
+	for _, c := range []prometheus.Collector{NewCollector(g), NewDurationHistogram(g)} {
+		ch := make(chan prometheus.Metric)
+		go func() {
+			defer close(ch)
+			c.Collect(ch)
+		}()
+		last := make(map[*prometheus.Desc][]string)
+		for m := range ch {
+			var out dto.Metric
+			if err := m.Write(&out); err != nil {
+				t.Fatal(err)
+			}
+			var values []string
+			for _, l := range out.GetLabel() { // sorted by name, or the pedantic registry of other tests complains
+				values = append(values, l.GetValue())
+			}
+			if slices.Compare(last[m.Desc()], values) > 0 {
+				t.Errorf("%v: %q comes after %q", m.Desc(), values, last[m.Desc()])
+			}
+			last[m.Desc()] = values
+		}
+	}
+}
+
+// The labels are kept from one scrape to the next, and a registry that adds some of its own must not write into them.
+func TestO3_LabelsAreNotWrittenTo(t *testing.T) {
+	g := busyGroup(t)
+	g.Get(listKey)
+	plain, wrapped := registry(t), registry(t)
+	for _, c := range []prometheus.Collector{NewCollector(g), NewDurationHistogram(g)} {
+		plain.MustRegister(c)
+		prometheus.WrapRegistererWith(prometheus.Labels{"aaa": "x", "zzz": "x"}, wrapped).MustRegister(c)
+	}
+	want := text(t, plain)
+	text(t, wrapped)
+	if diff := cmp.Diff(strings.Split(text(t, plain), "\n"), strings.Split(want, "\n")); diff != "" {
+		t.Errorf("after a scrape with more labels (-got +want):\n%s", diff)
+	}
+}
+
+// A key that does not fit has the labels that its twins leave it, from one list to the next.
+func TestO3_LabelsFollowTheirTwins(t *testing.T) {
+	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(2))
+	reg := registry(t, NewCollector(g))
+	hostile, twin := breaker.Key{Method: "\xff"}, breaker.Key{Method: `\xff`}
+	g.Get(hostile).Trip(t.Context(), "so that it stays")
+	for _, step := range []struct {
+		add  breaker.Key
+		want []breaker.Key // which is which shows by the state
+	}{
+		{getKey, []breaker.Key{{Method: `\xff`}, getKey}},
+		{twin, []breaker.Key{{Method: `\xff`, Tag: `\~2`}, twin}},
+		{getKey, []breaker.Key{{Method: `\xff`}, getKey}},
+	} {
+		g.Get(step.add)
+		got := scrape(t, reg)
+		delete(got, groupItself)
+		if len(got) != 2 || got[step.want[0]][`state{state="open"}`] != 1 || got[step.want[1]][`state{state="closed"}`] != 1 {
+			t.Errorf("%q and %q: got %v, want %q", hostile, step.add, got, step.want)
+		}
 	}
 }

@@ -29,11 +29,13 @@ type entry struct {
 	pairs   []*dto.LabelPair
 }
 
+// labels are handed out again at the next scrape. A registry with labels of its own (WrapRegistererWith) appends those: it
+// must find no room behind them.
 func (e *entry) labels(s span) []*dto.LabelPair { return e.pairs[s.from:s.to:s.to] }
 
 // list returns the breakers sorted by their labels as a registry sorts series: by method, service, target and tag, in the
 // order of the labels' names. A registry sorts what it gets in any case, and is done in one pass if it is sorted already:
-// a scrape of 10 000 breakers takes 0.75 s instead of 1.2 s.
+// a Gather of 10 000 breakers takes 0.75 s instead of 1.2 s.
 func (r *roster) list() []entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -42,14 +44,14 @@ func (r *roster) list() []entry {
 		now = append(now, b)
 	}
 	if !slices.Equal(now, r.seen) {
-		r.seen, r.entries = now, enroll(now, &r.sheet)
+		r.seen, r.entries = now, enroll(now, r.entries, &r.sheet)
 	}
 	return r.entries
 }
 
-// enroll makes the entries of bs. No two have the same labels: a registry that is given the same series twice fails the
+// enroll makes the entries of bs, with the labels that they have in old if they are there. No two have the same labels: a registry that is given the same series twice fails the
 // scrape, and all others in the process with it.
-func enroll(bs []*breaker.Breaker, s *sheet) []entry {
+func enroll(bs []*breaker.Breaker, old []entry, s *sheet) []entry {
 	bs = slices.Clone(bs)
 	slices.SortFunc(bs, func(a, b *breaker.Breaker) int { return compareKeys(a.Key(), b.Key()) })
 	// Group.All yields no breaker twice, but it may yield two of one key: one that was evicted while it was under way, and
@@ -58,10 +60,17 @@ func enroll(bs []*breaker.Breaker, s *sheet) []entry {
 	entries := make([]entry, len(bs))
 	for i, b := range bs {
 		key := b.Key()
-		if !fits(key) {
-			key = unique(key, bs)
+		for len(old) > 0 && compareKeys(old[0].breaker.Key(), key) < 0 { // both are sorted
+			old = old[1:]
 		}
-		entries[i] = entry{breaker: b, pairs: s.filled(key)}
+		switch {
+		case !fits(key): // made anew: its twin may have come or gone
+			entries[i] = entry{breaker: b, pairs: s.filled(unique(key, bs))}
+		case len(old) > 0 && old[0].breaker.Key() == key:
+			entries[i] = entry{breaker: b, pairs: old[0].pairs}
+		default:
+			entries[i] = entry{breaker: b, pairs: s.filled(key)}
+		}
 	}
 	return entries
 }
@@ -87,10 +96,11 @@ func fits(key breaker.Key) bool {
 
 // unique returns labels for a key that does not fit. All its parts are escaped, those that would fit by themselves too: so
 // no two such keys have the same labels. A key that fits may have them, for it can be any text; it keeps them, and this one
-// gets a suffix that no escaped part ends in. Each number that is taken is taken by another key of bs, and for this key
-// alone, so all searches together end after as many steps as there are breakers.
+// gets a suffix that escape does not make. Each number that is taken is taken by another key of bs, and for this key alone,
+// so all searches together end after as many steps as there are breakers. The suffix may change when such a twin comes or
+// goes; that is the price, and only hostile keys pay it.
 //
-// bs is sorted. (That a suffix changes when such a twin comes or goes is the twin's doing.)
+// bs is sorted.
 func unique(key breaker.Key, bs []*breaker.Breaker) breaker.Key {
 	label := breaker.Key{Target: escape(key.Target), Service: escape(key.Service), Method: escape(key.Method), Tag: escape(key.Tag)}
 	tag := label.Tag
