@@ -221,34 +221,31 @@ func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, R
 	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
 }
 
-// ask is decide without overrides. The state's own reason goes before that of the concurrency limit, and what is used up
-// by asking (a probe's slot, a ramp's credit) is taken last: no slot is spent on a call that another limit rejects.
-// Caller must hold b.mu.
+// ask is decide without overrides. MaxConcurrent is for the closed state; MaxProbes bounds the others, where a limit that is
+// filled by permits that never report would keep the breaker from ever probing. What is used up by asking, a ramp's credit,
+// is taken last. Caller must hold b.mu.
 func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
 	now := instant(t)
-	if ph.state == Open && now < ph.until {
-		return 0, ReasonOpen
-	}
-	if ph.state == HalfOpen && b.full(ph, now) {
-		return 0, ReasonHalfOpen
-	}
-	if limit := ph.pol.cfg.MaxConcurrent; limit > 0 && b.running(now) >= uint64(limit) {
-		return 0, ReasonConcurrency
-	}
 	switch ph.state {
-	case Open:
-		if ph = b.toHalfOpen(ctx, ph, t); b.full(ph, now) {
-			return 0, ReasonHalfOpen
-		}
-		return b.lease(ph, now), 0
-	case HalfOpen:
-		return b.lease(ph, now), 0
 	case Closed:
+		if b.crowded(ph, now) {
+			return 0, ReasonConcurrency
+		}
 		if ph.ramp != nil && !ph.ramp.take(now, ph.pol) {
 			return 0, ReasonRamp
 		}
+		return 0, 0
+	case Open:
+		if now < ph.until {
+			return 0, ReasonOpen
+		}
+		ph = b.toHalfOpen(ctx, ph, t)
+	case HalfOpen:
 	}
-	return 0, 0
+	if b.full(ph, now) {
+		return 0, ReasonHalfOpen
+	}
+	return b.lease(ph, now), 0
 }
 
 // refusal returns the error for a call rejected for reason, the same one for all calls of a stay.
@@ -270,8 +267,7 @@ func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
 	return e
 }
 
-// settled is how many permits have reported. Read it before b.admitted, never after: then no call is seen that ended
-// before it began. Caller must hold b.mu.
+// settled is how many permits have reported. Caller must hold b.mu.
 func (b *Breaker) settled() uint64 {
 	n := b.retired
 	if w := b.phase.Load().win; w != nil {
@@ -283,16 +279,21 @@ func (b *Breaker) settled() uint64 {
 	return n
 }
 
-// inFlight is how many permits have not reported. A Done too many (B25) would make it negative; then it is 0.
+// inFlight is how many permits have not reported, or more: it reads admitted last, so calls that come and go meanwhile count,
+// and none that is in flight is missed. A Done too many (B25) would make it negative; then it is 0.
 // Caller must hold b.mu.
 func (b *Breaker) inFlight() uint64 {
 	settled := b.settled()
 	return minus(b.admitted.Load(), settled)
 }
 
-// running is inFlight without the probes that are known to be lost: a leaked permit must not fill MaxConcurrent for good.
+// crowded says whether MaxConcurrent calls are in flight. Probes that are known to be lost do not count.
 // Caller must hold b.mu.
-func (b *Breaker) running(now int64) uint64 {
+func (b *Breaker) crowded(ph *phase, now int64) bool {
+	limit := ph.pol.cfg.MaxConcurrent
+	if limit == 0 {
+		return false
+	}
 	var lost uint64
 	if c := b.cold.Load(); c != nil {
 		for _, l := range c.leases {
@@ -301,5 +302,5 @@ func (b *Breaker) running(now int64) uint64 {
 			}
 		}
 	}
-	return minus(b.inFlight(), lost)
+	return minus(b.inFlight(), lost) >= uint64(limit)
 }

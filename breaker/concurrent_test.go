@@ -197,21 +197,22 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	b := mustNew(t, Config{})
 	acquire(t, b) // its success is counted below, as if the goroutine had been held up
-	w := b.phase.Load().win
-	b.sweep(w) // nothing has ended
+	ph := b.phase.Load()
+	w := ph.win
+	b.sweep(ph) // nothing has ended
 	if s := b.Snapshot(); s.Successes != 0 || s.InFlight != 1 {
 		t.Errorf("%d successes, %d in flight, want 0 and 1", s.Successes, s.InFlight)
 	}
 	bump(&w.successes[3])
-	b.sweep(w)
+	b.sweep(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
 		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
 	}
 	b.Reset(t.Context())
 	acquire(t, b)
 	bump(&w.successes[3])
-	b.sweep(w)
-	b.sweep(w)
+	b.sweep(ph)
+	b.sweep(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
 		t.Errorf("after its stay: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
 	}

@@ -50,8 +50,9 @@ type Config struct {
 	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. 0: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
 
-	// MaxConcurrent is how many calls may be in flight at once. 0: unlimited. Above 0 each admission takes the breaker's
-	// lock for some tens of nanoseconds.
+	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed; in other states MaxProbes says. A
+	// permit that is never reported counts until it is. Above 0 each admission takes the breaker's lock for some tens of
+	// nanoseconds. 0: unlimited.
 	MaxConcurrent int `json:"maxConcurrent,omitempty" yaml:"maxConcurrent,omitempty"`
 }
 

@@ -50,7 +50,8 @@ type Event struct {
 
 // Listener hears of every transition. Calls for one breaker come one after another and in order, on the goroutine of
 // one of the calls that cause them, outside every lock: a listener may call any method of any breaker. A slow one delays
-// the call that delivers, and no other. One that panics or exits is as if it had returned.
+// the call that delivers, and no other; the events of its breaker wait meanwhile, in a queue without a bound. One that panics
+// or exits is as if it had returned.
 type Listener interface {
 	// Transition gets the context of the call that caused e. It may be done already.
 	Transition(ctx context.Context, e Event)
@@ -102,18 +103,24 @@ func (b *Breaker) drainQueue(c *cold) {
 		}
 		if len(c.heard) == 0 {
 			c.heard = nil
-			c.queue = c.queue[1:]
+			c.pop()
 			b.mu.Unlock()
 			continue
 		}
 		l, d := c.heard[0], c.queue[0]
 		if c.heard = c.heard[1:]; len(c.heard) == 0 {
 			c.heard = nil
-			c.queue = c.queue[1:]
+			c.pop()
 		}
 		b.mu.Unlock()
 		tell(l, d)
 	}
+}
+
+// pop drops the first delivery, and lets go of its context. Caller must hold Breaker.mu.
+func (c *cold) pop() {
+	c.queue[0] = delivery{}
+	c.queue = c.queue[1:]
 }
 
 func tell(l Listener, d delivery) {

@@ -84,7 +84,7 @@ func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]
 		t.Error(err)
 		return
 	}
-	if p.b.key != b.key && p.b.key != OverflowKey {
+	if p.b.key != b.key && p.b.key != overflowKey {
 		t.Errorf("a call for %v was admitted by the breaker of %v", b.key, p.b.key)
 	}
 	if rnd.IntN(3) == 0 {
@@ -162,7 +162,7 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 			if err != nil {
 				continue
 			}
-			if k < dead && b.Key() != OverflowKey {
+			if k < dead && b.Key() != overflowKey {
 				through[k].Add(1)
 				p.Done(t.Context(), Failure)
 			} else {

@@ -94,7 +94,7 @@ func TestB33_WhatMayGo(t *testing.T) {
 				}
 				wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 2, Overflow: 1})
 				wantSame(t, "keys", keysOf(g), []string{"/a", "tag=overflow"})
-				if next.Key() != OverflowKey {
+				if next.Key() != overflowKey {
 					t.Errorf("the other key got the breaker of %v, want the overflow breaker", next.Key())
 				}
 				if diff := cmp.Diff(before, b.Snapshot()); diff != "" {
@@ -163,14 +163,14 @@ func TestB33_Overflow(t *testing.T) {
 		p := acquire(t, b)
 
 		c, d := g.Get(Key{Method: "c"}), g.Get(Key{Method: "d"})
-		if c != d || c.Key() != OverflowKey {
+		if c != d || c.Key() != overflowKey {
 			t.Fatalf("c and d got %v and %v, want the overflow breaker", c.Key(), d.Key())
 		}
 		if _, ok := g.Lookup(Key{Method: "c"}); ok {
 			t.Error("Lookup finds a breaker for c")
 		}
-		if got := g.Get(OverflowKey); got != c {
-			t.Error("OverflowKey has another breaker")
+		if got := g.Get(overflowKey); got != c {
+			t.Error("overflowKey has another breaker")
 		}
 		wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 3, Overflow: 2})
 		wantSame(t, "keys", keysOf(g), []string{"/a", "/b", "tag=overflow"})
@@ -191,7 +191,7 @@ func TestB33_Overflow(t *testing.T) {
 		wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 3, Overflow: 3, Evictions: 1})
 
 		// The overflow breaker itself never makes room.
-		g.Get(OverflowKey).Reset(t.Context())
+		g.Get(overflowKey).Reset(t.Context())
 		acquire(t, g.Get(Key{Method: "c"}))
 		if got := g.Get(Key{Method: "f"}); got != c {
 			t.Errorf("f gets %v, want the overflow breaker", got.Key())
@@ -203,7 +203,7 @@ func TestB33_Overflow(t *testing.T) {
 // Asked for by its own key, the overflow breaker is made beyond the bound, and that is no overflow.
 func TestB33_OverflowByItsKey(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
-	g.Get(OverflowKey)
+	g.Get(overflowKey)
 	g.Get(Key{Method: "a"})
 	g.Get(Key{Method: "b"})
 	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 2, Evictions: 1})
@@ -219,7 +219,7 @@ func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
 		g.rested = clock() + int64(time.Second) // as after a search of a tenth of that
 		g.mu.Unlock()
 		time.Sleep(time.Second - 1)
-		if got := g.Get(Key{Method: "b"}).Key(); got != OverflowKey {
+		if got := g.Get(Key{Method: "b"}).Key(); got != overflowKey {
 			t.Errorf("one nanosecond before: got %v, want the overflow breaker", got)
 		}
 		time.Sleep(time.Nanosecond)

@@ -10,9 +10,10 @@ import (
 //
 // The group is bounded (WithMaxBreakers). When it is full, a closed breaker without an override and without calls in flight
 // makes room, roughly the one unused for longest; what opened, half-opened or was forced stays. If none can go, all further
-// keys share one breaker, that of OverflowKey.
+// keys share one breaker, that of Key{Tag: OverflowTag}.
 //
-// A *Breaker may be kept: if it was evicted meanwhile, its methods act on the breaker that its key has now.
+// A *Breaker may be kept: if it was evicted meanwhile, its methods act on the breaker that its key has now. In a group that
+// is full, that may be the one that keys share, as it may be for Get: Lookup tells what a key has of its own.
 //
 // A Group is safe for concurrent use. It owns no goroutine and no timer. The zero Group is not usable.
 type Group struct {
@@ -31,8 +32,11 @@ type Group struct {
 	rested   int64     // guarded by mu: no search before this instant; see evict
 }
 
-// OverflowKey is the key of the breaker that keys share when the group is full and nothing can be evicted.
-var OverflowKey = Key{Tag: "overflow"}
+// OverflowTag is the Tag, and the only part, of the key of the breaker that keys share when the group is full and nothing can
+// be evicted.
+const OverflowTag = "overflow"
+
+var overflowKey = Key{Tag: OverflowTag}
 
 // GroupStats are the figures of the group itself.
 type GroupStats struct {
@@ -119,7 +123,7 @@ func (g *Group) Stats() GroupStats {
 // so that collectors find all figures in one place.
 func (g *Group) CountUnguarded() { bump(&g.unguarded) }
 
-// Listen has l told of every transition from now on, until stop is called. The same Listener (==) is registered once,
+// Listen has l told of every transition from now on, until stop is called; it may still hear one that is being told then. The same Listener (==) is registered once,
 // however often it comes, until each of the stops was called. A nil l is told nothing.
 func (g *Group) Listen(l Listener) (stop func()) {
 	if l == nil {
@@ -182,7 +186,7 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 	if b := t.find(key, hash); b != nil {
 		return b
 	}
-	if key == OverflowKey {
+	if key == overflowKey {
 		return g.overflowBreaker()
 	}
 	if g.live >= g.max && !g.evict() {
@@ -195,12 +199,12 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 	return b
 }
 
-// overflowBreaker returns the breaker of OverflowKey. It is beyond the bound, and is never evicted.
+// overflowBreaker returns the overflow breaker. It is beyond the bound, and is never evicted.
 // Caller must hold g.mu.
 func (g *Group) overflowBreaker() *Breaker {
 	b := g.overflow.Load()
 	if b == nil {
-		b = newBreaker(OverflowKey, OverflowKey.hash(), g.policies.forKey(OverflowKey), &g.home)
+		b = newBreaker(overflowKey, overflowKey.hash(), g.policies.forKey(overflowKey), &g.home)
 		g.table.Store(g.table.Load().put(b, g.len()))
 		g.overflow.Store(b)
 	}

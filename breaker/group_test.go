@@ -348,7 +348,7 @@ func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
 		g.Get(Key{Method: m}).Trip(t.Context(), "test")
 	}
 	over := g.Get(Key{Method: "d"})
-	if over.Key() != OverflowKey {
+	if over.Key() != overflowKey {
 		t.Fatalf("got %v, want the overflow breaker", over.Key())
 	}
 	minCalls := func() (all []string) {
@@ -359,7 +359,7 @@ func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
 		return all
 	}
 	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
-	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{OverflowKey, config(5)}, PolicyRule{Key{Method: "e"}, config(6)})
+	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{overflowKey, config(5)}, PolicyRule{Key{Method: "e"}, config(6)})
 	if err != nil {
 		t.Fatal(err)
 	}

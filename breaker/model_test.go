@@ -152,18 +152,10 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 	if m.state == Open && now < m.until {
 		return false, ReasonOpen
 	}
-	if m.state == HalfOpen {
-		if !look {
-			m.reap(now)
-		}
-		if !m.slot(m.gen, now) {
-			return false, ReasonHalfOpen
-		}
-	}
-	if m.concurrencyReached(now) {
-		return false, ReasonConcurrency
-	}
 	if m.state == Closed {
+		if m.concurrencyReached(now) {
+			return false, ReasonConcurrency
+		}
 		if !m.ramping || now >= m.rampStart+m.cfg.Ramp {
 			return false, 0
 		}
@@ -429,6 +421,9 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 	s.Ready = looking.ready(now)
 	s.MinCalls = m.minCalls(now)
 	s.FailedRecoveries = m.failed
+	if m.state == Closed {
+		s.FailedRecoveries = max(0, m.failed-int((now-m.entered)/m.cfg.MaxOpenFor))
+	}
 	s.InFlight = m.inFlight()
 	switch m.state {
 	case Closed:

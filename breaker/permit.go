@@ -35,7 +35,8 @@ func (p Permit) Doubtful() bool {
 	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && p.ph.win.doubt.Load())
 }
 
-// Elapsed is the time since Acquire, where the slow rule asks for it; 0 otherwise.
+// Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may not have
+// been noted, and Elapsed is 0.
 func (p Permit) Elapsed() time.Duration {
 	if p.start == 0 {
 		return 0
@@ -91,7 +92,7 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 	bump(&w.successes[w.slot.Load()])
 	w.well()
 	if b.phase.Load() != ph {
-		b.sweep(w)
+		b.sweep(ph)
 	}
 	return true
 }
@@ -99,10 +100,14 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 // sweep collects what a success left in a window whose stay ended while it was counting. The stay's end drained the window
 // after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here: every
 // success is collected once.
-func (b *Breaker) sweep(w *window) {
+func (b *Breaker) sweep(then *phase) {
 	b.mu.Lock()
-	if b.phase.Load().win != w {
-		b.retired = plus(b.retired, w.drain())
+	now := b.phase.Load()
+	if now.win != then.win {
+		b.retired = plus(b.retired, then.win.drain())
+		if now.gen == then.gen { // another policy, with another Window: the count of consecutive failures went over to it
+			now.win.well()
+		}
 	}
 	b.mu.Unlock()
 }

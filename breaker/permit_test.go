@@ -331,24 +331,10 @@ func TestMaxConcurrent(t *testing.T) {
 			{time.Hour, "success", "rejected:concurrency closed"},
 			{time.Hour, "end:1=failure end:3=ignored end:4=overload success*5", "closed"},
 		}},
-		{"probes are calls too", three, []row{
-			{0, "begin:old trip", "open"},
-			{5 * time.Second, "begin:1 begin:2 success", "probe*2 rejected:concurrency half_open"},
-			{5 * time.Second, "end:old=success begin:3 success", "probe rejected:concurrency half_open"},
-			{6 * time.Second, "begin:4 begin:5 begin:6 success", "probe*3 rejected:concurrency half_open"}, // 1, 2 and 3 are lost
+		// A call that hangs, and one whose permit is lost, must not keep the breaker from probing (B22).
+		{"probes have a limit of their own", three, []row{
+			{0, "begin:1 begin:2 begin:lost trip", "open"},
+			{5 * time.Second, "success", "probe closed"},
 		}},
-	})
-}
-
-// A call that another limit rejects takes no probe's slot and moves nothing.
-func TestMaxConcurrentRejectsBeforeAnythingIsSpent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := mustNew(t, Config{MaxConcurrent: 1, Jitter: -1})
-		tl := newTimeline(t, b)
-		tl.run(row{0, "begin:1 trip", "open"}, row{5 * time.Second, "success", "rejected:concurrency open"})
-		if s := b.Snapshot(); s.Ready || s.Rejections.Concurrency != 1 || s.Generation != 2 {
-			t.Errorf("ready: %v, %+v, generation %d", s.Ready, s.Rejections, s.Generation)
-		}
-		tl.run(row{5 * time.Second, "end:1=success begin:2", "probe half_open"})
 	})
 }

@@ -134,10 +134,10 @@ func (r *ramp) take(now int64, pol *policy) (pass bool) {
 	return pass
 }
 
-// epoch anchors the monotonic clock: instants are nanoseconds since it. It lies 50 years back so that they are always
+// epoch anchors the monotonic clock: instants are nanoseconds since it. It lies 60 years back so that they are always
 // above zero, which stands for "none" here and there, even in a testing/synctest bubble, where it is the year 2000. And it
-// leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after 250.
-var epoch = time.Now().Add(-50 * 365 * 24 * time.Hour)
+// leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after 260.
+var epoch = time.Now().Add(-60 * 365 * 24 * time.Hour)
 
 func clock() int64 { return int64(time.Since(epoch)) }
 

@@ -133,7 +133,7 @@ func (f fraction) reachedBy(part, whole uint64) bool {
 }
 
 // openPeriod is B17: min(OpenFor x Backoff^failed, MaxOpenFor), then jitter upward; and B18: at least what the server
-// asked for, as far as MaxOpenFor goes. random is in [0, 1).
+// asked for, as far as MaxOpenFor goes, with jitter too, for it asked all its clients. random is in [0, 1).
 func (p *policy) openPeriod(failed int, asked time.Duration, random float64) time.Duration {
 	c := p.cfg
 	d := c.MaxOpenFor
@@ -141,8 +141,9 @@ func (p *policy) openPeriod(failed int, asked time.Duration, random float64) tim
 	if f := float64(c.OpenFor) * math.Pow(c.Backoff, float64(failed)); f < float64(c.MaxOpenFor) {
 		d = max(time.Duration(f), c.OpenFor)
 	}
+	d = max(d, min(asked, c.MaxOpenFor))
 	if c.Jitter > 0 {
 		d += time.Duration(random * c.Jitter * float64(d))
 	}
-	return max(d, min(asked, c.MaxOpenFor))
+	return d
 }

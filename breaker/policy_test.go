@@ -157,8 +157,9 @@ func TestB17_OpenPeriod(t *testing.T) {
 		{"asked for years", plain, 0, math.MaxInt64, 0.5, 60 * s},
 		{"asked for less than none", plain, 0, -s, 0.5, 5 * s},
 		{"asked for less than the least there is", plain, 0, math.MinInt64, 0.5, 5 * s},
-		{"asked, and jitter is longer", with(func(c *Config) { c.Jitter = 1 }), 0, 6 * s, 0.5, 7500 * time.Millisecond},
-		{"asked for more than jitter makes", with(func(c *Config) { c.Jitter = 0.2 }), 0, 30 * s, 0.5, 30 * s},
+		{"asked, and jitter goes on top", with(func(c *Config) { c.Jitter = 1 }), 0, 6 * s, 0.5, 9 * s},
+		{"asked, and no luck with jitter", with(func(c *Config) { c.Jitter = 0.2 }), 0, 30 * s, 0, 30 * s},
+		{"asked for the cap, and jitter goes on top", with(func(c *Config) { c.Jitter = 0.2 }), 0, 60 * s, 0.5, 66 * s},
 	}
 	for _, tt := range tests {
 		pol, err := newPolicy(tt.cfg)

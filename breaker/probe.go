@@ -30,7 +30,7 @@ const (
 // full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
 //
 // Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
-// hang. So, past patience*MaxProbes of them, the time to the next doubles with each MaxProbes more, up to an hour: a
+// hang. So, from patience*MaxProbes of them on, the time to the next doubles with each MaxProbes more, up to an hour: a
 // thousand leases of the default length leave 17 probes out, and a day leaves 38. It ends at an hour, rather than bound
 // the number for good, because a breaker that has only lost its permits must not get stuck. Nothing short of that many
 // unreported probes since the breaker last closed is affected.

@@ -127,6 +127,9 @@ func (b *Breaker) Snapshot() Snapshot {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	// Admitted first: whatever comes and goes while this runs makes InFlight too small, if anything. The other way about, a
+	// reader that the scheduler holds up would take thousands of calls for being in flight.
+	admitted := b.admitted.Load()
 	ph := b.phase.Load()
 	t := time.Now()
 	now := instant(t)
@@ -156,10 +159,9 @@ func (b *Breaker) Snapshot() Snapshot {
 	if c := b.cold.Load(); c != nil {
 		c.fill(&s, ph, now)
 	}
-	// Admitted last: see settled. InFlight from both, so that the sum holds whatever runs beside this.
 	settled := plus(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
-	s.Admitted = max(b.admitted.Load(), settled)
-	s.InFlight = s.Admitted - settled
+	s.Admitted = max(admitted, settled)
+	s.InFlight = s.Admitted - settled // so the sum holds, whatever runs beside this
 	s.Ready = b.ready(ph, now)
 	return s
 }
@@ -167,7 +169,7 @@ func (b *Breaker) Snapshot() Snapshot {
 // fill writes what the cold part knows. Caller must hold Breaker.mu.
 func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.LastFailure = c.lastFailure
-	s.FailedRecoveries = c.failed
+	s.FailedRecoveries = c.failedBy(ph, now)
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = c.failures, c.overloads, c.ignored, c.late, c.slow
 	s.Rejections = ReasonCounts{
 		Open:        c.rejections[ReasonOpen].Load(),
@@ -210,15 +212,14 @@ func (b *Breaker) ready(ph *phase, now int64) bool {
 	if ph.override.inForce(now) {
 		return ph.override.Mode != ForceOpen
 	}
-	if limit := ph.pol.cfg.MaxConcurrent; limit > 0 && b.running(now) >= uint64(limit) {
-		return false
-	}
 	switch {
 	case ph.state == Open && now < ph.until:
 		return false
 	case ph.state != Closed:
 		free, _ := b.cold.Load().slotFree(ph, now)
 		return free
+	case b.crowded(ph, now):
+		return false
 	case ph.ramp != nil:
 		_, pass := ph.ramp.step(now, ph.pol)
 		return pass

@@ -85,8 +85,7 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time)
 	switch {
 	case ph.state == Closed:
 		c.openedAt = now
-		// B17: back-off is forgotten step by step while things go well.
-		c.failed -= int(min(int64(c.failed), (now-ph.entered)/int64(ph.pol.cfg.MaxOpenFor)))
+		c.failed = c.failedBy(ph, now)
 		if ph.ramp != nil && why.rule != RuleManual {
 			c.failed++ // B27
 		}
@@ -103,6 +102,14 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time)
 		},
 	}
 	b.become(ctx, ph, next, Event{Rule: why.rule, Why: why.why, OpenFor: period, Counts: why.counts}, t)
+}
+
+// failedBy is n of B17 at now: it falls by one for each MaxOpenFor spent closed.
+func (c *cold) failedBy(ph *phase, now int64) int {
+	if ph.state != Closed {
+		return c.failed
+	}
+	return c.failed - int(min(int64(c.failed), (now-ph.entered)/int64(ph.pol.cfg.MaxOpenFor)))
 }
 
 // toHalfOpen starts a half-open stay. Caller must hold b.mu.
@@ -158,7 +165,11 @@ func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.T
 // shows in the event.
 func (b *Breaker) Trip(ctx context.Context, why string) {
 	b.change(func(ph *phase, t time.Time) {
-		b.toOpen(ctx, ph, cause{rule: RuleManual, why: why}, t)
+		c := cause{rule: RuleManual, why: why}
+		if ph.state == Closed {
+			c.counts = ph.win.counts(instant(t), ph.pol.bucket)
+		}
+		b.toOpen(ctx, ph, c, t)
 	}, func(live *Breaker) { live.Trip(ctx, why) })
 }
 

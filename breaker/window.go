@@ -18,9 +18,7 @@ type window struct {
 	edge atomic.Int64
 	slot atomic.Uint32
 
-	// doubt: no success has come since the last failure or overload. It is set after streak rises and cleared before streak
-	// is reset, so it is never false for long while streak is not zero; a success looks at it alone.
-	doubt atomic.Bool
+	doubt atomic.Bool // no success has come since the last failure or overload
 
 	streak atomic.Uint64 // failures since the last success; survives a sliding window (B4)
 
@@ -44,7 +42,7 @@ func (w *window) init(now, width int64) { w.edge.Store(now + width) }
 // well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves the cache
 // line shared.
 func (w *window) well() {
-	if w.doubt.Load() {
+	if w.doubt.Load() || w.streak.Load() != 0 { // both: another success may be between the two stores
 		w.doubt.Store(false)
 		w.streak.Store(0)
 	}

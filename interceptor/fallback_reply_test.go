@@ -208,7 +208,7 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"server stream", WithFallback(ForMethods("/"+service+"/ServerStream"), good), "is a stream"},
 		{"bidi", WithFallback(ForMethods("/"+service+"/Bidi"), good), "is a stream"},
 		{"a service that is not linked in", WithFallback(ForMethods("/example.Unknown/Get"), other), ""},
-		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other), ""},
+		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other), `service grpcircuit.testpb.Test has no method "Nothing"`},
 		{"the name of something else", WithFallback(ForMethods("/grpcircuit.testpb/Request"), other), ""},
 		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), ""},
 		{"another matcher", WithFallback(selector.MatchFunc(forUnary.Match), other), ""},

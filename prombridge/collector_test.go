@@ -652,7 +652,7 @@ func TestB33_OverflowShows(t *testing.T) {
 	if diff := cmp.Diff(got[groupItself], want); diff != "" {
 		t.Errorf("the group (-got +want):\n%s", diff)
 	}
-	if got := got[breaker.OverflowKey][`calls_total{outcome="success"}`]; got != 1 {
+	if got := got[breaker.Key{Tag: breaker.OverflowTag}][`calls_total{outcome="success"}`]; got != 1 {
 		t.Errorf("calls of the overflow breaker: %v, want 1", got)
 	}
 }

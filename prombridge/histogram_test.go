@@ -201,7 +201,7 @@ func TestB33_DurationHistogramForgetsBreakersThatAreGone(t *testing.T) {
 func TestDurationHistogramConcurrentSafe(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	h := NewDurationHistogram(g)
-	const callers, rounds = 4, 100
+	const callers, rounds = 4, 300
 	for i := range rounds { // the first calls of a breaker meet while its histograms are made
 		s := settled(breaker.Outcome(i % 4))
 		s.Key.Tag = fmt.Sprint(i)
