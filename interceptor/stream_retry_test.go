@@ -262,6 +262,56 @@ func TestS09_NeverAsksForContextOrHeader(t *testing.T) {
 	}
 }
 
+// S9: nor for Trailer when OnFinish fires, which need not be about this stream.
+func TestS09_OnFinishAsksForNoTrailer(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	f := &fakeStream{trailer: func() metadata.MD { t.Error("the guard called Trailer of a stream that lives"); return nil }}
+	_, finish := openFake(t.Context(), t, g, serverStreams, f)
+	finish(down)
+	wantTally(t, "after OnFinish", g, one(breaker.Failure))
+}
+
+// S9, over grpc's own: an interceptor opens two streams, hands one on, and cancels the other before the one that it handed on
+// has failed and is retried. Trailer of that one would have committed it.
+func TestS09_LoserOfTwoAndRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		release := make(chan struct{})
+		script := testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			switch calls.Add(1) {
+			case 1: // the one to be cancelled
+				<-s.Context().Done()
+				return s.Context().Err()
+			case 2:
+				<-release
+				return down
+			default:
+				return sendAll(s, 3, nil)
+			}
+		}}
+		two := func(
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
+			loser, cancel := context.WithCancel(ctx)
+			time.AfterFunc(time.Second, cancel)
+			if _, err := streamer(loser, desc, cc, method, opts...); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+			return streamer(ctx, desc, cc, method, opts...)
+		}
+		g := newGuard(t, breaker.Config{})
+		r := newStreamRig(t, g, script, grpc.WithDefaultServiceConfig(retryConfig), grpc.WithChainStreamInterceptor(two))
+		s := r.bidi(t.Context())
+		time.Sleep(time.Second)
+		synctest.Wait() // OnFinish has fired for the one that was cancelled
+		close(release)
+		if n, err := drain(s); n != 3 || err != nil {
+			t.Errorf("got %d messages and %v, want the 3 of the retry", n, err)
+		}
+	})
+}
+
 // G7, G10: of two guards, one inside the other, the outer one hears of the same end; what the inner one rejects is no
 // failure of the backend's.
 func TestG07_StackedStreamGuards(t *testing.T) {
