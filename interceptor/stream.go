@@ -69,6 +69,7 @@ type stream struct {
 	method  string
 	desc    *grpc.StreamDesc
 	core    bool        // a stream of grpc's own, so OnFinish is right. Written before the stream is handed out
+	direct  bool        // no interceptor between, so OnFinish is about this very stream. Written as core is
 	stop    func() bool // takes the watch on the context back; nil: none. Written before the stream is handed out
 
 	settled  atomic.Bool
@@ -101,6 +102,7 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 		return nil, err // S1
 	}
 	s.ClientStream = cs
+	s.direct = direct
 	s.core = direct || fromGRPC(cs)
 	if !direct {
 		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So what
@@ -145,16 +147,16 @@ func fromGRPC(cs grpc.ClientStream) bool {
 	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
 }
 
-// enter goes before a call to the stream below, leave after it. Over a stream of grpc's own no call knows better than
-// OnFinish; over anything else each may hide an attempt that is not the last.
+// enter goes before a call to the stream below, leave after it. With nothing between the guard and grpc no call knows better
+// than OnFinish; otherwise each may hide an attempt that is not the last.
 func (s *stream) enter() {
-	if !s.core {
+	if !s.direct {
 		s.busy.Add(1)
 	}
 }
 
 func (s *stream) leave() {
-	if !s.core {
+	if !s.direct {
 		s.offStack()
 	}
 }
@@ -169,7 +171,7 @@ func (s *stream) offStack() {
 	switch {
 	case f == nil:
 	case s.core:
-		s.end(f.err)
+		s.over(f.err)
 	case closed(s.cc):
 		// It may have been an attempt that is not the last, but there will be no other.
 		s.settle(grpc.ErrClientConnClosing, nil) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
@@ -186,7 +188,17 @@ func (s *stream) onFinish(err error) {
 	}
 	s.finished.Store(f)
 	if s.busy.Load() == 0 {
+		s.over(err)
+	}
+}
+
+// over settles what OnFinish said. Where an interceptor stands between, it may have been about another stream than the one
+// that was handed on; asking that one for its trailer would commit it (S9).
+func (s *stream) over(err error) {
+	if s.direct {
 		s.end(err)
+	} else {
+		s.settle(err, nil)
 	}
 }
 
@@ -331,5 +343,8 @@ func (s *stream) Header() (md metadata.MD, err error) {
 	}()
 	md, err = s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	returned = true
+	if f := s.finished.Load(); md == nil && f != nil && s.core {
+		s.end(f.err) // there was nothing but a status: this stream is over, and not another
+	}
 	return md, err
 }

