@@ -18,7 +18,7 @@
 //	prometheus.MustRegister(prombridge.NewCollector(group))
 //
 //	conn, err := grpc.NewClient(target,
-//		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithRetriable(interceptor.Retriable)), guard.Unary),
+//		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)), guard.Unary),
 //		grpc.WithChainStreamInterceptor(guard.Stream),
 //		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 //		grpc.WithTransportCredentials(creds))

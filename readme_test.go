@@ -40,7 +40,7 @@ func readmeWiring(target string, creds credentials.TransportCredentials) (*grpc.
 	prometheus.MustRegister(prombridge.NewCollector(group))
 
 	return grpc.NewClient(target,
-		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithRetriable(interceptor.Retriable)), guard.Unary),
+		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)), guard.Unary),
 		grpc.WithChainStreamInterceptor(guard.Stream),
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 		grpc.WithTransportCredentials(creds))

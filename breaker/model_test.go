@@ -291,7 +291,7 @@ func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late boo
 			m.streak++
 		}
 		if (o != Success || slow) && m.override != ForceClosed {
-			if rule := m.rule(now); rule != 0 {
+			if rule := m.rule(o, now); rule != 0 {
 				m.open(rule, asked, now)
 			}
 		}
@@ -315,12 +315,12 @@ func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {
 }
 
 // rule returns the first rule of B10 that fires.
-func (m *model) rule(now time.Duration) Rule {
+func (m *model) rule(o Outcome, now time.Duration) Rule {
 	c := m.counts(now)
 	calls := c.Successes + c.Failures + c.Overloads
 	enough := calls >= m.minCalls(now)
 	switch {
-	case m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures):
+	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures):
 		return RuleConsecutive
 	case enough && m.cfg.FailureRatio > 0 && reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio):
 		return RuleRatio

@@ -67,7 +67,7 @@ func (o *override) inForce(now int64) bool {
 func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:
-		return errorf("Override.Mode is %v, want ForceOpen, ForceClosed or Shadow", o.Mode)
+		return errorf("Override.Mode is %d, want ForceOpen, ForceClosed or Shadow", uint8(o.Mode))
 	case o.TTL < 0 || o.TTL > maxDuration:
 		return errorf("Override.TTL is %v, want 0 (until cleared) or up to 100 years", o.TTL)
 	case o.Why == "":

@@ -261,7 +261,7 @@ func TestB28_SetOverrideRefuses(t *testing.T) {
 	}{
 		{Override{}, "Override.Mode"},
 		{with(func(o *Override) { o.Mode = 0 }), "Override.Mode is"},
-		{with(func(o *Override) { o.Mode = Shadow + 1 }), "Override.Mode is Mode(4)"},
+		{with(func(o *Override) { o.Mode = Shadow + 1 }), "Override.Mode is 4"},
 		{with(func(o *Override) { o.TTL = -1 }), "Override.TTL is -1ns"},
 		{with(func(o *Override) { o.TTL = maxDuration + 1 }), "Override.TTL is"},
 		{with(func(o *Override) { o.Why = "" }), "Override.Why is empty"},

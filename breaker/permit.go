@@ -29,10 +29,10 @@ type Report struct {
 	Latency time.Duration
 }
 
-// Doubtful says whether the callee is in doubt: the call is a probe, or no success has come since the last failure or
-// overload. A guard may then look more closely.
+// Doubtful says whether the callee is in doubt: the call is a probe, no success has come since the last failure or overload,
+// or one failure is enough to open. A guard may then look more closely.
 func (p Permit) Doubtful() bool {
-	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && p.ph.win.doubt.Load())
+	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && (p.ph.win.doubt.Load() || p.ph.pol.consecutive == 1))
 }
 
 // Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may not have

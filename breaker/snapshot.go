@@ -127,9 +127,6 @@ func (b *Breaker) Snapshot() Snapshot {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// Admitted first: whatever comes and goes while this runs makes InFlight too small, if anything. The other way about, a
-	// reader that the scheduler holds up would take thousands of calls for being in flight.
-	admitted := b.admitted.Load()
 	ph := b.phase.Load()
 	t := time.Now()
 	now := instant(t)
@@ -140,8 +137,9 @@ func (b *Breaker) Snapshot() Snapshot {
 		Generation: ph.gen,
 		Since:      time.Unix(0, ph.wall),
 		MinCalls:   ph.minCalls(now),
-		Successes:  b.retired,
 	}
+	var admitted uint64
+	admitted, s.Successes = b.started(ph)
 	if ph.override.inForce(now) {
 		s.Override = ph.override.Override
 		if ph.override.expires != 0 {
@@ -151,7 +149,6 @@ func (b *Breaker) Snapshot() Snapshot {
 	switch ph.state {
 	case Closed:
 		s.Window = ph.win.counts(now, ph.pol.bucket)
-		s.Successes = plus(s.Successes, ph.win.held())
 	case Open:
 		s.RetryAfter = time.Duration(max(0, ph.until-now))
 	case HalfOpen:
@@ -164,6 +161,22 @@ func (b *Breaker) Snapshot() Snapshot {
 	s.InFlight = s.Admitted - settled // so the sum holds, whatever runs beside this
 	s.Ready = b.ready(ph, now)
 	return s
+}
+
+// started reads how many calls were admitted, and how many of them succeeded, at one instant if it can: calls go on while it
+// reads. If it cannot, admitted is the older figure, so that calls that come and go meanwhile are not taken for being in
+// flight; then InFlight may be too small. Caller must hold b.mu.
+func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
+	for range 4 {
+		admitted, successes = b.admitted.Load(), b.retired
+		if ph.win != nil {
+			successes = plus(successes, ph.win.held())
+		}
+		if b.admitted.Load() == admitted {
+			break
+		}
+	}
+	return admitted, successes
 }
 
 // fill writes what the cold part knows. Caller must hold Breaker.mu.

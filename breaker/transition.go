@@ -22,7 +22,7 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	var rule Rule
 	var why string
 	switch bad := plus(counts.Failures, counts.Overloads); {
-	case pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive:
+	case r.Outcome == Failure && pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive:
 		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures", counts.ConsecutiveFailures)
 	case enough && pol.failure.reachedBy(bad, calls):
 		rule, why = RuleRatio, fmt.Sprintf("%d of %d calls failed", bad, calls)

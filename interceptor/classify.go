@@ -107,9 +107,11 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 // yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's reset
 // overtakes the local timer (G4).
 func BudgetSpent(ctx context.Context) bool {
-	if ctx.Err() != nil {
-		return true
-	}
+	return ctx.Err() != nil || pastDeadline(ctx)
+}
+
+// pastDeadline reads the clock for calls that have a deadline, and only for those.
+func pastDeadline(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !time.Now().Before(deadline)
 }

@@ -139,7 +139,7 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 		opts []Option
 		pushback
 	}{
-		{"default", nil, pushback{"trailer", down, []string{"2500"}, time.Second}},
+		{"default", nil, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
 		{"default", nil, pushback{"RetryInfo", withDetails(t, codes.Unavailable, "", retryIn(3*time.Second)), nil, 3 * time.Second}},
 		{"evidence", []Option{WithPeerEvidence()}, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
 	} {

@@ -59,8 +59,8 @@ func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)
 	}
 }
 
-// ForMethods matches the unary methods with these full names, "/pkg.Service/Method". In WithFallback it lets New check the
-// handler's message types, where the names are those of services whose generated code is linked in.
+// ForMethods matches the methods with these full names, "/pkg.Service/Method". New checks the names, and in WithFallback the
+// handler's message types, as far as the services' generated code is linked in.
 func ForMethods(fullMethods ...string) selector.Matcher { return methods(slices.Clone(fullMethods)) }
 
 type methods []string
@@ -103,10 +103,12 @@ type fallback struct {
 // WithFallback has h answer the unary calls that where matches when the breaker rejects them, and with OnFailure also when
 // they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
 //
-// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. A nil matcher,
-// a handler without a function, a method name that is not of the form "/service/method", and, for a
-// matcher from ForMethods whose services' descriptors are linked in, a method that the service does not have, one that is a
-// stream, or message types that are not the method's, are errors. Default: none.
+// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. With a retry
+// interceptor outside, OnFailure answers the first attempt that fails, so nothing is retried.
+//
+// A nil matcher and a handler without a function are errors. So are the names of ForMethods that cannot be right: none, one
+// that is not of the form "/service/method", and, of services whose descriptors are linked in, a method that the service
+// does not have, one that is a stream, and one whose messages are not the handler's. Default: none.
 func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
 	return optionFunc(func(o *options) error {
 		if where == nil {
@@ -116,8 +118,12 @@ func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOpt
 			return errorf("WithFallback: the handler has no function")
 		}
 		if names, ok := where.(methods); ok {
-			for _, name := range names {
-				if err := h.check(name); err != nil {
+			known, err := names.check("WithFallback")
+			if err != nil {
+				return err
+			}
+			for _, m := range known {
+				if err := h.check(m); err != nil {
 					return err
 				}
 			}
@@ -134,34 +140,50 @@ func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOpt
 	})
 }
 
+// check finds the methods whose descriptors are linked in. Names that cannot be right are errors: none at all, one that is not
+// of the form, one of a linked-in service without such a method. They would match nothing, and nobody would notice.
+func (m methods) check(option string) (known []protoreflect.MethodDescriptor, err error) {
+	if len(m) == 0 {
+		return nil, errorf("%s: ForMethods has no names", option)
+	}
+	for _, full := range m {
+		service, method, ok := cutMethod(full)
+		if !ok || service == "" || method == "" {
+			return nil, errorf("%s: %q is no full method name, want \"/service/method\"", option, full)
+		}
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+		if err != nil {
+			continue // not linked in: nothing to compare with
+		}
+		s, ok := d.(protoreflect.ServiceDescriptor)
+		if !ok {
+			return nil, errorf("%s: %s is no service", option, service)
+		}
+		found := s.Methods().ByName(protoreflect.Name(method))
+		if found == nil {
+			return nil, errorf("%s: service %s has no method %q", option, service, method)
+		}
+		known = append(known, found)
+	}
+	return known, nil
+}
+
 // check compares the handler's types with the method's, as far as they can be known.
-func (h FallbackHandler) check(fullMethod string) error {
-	service, method, ok := cutMethod(fullMethod)
-	if !ok || service == "" || method == "" {
-		return errorf("WithFallback: %q is no full method name, want \"/service/method\"", fullMethod)
-	}
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
-	if err != nil {
-		return nil //nolint:nilerr // not linked in: nothing to compare with
-	}
-	s, ok := d.(protoreflect.ServiceDescriptor)
-	if !ok {
-		return errorf("WithFallback: %s is no service", service)
-	}
-	m := s.Methods().ByName(protoreflect.Name(method))
-	if m == nil {
-		return errorf("WithFallback: service %s has no method %q", service, method)
-	}
+func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
+	name := fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
 	if m.IsStreamingClient() || m.IsStreamingServer() {
-		return errorf("WithFallback: %s is a stream, and streams have no fallback", fullMethod)
+		return errorf("WithFallback: %s is a stream, and streams have no fallback", name)
 	}
 	for _, side := range []struct {
 		name string
 		have reflect.Type
 		want protoreflect.FullName
 	}{{"request", h.req, m.Input().FullName()}, {"response", h.resp, m.Output().FullName()}} {
+		if !side.have.Implements(reflect.TypeFor[proto.Message]()) {
+			return errorf("WithFallback: the %s of %s is %s, and the handler has %v", side.name, name, side.want, side.have)
+		}
 		if have, ok := protoName(side.have); ok && have != side.want {
-			return errorf("WithFallback: the %s of %s is %s, and the handler has %s", side.name, fullMethod, side.want, have)
+			return errorf("WithFallback: the %s of %s is %s, and the handler has %s", side.name, name, side.want, have)
 		}
 	}
 	return nil

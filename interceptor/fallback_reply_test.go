@@ -210,7 +210,13 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"a service that is not linked in", WithFallback(ForMethods("/example.Unknown/Get"), other), ""},
 		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other), `service grpcircuit.testpb.Test has no method "Nothing"`},
 		{"the name of something else", WithFallback(ForMethods("/grpcircuit.testpb/Request"), other), ""},
-		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), ""},
+		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), "the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int"},
+		{"pointers to pointers", WithFallback(forUnary, Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) { return nil, nil })), "and the handler has **testpb.Request"},
+		{"no names", WithFallback(ForMethods(), good), "WithFallback: ForMethods has no names"},
+		{"no names for a matcher", WithMatcher(ForMethods()), "WithMatcher: ForMethods has no names"},
+		{"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")), `WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`},
+		{"a matcher with a stream", WithMatcher(ForMethods("/" + service + "/Bidi")), ""},
+		{"no protobuf, and nobody knows", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
 		{"another matcher", WithFallback(selector.MatchFunc(forUnary.Match), other), ""},
 	} {
 		g, err := New(nil, tt.opt)

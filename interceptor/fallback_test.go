@@ -282,7 +282,6 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 		{"a matcher panics", []Option{WithFallback(panics, saying("a"), OnFailure())}, "", ""},
 		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), saying("a"))}, "a", ""},
 		{"another name", []Option{WithFallback(ForMethods(testpb.Other_Ping_FullMethodName), saying("a"))}, "", ""},
-		{"no names", []Option{WithFallback(ForMethods(), saying("a"))}, "", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := openScene(t, tt.opts...)

@@ -24,6 +24,9 @@ type Guard struct {
 
 // New returns a Guard that takes its breakers from g. With a nil g the guard has a group of its own, with the default
 // Config. A nil option and an option with an invalid argument are errors.
+//
+// The guard's observers listen to the group for as long as it lives. So make one Guard for a group and give it to all
+// connections, not one for each.
 func New(g *breaker.Group, opts ...Option) (*Guard, error) {
 	o, err := collect(opts)
 	if err != nil {

@@ -72,11 +72,17 @@ func WithClassifier(c Classifier) Option {
 }
 
 // WithMatcher guards only the calls that m matches; all others bypass everything, metrics included. Health checks through
-// the connection are a reason: they must pass while a breaker is open. A nil m is an error. Default: every call.
+// the connection are a reason: they must pass while a breaker is open. A nil m is an error, and so are the names of
+// ForMethods that cannot be right. Default: every call.
 func WithMatcher(m selector.Matcher) Option {
 	return optionFunc(func(o *options) error {
 		if m == nil {
 			return errorf("WithMatcher: the matcher is nil")
+		}
+		if names, ok := m.(methods); ok {
+			if _, err := names.check("WithMatcher"); err != nil {
+				return err
+			}
 		}
 		o.matcher = m
 		return nil

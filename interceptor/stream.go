@@ -23,6 +23,9 @@ func (g *Guard) Stream(
 	if b == nil {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
+	if pastDeadline(ctx) {
+		return streamer(ctx, desc, cc, method, opts...)
+	}
 	permit, err := b.Acquire(ctx)
 	if err != nil {
 		if cause := rejection(err); cause != nil {
@@ -100,6 +103,10 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 	if err != nil {
 		s.settle(err, nil)
 		return nil, err // S1
+	}
+	if cs == nil { // an interceptor's mistake, which is for its caller to find
+		s.settle(nil, nil)
+		return nil, nil
 	}
 	s.ClientStream = cs
 	s.direct = direct

@@ -18,6 +18,9 @@ func (g *Guard) Unary(
 	if b == nil {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
+	if pastDeadline(ctx) {
+		return invoker(ctx, method, req, reply, cc, opts...) // G3: grpc ends it, and it says nothing of the backend
+	}
 	permit, err := b.Acquire(ctx)
 	if err != nil {
 		cause := rejection(err)

@@ -37,7 +37,7 @@ var ways = []struct {
 		g.Group().Get(methodKey).Trip(context.Background(), "test")
 		time.Sleep(time.Hour)
 	}, added: 2},
-	{name: "unguarded", opts: []Option{WithMatcher(ForMethods())}},
+	{name: "unguarded", opts: []Option{WithMatcher(ForMethods("/no.Such/Method"))}},
 }
 
 // passage is a test on one of the ways.
