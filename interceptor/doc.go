@@ -32,6 +32,13 @@
 // google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer and grpc.Peer
 // options of the caller are left alone; grpc.OnFinish is called. Wait-for-ready does not change that.
 //
+// # Probes and grpc's connection back-off
+//
+// After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast call
+// fails at once with the last connection error. So does a probe, although the server may be back by then: it opens the
+// breaker again, for longer. Keep the MaxDelay of grpc.WithConnectParams at or below Config.OpenFor. A wait-for-ready probe
+// waits for the connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.
+//
 // # Streams
 //
 // The outcome of a stream is its final status, taken once from whichever knows it first: an error from RecvMsg (io.EOF is

@@ -1,6 +1,8 @@
 package otelbridge
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"unicode/utf8"
 
@@ -119,22 +121,38 @@ func rpcMethod(key breaker.Key) string {
 	return text(key.Service + "/" + key.Method)
 }
 
-// text returns s as an exporter can carry it. A key may hold any bytes, and an exporter that speaks protobuf throws away a
+// maxText is how many bytes of a key a telemetry back end is asked to carry, as prombridge has it: a key of a megabyte on every
+// event and every series would choke it.
+const maxText = 1024
+
+// text returns s as an exporter can carry it: escaped, and if that is longer than maxText, cut off and told apart by a hash,
+// a cryptographic one, because whoever makes up keys must not be able to find two that collide.
+func text(s string) string {
+	out := escaped(s)
+	if len(out) <= maxText {
+		return out
+	}
+	sum := sha256.Sum256([]byte(s))
+	tail := `\#` + hex.EncodeToString(sum[:16])
+	return strings.ToValidUTF8(out[:maxText-len(tail)], "") + tail
+}
+
+// escaped returns s as an exporter can carry it. A key may hold any bytes, and an exporter that speaks protobuf throws away a
 // whole batch for one string that is not UTF-8. Invalid bytes become \xff, and so that no two keys become one, a backslash
 // becomes two.
-func text(s string) string {
+func escaped(s string) string {
 	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
 		return s
 	}
-	const hex = "0123456789abcdef"
+	const digits = "0123456789abcdef"
 	var b strings.Builder
 	for len(s) > 0 {
 		r, size := utf8.DecodeRuneInString(s)
 		switch {
 		case r == utf8.RuneError && size == 1:
 			b.WriteString(`\x`)
-			b.WriteByte(hex[s[0]>>4])
-			b.WriteByte(hex[s[0]&15])
+			b.WriteByte(digits[s[0]>>4])
+			b.WriteByte(digits[s[0]&15])
 		case r == '\\':
 			b.WriteString(`\\`)
 		default:
