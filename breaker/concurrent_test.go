@@ -306,3 +306,22 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency, callers*calls)
 	}
 }
+
+// And where the stay went on under a policy with another Window, the success ends the row of failures that went over to it.
+func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
+	g := mustGroup(t, Config{})
+	b := g.Get(Key{})
+	for range 3 {
+		acquire(t, b).Done(t.Context(), Failure)
+	}
+	acquire(t, b)
+	then := b.phase.Load()
+	if err := g.Apply(Config{Window: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	bump(&then.win.successes[0]) // as if it had looked at the phase before Apply
+	b.sweep(then)
+	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
+		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)
+	}
+}

@@ -189,18 +189,15 @@ func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
 	return nil
 }
 
-// protoName is the message name of a pointer type, if it is a message whose type has one: a dynamic message has none
-// before it is made.
+// protoName is the message name of a type that is a proto.Message, if it has one: a dynamic message has none before it is
+// made, and panics.
 func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 	defer func() {
 		if recover() != nil {
 			ok = false
 		}
 	}()
-	m, ok := reflect.TypeAssert[proto.Message](reflect.Zero(t))
-	if !ok {
-		return "", false
-	}
+	m, _ := reflect.TypeAssert[proto.Message](reflect.Zero(t))
 	return m.ProtoReflect().Descriptor().FullName(), true
 }
 

@@ -212,6 +212,7 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"the name of something else", WithFallback(ForMethods("/grpcircuit.testpb/Request"), other), ""},
 		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), "the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int"},
 		{"pointers to pointers", WithFallback(forUnary, Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) { return nil, nil })), "and the handler has **testpb.Request"},
+		{"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good), "grpcircuit.testpb.Request is no service"},
 		{"no names", WithFallback(ForMethods(), good), "WithFallback: ForMethods has no names"},
 		{"no names for a matcher", WithMatcher(ForMethods()), "WithMatcher: ForMethods has no names"},
 		{"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")), `WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`},

@@ -105,7 +105,9 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 		return nil, err // S1
 	}
 	if cs == nil { // an interceptor's mistake, which is for its caller to find
-		s.settle(nil, nil)
+		if !s.settled.Swap(true) {
+			s.pending.permit.Done(s.ctx, breaker.Ignored)
+		}
 		return nil, nil
 	}
 	s.ClientStream = cs
