@@ -42,11 +42,15 @@ func (g *Guard) Stream(
 	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a span when
 	// it hears that the stream is over, and what the guard makes of that belongs into it.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
+	direct := isGRPC(streamer)
+	if direct {
+		inner = append(inner, grpc.Trailer(&s.trailer))
+	}
 	inner = append(inner, opts...)
 	if permit.IsProbe() {
 		inner = append(inner, &probeOption{of: b})
 	}
-	return s.open(isGRPC(streamer), func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
+	return s.open(direct, func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
 // stream is a guarded stream. Its outcome is settled once, by whatever knows it first:
@@ -82,7 +86,8 @@ type stream struct {
 	messages atomic.Bool            // the first has come
 	latency  atomic.Int64           // until the first message, where the slow rule asks for it
 
-	optsBuf [6]grpc.CallOption // so that one more option costs most calls no allocation
+	trailer metadata.MD        // of a direct stream: grpc fills it in before it calls OnFinish
+	optsBuf [7]grpc.CallOption // so that the guard's options cost most calls no allocation
 }
 
 type finish struct{ err error }
@@ -218,11 +223,16 @@ func (s *stream) onContextEnd() {
 	}
 }
 
-// end is settle for a stream that is over: it has a trailer, which may hold a pushback (G9).
+// end is settle for a stream that is over: it has a trailer, which may hold a pushback (G9). It comes by way of grpc.Trailer
+// where that is sure, because the stream's Trailer must not be called before RecvMsg has returned.
 func (s *stream) end(err error) {
 	var trailer metadata.MD
 	defer func() { s.settle(err, trailer) }() // also if what is below exits the goroutine
 	switch {
+	case err != nil && s.direct:
+		if s.finished.Load() != nil {
+			trailer = s.trailer
+		}
 	case err != nil:
 		safely(func() { trailer = s.Trailer() })
 	case !s.desc.ServerStreams:
