@@ -138,8 +138,6 @@ func (b *Breaker) Snapshot() Snapshot {
 		Since:      time.Unix(0, ph.wall),
 		MinCalls:   ph.minCalls(now),
 	}
-	var admitted uint64
-	admitted, s.Successes = b.started(ph)
 	if ph.override.inForce(now) {
 		s.Override = ph.override.Override
 		if ph.override.expires != 0 {
@@ -153,6 +151,9 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.RetryAfter = time.Duration(max(0, ph.until-now))
 	case HalfOpen:
 	}
+	// After the window, or that might hold more successes than there ever were.
+	var admitted uint64
+	admitted, s.Successes = b.started(ph)
 	if c := b.cold.Load(); c != nil {
 		c.fill(&s, ph, now)
 	}
