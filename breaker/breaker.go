@@ -121,8 +121,9 @@ func (b *Breaker) coldly() *cold {
 // they are, ctx's error if ctx is already done, and a *RejectedError (errors.Is ErrRejected) if the breaker does not let the
 // call through. ctx must not be nil; it is handed to listeners and kept no longer than that.
 //
-// Acquire starts nothing and blocks for nothing but listeners, of a transition that it causes. While the breaker is closed and neither Ramp nor MaxConcurrent nor an override
-// asks for more, it takes no lock; it never allocates while closed, nor to reject.
+// Acquire starts nothing, and blocks for nothing but listeners, of a transition that it causes. While the breaker is closed
+// and neither Ramp nor MaxConcurrent nor an override asks for more, it takes no lock; it never allocates while closed, nor
+// to reject.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // B24

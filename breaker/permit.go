@@ -155,16 +155,16 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		return nil
 	}
 	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
-	if r.Outcome == Success && !slow {
+	if r.Outcome == Success {
 		bump(&ph.win.successes[ph.win.slot.Load()])
 		ph.win.well()
-		return nil
+		if !slow {
+			return nil
+		}
 	}
 	tally := ph.win.current()
 	switch r.Outcome {
 	case Success:
-		bump(&ph.win.successes[ph.win.slot.Load()])
-		ph.win.well()
 		c := b.coldly()
 		c.slow = plus(c.slow, 1) // not through book: the success is in the window
 	case Failure:

@@ -20,10 +20,7 @@ func (g *Guard) Stream(
 	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	b := g.find(ctx, method, desc, nil, cc, opts)
-	if b == nil {
-		return streamer(ctx, desc, cc, method, opts...)
-	}
-	if pastDeadline(ctx) {
+	if b == nil || pastDeadline(ctx) { // as in Unary
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	permit, err := b.Acquire(ctx)
@@ -110,7 +107,7 @@ func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (
 		return nil, err // S1
 	}
 	if cs == nil { // an interceptor's mistake, which is for its caller to find
-		if !s.settled.Swap(true) {
+		if s.claim() {
 			s.pending.permit.Done(s.ctx, breaker.Ignored)
 		}
 		return nil, nil
@@ -169,7 +166,11 @@ func (s *stream) enter() {
 	}
 }
 
-func (s *stream) leave() {
+// leave gets a pointer, because it is deferred: what it points to says whether the call returned or panicked or exited.
+func (s *stream) leave(returned *bool) {
+	if !*returned {
+		s.lost()
+	}
 	if !s.direct {
 		s.offStack()
 	}
@@ -216,7 +217,8 @@ func (s *stream) over(err error) {
 	}
 }
 
-// onContextEnd runs on a goroutine of the context's, and only if the context ended before the stream did.
+// onContextEnd runs on a goroutine of the context's, and only if the context ended before the stream did. It does not use
+// claim: stop may not have been written yet, and there is no watch to take back.
 func (s *stream) onContextEnd() {
 	if !s.settled.Swap(true) {
 		s.report(s.ctx.Err(), nil)
@@ -242,13 +244,20 @@ func (s *stream) end(err error) {
 
 // settle ends the guard's interest in the stream. Only the first call does anything.
 func (s *stream) settle(err error, trailer metadata.MD) {
+	if s.claim() {
+		s.report(err, trailer)
+	}
+}
+
+// claim says whether the caller is the one to settle the stream: once it says yes. It takes back the watch on the context.
+func (s *stream) claim() bool {
 	if s.settled.Swap(true) {
-		return
+		return false
 	}
 	if s.stop != nil {
 		s.stop()
 	}
-	s.report(err, trailer)
+	return true
 }
 
 func (s *stream) report(err error, trailer metadata.MD) {
@@ -270,13 +279,9 @@ func (s *stream) firstAfter() time.Duration { return time.Duration(max(1, s.late
 
 // lost settles a stream whose call below panicked or exited the goroutine (G1).
 func (s *stream) lost() {
-	if s.settled.Swap(true) {
-		return
+	if s.claim() {
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.firstAfter()})
 	}
-	if s.stop != nil {
-		s.stop()
-	}
-	s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.firstAfter()})
 }
 
 // RecvMsg receives a message and notes how the stream ends.
@@ -286,12 +291,7 @@ func (s *stream) RecvMsg(m any) error {
 	}
 	s.enter()
 	returned := false
-	defer func() {
-		if !returned {
-			s.lost()
-		}
-		s.leave()
-	}()
+	defer s.leave(&returned)
 	err := s.ClientStream.RecvMsg(m)
 	returned = true
 	switch {
@@ -335,12 +335,7 @@ func (s *stream) CloseSend() error {
 func (s *stream) through(call func() error) error {
 	s.enter()
 	returned := false
-	defer func() {
-		if !returned {
-			s.lost()
-		}
-		s.leave()
-	}()
+	defer s.leave(&returned)
 	err := call()
 	returned = true
 	if err != nil && err != io.EOF { //nolint:errorlint // as in RecvMsg
@@ -354,12 +349,7 @@ func (s *stream) through(call func() error) error {
 func (s *stream) Header() (md metadata.MD, err error) {
 	s.enter()
 	returned := false
-	defer func() {
-		if !returned {
-			s.lost()
-		}
-		s.leave()
-	}()
+	defer s.leave(&returned)
 	md, err = s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	returned = true
 	if f := s.finished.Load(); md == nil && f != nil && s.core {

@@ -15,11 +15,8 @@ func (g *Guard) Unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
 	b := g.find(ctx, method, nil, req, cc, opts)
-	if b == nil {
+	if b == nil || pastDeadline(ctx) { // G3: grpc ends a call that is late, and that says nothing of the backend
 		return invoker(ctx, method, req, reply, cc, opts...)
-	}
-	if pastDeadline(ctx) {
-		return invoker(ctx, method, req, reply, cc, opts...) // G3: grpc ends it, and it says nothing of the backend
 	}
 	permit, err := b.Acquire(ctx)
 	if err != nil {
