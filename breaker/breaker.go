@@ -108,6 +108,10 @@ func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
 	return b
 }
 
+// Evicted says whether the breaker made room for another one in its group. Its methods act on the breaker that stands for its
+// key now, at the price of looking for it each time; who keeps a *Breaker for long may ask, and get it anew.
+func (b *Breaker) Evicted() bool { return b.phase.Load().kind == gone }
+
 // Key returns the key that the breaker was made for.
 func (b *Breaker) Key() Key { return b.key }
 

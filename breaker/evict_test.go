@@ -352,3 +352,25 @@ func TestB34_ApplyAfterEviction(t *testing.T) {
 		t.Error("Apply brought it back")
 	}
 }
+
+func TestB33_EvictedIsTold(t *testing.T) {
+	g := mustGroup(t, Config{}, WithMaxBreakers(1))
+	first := g.Get(methodKey(1))
+	if first.Evicted() {
+		t.Error("a breaker in its group says that it was evicted")
+	}
+	second := g.Get(methodKey(2))
+	if !first.Evicted() || second.Evicted() {
+		t.Errorf("evicted: %v and %v, want the first only", first.Evicted(), second.Evicted())
+	}
+	report(t, first, 1, Success) // makes a successor for the key
+	if !first.Evicted() {
+		t.Error("an evicted breaker came back")
+	}
+	if b, ok := g.Lookup(methodKey(1)); !ok || b.Evicted() {
+		t.Error("the successor says that it was evicted, or is not there")
+	}
+	if alone := mustNew(t, Config{}); alone.Evicted() {
+		t.Error("a breaker without a group says that it was evicted")
+	}
+}

@@ -19,7 +19,8 @@ import (
 type Guard struct {
 	group *breaker.Group
 	options
-	wrap func(*breaker.RejectedError) any // made once: see reject
+	handles handles
+	wrap    func(*breaker.RejectedError) any // made once: see reject
 }
 
 // New returns a Guard that takes its breakers from g. With a nil g the guard has a group of its own, with the default
@@ -65,19 +66,26 @@ func (g *Guard) find(
 	if bypass {
 		return nil
 	}
+	// Without a key function and a matcher no user code runs here, so there is no need for a Call, nor for a guard against
+	// panics.
 	var key breaker.Key
-	if g.key == nil && g.matcher == nil {
-		// What keyfunc.TargetMethod returns, without making a Call and without a guard against panics: no user code runs
-		// here. It takes a third off what a call costs.
-		key.Service, key.Method = splitMethod(method)
-		key.Target = targetOf(cc)
-	} else if !g.askKey(ctx, callOf(method, desc, req, cc), &key) {
-		return nil
+	var b *breaker.Breaker
+	switch {
+	case g.key != nil || g.matcher != nil:
+		if !g.askKey(ctx, callOf(method, desc, req, cc), &key) {
+			return nil
+		}
+	case tag != nil:
+		key = targetMethod(targetOf(cc), method)
+	default:
+		b = g.handles.find(g.group, targetOf(cc), method)
 	}
 	if tag != nil {
 		key.Tag = tag.tag
 	}
-	b := g.group.Get(key)
+	if b == nil {
+		b = g.group.Get(key)
+	}
 	if probe != nil && probe.of == b {
 		return nil
 	}
