@@ -223,23 +223,26 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 	} {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
-		if !b.idle() {
-			t.Fatalf("%s: it is not idle to begin with", name)
+		if _, ok := b.mayGo(clock()); !ok {
+			t.Fatalf("%s: it may not go to begin with", name)
 		}
 		use(t, b)
-		ph, before := b.phase.Load(), b.lastUse()
-		if b.idle() || b.leave() {
-			t.Errorf("%s: idle, or it left", name)
+		ph := b.phase.Load()
+		if b.leave() {
+			t.Errorf("%s: it left", name)
 		}
 		if b.phase.Load() != ph {
 			t.Errorf("%s: it has another phase after the attempt", name)
 		}
-		if now := clock(); ph.state == Open && (before > now || now-before > int64(time.Minute)) {
-			t.Errorf("%s: an open breaker was last used %v ago, want now", name, time.Duration(now-before))
+		if _, ok := b.mayGo(clock()); ok != (name == "in flight") { // mayGo does not look for calls in flight
+			t.Errorf("%s: it may go: %v", name, ok)
 		}
 	}
 	b := mustGroup(t, Config{}).Get(Key{})
-	if !b.leave() || b.leave() || b.idle() {
+	if !b.leave() || b.leave() {
 		t.Error("an idle breaker leaves once")
+	}
+	if _, ok := b.mayGo(clock()); ok {
+		t.Error("a breaker that has gone may go again")
 	}
 }

@@ -215,7 +215,7 @@ func (g *Group) overflowBreaker() *Breaker {
 // the cost of a new key the same however large the group is, and needs no list that every call would have to update.
 const evictionSample = 32
 
-// evict makes room for one breaker, if any can go. Where none can it has looked at all of them, which takes long in a large
+// evict makes room for one breaker, if any can go. Where none can, it has looked at all of them, which takes long in a large
 // group; so the next search waits for ten times as long as this one took, and keys that come meanwhile overflow.
 // Caller must hold g.mu.
 func (g *Group) evict() bool {
@@ -224,54 +224,56 @@ func (g *Group) evict() bool {
 		return false
 	}
 	t := g.table.Load()
-	var victims [evictionSample]*Breaker
-	n := 0
-	for range t.slots {
-		b := t.slots[g.hand].Load()
-		g.hand = (g.hand + 1) & (len(t.slots) - 1)
-		if b == nil || b == buried || b == g.overflow.Load() || !b.idle() {
-			continue
-		}
-		victims[n] = b
-		if n++; n == len(victims) {
-			break
-		}
-	}
-	// One that was idle may be in use by the time it is taken; then the next best goes.
-	for ; n > 0; n-- {
-		best := 0
-		for i := 1; i < n; i++ {
-			if victims[i].lastUse() < victims[best].lastUse() {
-				best = i
+	for looked := 0; looked < len(t.slots); {
+		var victims [evictionSample]victim
+		n := 0
+		for ; looked < len(t.slots) && n < len(victims); looked++ {
+			b := t.slots[g.hand].Load()
+			g.hand = (g.hand + 1) & (len(t.slots) - 1)
+			if b == nil || b == buried || b == g.overflow.Load() {
+				continue
+			}
+			if lastUse, ok := b.mayGo(start); ok {
+				victims[n] = victim{b, lastUse}
+				n++
 			}
 		}
-		b := victims[best]
-		victims[best] = victims[n-1]
-		if b.leave() {
-			t.bury(b)
-			g.live--
-			bump(&g.evictions)
-			return true
+		for ; n > 0; n-- {
+			best := 0
+			for i := 1; i < n; i++ {
+				if victims[i].lastUse < victims[best].lastUse {
+					best = i
+				}
+			}
+			b := victims[best].b
+			victims[best] = victims[n-1]
+			if b.leave() {
+				t.bury(b)
+				g.live--
+				bump(&g.evictions)
+				return true
+			}
 		}
 	}
 	g.rested = start + 11*(clock()-start)
 	return false
 }
 
-// lastUse is roughly when the breaker was last used: to a tenth of its window. Of use for closed breakers only.
-func (b *Breaker) lastUse() int64 {
-	if w := b.phase.Load().win; w != nil {
-		return w.edge.Load()
-	}
-	return clock()
+// victim is a breaker that may be evicted.
+type victim struct {
+	b       *Breaker
+	lastUse int64
 }
 
-// idle says whether the breaker could be evicted now (B33).
-func (b *Breaker) idle() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	ph := b.refresh(clock())
-	return ph.kind != gone && ph.state == Closed && ph.override == nil && b.inFlight() == 0
+// mayGo says whether it is worth while to have the breaker leave, and when it was last used, to a tenth of its window. It
+// takes no lock and does not look for calls in flight: that would fetch twice as much memory, for each of a sample of which
+// one goes.
+func (b *Breaker) mayGo(now int64) (lastUse int64, ok bool) {
+	ph := b.phase.Load()
+	if ph.kind == gone || ph.state != Closed || ph.override.inForce(now) {
+		return 0, false
+	}
+	return ph.win.edge.Load(), true
 }
 
 // leave takes the breaker out of service if it is idle. It publishes first and looks for calls in flight after that:
