@@ -2,6 +2,9 @@ package prombridge
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,4 +122,79 @@ func BenchmarkObserve(b *testing.B) {
 	for b.Loop() {
 		h.Observe(0.003)
 	}
+}
+
+// latencies counts durations by the nanosecond, and the longest together.
+type latencies [1 << 14]int
+
+func (l *latencies) add(d time.Duration) { l[min(int(d), len(l)-1)]++ }
+
+// quantile is the duration that a share q of all was not above.
+func (l *latencies) quantile(q float64) float64 {
+	n := 0
+	for _, c := range l {
+		n += c
+	}
+	seen := 0
+	for d, c := range l {
+		if seen += c; float64(seen) >= q*float64(n) {
+			return float64(d)
+		}
+	}
+	return float64(len(l))
+}
+
+// BenchmarkCallsBesideScrapes compares the 99th percentile of what a call takes of the caller's time while nobody scrapes with
+// that while the group of 10 000 breakers is scraped without a pause. Each round measures both. The calls go through all
+// the breakers, so that they meet the scrape.
+func BenchmarkCallsBesideScrapes(b *testing.B) {
+	g := largeGroup(b)
+	c := NewCollector(g)
+	drain(c) // the first scrape builds the labels
+	breakers := slices.Collect(maps.Values(maps.Collect(g.All())))
+	breakers = slices.DeleteFunc(breakers, func(br *breaker.Breaker) bool { return br.State() != breaker.Closed })
+	ctx := b.Context()
+	measure := func(scraping bool) (p99 float64) {
+		stop := make(chan struct{})
+		var scraper sync.WaitGroup
+		if scraping {
+			scraper.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						drain(c)
+					}
+				}
+			})
+		}
+		var l latencies
+		for i := range 1_000_000 {
+			br := breakers[i%len(breakers)]
+			start := time.Now()
+			p, err := br.Acquire(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p.Done(ctx, breaker.Success)
+			l.add(time.Since(start))
+		}
+		close(stop)
+		scraper.Wait()
+		return l.quantile(0.99)
+	}
+	var quiet, beside, ratio []float64
+	for b.Loop() {
+		q, s := measure(false), measure(true)
+		quiet, beside, ratio = append(quiet, q), append(beside, s), append(ratio, s/q)
+	}
+	median := func(x []float64) float64 {
+		slices.Sort(x)
+		return x[len(x)/2]
+	}
+	b.ReportMetric(median(quiet), "p99-ns-quiet")
+	b.ReportMetric(median(beside), "p99-ns-beside")
+	b.ReportMetric(median(ratio), "beside/quiet")
+	b.ReportMetric(0, "ns/op")
 }
