@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
 // The floor: what no breaker that knows the time and counts a call can do without. It is that of package breaker, here
@@ -141,6 +142,19 @@ func BenchmarkUnaryFailure(b *testing.B) {
 // BenchmarkUnaryEvidence is what WithPeerEvidence costs on this side of grpc.
 func BenchmarkUnaryEvidence(b *testing.B) {
 	g := newGuard(b, breaker.Config{}, WithPeerEvidence())
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err != nil {
+			b.Fatal(err)
+		}
+	}
+	checkSuccesses(b, g)
+}
+
+// BenchmarkUnaryKeyFunc is Unary without handles: each call has a Call made of it, and its key hashed.
+func BenchmarkUnaryKeyFunc(b *testing.B) {
+	g := newGuard(b, breaker.Config{}, WithKey(keyfunc.TargetMethod))
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -1,0 +1,82 @@
+package breaker
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+)
+
+// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in three layouts. It is what docs/decisions.md
+// says of them.
+func BenchmarkLayout(b *testing.B) {
+	var together layoutTogether
+	var apart layoutApart
+	var striped layoutStriped
+	for _, layout := range []struct {
+		name string
+		call func() bool
+	}{
+		{"together", func() bool { return layoutCall(&together.read, &together.admitted, &together.successes) }},
+		{"apart", func() bool { return layoutCall(&apart.read, &apart.admitted, &apart.successes) }},
+		{"striped", func() bool {
+			s := &striped.stripes[rand.Uint32()%uint32(len(striped.stripes))]
+			return layoutCall(&striped.read, &s.admitted, &s.successes)
+		}},
+	} {
+		b.Run(layout.name, func(b *testing.B) {
+			for b.Loop() {
+				if !layout.call() {
+					b.Fatal("not closed")
+				}
+			}
+		})
+		b.Run(layout.name+"Parallel", func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if !layout.call() {
+						b.Error("not closed")
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+type (
+	layoutRead struct {
+		phase atomic.Uint64
+		edge  atomic.Int64 // 0: any instant is behind it
+		doubt atomic.Bool
+	}
+	layoutTogether struct {
+		read                layoutRead
+		admitted, successes atomic.Uint64
+	}
+	layoutApart struct {
+		read                layoutRead
+		_                   [64]byte
+		admitted, successes atomic.Uint64
+	}
+	layoutStriped struct {
+		read    layoutRead
+		_       [64]byte
+		stripes [8]struct {
+			admitted, successes atomic.Uint64
+			_                   [48]byte
+		}
+	}
+)
+
+// layoutCall is Acquire and Done: twice the state, a count, the clock, the rest, a count, and the state once more.
+func layoutCall(r *layoutRead, admitted, successes *atomic.Uint64) bool {
+	if r.phase.Load() != 0 {
+		return false
+	}
+	admitted.Add(1)
+	if r.phase.Load() != 0 || clock() < r.edge.Load() {
+		return false
+	}
+	successes.Add(1)
+	return !r.doubt.Load() && r.phase.Load() == 0
+}
