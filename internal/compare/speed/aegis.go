@@ -14,14 +14,14 @@ func aegisPeer() Peer {
 	const chance = "rejects by chance: it cannot be kept open"
 	return Peer{
 		Name: "go-kratos/aegis", Module: "github.com/go-kratos/aegis",
-		Window: "sliding, 10 steps", Windowed: true,
-		Note: "an adaptive throttle",
+		Window: "sliding, 10 steps",
+		Note:   "an adaptive throttle",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule", Open: chance, HalfOpen: "no such state", UnaryOpen: chance,
 		},
 		Cases: append(
 			cases("Allow, MarkSuccess", aegisAllow, Success, OnePercent),
-			cases("kratos middleware, its transport's work done beforehand", kratosUnary, Unary)...),
+			cases("middleware of kratos", kratosUnary, Unary)...),
 		Idle: func(int) (any, error) {
 			b := newAegis()
 			if err := b.Allow(); err != nil {
@@ -71,8 +71,8 @@ func kratosUnary(settings) (*guard, error) {
 // operation is as much of a transport as the middleware asks for.
 type operation string
 
-func (operation) Kind() transport.Kind             { return transport.KindGRPC }
-func (operation) Endpoint() string                 { return "" }
-func (o operation) Operation() string              { return string(o) }
-func (operation) RequestHeader() transport.Header  { return nil }
-func (operation) ReplyHeader() transport.Header    { return nil }
+func (operation) Kind() transport.Kind            { return transport.KindGRPC }
+func (operation) Endpoint() string                { return "" }
+func (o operation) Operation() string             { return string(o) }
+func (operation) RequestHeader() transport.Header { return nil }
+func (operation) ReplyHeader() transport.Header   { return nil }

@@ -18,8 +18,8 @@ func bytedanceShardedPeer() Peer {
 func bytedance(name string, sharded bool) Peer {
 	return Peer{
 		Name: name, Module: "github.com/bytedance/gopkg",
-		Window: "sliding, 100 steps", Windowed: true,
-		Note: "no breaker without a panel of them by key; a goroutine slides the windows of all, so a success reads no clock",
+		Window: "sliding, 100 steps",
+		Note:   "no breaker without a panel of them by key; a goroutine slides the windows of all, so a success reads no clock",
 		Cases: cases("IsAllowed, Succeed", func(s settings) (*guard, error) { return bytedanceGuard(s, sharded) },
 			Success, Consecutive, OnePercent, Open, HalfOpen),
 		Idle: bytedanceIdle(sharded),

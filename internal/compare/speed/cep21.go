@@ -12,10 +12,10 @@ import (
 func cep21Peer() Peer {
 	return Peer{
 		Name: "cep21/circuit", Module: "github.com/cep21/circuit/v4",
-		Window: "sliding, 10 steps", Windowed: true,
-		Note:  "its time limit for a call, on by default, is switched off",
-		Lacks: map[Work]string{HalfOpen: "no slots: so many probes in a period, as when open"},
-		Cases: cases("Run", cep21Run, Success, Consecutive, OnePercent, Open),
+		Window: "sliding, 10 steps",
+		Note:   "its time limit for a call, on by default, is switched off",
+		Lacks:  map[Work]string{HalfOpen: "no slots: so many probes in a period, as when open"},
+		Cases:  cases("Run", cep21Run, Success, Consecutive, OnePercent, Open),
 		Idle: func(int) (any, error) {
 			c := settings{openFor: openForLong}.cep21()
 			return c, c.Run(ctx, func(context.Context) error { return succeed() })
@@ -23,7 +23,9 @@ func cep21Peer() Peer {
 	}
 }
 
-func (s settings) cep21() *circuit.Circuit {
+func (s settings) cep21() *circuit.Circuit { return circuit.NewCircuitFromConfig("", s.cep21Config()) }
+
+func (s settings) cep21Config() circuit.Config {
 	cfg := circuit.Config{
 		General: circuit.GeneralConfig{
 			OpenToClosedFactory: hystrix.CloserFactory(hystrix.ConfigureCloser{SleepWindow: s.openFor}),
@@ -37,7 +39,7 @@ func (s settings) cep21() *circuit.Circuit {
 		cfg.General.ClosedToOpenFactory = simplelogic.ConsecutiveErrOpenerFactory(
 			simplelogic.ConfigConsecutiveErrOpener{ErrorThreshold: consecutiveMax})
 	}
-	return circuit.NewCircuitFromConfig("", cfg)
+	return cfg
 }
 
 func cep21Run(s settings) (*guard, error) {

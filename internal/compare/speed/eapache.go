@@ -7,6 +7,7 @@ func eapachePeer() Peer {
 		Name: "eapache/go-resiliency", Module: "github.com/eapache/go-resiliency",
 		Window: "none, counts nothing while calls succeed",
 		Note:   "a goroutine that sleeps ends the open period, so a rejection reads no clock",
+		Apart:  map[Work]string{Open: noClock},
 		Lacks: map[Work]string{
 			Success: "no window", HalfOpen: "admits every call while half-open",
 			OnePercent: "a success forgives no failure: it would open",

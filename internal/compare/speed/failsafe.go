@@ -10,7 +10,7 @@ func failsafePeer() Peer {
 	all := []Work{Success, Consecutive, OnePercent, Open, HalfOpen}
 	return Peer{
 		Name: "failsafe-go", Module: "github.com/failsafe-go/failsafe-go",
-		Window: "sliding, 10 steps", Windowed: true,
+		Window: "sliding, 10 steps",
 		Cases: append(append(append(
 			cases("permits", failsafePermit, all...),
 			cases("Run", failsafeRun, all...)...),

@@ -41,7 +41,7 @@ func floorPeer() Peer {
 	return Peer{
 		Name: Floor, Window: "none",
 		Note:  "an atomic load, a reading of the clock and an atomic add",
-		Cases: cases("the floor of make bench", guarded, Success),
+		Cases: cases("as in make bench", guarded, Success),
 	}
 }
 
@@ -57,6 +57,6 @@ func nothingPeer() Peer {
 	return Peer{
 		Name: Nothing, Window: "none",
 		Note:  "the function alone: what the harness costs",
-		Cases: append(cases("the function alone", bare, Success), cases("an interceptor that does nothing", around, Unary)...),
+		Cases: append(cases("the function alone", bare, Success), cases("the invoker alone", around, Unary)...),
 	}
 }

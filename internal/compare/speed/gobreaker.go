@@ -11,11 +11,11 @@ func gobreakerPeer() Peer {
 	all := []Work{Success, OnePercent, Open, HalfOpen}
 	return Peer{
 		Name: "sony/gobreaker", Module: "github.com/sony/gobreaker/v2",
-		Window: "sliding, 10 steps", Windowed: true,
+		Window: "sliding, 10 steps",
 		Cases: append(append(
 			cases("Execute", gobreakerExecute(rolling), append(all, Consecutive)...),
 			cases("two-step", gobreakerTwoStep(rolling), append(all, Consecutive)...)...),
-			cases("interceptor by hand, one breaker", gobreakerUnary(rolling), Unary, UnaryOpen)...),
+			cases("by hand", gobreakerUnary(rolling), Unary, UnaryOpen)...),
 		Idle: func(int) (any, error) {
 			b := gobreaker.NewCircuitBreaker[struct{}](settings{openFor: openForLong}.gobreaker(rolling))
 			_, err := b.Execute(func() (struct{}, error) { return struct{}{}, succeed() })
@@ -28,10 +28,8 @@ func gobreakerFixedPeer() Peer {
 	all := []Work{Success, OnePercent}
 	return Peer{
 		Name: "sony/gobreaker, fixed", Module: "github.com/sony/gobreaker/v2",
-		Window: "fixed, emptied every 10 s", Windowed: true,
-		Lacks: map[Work]string{
-			Consecutive: "as without", Open: "as above", HalfOpen: "as above", Unary: "as above", UnaryOpen: "as above",
-		},
+		Window: "fixed, emptied every 10 s",
+		Apart:  map[Work]string{Success: notSliding, OnePercent: notSliding},
 		Cases: append(
 			cases("Execute", gobreakerExecute(fixed), all...),
 			cases("two-step", gobreakerTwoStep(fixed), all...)...),

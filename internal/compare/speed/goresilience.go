@@ -11,10 +11,10 @@ func goresiliencePeer() Peer {
 	const consecutive = "no such rule"
 	return Peer{
 		Name: "slok/goresilience", Module: "github.com/slok/goresilience",
-		Window: "sliding, 10 steps", Windowed: true,
-		Note:  "a goroutine for each breaker slides the window",
-		Lacks: map[Work]string{Consecutive: consecutive, HalfOpen: "admits every call while half-open"},
-		Cases: cases("Run", goresilienceRun, Success, OnePercent, Open),
+		Window: "sliding, 10 steps",
+		Note:   "a goroutine for each breaker slides the window",
+		Lacks:  map[Work]string{Consecutive: consecutive, HalfOpen: "admits every call while half-open"},
+		Cases:  cases("Run", goresilienceRun, Success, OnePercent, Open),
 		Idle: func(int) (any, error) {
 			r := settings{openFor: openForLong}.goresilience()
 			return r, r.Run(ctx, func(context.Context) error { return succeed() })

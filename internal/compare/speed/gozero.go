@@ -6,24 +6,26 @@ import (
 	"strconv"
 
 	"github.com/zeromicro/go-zero/core/breaker"
+	"github.com/zeromicro/go-zero/core/stat"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
 func gozeroPeer() Peer {
+	stat.DisableLog() // it prints the use of the CPU each minute, among the figures
 	closed := []Work{Success, OnePercent}
 	const chance = "rejects by chance, and lets one through each second: it cannot be kept open"
 	return Peer{
 		Name: "go-zero", Module: "github.com/zeromicro/go-zero",
-		Window: "sliding, 40 steps", Windowed: true,
-		Note: "an adaptive throttle; nothing can be set",
+		Window: "sliding, 40 steps",
+		Note:   "an adaptive throttle; nothing can be set",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule", Open: chance, HalfOpen: "no such state", UnaryOpen: chance,
 		},
 		Cases: append(append(
 			cases("Allow, Accept", gozeroAllow, closed...),
 			cases("Do", gozeroDo, closed...)...),
-			cases("the lines of zrpc's interceptor, which is internal", gozeroUnary, Unary)...),
+			cases("by hand, as in zrpc", gozeroUnary, Unary)...),
 		Idle: func(i int) (any, error) {
 			b := breaker.NewBreaker(breaker.WithName(strconv.Itoa(i)))
 			return b, b.Do(succeed)

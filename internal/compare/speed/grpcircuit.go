@@ -19,8 +19,8 @@ func grpcircuitPeer() Peer {
 	all := []Work{Success, Consecutive, OnePercent, Open, HalfOpen}
 	return Peer{
 		Name: Ours, Module: "github.com/grpcircuit/grpcircuit",
-		Window: "sliding, 10 steps", Windowed: true,
-		Note: "the default Config: the rule for failures in a row is on too",
+		Window: "sliding, 10 steps",
+		Note:   "the default Config: the rule for failures in a row is on too",
 		Cases: append(append(
 			cases("Acquire, Done", grpcircuitPermit, all...),
 			cases("Do", grpcircuitDo, all...)...),

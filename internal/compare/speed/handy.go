@@ -9,8 +9,9 @@ import (
 func handyPeer() Peer {
 	return Peer{
 		Name: "streadway/handy", Module: "github.com/streadway/handy",
-		Window: "sliding, 5 steps of 1 s", Windowed: true,
-		Note: "a goroutine for each breaker decides, and is asked through channels; of its settings only the ratio has an effect",
+		Window: "sliding, 5 steps of 1 s",
+		Note:   "a goroutine for each breaker decides, and is asked through channels; of its settings only the ratio has an effect",
+		Apart:  map[Work]string{Open: noClock},
 		Lacks: map[Work]string{
 			Consecutive: "no such rule", HalfOpen: "no slots: one probe in a period, as when open",
 		},

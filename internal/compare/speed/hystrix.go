@@ -12,7 +12,7 @@ import (
 func hystrixPeer() Peer {
 	return Peer{
 		Name: "afex/hystrix-go", Module: "github.com/afex/hystrix-go",
-		Window: "sliding, 10 steps of 1 s", Windowed: true,
+		Window: "sliding, 10 steps of 1 s",
 		Note: "two goroutines and a timer for each call, counted through a channel that drops what it cannot hold; a time limit cannot be " +
 			"switched off",
 		Lacks: map[Work]string{
@@ -21,7 +21,7 @@ func hystrixPeer() Peer {
 		Cases: cases("Do", hystrixDo, Success, OnePercent, Open),
 		Idle: func(i int) (any, error) {
 			name := "idle" + strconv.Itoa(i)
-			settings{openFor: openForLong}.hystrix(name)
+			settings{openFor: openForLong}.hystrix(name, hystrix.DefaultMaxConcurrent)
 			return nil, hystrix.Do(name, succeed, nil)
 		},
 	}
@@ -30,16 +30,17 @@ func hystrixPeer() Peer {
 // hystrixNames tells the breakers apart: they live in a map of the library for good.
 var hystrixNames atomic.Int64
 
-func (s settings) hystrix(name string) {
+// hystrix sets how many calls may be under way: the function of a call may have returned long before the library notices.
+func (s settings) hystrix(name string, maxConcurrent int) {
 	hystrix.ConfigureCommand(name, hystrix.CommandConfig{
-		Timeout: int(time.Hour / time.Millisecond), MaxConcurrentRequests: 1000, RequestVolumeThreshold: minCalls,
+		Timeout: int(time.Hour / time.Millisecond), MaxConcurrentRequests: maxConcurrent, RequestVolumeThreshold: minCalls,
 		SleepWindow: int(min(s.openFor/time.Millisecond, math.MaxInt32)), ErrorPercentThreshold: 100 * ratio,
 	})
 }
 
 func hystrixDo(s settings) (*guard, error) {
 	name := "bench" + strconv.FormatInt(hystrixNames.Add(1), 10)
-	s.hystrix(name)
+	s.hystrix(name, 100_000)
 	wrap := func(run func() error) func() error {
 		return func() error { return hystrix.Do(name, run, nil) }
 	}

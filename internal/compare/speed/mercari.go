@@ -8,9 +8,10 @@ func mercariPeer() Peer {
 	all := []Work{Success, Consecutive, OnePercent, Open}
 	return Peer{
 		Name: "mercari/go-circuitbreaker", Module: "github.com/mercari/go-circuitbreaker",
-		Window: "fixed, emptied every 10 s", Windowed: true,
-		Note:  "a goroutine empties the counts, and a timer ends the open period: neither is looked up when a call comes",
-		Lacks: map[Work]string{HalfOpen: "admits every call while half-open"},
+		Window: "fixed, emptied every 10 s",
+		Note:   "a goroutine empties the counts, and a timer ends the open period: neither is looked up when a call comes",
+		Apart:  map[Work]string{Success: notSliding, OnePercent: notSliding, Open: noClock},
+		Lacks:  map[Work]string{HalfOpen: "admits every call while half-open"},
 		Cases: append(
 			cases("Ready, Done", mercariReady, all...),
 			cases("Do", mercariDo, all...)...),

@@ -14,13 +14,12 @@ type Peer struct {
 	Module string // its path; the version comes from the build
 	// Window says what the closed breaker keeps to judge by, in the configuration of Success.
 	Window string
-	// Windowed says whether that is a window in time, so that the breaker does the work of Success. Nobody else is a yardstick
-	// for it.
-	Windowed bool
 	// Note says in which other way the library does less or more than others.
 	Note string
 	// Lacks says why a work is not there.
 	Lacks map[Work]string
+	// Apart says why a work that is there is less work than others do. The peer is no yardstick for it then.
+	Apart map[Work]string
 	// Cases are the works that it can do.
 	Cases []Case
 	// Idle makes the breaker number i of many and sends one call through it. What it returns keeps the breaker alive.
@@ -61,6 +60,12 @@ const (
 	ratio          = 0.5
 	minCalls       = 20
 	consecutiveMax = 5
+)
+
+// Reasons to stand apart.
+const (
+	notSliding = "no sliding window: the counts are emptied now and then"
+	noClock    = "reads no clock: something of its own ends the open period"
 )
 
 // guard is a breaker behind one form of its API.

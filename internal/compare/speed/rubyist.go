@@ -9,8 +9,8 @@ func rubyistPeer() Peer {
 	all := []Work{Success, Consecutive, OnePercent, Open}
 	return Peer{
 		Name: "rubyist/circuitbreaker", Module: "github.com/rubyist/circuitbreaker",
-		Window: "sliding, 10 steps", Windowed: true,
-		Lacks: map[Work]string{HalfOpen: "no slots: one probe in a period, as when open"},
+		Window: "sliding, 10 steps",
+		Lacks:  map[Work]string{HalfOpen: "no slots: one probe in a period, as when open"},
 		Cases: append(
 			cases("Ready, Success", rubyistReady, all...),
 			cases("Call", rubyistCall, all...)...),

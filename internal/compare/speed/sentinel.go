@@ -15,12 +15,12 @@ import (
 func sentinelPeer() Peer {
 	return Peer{
 		Name: "alibaba/sentinel-golang", Module: "github.com/alibaba/sentinel-golang",
-		Window: "sliding, 10 steps", Windowed: true,
+		Window: "sliding, 10 steps",
 		Note: "an engine of rules: each call passes its whole default chain, of which the breaker is one part of several; a window of " +
 			"counts for each resource comes on top",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule",
-			Unary:       "the adapter is a module of its own, without a version to be had", UnaryOpen: "as left",
+			Unary:       "the adapter is a module of its own, without a version to be had", UnaryOpen: "the adapter is a module of its own, without a version to be had",
 		},
 		Cases: cases("Entry, Exit", sentinelEntry, Success, OnePercent, Open, HalfOpen),
 		Idle: func(i int) (any, error) {

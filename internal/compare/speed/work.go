@@ -24,6 +24,13 @@ const (
 	UnaryOpen   Work = "unaryopen"   // Open as a unary client interceptor
 )
 
+// The connections of a real call.
+const (
+	ConnBare    = "bare"
+	ConnAgain   = "again" // another one like it
+	ConnGuarded = "guarded"
+)
+
 // Works lists all of them in the order of the report.
 var Works = []Work{Success, Consecutive, OnePercent, Open, HalfOpen, Unary, UnaryOpen}
 

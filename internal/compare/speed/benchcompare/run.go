@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/grpcircuit/grpcircuit/internal/compare/speed"
+)
+
+// What is noted of a run besides the output of the benchmarks: lines that benchstat passes over.
+const (
+	noteRound   = "# round "
+	noteCommand = "# command "
+	noteGo      = "# go "
+	noteCores   = "# cores "
+	noteVersion = "# version "
+)
+
+// manyProcs is the GOMAXPROCS of the third kind of run.
+const manyProcs = 8
+
+// steps are the runs of a round. connCalls is how many calls make one run of a real call: short, so that many pairs of runs
+// see the same machine.
+func steps(round int, benchtime time.Duration) [][]string {
+	const connCalls = "1000x"
+	procs := strconv.Itoa(runtime.NumCPU())
+	if runtime.NumCPU() != manyProcs {
+		procs += "," + strconv.Itoa(manyProcs)
+	}
+	all := [][]string{
+		{"One", "-test.cpu=1", "-test.benchtime=" + benchtime.String()},
+		{"Parallel", "-test.cpu=" + procs, "-test.benchtime=" + benchtime.String()},
+		{"Keys", "-test.cpu=1", "-test.benchtime=" + benchtime.String()},
+		{"Conn", "-test.benchtime=" + connCalls},
+	}
+	if round == 1 { // what a breaker takes does not change from one round to the next
+		all = append(all, []string{"Idle", "-test.benchtime=1x"})
+	}
+	return all
+}
+
+// runAll returns what all rounds print. A benchmark that fails ends it: no table is made from a run that went wrong.
+func runAll(rounds int, benchtime time.Duration) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "benchcompare")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "speed.test")
+	if text, err := exec.Command("go", "test", "-c", "-o", binary, "./speed").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("go test -c ./speed: %w\n%s", err, text)
+	}
+	var raw bytes.Buffer
+	if err := writeNotes(&raw); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	for round := 1; round <= rounds; round++ {
+		fmt.Fprintf(&raw, "%s%d\n", noteRound, round)
+		for _, step := range steps(round, benchtime) {
+			args := append([]string{"-test.run=^$", "-test.benchmem", "-test.bench=^Benchmark" + step[0] + "$"}, step[1:]...)
+			text, err := exec.Command(binary, args...).CombinedOutput()
+			raw.Write(text)
+			if err == nil && bytes.Contains(text, []byte("--- FAIL")) {
+				err = errors.New("a benchmark failed") // go test does not always say so by its exit status
+			}
+			if err != nil {
+				return nil, fmt.Errorf("round %d, %s: %w\n%s", round, strings.Join(args, " "), err, text)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d, after %v\n", round, rounds, time.Since(start).Round(time.Second))
+	}
+	return raw.Bytes(), nil
+}
+
+func writeNotes(raw *bytes.Buffer) error {
+	fmt.Fprintf(raw, "%sgo -C internal/compare run ./speed/benchcompare %s\n", noteCommand, strings.Join(os.Args[1:], " "))
+	fmt.Fprintf(raw, "%s%s %s/%s\n", noteGo, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(raw, "%s%d\n", noteCores, runtime.NumCPU())
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return fmt.Errorf("the program knows no versions")
+	}
+	versions := map[string]string{}
+	for _, m := range info.Deps {
+		versions[m.Path] = m.Version
+	}
+	noted := map[string]bool{}
+	for _, p := range speed.Peers() {
+		if p.Module == "" || p.Name == speed.Ours || noted[p.Module] {
+			continue
+		}
+		noted[p.Module] = true
+		v, ok := versions[p.Module]
+		if !ok {
+			return fmt.Errorf("the program knows no version of %s", p.Module)
+		}
+		fmt.Fprintf(raw, "%s%s %s\n", noteVersion, p.Module, v)
+	}
+	return nil
+}
