@@ -10,6 +10,7 @@ import (
 // BenchmarkOne is one goroutine after the other; -test.cpu 1 goes with it.
 func BenchmarkOne(b *testing.B) {
 	each(b, func(b *testing.B, c Case) {
+		b.Helper()
 		j := newJobFor(b, c)
 		b.ReportAllocs()
 		b.ResetTimer()
@@ -30,6 +31,7 @@ func BenchmarkOne(b *testing.B) {
 // BenchmarkParallel is as many goroutines at once as -test.cpu says, all on one breaker.
 func BenchmarkParallel(b *testing.B) {
 	each(b, func(b *testing.B, c Case) {
+		b.Helper()
 		j := newJobFor(b, c)
 		b.ReportAllocs()
 		b.ResetTimer()
@@ -72,6 +74,7 @@ func loop(j *Job, first int, next func() bool) (unexpected uint64) {
 
 // each runs a benchmark for every case, as work/library/form.
 func each(b *testing.B, f func(*testing.B, Case)) {
+	b.Helper()
 	for _, w := range Works {
 		for _, p := range Peers() {
 			for _, c := range p.Cases {

@@ -18,7 +18,8 @@ func cep21Peer() Peer {
 		Cases:  cases("Run", cep21Run, Success, Consecutive, OnePercent, Open),
 		Idle: func(int) (any, error) {
 			c := settings{openFor: openForLong}.cep21()
-			return c, c.Run(ctx, func(context.Context) error { return succeed() })
+			err := c.Run(ctx, func(context.Context) error { return succeed() })
+			return c, err
 		},
 	}
 }

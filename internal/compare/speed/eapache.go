@@ -15,7 +15,8 @@ func eapachePeer() Peer {
 		Cases: cases("Run", eapacheRun, Consecutive, Open),
 		Idle: func(int) (any, error) {
 			b := breaker.New(consecutiveMax, 1, openForLong)
-			return b, b.Run(succeed)
+			err := b.Run(succeed)
+			return b, err
 		},
 	}
 }

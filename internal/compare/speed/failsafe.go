@@ -18,7 +18,8 @@ func failsafePeer() Peer {
 			cases("failsafegrpc", failsafeUnary, Unary, UnaryOpen)...),
 		Idle: func(int) (any, error) {
 			b := settings{openFor: openForLong}.failsafe()
-			return b, failsafe.With[any](b).Run(succeed)
+			err := failsafe.With[any](b).Run(succeed)
+			return b, err
 		},
 	}
 }
@@ -72,7 +73,7 @@ func failsafeGet(s settings) (*guard, error) {
 	b := s.failsafe()
 	executor := failsafe.With[any](b)
 	wrap := func(run func() error) func() error {
-		inner := func() (any, error) { return nil, run() }
+		inner := func() (any, error) { return nil, run() } //nolint:unparam // what the library asks for
 		return func() error {
 			_, err := executor.Get(inner)
 			return err

@@ -61,7 +61,7 @@ func gobreakerExecute(rolls bool) func(settings) (*guard, error) {
 	return func(s settings) (*guard, error) {
 		b := gobreaker.NewCircuitBreaker[struct{}](s.gobreaker(rolls))
 		wrap := func(run func() error) func() error {
-			inner := func() (struct{}, error) { return struct{}{}, run() }
+			inner := func() (struct{}, error) { return struct{}{}, run() } //nolint:unparam // what the library asks for
 			return func() error {
 				_, err := b.Execute(inner)
 				return err

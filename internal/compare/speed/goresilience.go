@@ -17,7 +17,8 @@ func goresiliencePeer() Peer {
 		Cases:  cases("Run", goresilienceRun, Success, OnePercent, Open),
 		Idle: func(int) (any, error) {
 			r := settings{openFor: openForLong}.goresilience()
-			return r, r.Run(ctx, func(context.Context) error { return succeed() })
+			err := r.Run(ctx, func(context.Context) error { return succeed() })
+			return r, err
 		},
 	}
 }

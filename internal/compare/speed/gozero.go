@@ -28,7 +28,8 @@ func gozeroPeer() Peer {
 			cases("by hand, as in zrpc", gozeroUnary, Unary)...),
 		Idle: func(i int) (any, error) {
 			b := breaker.NewBreaker(breaker.WithName(strconv.Itoa(i)))
-			return b, b.Do(succeed)
+			err := b.Do(succeed)
+			return b, err
 		},
 	}
 }

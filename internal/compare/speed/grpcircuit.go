@@ -30,7 +30,8 @@ func grpcircuitPeer() Peer {
 			if err != nil {
 				return nil, err
 			}
-			return b, b.Do(ctx, func(context.Context) error { return succeed() })
+			err = b.Do(ctx, func(context.Context) error { return succeed() })
+			return b, err
 		},
 	}
 }

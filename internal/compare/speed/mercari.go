@@ -56,7 +56,7 @@ func mercariReady(s settings) (*guard, error) {
 func mercariDo(s settings) (*guard, error) {
 	b := s.mercari()
 	wrap := func(run func() error) func() error {
-		inner := func() (any, error) { return nil, run() }
+		inner := func() (any, error) { return nil, run() } //nolint:unparam // what the library asks for
 		return func() error {
 			_, err := b.Do(ctx, inner)
 			return err

@@ -79,11 +79,11 @@ type guard struct {
 }
 
 // cases returns the works that a form can do.
-func cases(form string, make func(settings) (*guard, error), works ...Work) []Case {
+func cases(form string, newGuard func(settings) (*guard, error), works ...Work) []Case {
 	var cs []Case
 	for _, w := range works {
 		cs = append(cs, Case{Work: w, Form: form, New: func() (*Job, error) {
-			j, err := newJob(w, make)
+			j, err := newJob(w, newGuard)
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", form, w, err)
 			}
@@ -99,12 +99,12 @@ const (
 	openForShort = 10 * time.Millisecond
 )
 
-func newJob(w Work, make func(settings) (*guard, error)) (*Job, error) {
+func newJob(w Work, newGuard func(settings) (*guard, error)) (*Job, error) {
 	s := settings{consecutive: w == Consecutive, openFor: openForLong}
 	if w == HalfOpen {
 		s.openFor = openForShort
 	}
-	g, err := make(s)
+	g, err := newGuard(s)
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,8 @@ func rubyistPeer() Peer {
 			cases("Call", rubyistCall, all...)...),
 		Idle: func(int) (any, error) {
 			b := settings{openFor: openForLong}.rubyist()
-			return b, b.Call(succeed, 0)
+			err := b.Call(succeed, 0)
+			return b, err
 		},
 	}
 }

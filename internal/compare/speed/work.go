@@ -89,7 +89,7 @@ func (j *Job) Close() {
 // the function must run exactly if calls are admitted, and a breaker that counts must have counted them all.
 func (j *Job) Check(calls, unexpected uint64) error {
 	if unexpected != 0 {
-		return fmt.Errorf("%d of %d calls did not return %v", unexpected, calls, j.Want)
+		return fmt.Errorf("%d of %d calls did not return what they should (%s)", unexpected, calls, j.wanted())
 	}
 	const more = 10
 	ran.Store(0)
@@ -97,7 +97,7 @@ func (j *Job) Check(calls, unexpected uint64) error {
 	defer watched.Store(false)
 	for range more {
 		if err := j.Call(); err != j.Want { //nolint:errorlint // the very same value, as in the benchmarks
-			return fmt.Errorf("a call returned %v, want %v", err, j.Want)
+			return fmt.Errorf("a call returned (%w), want %s", err, j.wanted())
 		}
 	}
 	want := int64(more)
@@ -113,4 +113,11 @@ func (j *Job) Check(calls, unexpected uint64) error {
 		}
 	}
 	return nil
+}
+
+func (j *Job) wanted() string {
+	if j.Want == nil {
+		return "nil"
+	}
+	return j.Want.Error()
 }

@@ -34,14 +34,16 @@ func report(f *figures) ([]byte, error) {
 }
 
 // table is lines of cells; the first is the head.
-type table [][]string
+type table struct{ lines [][]string }
 
-func (t *table) add(cells ...string) { *t = append(*t, cells) }
+func newTable(head ...string) *table { return &table{[][]string{head}} }
 
-// markdown aligns nothing: the columns after the first text ones are numbers, which the head says with a colon.
-func (t table) markdown(texts int) string {
+func (t *table) add(cells ...string) { t.lines = append(t.lines, cells) }
+
+// markdown sets the columns from number texts on to the right: they are numbers.
+func (t *table) markdown(texts int) string {
 	var b strings.Builder
-	for i, line := range t {
+	for i, line := range t.lines {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(line, " | "))
 		if i == 0 {
 			for j := range line {
@@ -68,8 +70,16 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'f', 2, 64)
 }
 
+// count shows a whole number.
+func count(v float64) string {
+	if math.IsNaN(v) {
+		return "-"
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
+}
+
 func (f *figures) targetTable() string {
-	t := table{{"target", "measured", "limit", "against", "result"}}
+	t := newTable("target", "measured", "limit", "against", "result")
 	for _, x := range f.targets() {
 		result := "met"
 		if !x.met {
@@ -81,7 +91,7 @@ func (f *figures) targetTable() string {
 }
 
 func (f *figures) peerTable() string {
-	t := table{{"library", "version", "what a closed breaker judges by", "remarks"}}
+	t := newTable("library", "version", "what a closed breaker judges by", "remarks")
 	for _, p := range speed.Peers() {
 		if p.Module == "" {
 			continue
@@ -104,11 +114,11 @@ func (f *figures) workTable(w speed.Work) string {
 	slices.SortStableFunc(es, func(a, b entry) int {
 		return int(math.Copysign(1, median(f.all(one(a), "ns/op"))-median(f.all(one(b), "ns/op"))))
 	})
-	t := table{{"library", "form", "remark"}}
+	head := []string{"library", "form", "remark"}
 	for _, s := range sides {
-		t[0] = append(t[0], s.name+", ns", "x")
+		head = append(head, s.name+", ns", "x")
 	}
-	t[0] = append(t[0], "B", "allocs")
+	t := newTable(append(head, "B", "allocs")...)
 	for _, e := range es {
 		name := e.peer.Name
 		if name == speed.Ours {
@@ -120,7 +130,7 @@ func (f *figures) workTable(w speed.Work) string {
 				number(median(f.all(s.row(e.peer, e.c), "ns/op"))),
 				number(median(f.ratios(s.row(e.peer, e.c), s.row(base.peer, base.c)))))
 		}
-		line = append(line, number(median(f.all(one(e), "B/op"))), number(median(f.all(one(e), "allocs/op"))))
+		line = append(line, count(median(f.all(one(e), "B/op"))), count(median(f.all(one(e), "allocs/op"))))
 		t.add(line...)
 	}
 	return t.markdown(3) + lacking(w)
@@ -163,21 +173,22 @@ func (f *figures) idleTable() string {
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return int(math.Copysign(1, a.bytes-b.bytes)) })
-	t := table{{"library", "bytes", "goroutines"}}
+	t := newTable("library", "bytes", "goroutines")
 	for _, l := range lines {
-		t.add(l.name, number(l.bytes), strconv.FormatFloat(l.goroutines, 'f', 0, 64))
+		t.add(l.name, count(l.bytes), count(l.goroutines))
 	}
 	return t.markdown(1)
 }
 
 func (f *figures) keyTable() string {
-	t := table{{"ns a call with so many keys"}}
+	head := []string{"ns a call with so many keys"}
 	for _, keys := range speed.KeyCounts {
-		t[0] = append(t[0], strconv.Itoa(keys))
+		head = append(head, strconv.Itoa(keys))
 	}
 	for _, keys := range speed.KeyCounts[2:] {
-		t[0] = append(t[0], "bytes a key, of "+strconv.Itoa(keys))
+		head = append(head, "bytes a key, of "+strconv.Itoa(keys))
 	}
+	t := newTable(head...)
 	for _, k := range speed.Keyeds() {
 		name := func(keys int) string { return fmt.Sprintf("BenchmarkKeys/%s/keys=%d", k.BenchmarkName(), keys) }
 		line := []string{k.Name}
@@ -185,7 +196,7 @@ func (f *figures) keyTable() string {
 			line = append(line, number(median(f.all(name(keys), "ns/op"))))
 		}
 		for _, keys := range speed.KeyCounts[2:] {
-			line = append(line, number(median(f.all(name(keys), "bytes/key"))))
+			line = append(line, count(median(f.all(name(keys), "bytes/key"))))
 		}
 		t.add(line...)
 	}
@@ -193,7 +204,7 @@ func (f *figures) keyTable() string {
 }
 
 func (f *figures) connTable() string {
-	t := table{{"connection", "ns a call", "less without, ns", "95% interval, from", "to"}}
+	t := newTable("connection", "ns a call", "less without, ns", "95% interval, from", "to")
 	for _, c := range []struct{ name, what string }{
 		{speed.ConnBare, "without"}, {speed.ConnAgain, "another without"}, {speed.ConnGuarded, "with a guard"},
 	} {
@@ -204,7 +215,7 @@ func (f *figures) connTable() string {
 		line := []string{c.what, number(median(vs)), "", "", ""}
 		if c.name != speed.ConnBare {
 			d := f.connDifference(c.name, speed.ConnBare)
-			line = append(line[:2], fmt.Sprintf("%.0f", d.median), fmt.Sprintf("%.0f", d.low), fmt.Sprintf("%.0f", d.high))
+			line = append(line[:2], count(d.median), count(d.low), count(d.high))
 		}
 		t.add(line...)
 	}
