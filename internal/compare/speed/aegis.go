@@ -16,12 +16,8 @@ func aegisPeer() Peer {
 		Name: "go-kratos/aegis", Module: "github.com/go-kratos/aegis",
 		Window: "sliding, 10 steps",
 		Note:   "an adaptive throttle",
-		Lacks: map[Work]string{
-			Consecutive: "no such rule", Open: chance, HalfOpen: "no such state", UnaryOpen: chance,
-		},
-		Cases: append(
-			cases("Allow, MarkSuccess", aegisAllow, Success, OnePercent),
-			cases("middleware of kratos", kratosUnary, Unary)...),
+		Lacks:  map[Work]string{Consecutive: "no such rule", Open: chance, HalfOpen: "no such state"},
+		Cases:  cases("Allow, MarkSuccess", aegisAllow, Success, OnePercent),
 		Idle: func(int) (any, error) {
 			b := newAegis()
 			if err := b.Allow(); err != nil {
@@ -30,6 +26,17 @@ func aegisPeer() Peer {
 			b.MarkSuccess()
 			return b, nil
 		},
+	}
+}
+
+// kratosPeer is how aegis comes to users of gRPC.
+func kratosPeer() Peer {
+	return Peer{
+		Name: "go-kratos/kratos", Module: "github.com/go-kratos/kratos/v2",
+		Window: "that of aegis",
+		Note:   "its client middleware, without the work of the transport around it",
+		Lacks:  map[Work]string{UnaryOpen: "rejects by chance: it cannot be kept open"},
+		Cases:  cases("middleware", kratosUnary, Unary),
 	}
 }
 

@@ -25,7 +25,7 @@ func gozeroPeer() Peer {
 		Cases: append(append(
 			cases("Allow, Accept", gozeroAllow, closed...),
 			cases("Do", gozeroDo, closed...)...),
-			cases("by hand, as in zrpc", gozeroUnary, Unary)...),
+			cases("as zrpc does", gozeroUnary, Unary)...),
 		Idle: func(i int) (any, error) {
 			b := breaker.NewBreaker(breaker.WithName(strconv.Itoa(i)))
 			err := b.Do(succeed)

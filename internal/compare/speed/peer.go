@@ -36,7 +36,7 @@ const (
 // Peers returns this library first, then the others, and last the floor and no breaker at all.
 func Peers() []Peer {
 	return []Peer{
-		grpcircuitPeer(), gobreakerPeer(), gobreakerFixedPeer(), failsafePeer(), cep21Peer(), mercariPeer(), gozeroPeer(), aegisPeer(),
+		grpcircuitPeer(), gobreakerPeer(), gobreakerFixedPeer(), failsafePeer(), cep21Peer(), mercariPeer(), gozeroPeer(), aegisPeer(), kratosPeer(),
 		bytedancePeer(), bytedanceShardedPeer(), sentinelPeer(), eapachePeer(), rubyistPeer(), goresiliencePeer(), handyPeer(), hystrixPeer(),
 		floorPeer(), nothingPeer(),
 	}
@@ -113,15 +113,15 @@ func newJob(w Work, newGuard func(settings) (*guard, error)) (*Job, error) {
 		j.closes = append(j.closes, g.close)
 	}
 	if w.Rejects() {
-		if j.Want, err = trip(j); err != nil {
-			return nil, err
-		}
+		j.Want, err = trip(j)
 	}
-	if w == HalfOpen {
+	if w == HalfOpen && err == nil {
 		time.Sleep(2 * openForShort)
-		if j.Want, err = takeSlots(j); err != nil {
-			return nil, err
-		}
+		j.Want, err = takeSlots(j)
+	}
+	if err != nil {
+		j.Close()
+		return nil, err
 	}
 	return j, nil
 }

@@ -28,7 +28,7 @@ func report(f *figures) ([]byte, error) {
 	err = t.Execute(&out, map[string]any{
 		"Command": f.command, "Rounds": len(f.rounds), "Go": f.toolchain, "CPU": f.cpu, "Cores": f.cores,
 		"Targets": f.targetTable(), "Peers": f.peerTable(), "Idle": f.idleTable(), "Keys": f.keyTable(), "Conns": f.connTable(),
-		"Pairs": len(f.conns),
+		"Pairs": len(f.conns), "GRPC": f.versions[grpcModule],
 	})
 	return out.Bytes(), err
 }

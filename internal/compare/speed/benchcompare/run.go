@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ const (
 	noteCores   = "# cores "
 	noteVersion = "# version "
 )
+
+const grpcModule = "google.golang.org/grpc"
 
 // manyProcs is the GOMAXPROCS of the third kind of run.
 const manyProcs = 8
@@ -94,17 +97,18 @@ func writeNotes(raw *bytes.Buffer) error {
 	for _, m := range info.Deps {
 		versions[m.Path] = m.Version
 	}
-	noted := map[string]bool{}
+	modules := []string{grpcModule}
 	for _, p := range speed.Peers() {
-		if p.Module == "" || p.Name == speed.Ours || noted[p.Module] {
-			continue
+		if p.Module != "" && p.Name != speed.Ours && !slices.Contains(modules, p.Module) {
+			modules = append(modules, p.Module)
 		}
-		noted[p.Module] = true
-		v, ok := versions[p.Module]
+	}
+	for _, m := range modules {
+		v, ok := versions[m]
 		if !ok {
-			return fmt.Errorf("the program knows no version of %s", p.Module)
+			return fmt.Errorf("the program knows no version of %s", m)
 		}
-		fmt.Fprintf(raw, "%s%s %s\n", noteVersion, p.Module, v)
+		fmt.Fprintf(raw, "%s%s %s\n", noteVersion, m, v)
 	}
 	return nil
 }
