@@ -28,7 +28,7 @@ func bytedance(name string, sharded bool) Peer {
 
 func (s settings) bytedance(sharded bool) (circuitbreaker.Panel, error) {
 	rule := circuitbreaker.RateTripFunc(ratio, minCalls)
-	if s.consecutive {
+	if s.work == Consecutive {
 		rule = circuitbreaker.ConsecutiveTripFunc(consecutiveMax)
 	}
 	return circuitbreaker.NewPanel(nil, circuitbreaker.Options{

@@ -36,7 +36,7 @@ func (s settings) cep21Config() circuit.Config {
 		},
 		Execution: circuit.ExecutionConfig{Timeout: -1, MaxConcurrentRequests: math.MaxInt64},
 	}
-	if s.consecutive {
+	if s.work == Consecutive {
 		cfg.General.ClosedToOpenFactory = simplelogic.ConsecutiveErrOpenerFactory(
 			simplelogic.ConfigConsecutiveErrOpener{ErrorThreshold: consecutiveMax})
 	}

@@ -26,7 +26,7 @@ func failsafePeer() Peer {
 
 func (s settings) failsafe() circuitbreaker.CircuitBreaker[any] {
 	b := circuitbreaker.NewBuilder[any]().WithDelay(s.openFor).WithSuccessThreshold(1)
-	if s.consecutive {
+	if s.work == Consecutive {
 		return b.WithFailureThreshold(consecutiveMax).Build()
 	}
 	return b.WithFailureRateThreshold(ratio, minCalls, window).Build()
@@ -34,7 +34,7 @@ func (s settings) failsafe() circuitbreaker.CircuitBreaker[any] {
 
 // failsafeCount is nil for counts in a row: then it keeps no more than the last few calls.
 func failsafeCount(s settings, b circuitbreaker.CircuitBreaker[any]) func() uint64 {
-	if s.consecutive {
+	if s.work == Consecutive {
 		return nil
 	}
 	return func() uint64 { return uint64(b.Metrics().Executions()) }

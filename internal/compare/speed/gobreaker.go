@@ -43,7 +43,7 @@ const (
 
 func (s settings) gobreaker(rolls bool) gobreaker.Settings {
 	st := gobreaker.Settings{Timeout: s.openFor}
-	if s.consecutive { // no Interval: the counts are kept, and never emptied
+	if s.work == Consecutive { // no Interval: the counts are kept, and never emptied
 		st.ReadyToTrip = func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= consecutiveMax }
 		return st
 	}

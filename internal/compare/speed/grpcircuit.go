@@ -38,8 +38,14 @@ func grpcircuitPeer() Peer {
 
 func (s settings) grpcircuit() breaker.Config {
 	cfg := breaker.Config{OpenFor: s.openFor, MaxOpenFor: s.openFor, Backoff: 1, ProbeTimeout: time.Hour}
-	if s.consecutive {
+	switch s.work {
+	case Consecutive:
 		cfg.FailureRatio = -1
+	case OnePercent:
+		// The rule stays on, and does not fire: failures wait for the breaker's lock, and where a goroutine loses its
+		// core while it holds the lock, those of all goroutines come in a row.
+		cfg.ConsecutiveFailures = 1000
+	default:
 	}
 	return cfg
 }

@@ -25,7 +25,7 @@ func mercariPeer() Peer {
 
 func (s settings) mercari() *circuitbreaker.CircuitBreaker {
 	rule, interval := circuitbreaker.NewTripFuncFailureRate(minCalls, ratio), window
-	if s.consecutive {
+	if s.work == Consecutive {
 		rule, interval = circuitbreaker.NewTripFuncConsecutiveFailures(consecutiveMax), -1
 	}
 	return circuitbreaker.New(

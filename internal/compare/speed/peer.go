@@ -51,8 +51,8 @@ type Case struct {
 
 // settings is what a breaker is to be made for.
 type settings struct {
-	consecutive bool          // the work Consecutive; else a ratio over a window
-	openFor     time.Duration // how long it is to stay open
+	work    Work
+	openFor time.Duration // how long it is to stay open
 }
 
 const (
@@ -100,7 +100,7 @@ const (
 )
 
 func newJob(w Work, newGuard func(settings) (*guard, error)) (*Job, error) {
-	s := settings{consecutive: w == Consecutive, openFor: openForLong}
+	s := settings{work: w, openFor: openForLong}
 	if w == HalfOpen {
 		s.openFor = openForShort
 	}

@@ -24,7 +24,7 @@ func rubyistPeer() Peer {
 
 func (s settings) rubyist() *circuit.Breaker {
 	rule := circuit.RateTripFunc(ratio, minCalls)
-	if s.consecutive {
+	if s.work == Consecutive {
 		rule = circuit.ConsecutiveTripFunc(consecutiveMax)
 	}
 	return circuit.NewBreakerWithOptions(&circuit.Options{

@@ -1,7 +1,7 @@
 // Benchcompare runs the benchmarks of package speed round after round and writes what came out to docs/benchmarks.txt, as go
 // test printed it, and docs/benchmarks.md, as tables and ratios.
 //
-//	go -C internal/compare run ./speed/benchcompare [-rounds 10] [-benchtime 60ms] [-docs ../../docs] [-render]
+//	go -C internal/compare run ./speed/benchcompare [-rounds 10] [-benchtime 50ms] [-docs ../../docs] [-render]
 //
 // In each round every benchmark runs once, and ratios are taken within the round: absolute times say little on a machine that
 // does other things too.
@@ -18,7 +18,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 10, "how often each benchmark runs")
-	benchtime := flag.Duration("benchtime", 60*time.Millisecond, "how long each run takes")
+	benchtime := flag.Duration("benchtime", 50*time.Millisecond, "how long each run takes")
 	docs := flag.String("docs", "../../docs", "where benchmarks.txt and benchmarks.md go")
 	render := flag.Bool("render", false, "write benchmarks.md from the benchmarks.txt that is there, and run nothing")
 	flag.Parse()

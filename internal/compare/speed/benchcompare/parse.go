@@ -17,7 +17,11 @@ type figures struct {
 	versions                map[string]string // by module
 	rounds                  []map[string]metrics
 	conns                   []connPair
+	failures                []failure
 }
+
+// failure is a run of a benchmark that did not hold its own check. It has no figures.
+type failure struct{ benchmark, reason string }
 
 // metrics are the figures in a line of a benchmark, by unit.
 type metrics map[string]float64
@@ -56,6 +60,12 @@ func parse(text []byte) (*figures, error) {
 			f.versions[module] = version
 		case strings.HasPrefix(line, "cpu: "):
 			f.cpu = strings.TrimPrefix(line, "cpu: ")
+		case strings.HasPrefix(line, "Benchmark") && strings.Contains(line, "--- FAIL"):
+			x := failure{benchmark: strings.Fields(line)[0]}
+			if lines.Scan() {
+				x.reason = strings.TrimSpace(lines.Text())
+			}
+			f.failures = append(f.failures, x)
 		case strings.HasPrefix(line, "Benchmark"):
 			name, m, err := parseLine(line)
 			if err != nil {

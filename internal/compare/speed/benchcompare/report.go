@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"math"
@@ -28,7 +29,7 @@ func report(f *figures) ([]byte, error) {
 	err = t.Execute(&out, map[string]any{
 		"Command": f.command, "Rounds": len(f.rounds), "Go": f.toolchain, "CPU": f.cpu, "Cores": f.cores,
 		"Targets": f.targetTable(), "Peers": f.peerTable(), "Idle": f.idleTable(), "Keys": f.keyTable(), "Conns": f.connTable(),
-		"Pairs": len(f.conns), "GRPC": f.versions[grpcModule],
+		"Pairs": len(f.conns), "GRPC": f.versions[grpcModule], "Failures": f.failureTable(),
 	})
 	return out.Bytes(), err
 }
@@ -111,9 +112,7 @@ func (f *figures) workTable(w speed.Work) string {
 	sides := f.sides()
 	base := f.fastest(named(es, speed.Ours), sides[0])
 	one := func(e entry) string { return sides[0].row(e.peer, e.c) }
-	slices.SortStableFunc(es, func(a, b entry) int {
-		return int(math.Copysign(1, median(f.all(one(a), "ns/op"))-median(f.all(one(b), "ns/op"))))
-	})
+	slices.SortStableFunc(es, f.byTime(sides[0]))
 	head := []string{"library", "form", "remark"}
 	for _, s := range sides {
 		head = append(head, s.name+", ns", "x")
@@ -158,6 +157,18 @@ func lacking(w speed.Work) string {
 	return b.String()
 }
 
+// failureTable is empty if every run held its check.
+func (f *figures) failureTable() string {
+	if len(f.failures) == 0 {
+		return ""
+	}
+	t := newTable("benchmark", "what its check said")
+	for _, x := range f.failures {
+		t.add("`"+strings.ReplaceAll(x.benchmark, "|", "\\|")+"`", x.reason)
+	}
+	return t.markdown(2)
+}
+
 func (f *figures) idleTable() string {
 	type line struct {
 		name              string
@@ -172,7 +183,7 @@ func (f *figures) idleTable() string {
 			})
 		}
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return int(math.Copysign(1, a.bytes-b.bytes)) })
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.bytes, b.bytes) })
 	t := newTable("library", "bytes", "goroutines")
 	for _, l := range lines {
 		t.add(l.name, count(l.bytes), count(l.goroutines))

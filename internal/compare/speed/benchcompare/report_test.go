@@ -132,10 +132,61 @@ func TestParseRefuses(t *testing.T) {
 	for _, text := range []string{
 		"",
 		"BenchmarkOne/x 100 12 ns/op\n",
-		"# cores 2\n# round 1\nBenchmarkOne/x --- FAIL: BenchmarkOne/x\n",
+		"# cores 2\n# round 1\nBenchmarkOne/x 100 twelve ns/op\n",
 	} {
 		if _, err := parse([]byte(text)); err == nil {
 			t.Errorf("no error for %q", text)
+		}
+	}
+}
+
+// TestFailures has the fastest peer fail its check in one round and another one in both.
+func TestFailures(t *testing.T) {
+	text := printed(100, map[string]float64{"open/sony|gobreaker/Execute": 50})
+	lines := strings.SplitAfter(text, "\n")
+	rounds := 0
+	for i, line := range lines {
+		if strings.HasPrefix(line, "# round") {
+			rounds++
+		}
+		name, _, _ := strings.Cut(line, " ")
+		if (name == "BenchmarkOne/open/sony|gobreaker/Execute" && rounds == 2) || name == "BenchmarkOne/open/cep21|circuit/Run" {
+			lines[i] = name + " \t --- FAIL: " + name + "\n    bench_test.go:82: 8 of 10 calls\n"
+		}
+	}
+	f := parsed(t, strings.Join(lines, ""))
+	if len(f.failures) != 3 {
+		t.Fatalf("%d failures, want 3: %v", len(f.failures), f.failures)
+	}
+	one := f.sides()[0]
+	if got := f.fastest(yardsticks(entries(speed.Open)), one).name(); got != "sony/gobreaker, Execute" {
+		t.Errorf("the fastest is %s", got)
+	}
+	md, err := report(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| `BenchmarkOne/open/cep21\\|circuit/Run` | bench_test.go:82: 8 of 10 calls |",
+		"| cep21/circuit | Run |  | - | - | 200 | 1.00 |",
+		"| sony/gobreaker | Execute |  | 50.0 | 0.50 |",
+	} {
+		if !strings.Contains(string(md), want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+	if strings.Contains(string(md), "NaN") || strings.Contains(string(md), "Inf") {
+		t.Error("the report has NaN or Inf")
+	}
+}
+
+func TestFinished(t *testing.T) {
+	for text, want := range map[string]bool{
+		"BenchmarkX 1 2 ns/op\nPASS\n": true, "--- FAIL: BenchmarkX\nFAIL\n": true,
+		"--- FAIL: BenchmarkX\npanic: no\n\ngoroutine 1\n": false, "": false,
+	} {
+		if got := finished([]byte(text)); got != want {
+			t.Errorf("finished(%q) = %v, want %v", text, got, want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -60,13 +61,20 @@ func yardsticks(es []entry) []entry {
 	})
 }
 
-// fastest returns the entry with the smallest median.
-func (f *figures) fastest(es []entry, s side) entry {
-	return slices.MinFunc(es, func(a, b entry) int {
-		d := median(f.all(s.row(a.peer, a.c), "ns/op")) - median(f.all(s.row(b.peer, b.c), "ns/op"))
-		return int(math.Copysign(1, d))
-	})
+// time is the median time of an entry, and infinite for one that was never measured.
+func (f *figures) time(e entry, s side) float64 {
+	if ts := f.all(s.row(e.peer, e.c), "ns/op"); len(ts) > 0 {
+		return median(ts)
+	}
+	return math.Inf(1)
 }
+
+// byTime compares entries for sorting.
+func (f *figures) byTime(s side) func(a, b entry) int {
+	return func(a, b entry) int { return cmp.Compare(f.time(a, s), f.time(b, s)) }
+}
+
+func (f *figures) fastest(es []entry, s side) entry { return slices.MinFunc(es, f.byTime(s)) }
 
 // target is something that the library is to hold, and what came out.
 type target struct {
