@@ -12,12 +12,12 @@ import (
 
 // figures is what a run measured.
 type figures struct {
-	command, toolchain, cpu string
-	cores                   int
-	versions                map[string]string // by module
-	rounds                  []map[string]metrics
-	conns                   []connPair
-	failures                []failure
+	command, toolchain, cpu, load string
+	cores                         int
+	versions                      map[string]string // by module
+	rounds                        []map[string]metrics
+	conns                         []connPair
+	failures                      []failure
 }
 
 // failure is a run of a benchmark that did not hold its own check. It has no figures.
@@ -55,6 +55,8 @@ func parse(text []byte) (*figures, error) {
 			f.toolchain = strings.TrimPrefix(line, noteGo)
 		case strings.HasPrefix(line, noteCores):
 			f.cores, _ = strconv.Atoi(strings.TrimPrefix(line, noteCores))
+		case strings.HasPrefix(line, noteLoad):
+			f.load = strings.TrimPrefix(line, noteLoad)
 		case strings.HasPrefix(line, noteVersion):
 			module, version, _ := strings.Cut(strings.TrimPrefix(line, noteVersion), " ")
 			f.versions[module] = version

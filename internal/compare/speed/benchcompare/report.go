@@ -27,7 +27,7 @@ func report(f *figures) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	err = t.Execute(&out, map[string]any{
-		"Command": f.command, "Rounds": len(f.rounds), "Go": f.toolchain, "CPU": f.cpu, "Cores": f.cores,
+		"Command": f.command, "Rounds": len(f.rounds), "Go": f.toolchain, "Load": f.load, "CPU": f.cpu, "Cores": f.cores,
 		"Targets": f.targetTable(), "Peers": f.peerTable(), "Idle": f.idleTable(), "Keys": f.keyTable(), "Conns": f.connTable(),
 		"Pairs": len(f.conns), "GRPC": f.versions[grpcModule], "Failures": f.failureTable(),
 	})

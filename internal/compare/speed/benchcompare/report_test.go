@@ -12,7 +12,7 @@ import (
 // in special. The second round is three times as slow as the first, which ratios must not show.
 func printed(other float64, special map[string]float64) string {
 	var b strings.Builder
-	b.WriteString("# command go run .\n# go go1.99 plan9/mips\n# cores 2\n# version google.golang.org/grpc v1.2.3\n")
+	b.WriteString("# command go run .\n# go go1.99 plan9/mips\n# cores 2\n# load 0.25\n# version google.golang.org/grpc v1.2.3\n")
 	for round := range 2 {
 		fmt.Fprintf(&b, "# round %d\ncpu: abacus\n", round+1)
 		slow := float64(1 + 2*round)
@@ -113,7 +113,7 @@ func TestReport(t *testing.T) {
 	}
 	for _, want := range []string{
 		"- Command: `go run .`",
-		"abacus, 2 cores; go1.99 plan9/mips, grpc v1.2.3",
+		"abacus, 2 cores; go1.99 plan9/mips, grpc v1.2.3; load average before the run 0.25",
 		"| **grpcircuit** | Acquire, Done |  | 80.0 | 1.00 | 80.0 | 1.00 | 80.0 | 1.00 | 0 | 0 |",
 		"| sony/gobreaker | two-step |  | 200 | 2.50 | 200 | 2.50 | 200 | 2.50 | 0 | 0 |",
 		"- go-kratos/aegis: rejects by chance: it cannot be kept open",

@@ -23,6 +23,7 @@ const (
 	noteGo      = "# go "
 	noteCores   = "# cores "
 	noteVersion = "# version "
+	noteLoad    = "# load "
 )
 
 const grpcModule = "google.golang.org/grpc"
@@ -92,6 +93,10 @@ func writeNotes(raw *bytes.Buffer) error {
 	fmt.Fprintf(raw, "%sgo -C internal/compare run ./speed/benchcompare %s\n", noteCommand, strings.Join(os.Args[1:], " "))
 	fmt.Fprintf(raw, "%s%s %s/%s\n", noteGo, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	fmt.Fprintf(raw, "%s%d\n", noteCores, runtime.NumCPU())
+	// What else the machine does before the first round, where the system tells: one that is busy makes other ratios.
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		fmt.Fprintf(raw, "%s%s\n", noteLoad, strings.Fields(string(load))[0])
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return fmt.Errorf("the program knows no versions")
