@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # How often to run the tests that hunt races.
 CONCURRENT_COUNT ?= 50
-# What `make bench` hands to the benchmark program.
+# What `make bench` and `make bench-compare` hand to their programs.
 BENCHFLAGS ?=
 
 EXAMPLES := quickstart chained
@@ -72,6 +72,12 @@ examples:
 .PHONY: bench
 bench:
 	go run ./internal/bench $(BENCHFLAGS)
+
+# Compares with the other Go breakers and writes docs/benchmarks.md and docs/benchmarks.txt. It takes a quarter of an hour, in
+# which the machine should do nothing else.
+.PHONY: bench-compare
+bench-compare:
+	go -C internal/compare run ./speed/benchcompare $(BENCHFLAGS)
 
 # Every benchmark once, so that none of them rots.
 .PHONY: bench-once

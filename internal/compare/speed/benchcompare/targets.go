@@ -1,0 +1,146 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/grpcircuit/grpcircuit/internal/compare/speed"
+)
+
+// side is a kind of run: how many goroutines call at once.
+type side struct {
+	name      string
+	benchmark string
+	procs     int
+}
+
+func (f *figures) sides() []side {
+	return []side{
+		{"one goroutine", "BenchmarkOne", 1},
+		{fmt.Sprintf("all cores (%d)", f.cores), "BenchmarkParallel", f.cores},
+		{fmt.Sprintf("GOMAXPROCS %d", manyProcs), "BenchmarkParallel", manyProcs},
+	}
+}
+
+func (s side) row(p speed.Peer, c speed.Case) string {
+	return row(s.benchmark+"/"+c.BenchmarkName(p), s.procs)
+}
+
+// entry is a benchmark with what it belongs to.
+type entry struct {
+	peer speed.Peer
+	c    speed.Case
+}
+
+func (e entry) name() string { return e.peer.Name + ", " + e.c.Form }
+
+// entries returns all that do a work, in the order of the peers.
+func entries(w speed.Work) (es []entry) {
+	for _, p := range speed.Peers() {
+		for _, c := range p.Cases {
+			if c.Work == w {
+				es = append(es, entry{p, c})
+			}
+		}
+	}
+	return es
+}
+
+// named returns the entries of one peer.
+func named(es []entry, peer string) []entry {
+	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool { return e.peer.Name != peer })
+}
+
+// yardsticks returns the entries that do all of the work, and are another library's.
+func yardsticks(es []entry) []entry {
+	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool {
+		_, apart := e.peer.Apart[e.c.Work]
+		return apart || e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing
+	})
+}
+
+// time is the median time of an entry, and infinite for one that was never measured.
+func (f *figures) time(e entry, s side) float64 {
+	if ts := f.all(s.row(e.peer, e.c), "ns/op"); len(ts) > 0 {
+		return median(ts)
+	}
+	return math.Inf(1)
+}
+
+// byTime compares entries for sorting.
+func (f *figures) byTime(s side) func(a, b entry) int {
+	return func(a, b entry) int { return cmp.Compare(f.time(a, s), f.time(b, s)) }
+}
+
+func (f *figures) fastest(es []entry, s side) entry { return slices.MinFunc(es, f.byTime(s)) }
+
+// target is something that the library is to hold, and what came out.
+type target struct {
+	what     string
+	measured string
+	limit    string
+	against  string
+	met      bool
+}
+
+// targets returns all of them. Each ratio is the time of this library's fastest form divided by that of the fastest yardstick,
+// within a round; the median over the rounds is held against the limit.
+func (f *figures) targets() (ts []target) {
+	sides := f.sides()
+	ratio := func(what string, w speed.Work, s side, limit float64, peers func([]entry) []entry) {
+		es := entries(w)
+		ours, peer := f.fastest(named(es, speed.Ours), s), f.fastest(peers(es), s)
+		r := spreadOf(f.ratios(s.row(ours.peer, ours.c), s.row(peer.peer, peer.c)))
+		ts = append(ts, target{
+			what:     what + ", " + s.name + ": " + ours.c.Form,
+			measured: fmt.Sprintf("%.2f (%.2f - %.2f)", r.median, r.low, r.high),
+			limit:    fmt.Sprintf("at most %.1f", limit),
+			against:  peer.name(),
+			met:      r.median <= limit,
+		})
+	}
+	only := func(name string) func([]entry) []entry {
+		return func(es []entry) []entry { return named(es, name) }
+	}
+	for _, s := range sides {
+		ratio("closed success with a window", speed.Success, s, 0.5, yardsticks)
+	}
+	ratio("failures in a row as the only rule", speed.Consecutive, sides[0], 2.5, only("eapache/go-resiliency"))
+	for _, s := range sides {
+		ratio("open rejection", speed.Open, s, 1, yardsticks)
+	}
+	ratio("unary interceptor", speed.Unary, sides[0], 0.1, only("failsafe-go"))
+	ts = append(ts, f.noAllocations())
+	ratio("closed success with a window", speed.Success, sides[0], 1.7, only(speed.Floor))
+	return append(ts, f.connTarget())
+}
+
+func (f *figures) noAllocations() target {
+	e := f.fastest(named(entries(speed.Unary), speed.Ours), f.sides()[0])
+	most := slices.Max(append(f.all(f.sides()[0].row(e.peer, e.c), "allocs/op"), 0))
+	return target{
+		what: "unary interceptor, allocations of a call: " + e.c.Form, measured: fmt.Sprintf("%.0f", most),
+		limit: "0", against: "-", met: most == 0,
+	}
+}
+
+// connDifference is the difference between two connections within each pair of runs, in nanoseconds a call.
+func (f *figures) connDifference(of, from string) interval {
+	var ds []float64
+	for _, p := range f.conns {
+		ds = append(ds, p[of]-p[from])
+	}
+	return intervalOf(ds)
+}
+
+func (f *figures) connTarget() target {
+	d := f.connDifference(speed.ConnGuarded, speed.ConnBare)
+	return target{
+		what:     "real unary call, with a guard less without one",
+		measured: fmt.Sprintf("%.0f ns (95%%: %.0f to %.0f)", d.median, d.low, d.high),
+		limit:    "the interval holds 0", against: "the same call without a guard",
+		met: d.includes(0),
+	}
+}
