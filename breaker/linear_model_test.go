@@ -2,7 +2,6 @@ package breaker
 
 import (
 	"cmp"
-	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -14,21 +13,21 @@ import (
 // What is linearizable, and what is not
 //
 // Every operation of a breaker takes effect at one instant between its call and its return, and the instants put all
-// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same calls for the
-// same reasons, as probes or not, in the same generations, and makes the same transitions with the same events. These do
-// not, on purpose; each comes in steps of its own, which are linearizable:
+// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same calls
+// for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same events.
+// The following do not, on purpose; each comes in steps, and the steps are linearizable:
 //
 //   - A success that takes no lock comes in three: it is judged (in time or late), it is counted, and it ends the row of
-//     consecutive failures. Its stay may end between the steps. Then it still is a success, as it was in time when it was judged,
-//     and it is in the totals; it does nothing to the stay after its own.
-//   - What may open comes in three, under one hold of the lock: it is noted in the window, the rules are evaluated, and if one
-//     fires the breaker opens. Only what takes no lock comes between: the steps of successes, admissions while closed, and State.
-//     So a success that runs beside the Nth consecutive failure may end the row when that failure is in it already; then nothing
-//     opens. And one that comes after the evaluation does not stop the breaker from opening, though it is in time.
+//     consecutive failures. Its stay may end between the steps. It still is a success, as it was in time when it was judged,
+//     and is in the totals; to the stay after its own it does nothing.
+//   - What may open comes in three, under one hold of the lock: it is noted in the window, the rules are evaluated, and if
+//     one fires the breaker opens. Only what takes no lock comes between: the steps of successes, admissions while closed,
+//     and State. So a success that runs beside the Nth consecutive failure may end the row when that failure is in it
+//     already; then nothing opens. And one that comes after the evaluation does not stop the breaker from opening.
 //   - The rule of WithTrip is asked outside the lock. Its answer is a step of its own, and counts if the stay lasts.
-//   - A snapshot, and the counts in an event, are of one instant in all that the lock guards and in any one of the
-//     figures that it does not guard (the row, the successes in the window). Two of these may be of two instants, and so may
-//     the counts of admissions, successes and rejections in all. At rest all of it is exact.
+//   - A snapshot, and the counts in an event, are of one instant in all that the lock guards and in any one of the figures
+//     that it does not guard: the row, and the successes in the window. Two of these may be of two instants, and so may the
+//     counts of admissions, successes and rejections in all. At rest all of it is exact.
 //
 // In a history such an operation stands as its steps, all between its call and its return.
 const (
@@ -136,6 +135,7 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 			}
 		case reflect.Slice, reflect.Map, reflect.Pointer, reflect.Chan, reflect.Interface, reflect.Func:
 			shared = append(shared, at)
+		default: // a value
 		}
 	}
 	walk("", reflect.TypeFor[linearState]())
@@ -160,7 +160,7 @@ func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Eve
 			s.settleDown(op, custom)
 			return true, s
 		},
-		Equal: func(a, b any) bool { return reflect.DeepEqual(a, b) },
+		Equal: reflect.DeepEqual,
 		Hash:  func(state any) uint64 { return state.(*linearState).hash() },
 		DescribeOperation: func(input, output any) string {
 			return describeLinear(input.(linearOp), output.(linearSaw))
@@ -288,6 +288,7 @@ func (s *linearState) doAcquire(op linearOp, saw linearSaw) bool {
 		return saw.state == Open
 	case ReasonOpen:
 		return saw.state == Open && saw.until == s.until
+	case ReasonHalfOpen, ReasonRamp, ReasonConcurrency:
 	}
 	return saw.state == s.state
 }
@@ -392,30 +393,4 @@ func openedBy(before, after RuleCounts) Rule {
 		}
 	}
 	return 0
-}
-
-func describeLinear(op linearOp, saw linearSaw) string {
-	switch op.kind {
-	case opAcquire:
-		switch {
-		case saw.reason == ReasonOpen:
-			return fmt.Sprintf("%s: %v until %v", op.kind, saw.reason, saw.until)
-		case saw.reason != 0:
-			return fmt.Sprintf("%s: %v, %v", op.kind, saw.reason, saw.state)
-		case saw.probe:
-			return fmt.Sprintf("%s: permit %d, a probe of generation %d", op.kind, op.permit, saw.gen)
-		}
-		return fmt.Sprintf("%s: permit %d of generation %d", op.kind, op.permit, saw.gen)
-	case opOverride:
-		return fmt.Sprintf("%s %v for %v", op.kind, op.mode, op.d)
-	case opAdvance:
-		return fmt.Sprintf("%s %v", op.kind, op.d)
-	case opState:
-		return fmt.Sprintf("%s: %v", op.kind, saw.state)
-	case opRow, opWindow, opRest:
-		return fmt.Sprintf("%s: %+v", op.kind, *saw.snap)
-	case opTrip, opReset, opClear:
-		return op.kind
-	}
-	return fmt.Sprintf("%s permit %d: %+v", op.kind, op.permit, op.report)
 }

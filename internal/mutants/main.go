@@ -127,7 +127,8 @@ func test(binary, bug string, args ...string) (result, error) {
 	exit, exited := errors.AsType[*exec.ExitError](err)
 	failed := exited && exit.ExitCode() == 1 && len(r.failed) > 0 && !crash.Match(text)
 	if !passed && !failed {
-		return r, fmt.Errorf("%s=%q %s: no verdict after %v: %v\n%s", variable, bug, strings.Join(args, " "), r.took, err, text) //nolint:errorlint // err may be nil
+		return r, fmt.Errorf("%s=%q %s: no verdict after %v: %v\n%s", //nolint:errorlint // err may be nil
+			variable, bug, strings.Join(args, " "), r.took, err, text)
 	}
 	return r, nil
 }
