@@ -81,17 +81,17 @@ func run(out io.Writer) (survivors int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		others, err := test(binary, bug.name, "-test.skip", linearizable, "-test.failfast")
-		if err != nil {
-			return 0, err
-		}
+		others, othersErr := test(binary, bug.name, "-test.skip", linearizable, "-test.failfast")
 		verdict := fmt.Sprintf("caught by %s in %.1f s", strings.Join(r.failed, ", "), r.took.Seconds())
 		if len(r.failed) == 0 {
 			survivors++
 			verdict = "SURVIVES TestLinearizable"
 		}
 		beside := "by no other test"
-		if len(others.failed) > 0 {
+		switch {
+		case othersErr != nil:
+			beside = "and the other tests come to no verdict"
+		case len(others.failed) > 0:
 			beside = "and by " + strings.Join(others.failed, ", ")
 		}
 		fmt.Fprintf(out, "%-8s  %s, %s: %s\n", bug.name, verdict, beside, bug.what)
@@ -127,8 +127,11 @@ func test(binary, bug string, args ...string) (result, error) {
 	exit, exited := errors.AsType[*exec.ExitError](err)
 	failed := exited && exit.ExitCode() == 1 && len(r.failed) > 0 && !crash.Match(text)
 	if !passed && !failed {
-		return r, fmt.Errorf("%s=%q %s: no verdict after %v: %v\n%s", //nolint:errorlint // err may be nil
-			variable, bug, strings.Join(args, " "), r.took, err, text)
+		how := "exit status 0"
+		if err != nil {
+			how = err.Error()
+		}
+		return r, fmt.Errorf("%s=%q %s: no verdict, %s after %v\n%s", variable, bug, strings.Join(args, " "), how, r.took, text)
 	}
 	return r, nil
 }
