@@ -140,7 +140,7 @@ func (h *linearHistory) check(t *testing.T) (decided bool) {
 	if patience < 0 {
 		return false
 	}
-	t.Errorf("not linearizable; again with -linear.seed=%d\n%s", h.seed, h.describe())
+	t.Errorf("not linearizable; again with go test -run TestLinearizable ./breaker -linear.seed=%d\n%s", h.seed, h.describe())
 	return true
 }
 
