@@ -59,6 +59,12 @@ concurrent:
 	@go test -list ConcurrentSafe ./... | grep ^Test >/dev/null || { echo "no test is named ConcurrentSafe" >&2; exit 1; }
 	go test -race -run ConcurrentSafe -count $(CONCURRENT_COUNT) -timeout 15m ./...
 
+# The bugs that are seeded with the build tag mutant, each of which the tests must catch.
+.PHONY: mutants
+mutants:
+	@go vet -tags mutant ./breaker
+	go run ./internal/mutants
+
 .PHONY: cover
 cover:
 	go test -coverprofile cover.out -coverpkg "$$(go list $(PUBLIC) | paste -sd, -)" ./...

@@ -251,10 +251,11 @@ func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64
 		ph = b.toHalfOpen(ctx, ph, t)
 	case HalfOpen:
 	}
-	if b.full(ph, now) {
+	lease, ok := b.claim(ph, now)
+	if !ok {
 		return 0, ReasonHalfOpen
 	}
-	return b.lease(ph, now), 0
+	return lease, 0
 }
 
 // refusal returns the error for a call rejected for reason, the same one for all calls of a stay.

@@ -247,13 +247,24 @@ func ruleCount(c *RuleCounts, r Rule) *uint64 {
 
 // settle takes the report of a ticket, and says whether it was late.
 func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late bool) {
+	late, ask := m.record(tk, o, asked, now)
+	if ask {
+		if rule := m.rule(o, now); rule != 0 {
+			m.open(rule, asked, now)
+		}
+	}
+	return late
+}
+
+// record is settle up to the rules, and says whether they are to be asked.
+func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, ask bool) {
 	m.refresh(now)
 	slow := m.cfg.SlowCall > 0 && tk.timed && now-tk.start > m.cfg.SlowCall
 	inTime := tk.gen == m.gen
 	if tk.probe {
 		i := slices.IndexFunc(m.leases, func(l modelLease) bool { return l.ticket == tk.id })
 		if i < 0 {
-			return false // a second report
+			return false, false // a second report
 		}
 		l := m.leases[i]
 		m.leases = slices.Delete(m.leases, i, i+1)
@@ -264,7 +275,7 @@ func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late boo
 	}
 	if !inTime {
 		m.sum.Late++
-		return true
+		return true, false
 	}
 	switch o {
 	case Success:
@@ -290,13 +301,9 @@ func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late boo
 		if o == Failure {
 			m.streak++
 		}
-		if (o != Success || slow) && m.override != ForceClosed {
-			if rule := m.rule(o, now); rule != 0 {
-				m.open(rule, asked, now)
-			}
-		}
+		return false, (o != Success || slow) && m.override != ForceClosed
 	}
-	return false
+	return false, false
 }
 
 func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {

@@ -89,7 +89,7 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 			return false
 		}
 	}
-	bump(&w.successes[w.slot.Load()])
+	w.succeeded()
 	w.well()
 	if b.phase.Load() != ph {
 		b.sweep(ph)
@@ -143,7 +143,7 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		b.settleProbe(ctx, p, ph, r, t)
 		return nil
 	}
-	if ph.gen != p.ph.gen {
+	if ph.late(p.ph.gen) {
 		c := b.coldly()
 		c.late = plus(c.late, 1) // B15
 		return nil
@@ -156,7 +156,7 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 	}
 	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
 	if r.Outcome == Success {
-		bump(&ph.win.successes[ph.win.slot.Load()])
+		ph.win.succeeded()
 		ph.win.well()
 		if !slow {
 			return nil

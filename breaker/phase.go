@@ -62,7 +62,7 @@ func (b *Breaker) republish(change func(*phase)) *phase {
 	next := *b.phase.Load()
 	next.kind = admitPlain
 	change(&next)
-	b.phase.Store(next.withKind())
+	b.publish(next.withKind())
 	return &next
 }
 

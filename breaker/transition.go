@@ -33,7 +33,7 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	default:
 		return nil
 	}
-	b.toOpen(ctx, ph, cause{rule: rule, why: why, counts: counts, asked: r.RetryAfter}, t)
+	b.fire(ctx, ph, cause{rule: rule, why: why, counts: counts, asked: r.RetryAfter}, t)
 	return nil
 }
 
@@ -147,7 +147,7 @@ func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.T
 	next.override = ph.override
 	next.entered = instant(t)
 	next.wall = t.UnixNano()
-	b.phase.Store(next.withKind())
+	b.publish(next.withKind())
 	if ph.win != nil {
 		b.retired = plus(b.retired, ph.win.drain()) // after publishing: see sweep
 	}

@@ -1,0 +1,262 @@
+package breaker
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+const (
+	linearHistories = 600
+	linearDecided   = 540     // at least
+	linearPatience  = 100_000 // steps of the model, for one history
+)
+
+var linearSeed = flag.Uint64("linear.seed", 0, "check histories of this program only, in TestLinearizable")
+
+// TestLinearizable has 4 to 8 goroutines run random programs on one breaker, and looks for an order of their operations in
+// which the model does the same: see linear_model_test.go. Time moves between rounds only, while all of them wait; so all of a
+// round happens at one instant, and moving time is an operation like others.
+//
+// The seed makes the programs. What comes of them depends on the scheduler too, so a seed that failed may have to run several
+// times until it fails again: -linear.seed does that.
+func TestLinearizable(t *testing.T) {
+	saw := seen{}
+	base := rand.Uint64()
+	for i := range uint64(linearHistories) {
+		seed := base + i
+		if *linearSeed != 0 {
+			seed = *linearSeed
+		}
+		var h *linearHistory
+		synctest.Test(t, func(t *testing.T) { h = newLinearHistory(t, seed); h.run(t) })
+		h.count(saw)
+		if !h.check(t) {
+			saw["not decided"]++
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	if *linearSeed != 0 {
+		return
+	}
+	if decided := linearHistories - saw["not decided"]; decided < linearDecided {
+		t.Errorf("%d histories are decided, want %d", decided, linearDecided)
+	}
+	for _, what := range []string{
+		"operations at once", "a permit handed over", "a second report of a probe",
+		"opened by consecutive", "opened by ratio", "opened by slow", "opened by custom", "opened by probe", "opened by manual",
+		"half-open", "closed by probes", "closed by hand", "probe succeeded", "probe failed", "probe ignored", "probe lost", "late",
+		"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency", "shadow rejected",
+		"state closed", "state half_open", "state open", "a success beside a failure",
+	} {
+		if saw[what] == 0 {
+			t.Errorf("never seen: %s", what)
+		}
+	}
+	if testing.Verbose() {
+		for _, what := range slices.Sorted(mapKeys(saw)) {
+			t.Logf("%7d  %s", saw[what], what)
+		}
+	}
+}
+
+// steps is the history with operations of several steps taken apart. Stamps are spread so that the steps begin in order:
+// that is what the checker tries first.
+func (h *linearHistory) steps() (steps []porcupine.Operation) {
+	for _, o := range h.ops {
+		op, kinds := o.Input.(linearOp), []string{o.Input.(linearOp).kind}
+		switch {
+		case h.mayOpen(o):
+			op.alone = !h.beside(o, h.quick)
+			kinds = []string{opNote, opEvaluate, opOpen}
+			if h.custom != nil {
+				kinds = append(kinds, opAnswer)
+			}
+		case h.quick(o):
+			op.alone = !h.beside(o, func(o porcupine.Operation) bool {
+				kind := o.Input.(linearOp).kind
+				return h.mayOpen(o) || kind == opRow || kind == opWindow
+			})
+			kinds = []string{opJudge, opCount, opEndRow}
+		}
+		o.Call, o.Return = 8*o.Call, 8*o.Return
+		for _, op.kind = range kinds {
+			o.Input = op
+			steps = append(steps, o)
+			o.Call++
+		}
+	}
+	return steps
+}
+
+// mayOpen says whether the rules may be evaluated for o, quick whether it is a success that takes no lock.
+func (h *linearHistory) mayOpen(o porcupine.Operation) bool {
+	op := o.Input.(linearOp)
+	if op.kind != opSettle || o.Output.(linearSaw).probe || op.report.Outcome == Ignored {
+		return false
+	}
+	return op.report.Outcome != Success || h.slow(op.report)
+}
+
+func (h *linearHistory) quick(o porcupine.Operation) bool {
+	op, saw := o.Input.(linearOp), o.Output.(linearSaw)
+	return op.kind == opSettle && !saw.probe && !saw.locks && op.report.Outcome == Success && !h.slow(op.report)
+}
+
+func (h *linearHistory) slow(r Report) bool { return h.cfg.SlowCall > 0 && r.Latency > h.cfg.SlowCall }
+
+// beside says whether an operation of that kind ran at the same time as o.
+func (h *linearHistory) beside(o porcupine.Operation, kind func(porcupine.Operation) bool) bool {
+	return slices.ContainsFunc(h.ops, func(other porcupine.Operation) bool {
+		return other.Call < o.Return && o.Call < other.Return && other.Call != o.Call && kind(other)
+	})
+}
+
+// check says whether the history is linearizable, and fails the test if not. To look at all orders may take too long; then it
+// gives up and says that it has not decided.
+func (h *linearHistory) check(t *testing.T) (decided bool) {
+	t.Helper()
+	m, patience := h.model(), linearPatience
+	step := m.Step
+	m.Step = func(state, input, output any) (bool, any) {
+		if patience--; patience < 0 {
+			return false, nil
+		}
+		return step(state, input, output)
+	}
+	if porcupine.CheckOperations(m, h.steps()) {
+		return true
+	}
+	if patience < 0 {
+		return false
+	}
+	t.Errorf("not linearizable; again with go test -run TestLinearizable ./breaker -linear.seed=%d\n%s", h.seed, h.describe())
+	return true
+}
+
+func (h *linearHistory) model() porcupine.Model {
+	return linearModel(h.cfg, h.custom, int(h.permits.Load()), h.rec.heard(), h.born)
+}
+
+// describe is all there is to know of a history that is not linearizable.
+func (h *linearHistory) describe() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d goroutines, custom rule %v, %+v\n", len(h.workers), h.custom != nil, h.cfg.WithDefaults())
+	slices.SortFunc(h.ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	for _, o := range h.ops {
+		fmt.Fprintf(&text, "%4d-%-4d goroutine %d: %s\n", o.Call, o.Return, o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearSaw)))
+	}
+	for _, e := range h.rec.heard() {
+		fmt.Fprintf(&text, "event at %v: %+v\n", e.At.Sub(h.born), e)
+	}
+
+	m := h.model()
+	_, info := porcupine.CheckOperationsVerbose(m, h.steps(), time.Minute)
+	var longest []porcupine.Operation
+	for _, part := range info.PartialLinearizationsOperations()[0] {
+		if len(part) > len(longest) {
+			longest = part
+		}
+	}
+	fmt.Fprintln(&text, "The longest order that is possible ends with:")
+	state := m.Init()
+	for i, o := range longest {
+		_, state = m.Step(state, o.Input, o.Output)
+		if i >= len(longest)-12 {
+			fmt.Fprintf(&text, "goroutine %d: %s\n", o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearSaw)))
+		}
+	}
+	s := state.(*linearState)
+	fmt.Fprintf(&text, "And then the model is: %+v", s.snapshot(s.now))
+	return text.String()
+}
+
+// count notes what the history had to show.
+func (h *linearHistory) count(saw seen) {
+	for _, w := range h.workers {
+		for what, n := range w.saw {
+			saw[what] += n
+		}
+	}
+	var last Snapshot
+	for i, o := range h.ops {
+		op, out := o.Input.(linearOp), o.Output.(linearSaw)
+		switch op.kind {
+		case opState:
+			saw["state "+out.state.String()]++
+		case opRest:
+			last = *out.snap
+		}
+		beside, failure := false, false
+		for j, other := range h.ops {
+			if i != j && other.Call < o.Return && o.Call < other.Return {
+				beside = true
+				with := other.Input.(linearOp)
+				failure = failure || (with.kind == opSettle && with.report.Outcome == Failure)
+			}
+		}
+		saw["operations"]++
+		if beside {
+			saw["operations at once"]++
+		}
+		if failure && op.kind == opSettle && op.report.Outcome == Success {
+			saw["a success beside a failure"]++
+		}
+	}
+	for _, e := range h.rec.heard() {
+		switch {
+		case e.To == Open:
+			saw["opened by "+e.Rule.String()]++
+		case e.To == HalfOpen:
+			saw["half-open"]++
+		case e.Rule == RuleManual:
+			saw["closed by hand"]++
+		default:
+			saw["closed by probes"]++
+		}
+	}
+	for what, n := range map[string]uint64{
+		"probe succeeded": last.Probes.Success, "probe failed": last.Probes.Failure, "probe ignored": last.Probes.Ignored, "probe lost": last.Probes.Lost,
+		"late": last.Late, "shadow rejected": last.ShadowRejections.Total(),
+		"rejected: open": last.Rejections.Open, "rejected: half_open": last.Rejections.HalfOpen, "rejected: ramp": last.Rejections.Ramp,
+		"rejected: forced": last.Rejections.Forced, "rejected: concurrency": last.Rejections.Concurrency,
+	} {
+		saw[what] += int(n)
+	}
+}
+
+func describeLinear(op linearOp, saw linearSaw) string {
+	switch op.kind {
+	case opAcquire:
+		switch {
+		case saw.reason == ReasonOpen:
+			return fmt.Sprintf("%s: %v until %v", op.kind, saw.reason, saw.until)
+		case saw.reason != 0:
+			return fmt.Sprintf("%s: %v, %v", op.kind, saw.reason, saw.state)
+		case saw.probe:
+			return fmt.Sprintf("%s: permit %d, a probe of generation %d", op.kind, op.permit, saw.gen)
+		}
+		return fmt.Sprintf("%s: permit %d of generation %d", op.kind, op.permit, saw.gen)
+	case opOverride:
+		return fmt.Sprintf("%s %v for %v", op.kind, op.mode, op.d)
+	case opAdvance:
+		return fmt.Sprintf("%s %v", op.kind, op.d)
+	case opState:
+		return fmt.Sprintf("%s: %v", op.kind, saw.state)
+	case opRow, opWindow, opRest:
+		return fmt.Sprintf("%s: %+v", op.kind, *saw.snap)
+	case opTrip, opReset, opClear:
+		return op.kind
+	}
+	return fmt.Sprintf("%s permit %d: %+v", op.kind, op.permit, op.report)
+}
