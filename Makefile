@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 # How often to run the tests that hunt races.
 CONCURRENT_COUNT ?= 50
+# How long `make fuzz` runs each target.
+FUZZTIME ?= 30s
 # What `make bench` hands to the benchmark program.
 BENCHFLAGS ?=
 
@@ -58,6 +60,15 @@ race:
 concurrent:
 	@go test -list ConcurrentSafe ./... | grep ^Test >/dev/null || { echo "no test is named ConcurrentSafe" >&2; exit 1; }
 	go test -race -run ConcurrentSafe -count $(CONCURRENT_COUNT) -timeout 15m ./...
+
+# Every fuzz target in turn. Their seeds run as tests anyway.
+.PHONY: fuzz
+fuzz:
+	@for p in $$(go list ./...); do \
+		for f in $$(go test -list ^Fuzz $$p | grep ^Fuzz || true); do \
+			echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2 $$p; \
+		done; \
+	done
 
 .PHONY: cover
 cover:

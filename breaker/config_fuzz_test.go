@@ -14,7 +14,8 @@ import (
 // FuzzConfig decodes a Config from any bytes.
 func FuzzConfig(f *testing.F) {
 	for _, cfg := range []Config{
-		{}, Conservative(), Lenient(), Config{}.WithDefaults(),
+		{},
+		Conservative(), Lenient(), Config{}.WithDefaults(),
 		{
 			ConsecutiveFailures: -1, FailureRatio: 0.57, MinCalls: 7, Window: time.Second, SlowCall: time.Millisecond, SlowRatio: 0.3,
 			OpenFor: time.Second, MaxOpenFor: time.Minute, Backoff: 1.5, Jitter: -1, MaxProbes: 3, SuccessesToClose: 4,

@@ -116,7 +116,7 @@ func FuzzStreamEndings(f *testing.F) {
 		{server, openTrailerPanics, opError, 8},
 		{0, openTrailerExits, opSend, 0, opErrorThrice, unavailable},
 		{server, openTrailerFinishes, opHeader, 6, opError, 23 | inside},
-		{server | deadline, 0},  // abandoned until its deadline
+		{server | deadline, 0}, // abandoned until its deadline
 		{server, 0, opSendEOF, 0, opEOF, 0, opFinish, unavailable, opFinish, 0},
 		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
 		{server, 0, opRecvPanics, 0},
