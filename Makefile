@@ -8,6 +8,8 @@ SHELL := /bin/bash
 CONCURRENT_COUNT ?= 50
 # How long `make fuzz` runs each target.
 FUZZTIME ?= 30s
+# What `make mutation` mutates; the reports of the others are taken as they are. With none it only judges.
+MUTATE ?= breaker keyfunc interceptor
 # What `make bench` hands to the benchmark program.
 BENCHFLAGS ?=
 
@@ -69,6 +71,13 @@ fuzz:
 			echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2 $$p; \
 		done; \
 	done
+
+# The one place that names the version of gremlins. It takes half an hour on two cores; see docs/mutation.md.
+GREMLINS_VERSION := v0.6.0
+
+.PHONY: mutation
+mutation:
+	go run ./internal/mutation -version $(GREMLINS_VERSION) $(MUTATE)
 
 .PHONY: cover
 cover:
@@ -150,5 +159,5 @@ generate-check:
 
 .PHONY: clean
 clean:
-	rm -f cover.out bench.txt
+	rm -f cover.out bench.txt mutation-*.json
 	find . -name .git -prune -o -type f \( -name '*.test' -o -name '*.prof' \) -exec rm -f {} +
