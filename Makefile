@@ -8,7 +8,7 @@ SHELL := /bin/bash
 CONCURRENT_COUNT ?= 50
 # How long `make fuzz` runs each target.
 FUZZTIME ?= 30s
-# What `make mutation` mutates; the reports of the others are taken as they are. With none it only judges.
+# What `make mutation` mutates, packages or files; of all others it takes the reports of earlier runs.
 MUTATE ?= breaker keyfunc interceptor
 # What `make bench` hands to the benchmark program.
 BENCHFLAGS ?=
@@ -159,5 +159,5 @@ generate-check:
 
 .PHONY: clean
 clean:
-	rm -f cover.out bench.txt mutation-*.json
+	rm -rf cover.out bench.txt mutation
 	find . -name .git -prune -o -type f \( -name '*.test' -o -name '*.prof' \) -exec rm -f {} +

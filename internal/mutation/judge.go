@@ -62,14 +62,17 @@ func newFigures(version string) *figures {
 	return f
 }
 
-func (f *figures) add(t target, r report) {
+func (f *figures) add(t target, n counts) {
 	name := "`" + t.dir + "`"
-	if len(t.files) > 0 {
-		name += ", `" + strings.Join(t.files, "*.go`, `") + "*.go`"
+	if len(t.names) > 0 {
+		name += ", `" + strings.Join(t.names, "*.go`, `") + "*.go`"
 	}
-	hang := r.timedOut()
-	fmt.Fprintf(f, "| %s | %d | %d | %d | %d | %d | %d | %.2f%% | %.2f%% |\n", name, r.Killed+r.Lived+hang+r.NotCovered+r.NotViable,
-		r.Killed, r.Lived, hang, r.NotCovered, r.NotViable, r.Efficacy, r.Coverage)
+	all := 0
+	for _, k := range n {
+		all += k
+	}
+	fmt.Fprintf(f, "| %s | %d | %d | %d | %d | %d | %d | %.2f%% | %.2f%% |\n",
+		name, all, n[killed], n[lived], n[timedOut], n[notCovered], n[notViable], n.efficacy(), n.coverage())
 }
 
 // into replaces the figures in the document.

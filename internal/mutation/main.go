@@ -1,11 +1,11 @@
 // Mutation breaks the code in hundreds of small ways, one at a time, and looks whether a test notices. The breaking is done
-// by gremlins; this program starts it, and holds its report against docs/mutation.md:
+// by gremlins; this program starts it, and holds its reports against docs/mutation.md:
 //
-//	go run ./internal/mutation -version v0.6.0 [breaker] [keyfunc] [interceptor]
+//	go run ./internal/mutation -version v0.6.0 breaker keyfunc interceptor/stream.go
 //
-// It writes the figures into that document, and fails if the tests notice too little, or if a mutant that they do not notice
-// has no judgement there. The reports of gremlins stay behind as mutation-PACKAGE.json; those of the packages that are not
-// named are taken as they are.
+// What is named is mutated, packages or files. Of all others the reports of earlier runs are taken, which stay behind in the
+// directory mutation. It writes the figures into the document, and fails if the tests notice too little, or if a mutant that
+// they do not notice has no judgement there.
 package main
 
 import (
@@ -21,37 +21,34 @@ import (
 const (
 	module   = "github.com/go-gremlins/gremlins/cmd/gremlins"
 	document = "docs/mutation.md"
-	wanted   = 95.0 // percent
+	reports  = "mutation" // a directory
+	wanted   = 95.0       // percent
 	workers  = "2"
-	patience = "8" // a mutant may take so many times as long as the tests do, and their building, before it counts as hanging
+	patience = "6" // a mutant may take so many times as long as the tests do, and their building, before it counts as hanging
 )
 
 // targets are the packages, with the beginnings of the names of the files that count; none: all of them.
 var targets = []target{
 	{dir: "breaker"},
 	{dir: "keyfunc"},
-	{dir: "interceptor", files: []string{"classify", "stream"}},
+	{dir: "interceptor", names: []string{"classify", "stream"}},
 }
 
 type target struct {
 	dir   string
-	files []string
+	names []string
 }
 
-func (t target) json() string { return "mutation-" + t.dir + ".json" }
-
-// excluded are the files of the package that do not count, and what lies below it, as gremlins wants to have them.
-func (t target) excluded() (flags []string, err error) {
-	flags = []string{"--exclude-files", "/"}
-	names, err := filepath.Glob(filepath.Join(t.dir, "*.go"))
-	for _, name := range names {
-		name = filepath.Base(name)
-		counts := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
-		if len(t.files) > 0 && !slices.ContainsFunc(t.files, counts) {
-			flags = append(flags, "--exclude-files", "^"+name+"$")
+// files are those that count, in order.
+func (t target) files() (paths []string, err error) {
+	all, err := filepath.Glob(filepath.Join(t.dir, "*.go"))
+	for _, path := range all {
+		counts := func(name string) bool { return strings.HasPrefix(filepath.Base(path), name) }
+		if !strings.HasSuffix(path, "_test.go") && (len(t.names) == 0 || slices.ContainsFunc(t.names, counts)) {
+			paths = append(paths, path)
 		}
 	}
-	return flags, err
+	return paths, err
 }
 
 func main() {
@@ -76,14 +73,20 @@ func main() {
 	}
 }
 
-func run(version string, dirs []string) (complaints []string, err error) {
-	for _, dir := range dirs {
-		i := slices.IndexFunc(targets, func(t target) bool { return t.dir == dir })
-		if i < 0 {
-			return nil, fmt.Errorf("%q is none of the packages", dir)
+func run(version string, what []string) (complaints []string, err error) {
+	for _, t := range targets {
+		paths, err := t.files()
+		if err != nil {
+			return nil, err
 		}
-		if err := unleash(version, targets[i]); err != nil {
-			return nil, fmt.Errorf("gremlins on %s: %w", dir, err)
+		for _, path := range paths {
+			if !slices.Contains(what, path) && !slices.Contains(what, t.dir) {
+				continue
+			}
+			fmt.Println("==", path)
+			if err := unleash(version, path); err != nil {
+				return nil, fmt.Errorf("gremlins on %s: %w", path, err)
+			}
 		}
 	}
 	text, err := os.ReadFile(document)
@@ -93,17 +96,14 @@ func run(version string, dirs []string) (complaints []string, err error) {
 	judged := judgements(string(text))
 	figures := newFigures(version)
 	for _, t := range targets {
-		r, err := readReport(t)
+		mutants, err := t.mutants()
 		if err != nil {
 			return nil, err
 		}
-		figures.add(t, r)
-		if r.Efficacy < wanted {
-			complaints = append(complaints, fmt.Sprintf("%s: an efficacy of %.2f%%, want %v%%", t.dir, r.Efficacy, wanted))
-		}
-		mutants, err := r.mutants(t)
-		if err != nil {
-			return nil, err
+		n := count(mutants)
+		figures.add(t, n)
+		if n.efficacy() < wanted {
+			complaints = append(complaints, fmt.Sprintf("%s: an efficacy of %.2f%%, want %v%%", t.dir, n.efficacy(), wanted))
 		}
 		complaints = append(complaints, judge(mutants, judged[t.dir], t.dir)...)
 	}
@@ -115,27 +115,47 @@ func run(version string, dirs []string) (complaints []string, err error) {
 	return complaints, os.WriteFile(document, []byte(changed), 0o644)
 }
 
-// unleash has gremlins mutate one package, and leaves its report.
-func unleash(version string, t target) error {
+// unleash has gremlins mutate one file, and leaves a report.
+func unleash(version, path string) error {
 	shim, err := newShim()
 	if err != nil {
 		return err
 	}
 	defer shim.remove()
-	report, err := filepath.Abs(t.json())
+	report, err := filepath.Abs(reportOf(path))
 	if err != nil {
 		return err
 	}
-	excluded, err := t.excluded()
+	if err := os.MkdirAll(filepath.Dir(report), 0o755); err != nil {
+		return err
+	}
+	// Gremlins writes nothing if there is nothing to mutate.
+	if err := os.WriteFile(report, []byte("{}"), 0o644); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	args := append([]string{
-		"run", module + "@" + version, "unleash", "./" + t.dir, "--output", report,
+	if err := os.WriteFile(sourceOf(path), text, 0o644); err != nil {
+		return err
+	}
+	args := []string{
+		"run", module + "@" + version, "unleash", "./" + filepath.Dir(path), "--output", report,
 		"--workers", workers, "--timeout-coefficient", patience,
 		// The others are on unless told otherwise.
 		"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--invert-bwassign", "--remove-self-assignments",
-	}, excluded...)
+		"--exclude-files", "/", // packages below this one
+	}
+	siblings, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, s := range siblings {
+		if s != path {
+			args = append(args, "--exclude-files", "^"+filepath.Base(s)+"$")
+		}
+	}
 	cmd := exec.Command(shim.realGo, args...)
 	cmd.Env = shim.env()
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -13,10 +13,10 @@ import (
 
 // source is a file that was mutated.
 type source struct {
-	path  string
-	lines []string
-	fset  *token.FileSet
-	file  *ast.File
+	path string
+	text string
+	fset *token.FileSet
+	file *ast.File
 }
 
 func readSource(path string) (s source, err error) {
@@ -24,18 +24,15 @@ func readSource(path string) (s source, err error) {
 	if err != nil {
 		return s, err
 	}
-	s = source{path: path, lines: strings.Split(string(text), "\n"), fset: token.NewFileSet()}
+	s = source{path: path, text: string(text), fset: token.NewFileSet()}
 	s.file, err = parser.ParseFile(s.fset, path, text, parser.SkipObjectResolution)
 	return s, err
 }
 
 // name is what docs/mutation.md calls a mutant: its file and function, the line with the operator marked, and the kind of
 // mutation. "`window.go rotate`: `if n «==» 0 {` conditionals negation".
-func (s source) name(m mutation) (string, error) {
-	if m.Line > len(s.lines) || m.Column > len(s.lines[m.Line-1]) {
-		return "", fmt.Errorf("%s has no %d:%d: the report is of another version", s.path, m.Line, m.Column)
-	}
-	line := s.lines[m.Line-1]
+func (s source) name(m mutation) string {
+	line := strings.Split(s.text, "\n")[m.Line-1]
 	before, operator := line[:m.Column-1], operatorOf(line[m.Column-1:])
 	after := line[len(before)+len(operator):]
 	where := filepath.Base(s.path)
@@ -43,7 +40,7 @@ func (s source) name(m mutation) (string, error) {
 		where += " " + f
 	}
 	kind := strings.ToLower(strings.ReplaceAll(m.Type, "_", " "))
-	return fmt.Sprintf("`%s`: `%s` %s", where, strings.TrimSpace(before+"«"+operator+"»"+after), kind), nil
+	return fmt.Sprintf("`%s`: `%s` %s", where, strings.TrimSpace(before+"«"+operator+"»"+after), kind)
 }
 
 // operatorOf is the first token of text.
