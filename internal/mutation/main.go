@@ -24,7 +24,7 @@ const (
 	reports  = "mutation" // a directory
 	wanted   = 95.0       // percent
 	workers  = "2"
-	patience = "6" // a mutant may take so many times as long as the tests do, and their building, before it counts as hanging
+	patience = "12" // a mutant may take so many times as long as the tests and their building, before it counts as hanging
 )
 
 // targets are the packages, with the beginnings of the names of the files that count; none: all of them.

@@ -56,6 +56,18 @@ func TestShimTellsWhatDoesNotCompile(t *testing.T) {
 	}
 }
 
+func TestHangs(t *testing.T) {
+	for out, want := range map[string]bool{
+		"panic: test timed out after 1s\nrunning tests:\n":                          true,
+		"--- FAIL: TestM (0.00s)\n    m_test.go:7: 2\nFAIL\n":                       false,
+		"--- FAIL: TestM (0.00s)\npanic: test timed out after 1s\nrunning tests:\n": false,
+	} {
+		if status, hangs := testStatus(out); status != 1 || hangs != want {
+			t.Errorf("%q: got %d, %t, want 1, %t", out, status, hangs, want)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.go")
 	write(t, path, "package a\n\nconst c = 2 * 3\n\nfunc f(x int) bool {\n\tfor {\n\t\tx--\n\t\tif x <= 1 && true {\n\t\t\tbreak\n\t\t}\n\t}\n\treturn x == 0\n}\n")

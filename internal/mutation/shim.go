@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // shim stands before the go command while gremlins runs: a directory at the front of PATH, in which this program is called
@@ -50,9 +51,15 @@ func (s shim) env() []string {
 // asGo does what the go command would, and returns the exit status for it.
 func asGo(args []string) int {
 	testing := len(args) > 0 && args[0] == "test"
+	var limit time.Duration
 	if testing {
 		// Tests judge mutants, not vet; and neither from the cache, which would make the timeout too short.
 		args = slices.Insert(slices.Clone(args), 1, "-count=1", "-vet=off")
+		// Half of the time is for the tests, so that it is go test that ends them, and says what it knows.
+		if i := slices.Index(args, "-timeout"); i >= 0 {
+			limit, _ = time.ParseDuration(args[i+1])
+			args[i+1] = (limit / 2).String()
+		}
 	}
 	var out bytes.Buffer
 	cmd := exec.Command(os.Getenv(realGoEnv), args...)
@@ -61,7 +68,11 @@ func asGo(args []string) int {
 	_, _ = os.Stdout.Write(out.Bytes())
 	switch exit, failed := errors.AsType[*exec.ExitError](err); {
 	case failed && testing:
-		return testStatus(out.String())
+		status, hangs := testStatus(out.String())
+		if hangs {
+			time.Sleep(limit) // until gremlins loses its patience
+		}
+		return status
 	case failed:
 		return exit.ExitCode()
 	case err != nil:
@@ -77,12 +88,13 @@ func asGo(args []string) int {
 	return 0
 }
 
-// testStatus is 2 for what did not compile, and 1 for a test that failed.
-func testStatus(out string) int {
+// testStatus is 2 for what did not compile, and 1 for a test that failed. A mutant hangs if no test failed before one ran into
+// the timeout: -failfast lets examples run after a failure, and they may hang where tests do not.
+func testStatus(out string) (status int, hangs bool) {
 	if strings.Contains(out, "[build failed]") {
-		return 2
+		return 2, false
 	}
-	return 1
+	return 1, strings.Contains(out, "panic: test timed out after ") && !strings.Contains(out, "--- FAIL: ")
 }
 
 var profiled = regexp.MustCompile(`(?m)^(\S+\.go):`)
