@@ -74,20 +74,8 @@ func main() {
 }
 
 func run(version string, what []string) (complaints []string, err error) {
-	for _, t := range targets {
-		paths, err := t.files()
-		if err != nil {
-			return nil, err
-		}
-		for _, path := range paths {
-			if !slices.Contains(what, path) && !slices.Contains(what, t.dir) {
-				continue
-			}
-			fmt.Println("==", path)
-			if err := unleash(version, path); err != nil {
-				return nil, fmt.Errorf("gremlins on %s: %w", path, err)
-			}
-		}
+	if err := mutate(version, what); err != nil {
+		return nil, err
 	}
 	text, err := os.ReadFile(document)
 	if err != nil {
@@ -115,13 +103,35 @@ func run(version string, what []string) (complaints []string, err error) {
 	return complaints, os.WriteFile(document, []byte(changed), 0o644)
 }
 
-// unleash has gremlins mutate one file, and leaves a report.
-func unleash(version, path string) error {
-	shim, err := newShim()
+// mutate has gremlins mutate what is named.
+func mutate(version string, what []string) error {
+	if len(what) == 0 {
+		return nil
+	}
+	s, err := newShim(version)
 	if err != nil {
 		return err
 	}
-	defer shim.remove()
+	defer s.remove()
+	for _, t := range targets {
+		paths, err := t.files()
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if slices.Contains(what, path) || slices.Contains(what, t.dir) {
+				fmt.Println("==", path)
+				if err := s.unleash(path); err != nil {
+					return fmt.Errorf("gremlins on %s: %w", path, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// unleash has gremlins mutate one file, and leaves a report.
+func (s shim) unleash(path string) error {
 	report, err := filepath.Abs(reportOf(path))
 	if err != nil {
 		return err
@@ -141,7 +151,7 @@ func unleash(version, path string) error {
 		return err
 	}
 	args := []string{
-		"run", module + "@" + version, "unleash", "./" + filepath.Dir(path), "--output", report,
+		"unleash", "./" + filepath.Dir(path), "--output", report,
 		"--workers", workers, "--timeout-coefficient", patience,
 		// The others are on unless told otherwise.
 		"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--invert-bwassign", "--remove-self-assignments",
@@ -151,13 +161,13 @@ func unleash(version, path string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range siblings {
-		if s != path {
-			args = append(args, "--exclude-files", "^"+filepath.Base(s)+"$")
+	for _, other := range siblings {
+		if other != path {
+			args = append(args, "--exclude-files", "^"+filepath.Base(other)+"$")
 		}
 	}
-	cmd := exec.Command(shim.realGo, args...)
-	cmd.Env = shim.env()
+	cmd := exec.Command(filepath.Join(s.dir, "gremlins"), args...)
+	cmd.Env = s.env()
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +29,8 @@ const (
 	realGoEnv = "MUTATION_GO" // the path of the go command behind the shim
 )
 
-func newShim() (s shim, err error) {
+// newShim installs gremlins next to the shim, and not with go run, which puts the real go command first in PATH.
+func newShim(version string) (s shim, err error) {
 	if s.realGo, err = exec.LookPath("go"); err != nil {
 		return s, err
 	}
@@ -38,6 +40,13 @@ func newShim() (s shim, err error) {
 	}
 	if s.dir, err = os.MkdirTemp("", "mutation"); err != nil {
 		return s, err
+	}
+	install := exec.Command(s.realGo, "install", module+"@"+version)
+	install.Env = append(os.Environ(), "GOBIN="+s.dir)
+	install.Stderr = os.Stderr
+	if err := install.Run(); err != nil {
+		s.remove()
+		return s, fmt.Errorf("go install %s@%s: %w", module, version, err)
 	}
 	return s, os.Symlink(self, filepath.Join(s.dir, shimName))
 }
