@@ -9,8 +9,10 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,8 +141,7 @@ func (s shim) unleash(path string) error {
 	if err := os.MkdirAll(filepath.Dir(report), 0o755); err != nil {
 		return err
 	}
-	// Gremlins writes nothing if there is nothing to mutate.
-	if err := os.WriteFile(report, []byte("{}"), 0o644); err != nil {
+	if err := os.RemoveAll(report); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(path)
@@ -168,6 +169,15 @@ func (s shim) unleash(path string) error {
 	}
 	cmd := exec.Command(filepath.Join(s.dir, "gremlins"), args...)
 	cmd.Env = s.env()
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(os.Stdout, &said), os.Stderr
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	// It writes no report if there is nothing to mutate; nor, with the same exit status, if it was interrupted.
+	if strings.Contains(said.String(), "No results to report") {
+		return os.WriteFile(report, []byte("{}"), 0o644)
+	}
+	_, err = os.Stat(report)
+	return err
 }
