@@ -6,6 +6,10 @@ SHELL := /bin/bash
 
 # How often to run the tests that hunt races.
 CONCURRENT_COUNT ?= 50
+# How long `make fuzz` runs each target.
+FUZZTIME ?= 30s
+# What `make mutation` mutates, packages or files; of all others it takes the reports of earlier runs.
+MUTATE ?= breaker keyfunc interceptor
 # What `make bench` and `make bench-compare` hand to their programs.
 BENCHFLAGS ?=
 
@@ -64,6 +68,22 @@ concurrent:
 mutants:
 	@go vet -tags mutant ./breaker
 	go run ./internal/mutants
+
+# Every fuzz target in turn. Their seeds run as tests anyway.
+.PHONY: fuzz
+fuzz:
+	@for p in $$(go list ./...); do \
+		for f in $$(go test -list ^Fuzz $$p | grep ^Fuzz || true); do \
+			echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2 $$p; \
+		done; \
+	done
+
+# The one place that names the version of gremlins. It takes half an hour on two cores; see docs/mutation.md.
+GREMLINS_VERSION := v0.6.0
+
+.PHONY: mutation
+mutation:
+	go run ./internal/mutation -version $(GREMLINS_VERSION) $(MUTATE)
 
 .PHONY: cover
 cover:
@@ -151,5 +171,5 @@ generate-check:
 
 .PHONY: clean
 clean:
-	rm -f cover.out bench.txt
+	rm -rf cover.out bench.txt mutation
 	find . -name .git -prune -o -type f \( -name '*.test' -o -name '*.prof' \) -exec rm -f {} +

@@ -70,9 +70,18 @@ func TestRejectionsOfOneStayShareTheirError(t *testing.T) {
 		if refused(t, b) != first {
 			t.Error("an override that came and went changed the error of the stay")
 		}
-		time.Sleep(5 * time.Second)
+		setOverride(t, b, ForceOpen, time.Second)
+		time.Sleep(time.Second)
+		if refused(t, b) != first {
+			t.Error("an override that ran out changed the error of the stay")
+		}
+		time.Sleep(4 * time.Second)
 		acquire(t, b)
-		wantRejection(t, refused(t, b), HalfOpen, ReasonHalfOpen)
+		half := refused(t, b)
+		wantRejection(t, half, HalfOpen, ReasonHalfOpen)
+		if refused(t, b) != half {
+			t.Error("two rejections of one half-open stay have two errors")
+		}
 		b.Trip(t.Context(), "again")
 		if refused(t, b) == first {
 			t.Error("two open stays share an error")

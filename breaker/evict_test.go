@@ -337,6 +337,22 @@ func TestB25_B33_ASecondReportAfterEviction(t *testing.T) {
 	}
 }
 
+// Nor does one from an earlier stay, although it would have been enough to open that one.
+func TestB25_B33_ALateReportAfterEviction(t *testing.T) {
+	rec := new(recorder)
+	g := mustGroup(t, Config{ConsecutiveFailures: 1}, WithMaxBreakers(1), WithListener(rec.Transition))
+	old := g.Get(Key{Method: "a"})
+	p := acquire(t, old)
+	p.Done(t.Context(), Success)
+	old.Reset(t.Context())
+	g.Get(Key{Method: "b"})
+	p.Done(t.Context(), Failure)
+	wantSame(t, "events", rec.brief(), []string{"1 closed>closed manual"})
+	if old.phase.Load().kind != gone {
+		t.Error("the report brought the breaker back")
+	}
+}
+
 // Apply reaches no breaker that is gone, and those that are kept find what it set.
 func TestB34_ApplyAfterEviction(t *testing.T) {
 	old, g := evicted(t, false)

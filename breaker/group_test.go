@@ -291,6 +291,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		{"ConsecutiveFailures", with(func(c *Config) { c.ConsecutiveFailures = 3 }), counts, "open"},
 		{"FailureRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio = 8, 0.63 }), counts, "closed"},
 		{"SlowRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio = 8, -1, 0.125 }), counts, "open"},
+		{"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, -1, 0.125, 0 }), counts, "closed"},
 		{"Window", with(func(c *Config) { c.Window = time.Minute }), Counts{ConsecutiveFailures: 2}, "closed"},
 		{"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }), Counts{ConsecutiveFailures: 2}, "closed"},
 		{"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }), Counts{ConsecutiveFailures: 2}, "open"},

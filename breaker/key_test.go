@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -87,6 +88,20 @@ func TestHashTellsPartsApart(t *testing.T) {
 			t.Errorf("%.40q and %.40q have one hash", k, other)
 		}
 		hashes[k.hash()] = k
+	}
+	// And every part counts, whatever the others are, or keys that differ in it alone would share a chain.
+	for _, rest := range []Key{{}, {"a", "a", "a", ""}, {"a", "a", "a", "a"}} {
+		for part := range 4 {
+			hashes := make(map[uint64]bool)
+			for i := range 1000 {
+				k := rest
+				*[...]*string{&k.Target, &k.Service, &k.Method, &k.Tag}[part] = strconv.Itoa(i)
+				hashes[k.hash()] = true
+			}
+			if len(hashes) != 1000 {
+				t.Errorf("1000 keys like %+v, different in part %d, have %d hashes", rest, part, len(hashes))
+			}
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 
 // Where floating point errs: parts and wholes as large as counters get.
 func TestB05_RatiosOfLargeCounts(t *testing.T) {
-	for _, text := range []string{"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001"} {
+	for _, text := range []string{"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001", "0.001234567890123456"} {
 		r, err := strconv.ParseFloat(text, 64)
 		if err != nil {
 			t.Fatal(err)
@@ -207,6 +207,13 @@ func TestPolicyRules(t *testing.T) {
 	} {
 		if got := g.Get(tt.key).Snapshot().MinCalls; got != tt.want {
 			t.Errorf("%v: got the rule %d, want %d", tt.key, got, tt.want)
+		}
+	}
+	// A rule with an empty Match matches anything, for want of a better one.
+	g = mustGroup(t, config(1), WithPolicy(PolicyRule{Key{}, config(2)}, PolicyRule{Key{Target: "t"}, config(3)}))
+	for key, want := range map[Key]uint64{{}: 2, {Tag: "gold"}: 2, {Target: "t"}: 3} {
+		if got := g.Get(key).Snapshot().MinCalls; got != want {
+			t.Errorf("%v: got the rule %d, want %d", key, got, want)
 		}
 	}
 	// A rule's Config is complete in itself: what it leaves out is the default, not what the group has.

@@ -128,6 +128,19 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 	}
 }
 
+// A call passes when the sum of fractions reaches a whole one, and not only when it is past it.
+func TestB27_AWholeOneIsEnough(t *testing.T) {
+	pol := &policy{cfg: Config{Ramp: time.Minute}}
+	r := &ramp{}
+	share := uint64(r.fraction(0, pol) * rampUnit)
+	for short, want := range []bool{true, false} {
+		r.credit = rampUnit - share - uint64(short)
+		if left, pass := r.step(0, pol); pass != want || pass && left != 0 {
+			t.Errorf("%d short of a whole one: pass is %t and %d is left, want %t", short, pass, left, want)
+		}
+	}
+}
+
 // Over the whole ramp, with calls coming steadily, 55 of 100 pass.
 func TestB27_TheWholeRamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

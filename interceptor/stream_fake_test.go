@@ -164,16 +164,22 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	})
 }
 
-// S6 for a type of grpc's that an interceptor may make: it says nothing about where the stream comes from.
-func TestS06_ContextOfGenericClientStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(t, breaker.Config{})
-		ctx, cancel := context.WithCancel(t.Context())
-		openFake(ctx, t, g, serverStreams, &grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)})
-		cancel()
-		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled", g, one(breaker.Ignored))
-	})
+// S6 for types that an interceptor may make: one of grpc's, which says nothing about where the stream comes from, and one
+// that is no pointer.
+func TestS06_ContextOfOddTypes(t *testing.T) {
+	for _, f := range []grpc.ClientStream{
+		&grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)},
+		wrappedStream{new(fakeStream)},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, breaker.Config{})
+			ctx, cancel := context.WithCancel(t.Context())
+			openFake(ctx, t, g, serverStreams, f)
+			cancel()
+			time.Sleep(100 * time.Millisecond)
+			wantTally(t, fmt.Sprintf("%T, cancelled", f), g, one(breaker.Ignored))
+		})
+	}
 }
 
 // What a classifier and an observer of every call get to see of a stream.
@@ -201,6 +207,9 @@ func TestStreamResult(t *testing.T) {
 			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
 				recv: func(any) error { return eofOr(tt.end) }, trailer: tt.trailer,
 			})
+			if err := cs.SendMsg(nil); err != nil { // what was sent before says nothing about the end
+				t.Fatal(err)
+			}
 			time.Sleep(time.Minute)
 			_, _ = drainRaw(cs)
 			if len(got) != 1 {

@@ -45,6 +45,7 @@ func errorOf(n byte) (breaker.Outcome, error) {
 // fuzzedStream is what a fuzzer makes happen to one stream, and what should come of it: the first event that decides does.
 type fuzzedStream struct {
 	server, probe, deadline bool
+	opening                 byte
 
 	decided bool
 	outcome breaker.Outcome
@@ -68,6 +69,28 @@ func (e *fuzzedStream) note(format string, args ...any) {
 	e.trace = append(e.trace, fmt.Sprintf(format, args...))
 }
 
+// How a stream opens, and what its Trailer does where the guard asks for it.
+const (
+	openPlain = iota // no trailer
+	openTrailer
+	openTrailerPanics
+	openTrailerExits
+	openTrailerFinishes // OnFinish fires in it
+	openNothing         // neither a stream nor an error
+	openFails
+	openPanics
+	openExits
+	openings
+)
+
+// withTrailer is what an error at the end comes to: with a trailer, the peer has answered, so it is the peer's (G5).
+func (e *fuzzedStream) withTrailer(class breaker.Outcome, how byte) breaker.Outcome {
+	if how&0x1f%24 == 23 && (e.opening == openTrailer || e.opening == openTrailerFinishes) {
+		return breaker.Failure
+	}
+	return class
+}
+
 // FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods, OnFinish
 // early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there is one
 // outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6, G1).
@@ -84,11 +107,16 @@ func FuzzStreamEndings(f *testing.F) {
 		{0, 0, opSend, 0, opSend, 0, opCloseSend, 0, opMessage, 0},
 		{server | probe, 0, opMessage, 0, opError, unavailable},
 		{server | early1 | 4<<5, 0, opMessage, unavailable | inside, opEOF, inside}, // a retry inside
-		{server, 6},             // no stream
-		{server | early3, 7},    // a panic instead
-		{server, 8},             // exits instead
+		{server, openFails}, // no stream
+		{server | early1, openNothing, opFinish, 3},
+		{server | early3, openPanics},
+		{server, openExits},
 		{server, 0, opLeave, 0}, // cancelled
-		{server | deadline, 0},  // abandoned until its deadline
+		{server, openTrailer, opMessage, 0, opError, 23, opFinish, 0},
+		{server, openTrailerPanics, opError, 8},
+		{0, openTrailerExits, opSend, 0, opErrorThrice, unavailable},
+		{server, openTrailerFinishes, opHeader, 6, opError, 23 | inside},
+		{server | deadline, 0}, // abandoned until its deadline
 		{server, 0, opSendEOF, 0, opEOF, 0, opFinish, unavailable, opFinish, 0},
 		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
 		{server, 0, opRecvPanics, 0},
@@ -109,8 +137,8 @@ func FuzzStreamEndings(f *testing.F) {
 
 func playStream(t *testing.T, script []byte) {
 	t.Helper()
-	flags, opening := script[0], script[1]%9
-	e := &fuzzedStream{server: flags&1 != 0, probe: flags&2 != 0, deadline: flags&4 != 0}
+	flags := script[0]
+	e := &fuzzedStream{server: flags&1 != 0, probe: flags&2 != 0, deadline: flags&4 != 0, opening: script[1] % openings}
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1, ProbeTimeout: time.Hour})
 	if e.probe {
 		halfOpen(t, g, methodKey)
@@ -130,8 +158,18 @@ func playStream(t *testing.T, script []byte) {
 		e.decide(e.left())
 	}
 
-	fake := new(fakeStream)
 	var finish func(error)
+	fake := new(fakeStream)
+	switch e.opening {
+	case openTrailer:
+		fake.trailer = fakeTrailer("k", "v")
+	case openTrailerPanics:
+		fake.trailer = func() metadata.MD { panic("Trailer") }
+	case openTrailerExits:
+		fake.trailer = func() metadata.MD { runtime.Goexit(); return nil }
+	case openTrailerFinishes:
+		fake.trailer = func() metadata.MD { finish(down); return metadata.Pairs("k", "v") }
+	}
 	var cs grpc.ClientStream
 	what := leaves(func() {
 		var err error
@@ -142,22 +180,29 @@ func playStream(t *testing.T, script []byte) {
 				for range flags >> 3 & 3 {
 					finish(early)
 				}
-				switch opening {
-				case 6:
+				switch e.opening {
+				case openNothing:
+					return nil, nil
+				case openFails:
 					return nil, down
-				case 7:
+				case openPanics:
 					panic("streamer")
-				case 8:
+				case openExits:
 					runtime.Goexit()
 				}
 				return fake, nil
 			})
-		if (cs == nil) != (err != nil) {
-			t.Errorf("got a stream %v and error %v", cs, err)
+		if (cs != nil) != (e.opening < openNothing) || (err != nil) != (e.opening == openFails) {
+			t.Errorf("opening %d: got a stream %v and error %v", e.opening, cs, err)
 		}
 	})
-	if opening >= 6 {
-		e.note("opening %d: %v", opening, what)
+	if (what != nil) != (e.opening == openPanics || e.opening == openExits) {
+		t.Errorf("opening %d: it left with %v", e.opening, what)
+	}
+	switch e.opening {
+	case openNothing:
+		e.decide(breaker.Ignored)
+	case openFails, openPanics, openExits:
 		e.decide(breaker.Failure)
 	}
 	for i := 2; i+1 < len(script); i += 2 {
@@ -200,7 +245,7 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 	}
 	receive := func(result error) {
 		fake.recv = func(any) error { inside(); return result }
-		_ = cs.RecvMsg(nil)
+		leaves(func() { _ = cs.RecvMsg(nil) }) // for a Trailer that exits
 	}
 	send := func(result error) {
 		fake.send = func(any) error { inside(); return result }
@@ -219,11 +264,11 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 		e.decide(breaker.Success)
 	case opError:
 		receive(eofOr(err))
-		e.decide(class)
+		e.decide(e.withTrailer(class, how))
 	case opErrorThrice:
 		inside = func() { finish(nil); finish(down); finish(err) }
 		receive(eofOr(err))
-		e.decide(class)
+		e.decide(e.withTrailer(class, how))
 	case opSend:
 		send(nil)
 	case opSendEOF:
@@ -243,7 +288,7 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 			e.decide(class)
 		}
 	case opHeader:
-		fake.header = func() (metadata.MD, error) { inside(); return nil, nil }
+		fake.header = func() (metadata.MD, error) { inside(); return nil, err }
 		_, _ = cs.Header()
 	case opFinish:
 		finish(err)
