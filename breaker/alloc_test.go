@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"testing"
 	"time"
@@ -34,7 +35,8 @@ func TestACallAllocatesNothing(t *testing.T) {
 			}
 		}
 	}
-	loose := Config{ConsecutiveFailures: -1, FailureRatio: -1}
+	loose := Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt}
+	zeroAllocs(t, "success, no window", call(mustNew(t, Config{FailureRatio: -1}), Success))
 	zeroAllocs(t, "success", call(mustNew(t, Config{}), Success))
 	zeroAllocs(t, "success, slow rule on", call(mustNew(t, Config{SlowCall: time.Hour}), Success))
 	zeroAllocs(t, "success, the window slides all the time", call(mustNew(t, Config{Window: time.Millisecond}), Success))

@@ -91,7 +91,7 @@ func New(key Key, cfg Config, opts ...Option) (*Breaker, error) {
 	if o.groupOnly != "" {
 		return nil, errorf("%s is an option for NewGroup, not for New", o.groupOnly)
 	}
-	pol, err := newPolicy(cfg)
+	pol, err := newPolicy(cfg, o.trip != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	}
 	ph := b.phase.Load()
 	switch ph.kind {
-	case admitPlain:
+	case admitUntimed, admitPlain:
 		if b.enter(ph) {
 			return Permit{b: b, ph: ph}, nil
 		}

@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -86,7 +87,7 @@ func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 // The window slides a thousand times a second beneath the callers, most of which take no lock.
 func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 4000
-	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Millisecond})
+	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt, Window: time.Millisecond})
 	together(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
@@ -13,7 +14,7 @@ import (
 func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 500, 12
 	for _, bound := range []int{1, 5} { // with 5 there is always one that can go
-		g := mustGroup(t, Config{ConsecutiveFailures: -1, FailureRatio: -1}, WithMaxBreakers(bound))
+		g := mustGroup(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt}, WithMaxBreakers(bound))
 		var counts [callers]map[*Breaker]outcomes
 		together(callers+1, func(i int) {
 			if i == callers {

@@ -53,7 +53,7 @@ func NewGroup(cfg Config, opts ...Option) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	ps, err := newPolicies(cfg, o.rules)
+	ps, err := newPolicies(cfg, o.rules, o.trip != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +134,10 @@ func (g *Group) Listen(l Listener) (stop func()) {
 
 // Apply gives the group a new Config and new rules, in place of all that it had, for live breakers and for those to
 // come. It is all or nothing: an error changes nothing. States, generations, permits, deadlines and overrides stay; so do
-// counts, but where a breaker's Window changes: its window starts empty (its count of consecutive failures stays).
+// counts, but where a breaker's Window changes, or it had none: its window starts empty (its count of consecutive failures
+// stays).
 func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
-	ps, err := newPolicies(cfg, rules)
+	ps, err := newPolicies(cfg, rules, g.home.trip != nil)
 	if err != nil {
 		return err
 	}
@@ -273,7 +274,14 @@ func (b *Breaker) mayGo(now int64) (lastUse int64, ok bool) {
 	if ph.kind == gone || ph.state != Closed || ph.override.inForce(now) {
 		return 0, false
 	}
-	return ph.win.edge.Load(), true
+	if ph.kind != admitUntimed {
+		return ph.win.edge.Load(), true
+	}
+	// Its calls read no clock. If none has come since the last look it goes first, else it was used just now.
+	if n := int64(b.admitted.Load()); ph.win.edge.Swap(n) != n {
+		lastUse = now
+	}
+	return lastUse, true
 }
 
 // leave takes the breaker out of service if it is idle. It publishes first and looks for calls in flight after that:

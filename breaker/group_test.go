@@ -270,7 +270,7 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 	}
 }
 
-// Counts survive a change of thresholds; a change of Window starts an empty window.
+// Counts survive a change of thresholds; a change of Window starts an empty window, and where no rule looks at it there is none.
 func TestB34_CountsAndTheWindow(t *testing.T) {
 	counts := Counts{Successes: 3, Failures: 3, Overloads: 1, Slow: 1, ConsecutiveFailures: 2}
 	base := Config{SlowCall: time.Second, MinCalls: 100, Jitter: -1}
@@ -291,7 +291,8 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		{"ConsecutiveFailures", with(func(c *Config) { c.ConsecutiveFailures = 3 }), counts, "open"},
 		{"FailureRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio = 8, 0.63 }), counts, "closed"},
 		{"SlowRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio = 8, -1, 0.125 }), counts, "open"},
-		{"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, -1, 0.125, 0 }), counts, "closed"},
+		{"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, 0.63, 0.125, 0 }), counts, "closed"},
+		{"no rule for the window", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowCall = 8, -1, 0 }), Counts{ConsecutiveFailures: 2}, "closed"},
 		{"Window", with(func(c *Config) { c.Window = time.Minute }), Counts{ConsecutiveFailures: 2}, "closed"},
 		{"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }), Counts{ConsecutiveFailures: 2}, "closed"},
 		{"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }), Counts{ConsecutiveFailures: 2}, "open"},

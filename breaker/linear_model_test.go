@@ -146,7 +146,9 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Event, born time.Time) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any {
-			return &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), noted: -1, next: -1}
+			s := &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), noted: -1, next: -1}
+			s.custom = custom != nil
+			return s
 		},
 		Step: func(state, input, output any) (bool, any) {
 			old, op, saw := state.(*linearState), input.(linearOp), output.(linearSaw)

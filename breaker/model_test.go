@@ -12,6 +12,8 @@ type model struct {
 	cfg  Config // with defaults
 	trip func(Counts) bool
 
+	custom bool // a rule of WithTrip looks at the window, though trip may be asked by somebody else
+
 	state   State
 	gen     uint64
 	entered time.Duration
@@ -63,12 +65,18 @@ type ticket struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, gen: 1, lastTicket: -1, forgiven: -1}
+	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, forgiven: -1}
 }
+
+// windowed says whether any rule looks at the window. If none does, there is none.
+func (m *model) windowed() bool { return m.cfg.FailureRatio > 0 || m.cfg.SlowCall > 0 || m.custom }
 
 // counts is what the window holds: results whose tenth of a window is among the last ten.
 func (m *model) counts(now time.Duration) Counts {
 	c := Counts{ConsecutiveFailures: m.streak}
+	if !m.windowed() {
+		return c
+	}
 	tenth := m.cfg.Window / 10
 	for _, r := range m.results {
 		if (now-m.born)/tenth-(r.at-m.born)/tenth >= 10 {
@@ -397,13 +405,14 @@ func (m *model) reset(now time.Duration) {
 func (m *model) apply(cfg Config, now time.Duration) {
 	m.refresh(now)
 	cfg = cfg.WithDefaults()
-	if cfg.Window != m.cfg.Window {
+	old := *m
+	m.cfg = cfg
+	if cfg.Window != old.cfg.Window || m.windowed() != old.windowed() {
 		m.results, m.born = nil, now
 	}
 	if cfg.Ramp == 0 {
 		m.ramping = false
 	}
-	m.cfg = cfg
 }
 
 // snapshot is what the breaker's must be, but for wall clock times and the key.

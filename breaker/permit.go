@@ -76,17 +76,19 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 	if ph.kind > admitTimed || b.phase.Load() != ph {
 		return false
 	}
-	now := clock()
 	w := ph.win
-	if now >= w.edge.Load() {
-		return false
-	}
-	if ph.kind == admitTimed {
-		if latency <= 0 {
-			latency = now - p.start
-		}
-		if latency > ph.pol.slowCall {
+	if ph.kind != admitUntimed {
+		now := clock()
+		if now >= w.edge.Load() {
 			return false
+		}
+		if ph.kind == admitTimed {
+			if latency <= 0 {
+				latency = now - p.start
+			}
+			if latency > ph.pol.slowCall {
+				return false
+			}
 		}
 	}
 	w.succeeded()

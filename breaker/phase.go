@@ -28,12 +28,13 @@ type phase struct {
 type admission uint8
 
 const (
-	admitPlain  admission = iota // closed: count and go
-	admitTimed                   // closed with the slow rule on: read the clock, count and go
-	rejectUntil                  // open: reject until the deadline, then take the lock
-	probeOnly                    // half-open: reject while all slots are taken, else take the lock
-	askLocked                    // anything that must be decided under the lock
-	gone                         // evicted from its group: ask the group for the breaker that stands for the key now
+	admitUntimed admission = iota // closed, and no rule looks at the window: count and go, here and at the end
+	admitPlain                    // closed: count and go
+	admitTimed                    // closed with the slow rule on: read the clock, count and go
+	rejectUntil                   // open: reject until the deadline, then take the lock
+	probeOnly                     // half-open: reject while all slots are taken, else take the lock
+	askLocked                     // anything that must be decided under the lock
+	gone                          // evicted from its group: ask the group for the breaker that stands for the key now
 )
 
 // withKind returns ph, ready to be published.
@@ -50,6 +51,8 @@ func (ph *phase) withKind() *phase {
 		ph.kind = askLocked
 	case ph.pol.slowCall > 0:
 		ph.kind = admitTimed
+	case ph.pol.bucket == noWindow:
+		ph.kind = admitUntimed
 	default:
 		ph.kind = admitPlain
 	}
@@ -60,7 +63,7 @@ func (ph *phase) withKind() *phase {
 // Caller must hold b.mu.
 func (b *Breaker) republish(change func(*phase)) *phase {
 	next := *b.phase.Load()
-	next.kind = admitPlain
+	next.kind = 0
 	change(&next)
 	b.publish(next.withKind())
 	return &next

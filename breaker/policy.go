@@ -26,10 +26,14 @@ type policy struct {
 	slow        fraction
 	slowCall    int64 // nanoseconds; 0: off
 	minCalls    uint64
-	bucket      int64 // width of a window bucket in nanoseconds
+	bucket      int64 // width of a window bucket in nanoseconds; noWindow if no rule looks at the window
 }
 
-func newPolicy(c Config) (*policy, error) {
+// noWindow is a width that no instant is ever past: a window so wide needs no clock, and counts only failures in a row.
+const noWindow = 1 << 62
+
+// newPolicy takes whether there is a rule of WithTrip besides those of c.
+func newPolicy(c Config, custom bool) (*policy, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -49,6 +53,9 @@ func newPolicy(c Config) (*policy, error) {
 	if c.SlowCall > 0 {
 		p.slow = newFraction(c.SlowRatio)
 	}
+	if c.FailureRatio <= 0 && c.SlowCall == 0 && !custom {
+		p.bucket = noWindow
+	}
 	return p, nil
 }
 
@@ -63,8 +70,8 @@ type ruledPolicy struct {
 	pol   *policy
 }
 
-func newPolicies(cfg Config, rules []PolicyRule) (*policies, error) {
-	base, err := newPolicy(cfg)
+func newPolicies(cfg Config, rules []PolicyRule, custom bool) (*policies, error) {
+	base, err := newPolicy(cfg, custom)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +82,7 @@ func newPolicies(cfg Config, rules []PolicyRule) (*policies, error) {
 			return nil, fmt.Errorf("breaker: policy rules %d and %d both match %+v", first, i, r.Match)
 		}
 		seen[r.Match] = i
-		pol, err := newPolicy(r.Config)
+		pol, err := newPolicy(r.Config, custom)
 		if err != nil {
 			return nil, fmt.Errorf("breaker: policy rule %d, match %+v: %w", i, r.Match, err)
 		}

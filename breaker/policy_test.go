@@ -162,7 +162,7 @@ func TestB17_OpenPeriod(t *testing.T) {
 		{"asked for the cap, and jitter goes on top", with(func(c *Config) { c.Jitter = 0.2 }), 0, 60 * s, 0.5, 66 * s},
 	}
 	for _, tt := range tests {
-		pol, err := newPolicy(tt.cfg)
+		pol, err := newPolicy(tt.cfg, false)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}

@@ -21,7 +21,7 @@ type Snapshot struct {
 	// Override is in force; its zero value means that none is. Its TTL is what is left of it, and 0 if it has none.
 	Override Override `json:"override"`
 
-	Window      Counts    `json:"window"`      // of the window; zero unless Underlying is Closed
+	Window      Counts    `json:"window"`      // of the window, see Config.Window; zero unless Underlying is Closed
 	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something
 	LastFailure time.Time `json:"lastFailure"` // of the last failure or overload; zero if there was none
 	// FailedRecoveries is what the back-off of the open period counts.

@@ -105,6 +105,9 @@ func (w *window) current() *tally {
 // counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
 func (w *window) counts(now, width int64) Counts {
 	c := Counts{ConsecutiveFailures: w.streak.Load()}
+	if width == noWindow {
+		return c
+	}
 	slot := int(w.slot.Load())
 	for age := range buckets - w.steps(now, width) {
 		i := (slot - age + buckets) % buckets

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -269,7 +270,7 @@ func TestB08_AnIdleGapForgetsEverything(t *testing.T) {
 func TestB08_ABurstAfterAnIdleGapLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 8, 100
 	synctest.Test(t, func(t *testing.T) {
-		b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1})
+		b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt})
 		report(t, b, 50, Success)
 		report(t, b, 50, Failure)
 		for round := range uint64(5) {
