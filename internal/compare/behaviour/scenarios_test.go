@@ -1,0 +1,9 @@
+package behaviour
+
+import "slices"
+
+// libraries are the columns of the comparison, in the order of the report.
+var libraries = []*library{grpcircuit, gobreakerFixed, gobreakerTwoStep, gobreakerRolling, failsafeGo}
+
+// scenarios are its rows.
+var scenarios = slices.Concat(tripping, openState)
