@@ -16,7 +16,7 @@ var (
 		name: "gobreaker", module: gobreakerModule, form: "CircuitBreaker.Execute, fixed window (Interval)",
 		make:     func(w want) *instance { return gobreakerCallback(w, 0) },
 		preset:   func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
-		nonsense: gobreakerNonsense, lacks: gobreakerLacks(nil),
+		nonsense: gobreakerNonsense, lacks: gobreakerLacks,
 	}
 	gobreakerRolling = &library{
 		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth)",
@@ -24,14 +24,14 @@ var (
 		preset: func() *instance {
 			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
 		},
-		nonsense: gobreakerNonsense, lacks: gobreakerLacks(nil),
+		nonsense: gobreakerNonsense, lacks: gobreakerLacks,
 	}
 	gobreakerTwoStep = &library{
 		name: "gobreaker two-step", module: gobreakerModule, form: "TwoStepCircuitBreaker: Allow and the function that it returns",
 		make:     func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
 		preset:   func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
 		nonsense: gobreakerNonsense,
-		lacks: gobreakerLacks(map[feature]lack{
+		lacks: with(gobreakerLacks, map[feature]lack{
 			hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		}),
 	}
@@ -42,27 +42,21 @@ func gobreakerNonsense() error {
 	return nil
 }
 
-func gobreakerLacks(more map[feature]lack) map[feature]lack {
-	lacks := map[feature]lack{
-		hasSlow:    cannot("knows no slow calls"),
-		hasHang:    cannot("sees a call only when it ends"),
-		hasBackoff: cannot("every open period is Timeout"),
-		hasJitter:  cannot("every open period is Timeout, to the nanosecond"),
-		hasAsked:   cannot("every open period is Timeout"),
-		hasManual:  cannot("cannot be opened or closed by hand"),
-		hasForce:   cannot("has no override"),
-		hasShadow:  cannot("has no dry run"),
-		hasRetry:   cannot("ErrOpenState says nothing more, and the breaker neither"),
-		hasKeys:    notFor("one breaker, no registry"),
-		hasLive:    cannot("settings are fixed when it is made"),
-		hasRamp:    cannot("goes from a few probes to all calls at once"),
-		hasLimit:   notFor("no limit on calls in flight"),
-		hasCause:   cannot("OnStateChange gets name, from and to"),
-	}
-	for f, l := range more {
-		lacks[f] = l
-	}
-	return lacks
+var gobreakerLacks = map[feature]lack{
+	hasSlow:    cannot("knows no slow calls"),
+	hasHang:    cannot("sees a call only when it ends"),
+	hasBackoff: cannot("every open period is Timeout"),
+	hasJitter:  cannot("every open period is Timeout, to the nanosecond"),
+	hasAsked:   cannot("every open period is Timeout"),
+	hasManual:  cannot("cannot be opened or closed by hand"),
+	hasForce:   cannot("has no override"),
+	hasShadow:  cannot("has no dry run"),
+	hasRetry:   cannot("ErrOpenState says nothing more, and the breaker neither"),
+	hasKeys:    notFor("one breaker, no registry"),
+	hasLive:    cannot("settings are fixed when it is made"),
+	hasRamp:    cannot("goes from a few probes to all calls at once"),
+	hasLimit:   notFor("no limit on calls in flight"),
+	hasCause:   cannot("OnStateChange gets name, from and to"),
 }
 
 func gobreakerSettings(w want, bucket time.Duration) gobreaker.Settings {

@@ -94,6 +94,18 @@ func (o outcome) err() error {
 	}
 }
 
+// outcomeOf is the other way round.
+func outcomeOf(err error) outcome {
+	switch {
+	case err == nil:
+		return success
+	case errors.Is(err, context.Canceled):
+		return ignored
+	default:
+		return failure
+	}
+}
+
 // instance is one breaker. A function that the library has no equivalent of is nil, and library.lacks says so.
 type instance struct {
 	has

@@ -24,13 +24,19 @@ var tripping = []*scenario{
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 5, window: 10 * time.Second})
+			var calls []func(outcome)
 			for range 300 {
 				end, ok := b.hold()
 				if !ok {
 					return
 				}
-				c.sleep(b.window * 14 / 10)
-				end(failure)
+				calls = append(calls, end)
+				// A call a tenth of a window, and each takes 1.4 windows.
+				c.sleep(b.window / 10)
+				if len(calls) >= 14 {
+					calls[0](failure)
+					calls = calls[1:]
+				}
 			}
 			c.failf("300 calls in a row failed after 1.4 windows each, and it never opened")
 		},
