@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,8 +14,8 @@ import (
 
 // A scenario is one row of the comparison.
 type scenario struct {
-	id    string
-	topic string
+	id string
+
 	title string // what is asked of the library
 	rule  string // of SEMANTICS.md
 	why   string // what a user wants it for
@@ -106,12 +107,15 @@ type subject struct {
 	c *cell
 }
 
-func (c *cell) make(w want) subject {
+func (c *cell) make(w want) subject { return c.test(c.lib.make(c.filled(w))) }
+
+// filled is w with what a scenario left open.
+func (c *cell) filled(w want) want {
 	if w.failures == 0 && w.ratio == 0 && w.slow == 0 && w.hang == 0 && w.trip == nil {
 		w.failures = 5
 	}
 	if w.openFor == 0 {
-		w.openFor = 10 * time.Second
+		w.openFor = 5 * time.Second
 	}
 	if w.window == 0 {
 		w.window = 10 * time.Second
@@ -125,14 +129,14 @@ func (c *cell) make(w want) subject {
 	if w.lease == 0 {
 		w.lease = w.openFor
 	}
-	return c.test(c.lib.make(w))
+	return w
 }
 
 func (c *cell) test(i *instance) subject { return subject{i, c} }
 
 // try makes one call that ends with o and says whether it was let through.
 func (s subject) try(o outcome) bool {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // the test's own context ends with the cell
+	ctx, cancel := context.WithCancel(bg)
 	defer cancel()
 	ran := false
 	err := s.do(ctx, func(context.Context) error {
@@ -150,6 +154,15 @@ func (s subject) try(o outcome) bool {
 		s.c.failf("neither ran nor rejected a call")
 	}
 	return ran
+}
+
+// begin is hold without waiting for things to settle, for calls that end side by side.
+func (s subject) begin() func(outcome) {
+	end, err := s.start(bg)
+	if err != nil {
+		s.c.failf("rejected a call of a closed breaker")
+	}
+	return end
 }
 
 // must is try for a call that has to be let through.
@@ -170,7 +183,7 @@ func (s subject) mustNot(what string) {
 
 // hold begins a call.
 func (s subject) hold() (end func(outcome), ok bool) {
-	finish, err := s.start(context.Background()) //nolint:usetesting // the test's own context ends with the cell
+	finish, err := s.start(bg)
 	s.c.settle()
 	if err != nil {
 		return nil, false
@@ -196,6 +209,26 @@ func (s subject) open() {
 		s.must(failure, fmt.Sprintf("failing call %d of the %d that open it", i+1, s.failures))
 	}
 	s.mustNot(fmt.Sprintf("a call after the %d failures that open it", s.failures))
+}
+
+// bg is a context that never ends: the test's own ends with the cell.
+var bg = context.Background()
+
+// ordinal counts from 1.
+func ordinal(i int) string { return strconv.Itoa(i + 1) }
+
+// times is a number of times, in words where there are words.
+func times(n int) string {
+	switch n {
+	case 0:
+		return "never"
+	case 1:
+		return "once"
+	case 2:
+		return "twice"
+	default:
+		return strconv.Itoa(n) + " times"
+	}
 }
 
 // soon is a little more than d: libraries may count in milliseconds or ask for strictly more.

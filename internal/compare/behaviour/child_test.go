@@ -133,13 +133,14 @@ var noise = regexp.MustCompile(`0x[0-9a-f]+|goroutine \d+|\[recovered.*\]`)
 // lastWords is the line in which the runtime says why it gives up.
 func lastWords(output io.Reader) string {
 	lines := bufio.NewScanner(output)
+	last := "without a word"
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-			return strings.TrimSpace(noise.ReplaceAllString(line, ""))
+			last = strings.TrimSpace(noise.ReplaceAllString(line, ""))
 		}
 	}
-	return "without a word"
+	return last
 }
 
 func findLibrary(name string) *library {

@@ -1,13 +1,10 @@
 package behaviour
 
 import (
-	"strconv"
 	"testing"
 )
 
 var fakes []*library
-
-func ordinal(i int) string { return strconv.Itoa(i + 1) }
 
 // wantCell runs one cell and compares its verdict. An empty reason is any.
 func wantCell(t *testing.T, lib *library, id string, want mark, reason string) {
@@ -29,5 +26,3 @@ func TestGrpcircuit(t *testing.T) {
 		}
 	}
 }
-
-func writeReport(string) error { return nil }

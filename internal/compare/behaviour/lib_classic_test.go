@@ -42,7 +42,19 @@ var goResiliency = &library{
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return b.Run(func() error { return fn(ctx) })
+			// What must not count as an error has to look like a success.
+			var own error
+			err := b.Run(func() error {
+				own = fn(ctx)
+				if errors.Is(own, context.Canceled) {
+					return nil
+				}
+				return own
+			})
+			if err == nil {
+				return own
+			}
+			return err
 		}
 		return &instance{
 			has: has{failures: w.failures, openFor: w.openFor, window: w.openFor, successes: w.successes},
@@ -92,7 +104,7 @@ var hystrixGo = &library{
 		hystrix.ConfigureCommand("nonsense", hystrix.CommandConfig{ErrorPercentThreshold: 150, SleepWindow: -1})
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(without(plainLacks, hasKeys, hasLive, hasLimit), map[feature]lack{
 		hasStreak:    cannot("has a rule on the error percentage only"),
 		hasSlow:      cannot("a slow call is cut off as a timeout"),
 		hasSuccesses: cannot("the first success closes it"),
@@ -189,7 +201,7 @@ func handyOf(ratio float64, w want) *instance {
 		}
 	}
 	return &instance{
-		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1},
+		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1, between: handy.DefaultCooldown},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -198,7 +210,7 @@ func handyOf(ratio float64, w want) *instance {
 				return errHandy
 			}
 			err := fn(ctx)
-			finish(outcomeOf(err))
+			finish(outcomeOf(err, errHandy))
 			return err
 		},
 		start: func(context.Context) (func(outcome), error) {
@@ -219,9 +231,9 @@ var rubyist = &library{
 		circuit.NewRateBreaker(-1, -1)
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasForce, hasTrip), map[feature]lack{
 		hasSuccesses: cannot("the first success closes it"),
-		hasLive:      cannot("settings are fixed when it is made"),
+		hasHook:      notFor("its events come through a channel: what reads it is the caller's code"),
 		hasKeys:      notFor("its Panel keeps breakers that the user makes"),
 		hasAsked:     cannot("its back-off does not see what failed"),
 		hasState:     cannot("Tripped does not tell open from half-open"),
@@ -292,8 +304,14 @@ func rubyistOf(b *circuit.Breaker, w want) *instance {
 			}, nil
 		},
 		rejected: func(err error) bool { return errors.Is(err, circuit.ErrBreakerOpen) },
-		counts:   func() (int, int) { return int(b.Successes()), int(b.Failures()) },
-		trip:     b.Trip, reset: b.Reset,
+		state: func() state {
+			if b.Tripped() {
+				return open
+			}
+			return closed
+		},
+		counts: func() (int, int) { return int(b.Successes()), int(b.Failures()) },
+		trip:   b.Trip, reset: b.Reset,
 		forceOpen: func() func() {
 			b.Break()
 			return b.Reset

@@ -16,7 +16,13 @@ var failsafeGo = &library{
 	form:   "circuitbreaker under an Executor",
 	make:   failsafeMake,
 	preset: func() *instance { return failsafeOf(circuitbreaker.NewWithDefaults[any](), want{}) },
-	nonsense: func() error {
+	nonsense: func() (err error) {
+		// It says so by a panic.
+		defer func() {
+			if recover() != nil {
+				err = errRefused
+			}
+		}()
 		circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(1.5, 10, time.Second).Build()
 		return nil
 	},

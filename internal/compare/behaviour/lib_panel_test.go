@@ -116,7 +116,7 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 				return errBytedance
 			}
 			err := fn(ctx)
-			finish(outcomeOf(err))
+			finish(outcomeOf(err, errBytedance))
 			return err
 		},
 		start: func(context.Context) (func(outcome), error) {
@@ -212,6 +212,9 @@ func sentinelMake(w want) *instance {
 	if w.onChange != nil {
 		sentinel.RegisterStateChangeListeners(sentinelListener(w.onChange))
 	}
+	var at atomic.Value
+	at.Store(closed)
+	sentinel.RegisterStateChangeListeners(sentinelListener(func(e change) { at.Store(e.to) }))
 	resource := fmt.Sprintf("resource %d", sentinelSeq.Add(1))
 	sentinelLoad(resource, w)
 	start := func(context.Context) (func(outcome), error) {
@@ -241,6 +244,7 @@ func sentinelMake(w want) *instance {
 			return err
 		},
 		start:    start,
+		state:    func() state { return at.Load().(state) },
 		rejected: func(err error) bool { _, ok := errors.AsType[*base.BlockError](err); return ok },
 		apply:    func(w want) { sentinelLoad(resource, w) },
 	}

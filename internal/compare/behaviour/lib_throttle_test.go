@@ -52,6 +52,15 @@ func with(lacks, more map[feature]lack) map[feature]lack {
 	return all
 }
 
+// without is a copy of lacks that has less.
+func without(lacks map[feature]lack, fewer ...feature) map[feature]lack {
+	rest := with(lacks, nil)
+	for _, f := range fewer {
+		delete(rest, f)
+	}
+	return rest
+}
+
 var goZero = &library{
 	name:   "go-zero",
 	module: "github.com/zeromicro/go-zero",
@@ -145,7 +154,7 @@ func aegisOf(b circuitbreaker.CircuitBreaker) *instance {
 				return err
 			}
 			err := fn(ctx)
-			finish(outcomeOf(err))
+			finish(outcomeOf(err, circuitbreaker.ErrNotAllowed))
 			return err
 		},
 		start: func(context.Context) (func(outcome), error) {

@@ -3,6 +3,7 @@ package behaviour
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -79,6 +80,7 @@ const (
 
 var (
 	errFailed  = errors.New("the backend failed")
+	errRefused = errors.New("refused by a panic")
 	errHarness = errors.New("no such library or scenario")
 )
 
@@ -94,12 +96,12 @@ func (o outcome) err() error {
 	}
 }
 
-// outcomeOf is the other way round.
-func outcomeOf(err error) outcome {
+// outcomeOf is the other way round. What is to be ignored besides, such as the library's own rejections, comes after err.
+func outcomeOf(err error, ignore ...error) outcome {
 	switch {
 	case err == nil:
 		return success
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), slices.ContainsFunc(ignore, func(e error) bool { return errors.Is(err, e) }):
 		return ignored
 	default:
 		return failure
@@ -177,6 +179,7 @@ const (
 	hasProbes    feature = "probes"    // a cap on probes other than one
 	hasSuccesses feature = "successes" // to close, other than one
 	hasListener  feature = "listener"
+	hasHook      feature = "hook" // a listener that is called, and not a channel
 	hasState     feature = "state"
 	hasCounts    feature = "counts"
 	hasBackoff   feature = "backoff"

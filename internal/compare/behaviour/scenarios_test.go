@@ -8,5 +8,26 @@ var libraries = []*library{
 	goZero, aegis, goResiliency, hystrixGo, handyBreaker, rubyist, bytedanceGopkg, sentinelGolang,
 }
 
-// scenarios are its rows.
-var scenarios = slices.Concat(tripping, openState)
+// A topic is a table of the report.
+type topic struct {
+	title     string
+	scenarios []*scenario
+}
+
+// topics are the rows, in the order of the report.
+var topics = []topic{
+	{"Tripping", tripping},
+	{"Open", opened},
+	{"Half-open", halfOpened},
+	{"Late results", lateResults},
+	{"Listeners", listeners},
+	{"Panics, concurrency, counts, keys", calls},
+	{"Under load", load},
+}
+
+var scenarios = func() (all []*scenario) {
+	for _, t := range topics {
+		all = slices.Concat(all, t.scenarios)
+	}
+	return all
+}()
