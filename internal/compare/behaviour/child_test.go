@@ -144,7 +144,7 @@ func lastWords(output io.Reader) string {
 }
 
 func findLibrary(name string) *library {
-	for _, l := range slices.Concat(libraries, fakes) {
+	for _, l := range slices.Concat(libraries, grpcLibraries, fakes) {
 		if l.name == name {
 			return l
 		}

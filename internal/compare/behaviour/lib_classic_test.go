@@ -32,6 +32,7 @@ var plainLacks = map[feature]lack{
 	hasCause:   cannot("tells nobody why it opened"),
 	hasTrip:    cannot("takes thresholds only"),
 	hasProbes:  notFor("one probe at a time, by design"),
+	hasSteps:   notFor("the end of a call is not tied to its beginning"),
 }
 
 var goResiliency = &library{

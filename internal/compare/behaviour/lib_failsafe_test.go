@@ -37,6 +37,7 @@ var failsafeGo = &library{
 		hasLive:    cannot("settings are fixed when it is built"),
 		hasRamp:    cannot("goes from a few probes to all calls at once"),
 		hasTrip:    cannot("takes thresholds only"),
+		hasSteps:   callbackOnly[hasSteps],
 	},
 }
 

@@ -16,7 +16,7 @@ var (
 		name: "gobreaker", module: gobreakerModule, form: "CircuitBreaker.Execute, fixed window (Interval)",
 		make:     func(w want) *instance { return gobreakerCallback(w, 0) },
 		preset:   func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
-		nonsense: gobreakerNonsense, lacks: gobreakerLacks,
+		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerRolling = &library{
 		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth)",
@@ -24,7 +24,7 @@ var (
 		preset: func() *instance {
 			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
 		},
-		nonsense: gobreakerNonsense, lacks: gobreakerLacks,
+		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerTwoStep = &library{
 		name: "gobreaker two-step", module: gobreakerModule, form: "TwoStepCircuitBreaker: Allow and the function that it returns",

@@ -51,6 +51,7 @@ var bytedanceGopkg = &library{
 		hasRamp:     cannot("goes from a few probes to all calls at once"),
 		hasLimit:    notFor("no limit on calls in flight"),
 		hasProbes:   notFor("one probe each DetectTimeout, by design"),
+		hasSteps:    notFor("the end of a call is not tied to its beginning"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 	},
 }

@@ -20,6 +20,7 @@ type library struct {
 	registry func(w want, bound int) *registry
 	// nonsense tries to make a breaker of settings that mean nothing, and returns the library's error, if any.
 	nonsense func() error
+	grpc     *grpcClient
 	lacks    map[feature]lack
 }
 
@@ -197,6 +198,9 @@ const (
 	hasNonsense  feature = "nonsense"
 	hasPreset    feature = "preset"
 	hasCause     feature = "cause"
+	hasSteps     feature = "steps"        // a call that begins and ends with a function each, tied together
+	hasStreams   feature = "streams"      // guarded
+	hasOnGuard   feature = "stream guard" // without which a scenario has no object
 )
 
 // lack says how a missing feature counts.
@@ -207,6 +211,9 @@ type lack struct {
 
 // cannot is a feature that a user of the library would want and does not get.
 func cannot(why string) lack { return lack{why: why} }
+
+// callbackOnly is what a library lacks whose calls are functions.
+var callbackOnly = map[feature]lack{hasSteps: notFor("a call ends when its function returns")}
 
 // notFor is a feature that is beside the library's documented purpose.
 func notFor(why string) lack { return lack{why: why, excuse: true} }

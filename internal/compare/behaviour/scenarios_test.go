@@ -25,9 +25,17 @@ var topics = []topic{
 	{"Under load", load},
 }
 
-var scenarios = func() (all []*scenario) {
+// grpcTopics are the rows for libraries with a gRPC client.
+var grpcTopics = []topic{
+	{"gRPC: unary calls", unaryCalls},
+	{"gRPC: streams", streams},
+}
+
+var scenarios = slices.Concat(rows(topics), rows(grpcTopics))
+
+func rows(topics []topic) (all []*scenario) {
 	for _, t := range topics {
 		all = slices.Concat(all, t.scenarios)
 	}
 	return all
-}()
+}
