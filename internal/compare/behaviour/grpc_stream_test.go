@@ -218,6 +218,15 @@ var streams = []*scenario{
 			if err != nil {
 				c.failf("rejected the first stream")
 			}
+			talk := func(when string) {
+				if err := s.Send(&testpb.Request{Text: "still there"}); err != nil {
+					c.failf("a stream that was opened before the outage cannot send %s", when)
+				}
+				if _, err := s.Recv(); err != nil {
+					c.failf("a stream that was opened before the outage cannot receive %s", when)
+				}
+			}
+			talk("before it")
 			r.srv.Set(answering(codes.Unavailable))
 			for range many {
 				if b, err := r.client.Bidi(bg); err == nil {
@@ -227,12 +236,7 @@ var streams = []*scenario{
 				c.sleep(10 * time.Millisecond)
 			}
 			for range 20 {
-				if err := s.Send(&testpb.Request{Text: "still there"}); err != nil {
-					c.failf("a stream that was open before the outage cannot send")
-				}
-				if _, err := s.Recv(); err != nil {
-					c.failf("a stream that was open before the outage cannot receive")
-				}
+				talk("during it")
 			}
 		},
 	},

@@ -151,7 +151,6 @@ func ourInstance(b *breaker.Breaker, w want) *instance {
 		trip:      func() { b.Trip(ctx, "scenario") },
 		reset:     func() { b.Reset(ctx) },
 		forceOpen: func() func() { return override(breaker.ForceOpen) },
-		forceShut: func() func() { return override(breaker.ForceClosed) },
 		shadow: func() func() int {
 			override(breaker.Shadow)
 			return func() int { return int(b.Snapshot().ShadowRejections.Total()) }

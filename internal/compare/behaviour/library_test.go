@@ -123,7 +123,6 @@ type instance struct {
 	trip       func()
 	reset      func()
 	forceOpen  func() (undo func())
-	forceShut  func() (undo func())
 	shadow     func() (wouldReject func() int)
 	retryAfter func(rejection error) time.Duration
 	apply      func(w want) // to the live breaker

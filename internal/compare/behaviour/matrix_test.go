@@ -25,7 +25,7 @@ func runMatrix(ctx context.Context, libs []*library, rows []*scenario) (matrix, 
 	for range workers {
 		all.Go(func() {
 			for j := range jobs {
-				v, err := runCell(ctx, j.lib, j.sc)
+				v, err := runCell(ctx, j.lib, j.sc, limit)
 				mu.Lock()
 				if err != nil && failed == nil {
 					failed = err
