@@ -53,7 +53,7 @@ var calls = []*scenario{
 				<-gone
 				c.settle()
 			}
-			b.mustNot("a call after as many calls ended so as failures open it")
+			b.mustNot("a call after as many calls ended in Goexit as failures open it")
 		},
 	},
 	{

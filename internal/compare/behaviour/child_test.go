@@ -77,7 +77,7 @@ func TestCell(t *testing.T) {
 func (c *cell) run(sc *scenario) {
 	for _, f := range sc.needs {
 		if l, ok := c.lib.lacks[f]; ok {
-			if l.excuse {
+			if l.excuse || hallmarks[f] != sc.id {
 				c.notApplicable(l.why)
 			}
 			c.give(verdict{Mark: lacking, Reason: l.why})
@@ -88,11 +88,7 @@ func (c *cell) run(sc *scenario) {
 }
 
 // runCell runs one scenario on one library in a process of its own.
-func runCell(ctx context.Context, lib *library, sc *scenario, limit time.Duration) (verdict, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return verdict{}, err
-	}
+func runCell(ctx context.Context, binary string, lib *library, sc *scenario, limit time.Duration) (verdict, error) {
 	in, out, err := os.Pipe()
 	if err != nil {
 		return verdict{}, err
@@ -101,7 +97,7 @@ func runCell(ctx context.Context, lib *library, sc *scenario, limit time.Duratio
 	defer out.Close()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-test.timeout=0")
+	cmd := exec.CommandContext(ctx, binary, "-test.timeout=0")
 	cmd.Env = append(os.Environ(), cellEnv+"="+lib.name+"/"+sc.id)
 	cmd.ExtraFiles = []*os.File{out}
 	var stderr bytes.Buffer
@@ -118,9 +114,9 @@ func runCell(ctx context.Context, lib *library, sc *scenario, limit time.Duratio
 	case len(text) > 0:
 		return v, json.Unmarshal(text, &v)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return verdict{Mark: hang, Reason: "hangs"}, nil
+		return verdict{Mark: hang, Reason: "never ends"}, nil
 	case strings.Contains(stderr.String(), "all goroutines in bubble are blocked"):
-		return verdict{Mark: hang, Reason: "hangs"}, nil
+		return verdict{Mark: hang, Reason: "never ends"}, nil
 	case strings.Contains(stderr.String(), errHarness.Error()), strings.Contains(stderr.String(), "--- FAIL") && !strings.Contains(stderr.String(), "panic: "):
 		return verdict{}, fmt.Errorf("%s on %s: %w\n%s", sc.id, lib.name, runErr, stderr.String())
 	default:
@@ -141,6 +137,15 @@ func lastWords(output io.Reader) string {
 		}
 	}
 	return last
+}
+
+// self is the binary that runs.
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return path
 }
 
 func findLibrary(name string) *library {

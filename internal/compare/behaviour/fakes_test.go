@@ -23,7 +23,7 @@ var fakes = []*library{
 		b.before = func() { go func() { panic("a bug in the library") }() }
 	}),
 	{
-		name: "fake that lacks", lacks: map[feature]lack{hasStates: cannot("has none"), hasRatio: notFor("wants none")},
+		name: "fake that lacks", lacks: map[feature]lack{hasRatio: cannot("has none"), hasCallback: notFor("wants none")},
 	},
 }
 

@@ -1,3 +1,5 @@
+//go:build !clockstep
+
 package behaviour
 
 import (
@@ -97,7 +99,7 @@ var streams = []*scenario{
 	{
 		id: "S06", title: "Streams that end well are never rejected", rule: "S2",
 		why:   "io.EOF is how a stream ends",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
 			r.mustServe(testpb.Test_ServerStream_FullMethodName, "end well", func() {
@@ -114,7 +116,7 @@ var streams = []*scenario{
 	{
 		id: "S07", title: "Streams that their callers cancel after the first message are not held against the server", rule: "S6",
 		why:   "that is how a watch ends",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(lively())
 			r.mustServe(testpb.Test_ServerStream_FullMethodName, "are cancelled by their callers", func() {
@@ -135,7 +137,7 @@ var streams = []*scenario{
 	{
 		id: "S08", title: "A rejected stream is nil, with an error that has the status Unavailable", rule: "G8",
 		why:   "as for unary calls",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
 			for range many {
@@ -161,7 +163,7 @@ var streams = []*scenario{
 	{
 		id: "S09", title: "A watch that lives for an hour is a good probe from its first message on", rule: "S8",
 		why:   "waiting for its end would keep all others out for an hour",
-		needs: []feature{hasOnGuard, hasStates},
+		needs: []feature{hasStreams, hasStates},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
 			for range 50 {
@@ -184,7 +186,7 @@ var streams = []*scenario{
 	{
 		id: "S10", title: "A probe stream that is forgotten does not shut the server out", rule: "S7, B22",
 		why:   "nobody drains it, nobody cancels it",
-		needs: []feature{hasOnGuard, hasStates},
+		needs: []feature{hasStreams, hasStates},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
 			for range 50 {
@@ -211,7 +213,7 @@ var streams = []*scenario{
 	{
 		id: "S11", title: "Streams that were open when it opened go on", rule: "S11",
 		why:   "they work; new ones do not",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
 			s, err := r.client.Bidi(bg)
@@ -243,7 +245,7 @@ var streams = []*scenario{
 	{
 		id: "S12", title: "grpc's own retries of streams still work under it", rule: "S9",
 		why:   "an interceptor that looks at the stream too early commits it, and grpc retries no more",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			var n atomic.Int64
 			r := c.rig(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -267,7 +269,7 @@ var streams = []*scenario{
 	{
 		id: "S13", title: "A thousand open streams hold no goroutine of its own", rule: "S12",
 		why:   "watches are cheap until an interceptor adds a goroutine to each",
-		needs: []feature{hasOnGuard},
+		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			grown := func(conn *grpc.ClientConn) int {
 				client := testpb.NewTestClient(conn)

@@ -1,3 +1,5 @@
+//go:build !clockstep
+
 package behaviour
 
 import (

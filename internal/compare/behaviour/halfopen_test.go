@@ -145,7 +145,7 @@ var halfOpened = []*scenario{
 	{
 		id: "H08", title: "A cancelled probe neither closes nor opens, and the next call probes", rule: "B21",
 		why:   "a user who gives up is no verdict on the backend",
-		needs: []feature{hasStates, hasNeutral},
+		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
 			b.open()
@@ -223,7 +223,7 @@ var halfOpened = []*scenario{
 					return
 				}
 			}
-			c.failf("100 open periods after the probe ended so, every call is still rejected")
+			c.failf("100 open periods after the probe ended in Goexit, every call is still rejected")
 		},
 	},
 	{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,9 +31,27 @@ var plainLacks = map[feature]lack{
 	hasRamp:    cannot("goes from a few probes to all calls at once"),
 	hasLimit:   notFor("no limit on calls in flight"),
 	hasCause:   cannot("tells nobody why it opened"),
-	hasTrip:    cannot("takes thresholds only"),
+	hasTrip:    notFor("takes thresholds, and no code of the user's"),
 	hasProbes:  notFor("one probe at a time, by design"),
 	hasSteps:   notFor("the end of a call is not tied to its beginning"),
+}
+
+// aside runs fn under a breaker to which every error is a failure. The errors in ignore look like successes to it, and still
+// reach the caller.
+func aside(ctx context.Context, fn func(context.Context) error, run func(func(context.Context) error) error, ignore ...error) error {
+	var hidden error
+	err := run(func(context.Context) error {
+		own := fn(ctx)
+		if slices.ContainsFunc(ignore, func(e error) bool { return errors.Is(own, e) }) {
+			hidden = own
+			return nil
+		}
+		return own
+	})
+	if err == nil {
+		return hidden
+	}
+	return err
 }
 
 var goResiliency = &library{
@@ -43,19 +62,9 @@ var goResiliency = &library{
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			// What must not count as an error has to look like a success.
-			var own error
-			err := b.Run(func() error {
-				own = fn(ctx)
-				if errors.Is(own, context.Canceled) {
-					return nil
-				}
-				return own
-			})
-			if err == nil {
-				return own
-			}
-			return err
+			return aside(ctx, fn, func(fn func(context.Context) error) error {
+				return b.Run(func() error { return fn(ctx) })
+			}, resiliency.ErrBreakerOpen, context.Canceled)
 		}
 		return &instance{
 			has: has{failures: w.failures, openFor: w.openFor, window: w.openFor, successes: w.successes},
@@ -80,7 +89,6 @@ var goResiliency = &library{
 		hasStreak:   cannot("a success does not reset its count of errors; only a gap without errors does"),
 		hasRatio:    cannot("counts errors, not calls"),
 		hasWindow:   cannot("its window is a gap without errors as long as the open period"),
-		hasNeutral:  cannot("nil is a success and everything else an error"),
 		hasListener: cannot("has no listener"),
 		hasCounts:   cannot("keeps its counts to itself"),
 		hasPreset:   notFor("has no defaults: all three settings are arguments"),
@@ -132,7 +140,7 @@ func hystrixConfigure(name string, w want) {
 func hystrixOf(name string, w want) *instance {
 	hystrixConfigure(name, w)
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		return hystrix.DoC(ctx, name, fn, nil)
+		return aside(ctx, fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) }, hystrix.ErrCircuitOpen)
 	}
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: 10 * time.Second, successes: 1, between: w.openFor},
@@ -288,7 +296,9 @@ func rubyistOf(b *circuit.Breaker, w want) *instance {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return b.CallContext(ctx, func() error { return fn(ctx) }, 0)
+			return aside(ctx, fn, func(fn func(context.Context) error) error {
+				return b.CallContext(ctx, func() error { return fn(ctx) }, 0)
+			}, circuit.ErrBreakerOpen)
 		},
 		start: func(context.Context) (func(outcome), error) {
 			if !b.Ready() {

@@ -27,7 +27,6 @@ var failsafeGo = &library{
 		return nil
 	},
 	lacks: map[feature]lack{
-		hasNeutral: cannot("an error that is not handled is a success; there is no third outcome"),
 		hasSlow:    cannot("its breaker knows no slow calls"),
 		hasHang:    cannot("sees a call only when it ends"),
 		hasBackoff: cannot("the delay does not know how many recoveries have failed"),
@@ -36,7 +35,7 @@ var failsafeGo = &library{
 		hasKeys:    notFor("one breaker, no registry"),
 		hasLive:    cannot("settings are fixed when it is built"),
 		hasRamp:    cannot("goes from a few probes to all calls at once"),
-		hasTrip:    cannot("takes thresholds only"),
+		hasTrip:    notFor("takes thresholds, and no code of the user's"),
 		hasSteps:   callbackOnly[hasSteps],
 	},
 }

@@ -1,3 +1,5 @@
+//go:build !clockstep
+
 package behaviour
 
 import (
@@ -79,7 +81,6 @@ var grpcLibraries = []*library{
 		},
 		lacks: map[feature]lack{
 			hasStreams: cannot("has no stream interceptor: streams pass unguarded"),
-			hasOnGuard: notFor("streams are not guarded at all: see S01"),
 		},
 	},
 	{
@@ -105,7 +106,6 @@ var grpcLibraries = []*library{
 		},
 		lacks: throttle(map[feature]lack{
 			hasStreams: cannot("guards no streams: they pass its breaker by"),
-			hasOnGuard: notFor("streams are not guarded at all: see S01"),
 		}),
 	},
 	{
@@ -132,9 +132,14 @@ var grpcLibraries = []*library{
 		},
 		lacks: throttle(map[feature]lack{
 			hasStreams: cannot("guards no streams: its client takes no middleware for them"),
-			hasOnGuard: notFor("streams are not guarded at all: see S01"),
 		}),
 	},
+}
+
+// grpcTopics are the rows for libraries with a gRPC client.
+var grpcTopics = []topic{
+	{title: "gRPC: unary calls", scenarios: unaryCalls},
+	{title: "gRPC: streams", scenarios: streams},
 }
 
 // grpcWant is what the gRPC scenarios ask for: open at half of 20 calls, or where there is such a rule at 5 failures in a row.

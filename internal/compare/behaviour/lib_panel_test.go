@@ -151,7 +151,6 @@ var sentinelGolang = &library{
 	},
 	lacks: map[feature]lack{
 		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),
-		hasNeutral:  cannot("an entry that exits without an error is a success"),
 		hasHang:     cannot("sees a call only when it ends"),
 		hasBackoff:  cannot("every open period is RetryTimeoutMs"),
 		hasJitter:   cannot("every open period is RetryTimeoutMs"),
@@ -167,7 +166,7 @@ var sentinelGolang = &library{
 		hasLimit:    notFor("its breaker has no limit on calls in flight; its isolation rules have"),
 		hasProbes:   cannot("half-open lets one call through, or with ProbeNum every call"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
-		hasTrip:     cannot("takes thresholds only"),
+		hasTrip:     notFor("takes thresholds, and no code of the user's"),
 		hasPreset:   notFor("has no defaults: every rule is the user's"),
 	},
 }

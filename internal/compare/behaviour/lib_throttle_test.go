@@ -74,7 +74,6 @@ var goZero = &library{
 		return &registry{get: func(key string) *instance { return goZeroOf(breaker.GetBreaker(key)) }}
 	},
 	lacks: throttle(map[feature]lack{
-		hasNeutral:  cannot("an error is acceptable, which is a success, or it is not"),
 		hasNonsense: notFor("it has no settings"),
 	}),
 }

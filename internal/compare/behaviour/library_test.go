@@ -174,7 +174,6 @@ const (
 	hasWindow    feature = "window"
 	hasSlow      feature = "slow"
 	hasHang      feature = "hang"
-	hasNeutral   feature = "neutral"
 	hasCallback  feature = "callback"
 	hasProbes    feature = "probes"    // a cap on probes other than one
 	hasSuccesses feature = "successes" // to close, other than one
@@ -197,10 +196,17 @@ const (
 	hasNonsense  feature = "nonsense"
 	hasPreset    feature = "preset"
 	hasCause     feature = "cause"
-	hasSteps     feature = "steps"        // a call that begins and ends with a function each, tied together
-	hasStreams   feature = "streams"      // guarded
-	hasOnGuard   feature = "stream guard" // without which a scenario has no object
+	hasSteps     feature = "steps"   // a call that begins and ends with a function each, tied together
+	hasStreams   feature = "streams" // guarded
 )
+
+// hallmarks are the scenarios that stand for a feature: a library that has no listeners is told so once, and not in every row
+// on listeners.
+var hallmarks = map[feature]string{
+	hasStreak: "T02", hasRatio: "T04", hasWindow: "T09", hasSlow: "T21", hasHang: "T23", hasRetry: "O11", hasBackoff: "O12",
+	hasJitter: "O13", hasAsked: "O14", hasManual: "O15", hasForce: "O16", hasShadow: "O17", hasProbes: "H02", hasSuccesses: "H04",
+	hasRamp: "H17", hasListener: "E01", hasState: "O08", hasCounts: "N02", hasCause: "E09", hasLive: "K05", hasStreams: "S01",
+}
 
 // lack says how a missing feature counts.
 type lack struct {

@@ -3,6 +3,7 @@ package behaviour
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,15 +25,12 @@ var listeners = []*scenario{
 			b := c.make(want{onChange: told.add})
 			b.cycle()
 			c.settle()
-			got := told.all()
-			want := []state{open, halfOpen, closed}
-			if len(got) != len(want) {
-				c.failf("told of %s in a round of three", times(len(got)))
+			var got []state
+			for _, e := range told.all() {
+				got = append(got, e.to)
 			}
-			for i, e := range got {
-				if e.to != want[i] {
-					c.failf("event %d of the round is to %s, not to %s", i+1, e.to, want[i])
-				}
+			if !slices.Equal(got, []state{open, halfOpen, closed}) {
+				c.failf("tells of other transitions than there were, or in another order")
 			}
 		},
 	},

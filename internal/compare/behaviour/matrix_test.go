@@ -12,7 +12,7 @@ const workers = 2
 type matrix map[string]map[string]verdict
 
 // runMatrix runs every scenario on every library.
-func runMatrix(ctx context.Context, libs []*library, rows []*scenario) (matrix, error) {
+func runMatrix(ctx context.Context, binary string, libs []*library, rows []*scenario) (matrix, error) {
 	type job struct {
 		lib *library
 		sc  *scenario
@@ -25,7 +25,7 @@ func runMatrix(ctx context.Context, libs []*library, rows []*scenario) (matrix, 
 	for range workers {
 		all.Go(func() {
 			for j := range jobs {
-				v, err := runCell(ctx, j.lib, j.sc, limit)
+				v, err := runCell(ctx, binary, j.lib, j.sc, limit)
 				mu.Lock()
 				if err != nil && failed == nil {
 					failed = err

@@ -2,6 +2,7 @@ package behaviour
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -34,9 +35,27 @@ func writeReport(path string) error {
 	if err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp("", "compare") //nolint:usetesting // no test runs
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	patched, err := buildPatched(bg, dir)
+	if err != nil {
+		return err
+	}
 	for _, p := range parts {
-		if p.m, err = runMatrix(bg, p.libs, rows(p.topics)); err != nil {
-			return err
+		p.m = matrix{}
+		for _, t := range p.topics {
+			binary := self()
+			if t.steps {
+				binary = patched
+			}
+			m, err := runMatrix(bg, binary, p.libs, t.scenarios)
+			if err != nil {
+				return err
+			}
+			maps.Copy(p.m, m)
 		}
 	}
 	return os.WriteFile(path, []byte(report(parts, versions)), 0o644)
@@ -59,7 +78,7 @@ authors think matters; a library that was made for something else is not bad for
 | ✗ | does something else; the last section says what |
 | ✗! | the process hangs or dies |
 | ○ | cannot, as it has no such thing |
-| – | does not apply: it is beside what the library is for |
+| – | does not apply: it is beside what the library is for, or rests on a feature that has its ○ in another row |
 
 `
 
@@ -110,7 +129,11 @@ func writeVersions(s *strings.Builder, parts []*part, versions map[string]string
 			fmt.Fprintf(s, "| %s | %s | %s | %s |\n", l.name, l.module, versions[l.module], l.form)
 		}
 	}
-	fmt.Fprintf(s, "\nThe proxy does not serve %s.\n\n", strings.Join(notServed, ", nor "))
+	s.WriteString("\nThe proxy does not serve:\n\n")
+	for _, m := range notServed {
+		fmt.Fprintf(s, "- %s\n", m)
+	}
+	s.WriteString("\n")
 }
 
 func (p *part) writeSummary(s *strings.Builder) {

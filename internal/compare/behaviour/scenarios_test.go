@@ -12,23 +12,20 @@ var libraries = []*library{
 type topic struct {
 	title     string
 	scenarios []*scenario
+	// steps has it run in the binary whose clock can be set.
+	steps bool
 }
 
 // topics are the rows, in the order of the report.
 var topics = []topic{
-	{"Tripping", tripping},
-	{"Open", opened},
-	{"Half-open", halfOpened},
-	{"Late results", lateResults},
-	{"Listeners", listeners},
-	{"Panics, concurrency, counts, keys", calls},
-	{"Under load", load},
-}
-
-// grpcTopics are the rows for libraries with a gRPC client.
-var grpcTopics = []topic{
-	{"gRPC: unary calls", unaryCalls},
-	{"gRPC: streams", streams},
+	{title: "Tripping", scenarios: tripping},
+	{title: "Open", scenarios: opened},
+	{title: "Half-open", scenarios: halfOpened},
+	{title: "Late results", scenarios: lateResults},
+	{title: "The clock", scenarios: clock, steps: true},
+	{title: "Listeners", scenarios: listeners},
+	{title: "Panics, concurrency, counts, keys", scenarios: calls},
+	{title: "Under load", scenarios: load},
 }
 
 var scenarios = slices.Concat(rows(topics), rows(grpcTopics))

@@ -255,7 +255,7 @@ var tripping = []*scenario{
 		needs: []feature{hasNonsense},
 		run: func(c *cell) {
 			if err := c.lib.nonsense(); err == nil {
-				c.failf("took them without an error")
+				c.failf("took settings that mean nothing without an error")
 			}
 		},
 	},
@@ -275,7 +275,7 @@ var tripping = []*scenario{
 	{
 		id: "T18", title: "A cancelled call does not interrupt a streak of failures", rule: "B4",
 		why:   "a dead backend must not look alive because a user gave up",
-		needs: []feature{hasStates, hasStreak, hasNeutral},
+		needs: []feature{hasStates, hasStreak},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, streak: true})
 			for i := range b.failures {
@@ -290,7 +290,7 @@ var tripping = []*scenario{
 	{
 		id: "T19", title: "Cancelled calls do not water down the ratio", rule: "B5, G3",
 		why:   "while a backend is down users give up, and all those calls are no successes",
-		needs: []feature{hasStates, hasRatio, hasNeutral},
+		needs: []feature{hasStates, hasRatio},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20})
 			for range 20 {
@@ -307,7 +307,7 @@ var tripping = []*scenario{
 	{
 		id: "T20", title: "The rejection of an inner breaker is no failure of the outer one", rule: "G7, B12",
 		why:   "two breakers in a row must not open each other",
-		needs: []feature{hasStates, hasNeutral},
+		needs: []feature{hasStates},
 		run: func(c *cell) {
 			outer, inner := c.make(want{failures: 5}), c.make(want{failures: 5})
 			inner.open()
