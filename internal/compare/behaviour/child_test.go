@@ -23,7 +23,7 @@ import (
 const cellEnv = "GRPCIRCUIT_COMPARE_CELL"
 
 // limit is how long a cell may take, in real time. In a bubble most take milliseconds.
-const limit = 15 * time.Second
+const limit = 60 * time.Second
 
 var write = flag.String("write", "", "run everything and write the report to this file, instead of testing")
 
