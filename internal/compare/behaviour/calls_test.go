@@ -44,7 +44,7 @@ var calls = []*scenario{
 				gone := make(chan struct{})
 				go func() {
 					defer close(gone)
-					//nolint:errcheck // it never returns
+					// it never returns
 					_ = b.do(bg, func(context.Context) error {
 						runtime.Goexit()
 						return nil
@@ -77,7 +77,7 @@ var calls = []*scenario{
 			var all sync.WaitGroup
 			for range 20 {
 				all.Go(func() {
-					//nolint:errcheck // it succeeds
+					// it succeeds
 					_ = b.do(bg, func(context.Context) error {
 						time.Sleep(time.Second)
 						return nil
@@ -104,7 +104,7 @@ var calls = []*scenario{
 						if worker%2 == 0 {
 							o = failure
 						}
-						//nolint:errcheck // half of them fail
+						// half of them fail
 						_ = b.do(bg, func(context.Context) error { return o.err() })
 					}
 				})
@@ -199,7 +199,7 @@ var calls = []*scenario{
 				var all sync.WaitGroup
 				for range 5 {
 					all.Go(func() {
-						//nolint:errcheck // it fails on purpose
+						// it fails on purpose
 						_ = r("key "+ordinal(round)).do(bg, func(context.Context) error { return errFailed })
 					})
 				}
@@ -261,14 +261,14 @@ var calls = []*scenario{
 	},
 }
 
-// errPanic is what a call of panics panics with.
+// errPanic is the value that a call made by panics has.
 var errPanic any = errors.New("a bug in the call")
 
 // panics makes a call that panics, and returns what came out of it.
 func (c *cell) panics(b subject) (value any) {
 	defer c.settle()
 	defer func() { value = recover() }()
-	//nolint:errcheck // it never returns
+	// it never returns
 	_ = b.do(bg, func(context.Context) error { panic(errPanic) })
 	return nil
 }

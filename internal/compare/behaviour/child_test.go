@@ -112,7 +112,8 @@ func runCell(ctx context.Context, binary string, lib *library, sc *scenario, lim
 	var v verdict
 	switch {
 	case len(text) > 0:
-		return v, json.Unmarshal(text, &v)
+		err := json.Unmarshal(text, &v)
+		return v, err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return verdict{Mark: hang, Reason: "never ends"}, nil
 	case strings.Contains(stderr.String(), "all goroutines in bubble are blocked"):

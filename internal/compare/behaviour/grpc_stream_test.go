@@ -55,9 +55,9 @@ var streams = []*scenario{
 				if err != nil {
 					return
 				}
-				//nolint:errcheck // the error comes with the reply
+				// the error comes with the reply
 				_ = s.Send(&testpb.Request{})
-				//nolint:errcheck // what became of it shows at the server
+				// what became of it shows at the server
 				_, _ = s.CloseAndRecv()
 			})
 		},
@@ -68,7 +68,7 @@ var streams = []*scenario{
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
-				//nolint:errcheck // it leaves anyway
+				// it leaves anyway
 				_, _ = s.Recv()
 				return status.Error(codes.Unavailable, "leaving")
 			}})
@@ -80,7 +80,7 @@ var streams = []*scenario{
 				for s.Send(&testpb.Request{}) == nil {
 					c.sleep(time.Millisecond)
 				}
-				//nolint:errcheck // what became of it shows at the server
+				// what became of it shows at the server
 				_, _ = s.Recv()
 			})
 		},
@@ -123,12 +123,12 @@ var streams = []*scenario{
 				ctx, cancel := context.WithCancel(bg)
 				s, err := r.client.ServerStream(ctx, &testpb.Request{})
 				if err == nil {
-					//nolint:errcheck // the first message
+					// the first message
 					_, _ = s.Recv()
 				}
 				cancel()
 				if err == nil {
-					//nolint:errcheck // the cancellation
+					// the cancellation
 					_, _ = s.Recv()
 				}
 			})
@@ -152,7 +152,7 @@ var streams = []*scenario{
 					return
 				}
 				if err == nil {
-					//nolint:errcheck // it fails
+					// it fails
 					_, _ = s.Recv()
 				}
 				c.sleep(10 * time.Millisecond)
@@ -232,7 +232,7 @@ var streams = []*scenario{
 			r.srv.Set(answering(codes.Unavailable))
 			for range many {
 				if b, err := r.client.Bidi(bg); err == nil {
-					//nolint:errcheck // it fails
+					// it fails
 					_, _ = b.Recv()
 				}
 				c.sleep(10 * time.Millisecond)

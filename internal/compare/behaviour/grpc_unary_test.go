@@ -144,7 +144,7 @@ var unaryCalls = []*scenario{
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{}, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(1000)))
 			for range many {
-				//nolint:errcheck // it fails on this side
+				// it fails on this side
 				_, _ = r.client.Unary(bg, &testpb.Request{Payload: make([]byte, 2000)})
 				c.sleep(10 * time.Millisecond)
 			}
@@ -338,7 +338,7 @@ var unaryCalls = []*scenario{
 				ctx, cancel := context.WithTimeout(bg, 100*time.Millisecond)
 				defer cancel()
 				begin := time.Now()
-				//nolint:errcheck // it fails
+				// it fails
 				_, _ = r.client.Unary(ctx, &testpb.Request{}, grpc.WaitForReady(true))
 				return time.Since(begin)
 			}
@@ -384,7 +384,7 @@ var unaryCalls = []*scenario{
 			var all sync.WaitGroup
 			for range 100 {
 				all.Go(func() {
-					//nolint:errcheck // most are rejected
+					// most are rejected
 					_, _ = r.client.Unary(ctx, &testpb.Request{})
 				})
 			}
@@ -430,7 +430,7 @@ var unaryCalls = []*scenario{
 			var all sync.WaitGroup
 			for range 10 {
 				all.Go(func() {
-					//nolint:errcheck // most are rejected
+					// most are rejected
 					_, _ = r.client.Unary(short, &testpb.Request{})
 				})
 			}
@@ -501,7 +501,7 @@ func hanging() testpb.Script {
 
 // call makes a unary call, 10 ms after the one before, whatever comes of it.
 func (r *rig) call(ctx context.Context) {
-	//nolint:errcheck // what became of it shows at the server
+	// what became of it shows at the server
 	_, _ = r.client.Unary(ctx, &testpb.Request{Text: "call"})
 	r.c.sleep(10 * time.Millisecond)
 }

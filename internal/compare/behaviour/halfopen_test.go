@@ -52,7 +52,7 @@ var halfOpened = []*scenario{
 				for range 1000 {
 					all.Go(func() {
 						<-gate
-						//nolint:errcheck // a rejection is expected
+						// a rejection is expected
 						_ = b.do(bg, func(context.Context) error {
 							in.Add(1)
 							<-release
@@ -170,7 +170,7 @@ var halfOpened = []*scenario{
 			b.elapse()
 			done, cancel := context.WithCancel(bg)
 			cancel()
-			//nolint:errcheck // the context's error is expected
+			// the context's error is expected
 			_ = b.do(done, func(ctx context.Context) error { return ctx.Err() })
 			c.settle()
 			end := b.mustHold("the first live call after the open period")
@@ -209,7 +209,7 @@ var halfOpened = []*scenario{
 			gone := make(chan struct{})
 			go func() {
 				defer close(gone)
-				//nolint:errcheck // it never returns
+				// it never returns
 				_ = b.do(bg, func(context.Context) error {
 					runtime.Goexit()
 					return nil

@@ -144,6 +144,11 @@ func TestScenarios(t *testing.T) {
 		}
 		ids = append(ids, sc.id)
 	}
+	for f, id := range hallmarks {
+		if sc := findScenario(id); sc == nil || !slices.Contains(sc.needs, f) {
+			t.Errorf("%s is to stand for %s, and is not about it", id, f)
+		}
+	}
 	if n := len(rows(topics)); n < 60 {
 		t.Errorf("%d scenarios for any breaker, want at least 60", n)
 	}

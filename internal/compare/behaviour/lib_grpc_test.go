@@ -45,6 +45,7 @@ var grpcLibraries = []*library{
 		name: "grpcircuit gRPC", module: grpcircuit.module, form: "interceptor.Guard: unary and stream interceptors, default classifier and keys",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
 				group, err := ourbreaker.NewGroup(ourConfig(w))
 				if err != nil {
 					panic(err)
@@ -65,6 +66,7 @@ var grpcLibraries = []*library{
 		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes, which are the user's to know",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
 				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
 					cb := circuitbreaker.NewBuilder[any]().HandleIf(func(_ any, err error) bool {
 						switch status.Code(err) {
@@ -87,6 +89,7 @@ var grpcLibraries = []*library{
 		name: "go-zero zrpc", module: goZero.module, form: "zrpc.NewClient with its breaker middleware; it has no settings",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, _ want) dialer {
+				tb.Helper()
 				logx.Disable()
 				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
 					options := []zrpc.ClientOption{zrpc.WithDialOption(grpc.WithContextDialer(b.DialContext))}
@@ -113,6 +116,7 @@ var grpcLibraries = []*library{
 		form: "transport/grpc with middleware/circuitbreaker on aegis SRE from 20 calls on",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
 				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
 					guard := kratosbreaker.Client(kratosbreaker.WithCircuitBreaker(func() aegisbreaker.CircuitBreaker {
 						return sre.NewBreaker(sre.WithRequest(int64(w.minCalls)))

@@ -3,6 +3,7 @@ package behaviour
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/go-kratos/aegis/circuitbreaker"
@@ -43,12 +44,8 @@ func throttle(more map[feature]lack) map[feature]lack { return with(throttleLack
 // with is a copy of lacks that has more too.
 func with(lacks, more map[feature]lack) map[feature]lack {
 	all := map[feature]lack{}
-	for f, l := range lacks {
-		all[f] = l
-	}
-	for f, l := range more {
-		all[f] = l
-	}
+	maps.Copy(all, lacks)
+	maps.Copy(all, more)
 	return all
 }
 

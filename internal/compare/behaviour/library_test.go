@@ -140,7 +140,9 @@ func startByDo(do func(context.Context, func(context.Context) error) error) func
 		running := make(chan struct{})
 		end := make(chan outcome)
 		result := make(chan error, 1)
+		over := make(chan struct{})
 		go func() {
+			defer close(over)
 			result <- do(ctx, func(context.Context) error {
 				close(running)
 				o := <-end
@@ -154,7 +156,7 @@ func startByDo(do func(context.Context, func(context.Context) error) error) func
 		case <-running:
 			return func(o outcome) {
 				end <- o
-				<-result
+				<-over
 				cancel()
 			}, nil
 		case err := <-result:

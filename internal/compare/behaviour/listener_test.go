@@ -64,7 +64,7 @@ var listeners = []*scenario{
 		run: func(c *cell) {
 			var b subject
 			b = c.make(want{openFor: brief, onChange: func(change) {
-				//nolint:errcheck // a rejection is expected
+				// a rejection is expected
 				_ = b.do(bg, func(context.Context) error { return nil })
 			}})
 			c.within(patience, "deadlock: the listener makes a call, and the call that opened the breaker never returns", func() {
@@ -82,7 +82,7 @@ var listeners = []*scenario{
 		run: func(c *cell) {
 			b := c.make(want{openFor: brief, onChange: func(change) { panic("a bug in the listener") }})
 			quietly := func(o outcome) (ran bool) {
-				defer func() { _ = recover() }() //nolint:errcheck // it may pass the panic on
+				defer func() { _ = recover() }() // it may pass the panic on
 				return b.try(o)
 			}
 			c.within(patience, "a call hangs after the listener has panicked", func() {
@@ -165,7 +165,7 @@ var listeners = []*scenario{
 						if (worker+round)%2 == 0 && round%3 > 0 {
 							o = success
 						}
-						//nolint:errcheck // a rejection is fine
+						// a rejection is fine
 						_ = b.do(bg, func(context.Context) error { return o.err() })
 					})
 				}
@@ -196,7 +196,7 @@ var listeners = []*scenario{
 			}})
 			go func() {
 				for range b.failures {
-					//nolint:errcheck // it fails on purpose
+					// it fails on purpose
 					_ = b.do(bg, func(context.Context) error { return errFailed })
 				}
 			}()

@@ -201,8 +201,8 @@ var opened = []*scenario{
 			for range 5 {
 				periods = append(periods, c.untilProbe(b))
 			}
-			for i, want := range []time.Duration{1, 2, 4, 5, 5} {
-				if want *= time.Second; periods[i] < want*95/100 || periods[i] > want*105/100 {
+			for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
+				if periods[i] < want*95/100 || periods[i] > want*105/100 {
 					c.failf("open period %d is not %v, with 1 s, doubled each time, at most 5 s", i+1, want)
 				}
 			}

@@ -35,7 +35,7 @@ func writeReport(path string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "compare") //nolint:usetesting // no test runs
+	dir, err := os.MkdirTemp("", "compare")
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,8 @@ Written by ` + "`make compare`" + `; do not edit. Each row is a scenario: someth
 reason, and the rule of this library that it comes from. Each column is a library, unmodified, at the latest version that the Go
 module proxy serves, set up for the scenario in the best way that its documentation offers. The scenarios and the adapters are in
 ` + "`internal/compare/behaviour`" + `. Each mark comes from a process of its own, most of them in virtual time, so that a library which hangs
-or kills the process is a result and not the end.
+or kills the process is a result and not the end. The rows on the clock run on a patched standard library, whose wall clock can be
+set apart from the monotonic one.
 
 The scenarios were written by the authors of grpcircuit, from its rules, and many after bugs seen in the others. They ask what these
 authors think matters; a library that was made for something else is not bad for failing them. What grpcircuit fails stands here too.

@@ -313,7 +313,7 @@ var tripping = []*scenario{
 			inner.open()
 			for range 100 {
 				ran := false
-				//nolint:errcheck // the rejection is what is expected
+				// the rejection is what is expected
 				_ = outer.do(bg, func(ctx context.Context) error {
 					ran = true
 					return inner.do(ctx, func(context.Context) error { return nil })
@@ -381,7 +381,7 @@ var tripping = []*scenario{
 				return true
 			}})
 			quietly := func() {
-				defer func() { _ = recover() }() //nolint:errcheck // it may pass the panic on
+				defer func() { _ = recover() }() // it may pass the panic on
 				b.try(failure)
 			}
 			c.within(patience, "a call hangs after the rule has panicked", func() {
