@@ -110,6 +110,11 @@ bench-compare:
 bench-once:
 	go test -run '^$$' -bench . -benchmem -benchtime 1x ./...
 
+# Puts the same questions to the other Go breakers and writes docs/comparison.md. Takes some minutes.
+.PHONY: compare
+compare:
+	cd internal/compare && go test ./behaviour -count=1 -timeout 30m -run '^$$' -args -write ../../../docs/comparison.md
+
 .PHONY: lint
 lint: lint-tool
 	@$(call in-modules,. $(WITH_CODE),$(GOLANGCI) run ./...)

@@ -1,0 +1,274 @@
+package behaviour
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A scenario is one row of the comparison.
+type scenario struct {
+	id string
+
+	title string // what is asked of the library
+	rule  string // of SEMANTICS.md
+	why   string // what a user wants it for
+	needs []feature
+	// wall has it run in real time. A bubble's clock stands still while somebody waits for a mutex, so what hunts deadlocks
+	// cannot live in one.
+	wall bool
+	run  func(c *cell)
+}
+
+type mark string
+
+const (
+	pass    mark = "pass"
+	fail    mark = "fail"
+	lacking mark = "lacking" // a fail for want of a feature
+	na      mark = "na"
+	hang    mark = "hang"
+	crash   mark = "crash"
+)
+
+type verdict struct {
+	Mark   mark   `json:"mark"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// A cell is one scenario on one library, in a process of its own. It ends the process with its first verdict, so that what a
+// library leaves running does not matter, and any goroutine may give it.
+type cell struct {
+	tb    testing.TB
+	lib   *library
+	wall  bool
+	given atomic.Bool
+}
+
+// resultFD is where the child writes its verdict.
+const resultFD = 3
+
+func (c *cell) give(v verdict) {
+	if !c.given.CompareAndSwap(false, true) {
+		select {} // the process is about to end
+	}
+	out := os.NewFile(resultFD, "verdict")
+	if err := json.NewEncoder(out).Encode(v); err != nil {
+		fmt.Fprintln(os.Stderr, "verdict:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// failf is the verdict that the library did not do as asked. The text must be the same on every machine and in every run.
+func (c *cell) failf(format string, args ...any) {
+	c.give(verdict{Mark: fail, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (c *cell) notApplicable(why string) { c.give(verdict{Mark: na, Reason: why}) }
+
+// settle lets what the library does behind the caller's back come to rest.
+func (c *cell) settle() {
+	if c.wall {
+		time.Sleep(time.Millisecond)
+		return
+	}
+	synctest.Wait()
+}
+
+func (c *cell) sleep(d time.Duration) {
+	time.Sleep(d)
+	c.settle()
+}
+
+// within runs f in a goroutine and fails the cell if it does not end. For scenarios in real time.
+func (c *cell) within(d time.Duration, what string, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(d):
+		c.failf("%s", what)
+	}
+}
+
+// subject is a breaker under test.
+type subject struct {
+	*instance
+	c *cell
+}
+
+func (c *cell) make(w want) subject { return c.test(c.lib.make(c.filled(w))) }
+
+// filled is w with what a scenario left open.
+func (c *cell) filled(w want) want {
+	if w.failures == 0 && w.ratio == 0 && w.slow == 0 && w.hang == 0 && w.trip == nil {
+		w.failures = 5
+	}
+	if w.openFor == 0 {
+		w.openFor = 5 * time.Second
+	}
+	if w.window == 0 {
+		w.window = 10 * time.Second
+	}
+	if w.probes == 0 {
+		w.probes = 1
+	}
+	if w.successes == 0 {
+		w.successes = 1
+	}
+	if w.lease == 0 {
+		w.lease = w.openFor
+	}
+	return w
+}
+
+func (c *cell) test(i *instance) subject { return subject{i, c} }
+
+// try makes one call that ends with o and says whether it was let through.
+func (s subject) try(o outcome) bool {
+	ctx, cancel := context.WithCancel(bg)
+	defer cancel()
+	ran := false
+	err := s.do(ctx, func(context.Context) error {
+		ran = true
+		if o == ignored {
+			cancel()
+		}
+		return o.err()
+	})
+	s.c.settle()
+	if rejected := err != nil && s.rejected(err); rejected == ran {
+		if ran {
+			s.c.failf("ran a call and said that it had rejected it")
+		}
+		s.c.failf("neither ran nor rejected a call")
+	}
+	return ran
+}
+
+// begin is hold without waiting for things to settle, for calls that end side by side.
+func (s subject) begin() func(outcome) {
+	end, err := s.start(bg)
+	if err != nil {
+		s.c.failf("rejected a call of a closed breaker")
+	}
+	return end
+}
+
+// must is try for a call that has to be let through.
+func (s subject) must(o outcome, what string) {
+	s.c.tb.Helper()
+	if !s.try(o) {
+		s.c.failf("rejected %s", what)
+	}
+}
+
+// mustNot is try for a call that has to be rejected.
+func (s subject) mustNot(what string) {
+	s.c.tb.Helper()
+	if s.try(success) {
+		s.c.failf("let through %s", what)
+	}
+}
+
+// hold begins a call.
+func (s subject) hold() (end func(outcome), ok bool) {
+	finish, err := s.start(bg)
+	s.c.settle()
+	if err != nil {
+		return nil, false
+	}
+	return func(o outcome) {
+		finish(o)
+		s.c.settle()
+	}, true
+}
+
+func (s subject) mustHold(what string) (end func(outcome)) {
+	s.c.tb.Helper()
+	end, ok := s.hold()
+	if !ok {
+		s.c.failf("rejected %s", what)
+	}
+	return end
+}
+
+// open makes a new breaker open.
+func (s subject) open() {
+	for i := range s.failures {
+		s.must(failure, fmt.Sprintf("failing call %d of the %d that open it", i+1, s.failures))
+	}
+	s.mustNot(fmt.Sprintf("a call after the %d failures that open it", s.failures))
+}
+
+// bg is a context that never ends: the test's own ends with the cell.
+var bg = context.Background()
+
+// ordinal counts from 1.
+func ordinal(i int) string { return strconv.Itoa(i + 1) }
+
+// times is a number of times, in words where there are words.
+func times(n int) string {
+	switch n {
+	case 0:
+		return "never"
+	case 1:
+		return "once"
+	case 2:
+		return "twice"
+	default:
+		return strconv.Itoa(n) + " times"
+	}
+}
+
+// soon is a little more than d: libraries may count in milliseconds or ask for strictly more.
+func soon(d time.Duration) time.Duration { return d + d/50 + 2*time.Millisecond }
+
+// elapse lets the open period pass.
+func (s subject) elapse() { s.c.sleep(soon(s.openFor)) }
+
+// shut closes a breaker whose open period is over.
+func (s subject) shut() {
+	for i := range s.successes {
+		if i > 0 {
+			s.c.sleep(soon(s.between))
+		}
+		s.must(success, fmt.Sprintf("probe %d of the %d that close it", i+1, s.successes))
+	}
+}
+
+// cycle opens a breaker and closes it again.
+func (s subject) cycle() {
+	s.open()
+	s.elapse()
+	s.shut()
+}
+
+// isClosed says whether the breaker lets calls through side by side, which only a closed one does.
+func (s subject) isClosed() bool {
+	if s.state != nil {
+		return s.state() == closed
+	}
+	var ends []func(outcome)
+	for range 3 {
+		end, ok := s.hold()
+		if !ok {
+			break
+		}
+		ends = append(ends, end)
+	}
+	for _, end := range ends {
+		end(success)
+	}
+	return len(ends) == 3
+}

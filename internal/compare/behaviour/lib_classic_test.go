@@ -1,0 +1,331 @@
+package behaviour
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/afex/hystrix-go/hystrix"
+	"github.com/cenk/backoff"
+	resiliency "github.com/eapache/go-resiliency/breaker"
+	circuit "github.com/rubyist/circuitbreaker"
+	handy "github.com/streadway/handy/breaker"
+)
+
+// plainLacks is what the older breakers have in common.
+var plainLacks = map[feature]lack{
+	hasSlow:    cannot("knows no slow calls"),
+	hasHang:    cannot("sees a call only when it ends"),
+	hasBackoff: cannot("every open period is the same"),
+	hasJitter:  cannot("every open period is the same"),
+	hasAsked:   cannot("every open period is the same"),
+	hasManual:  cannot("cannot be opened or closed by hand"),
+	hasForce:   cannot("has no override"),
+	hasShadow:  cannot("has no dry run"),
+	hasRetry:   cannot("a rejection says nothing more, and the breaker neither"),
+	hasKeys:    notFor("one breaker, no registry"),
+	hasLive:    cannot("settings are fixed when it is made"),
+	hasRamp:    cannot("goes from a few probes to all calls at once"),
+	hasLimit:   notFor("no limit on calls in flight"),
+	hasCause:   cannot("tells nobody why it opened"),
+	hasTrip:    notFor("takes thresholds, and no code of the user's"),
+	hasProbes:  notFor("one probe at a time, by design"),
+	hasSteps:   notFor("the end of a call is not tied to its beginning"),
+}
+
+// aside runs fn under a breaker to which every error is a failure. The errors in ignore look like successes to it, and still
+// reach the caller.
+func aside(ctx context.Context, fn func(context.Context) error, run func(func(context.Context) error) error, ignore ...error) error {
+	var hidden error
+	err := run(func(context.Context) error {
+		own := fn(ctx)
+		if slices.ContainsFunc(ignore, func(e error) bool { return errors.Is(own, e) }) {
+			hidden = own
+			return nil
+		}
+		return own
+	})
+	if err == nil {
+		return hidden
+	}
+	return err
+}
+
+var goResiliency = &library{
+	name: "go-resiliency", module: "github.com/eapache/go-resiliency", form: "breaker.Breaker.Run",
+	make: func(w want) *instance {
+		b := resiliency.New(w.failures, w.successes, w.openFor)
+		do := func(ctx context.Context, fn func(context.Context) error) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return aside(ctx, fn, func(fn func(context.Context) error) error {
+				return b.Run(func() error { return fn(ctx) })
+			}, resiliency.ErrBreakerOpen, context.Canceled)
+		}
+		return &instance{
+			has: has{failures: w.failures, openFor: w.openFor, window: w.openFor, successes: w.successes},
+			do:  do, start: startByDo(do), rejected: func(err error) bool { return errors.Is(err, resiliency.ErrBreakerOpen) },
+			state: func() state {
+				switch b.GetState() {
+				case resiliency.Open:
+					return open
+				case resiliency.HalfOpen:
+					return halfOpen
+				default:
+					return closed
+				}
+			},
+		}
+	},
+	nonsense: func() error {
+		resiliency.New(-1, -1, -time.Second)
+		return nil
+	},
+	lacks: with(plainLacks, map[feature]lack{
+		hasStreak:   cannot("a success does not reset its count of errors; only a gap without errors does"),
+		hasRatio:    cannot("counts errors, not calls"),
+		hasWindow:   cannot("its window is a gap without errors as long as the open period"),
+		hasListener: cannot("has no listener"),
+		hasCounts:   cannot("keeps its counts to itself"),
+		hasPreset:   notFor("has no defaults: all three settings are arguments"),
+		hasProbes:   cannot("half-open lets every call through"),
+	}),
+}
+
+var hystrixSeq atomic.Int64
+
+var hystrixGo = &library{
+	name: "hystrix-go", module: "github.com/afex/hystrix-go", form: "DoC; its window is fixed at 10 s",
+	make: func(w want) *instance { return hystrixOf(fmt.Sprintf("command %d", hystrixSeq.Add(1)), w) },
+	preset: func() *instance {
+		i := hystrixOf("preset", want{failures: hystrix.DefaultVolumeThreshold})
+		hystrix.ConfigureCommand("preset", hystrix.CommandConfig{})
+		return i
+	},
+	registry: func(w want, _ int) *registry {
+		return &registry{get: func(key string) *instance { return hystrixOf(key, w) }}
+	},
+	nonsense: func() error {
+		hystrix.ConfigureCommand("nonsense", hystrix.CommandConfig{ErrorPercentThreshold: 150, SleepWindow: -1})
+		return nil
+	},
+	lacks: with(without(plainLacks, hasKeys, hasLive, hasLimit), map[feature]lack{
+		hasStreak:    cannot("has a rule on the error percentage only"),
+		hasSlow:      cannot("a slow call is cut off as a timeout"),
+		hasSuccesses: cannot("the first success closes it"),
+		hasListener:  cannot("has no listener; its collectors see outcomes, not states"),
+		hasCounts:    notFor("its counts go to metrics collectors and are not read"),
+	}),
+}
+
+func hystrixConfigure(name string, w want) {
+	c := hystrix.CommandConfig{
+		Timeout: int(time.Hour / time.Millisecond), MaxConcurrentRequests: 5000,
+		RequestVolumeThreshold: max(w.failures, w.minCalls), SleepWindow: int(w.openFor / time.Millisecond),
+		ErrorPercentThreshold: 50,
+	}
+	if w.ratio > 0 {
+		c.ErrorPercentThreshold = int(w.ratio*100 + 0.5)
+	}
+	if w.maxCalls > 0 {
+		c.MaxConcurrentRequests = w.maxCalls
+	}
+	hystrix.ConfigureCommand(name, c)
+}
+
+func hystrixOf(name string, w want) *instance {
+	hystrixConfigure(name, w)
+	do := func(ctx context.Context, fn func(context.Context) error) error {
+		return aside(ctx, fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) }, hystrix.ErrCircuitOpen)
+	}
+	return &instance{
+		has: has{failures: w.failures, openFor: w.openFor, window: 10 * time.Second, successes: 1, between: w.openFor},
+		do:  do, start: startByDo(do),
+		rejected: func(err error) bool {
+			return errors.Is(err, hystrix.ErrCircuitOpen) || errors.Is(err, hystrix.ErrMaxConcurrency)
+		},
+		state: func() state {
+			c, _, err := hystrix.GetCircuit(name)
+			if err != nil {
+				panic(err)
+			}
+			if c.IsOpen() {
+				return open
+			}
+			return closed
+		},
+		apply: func(w want) { hystrixConfigure(name, w) },
+	}
+}
+
+var handyBreaker = &library{
+	name: "handy", module: "github.com/streadway/handy",
+	form: "breaker.Allow, Success and Failure; after 11 calls, over 5 s, open for 1 s: the options that would change this do nothing",
+	make: func(w want) *instance {
+		ratio := w.ratio
+		if ratio == 0 {
+			ratio = 0.5
+		}
+		return handyOf(ratio, w)
+	},
+	preset: func() *instance { return handyOf(0.5, want{}) },
+	nonsense: func() error {
+		handy.NewBreaker(-1)
+		return nil
+	},
+	lacks: with(plainLacks, map[feature]lack{
+		hasStreak:    cannot("has a rule on the failure ratio only"),
+		hasSuccesses: cannot("the first success closes it"),
+		hasListener:  cannot("has no listener"),
+		hasState:     cannot("keeps its state to itself"),
+		hasCounts:    cannot("keeps its counts to itself"),
+		hasCallback:  notFor("no callback form: what becomes of a panic is the caller's code"),
+	}),
+}
+
+var errHandy = errors.New("handy: Allow returned false")
+
+func handyOf(ratio float64, w want) *instance {
+	b := handy.NewBreaker(ratio)
+	if w.minCalls > 0 {
+		b.WithMinObservation(uint(w.minCalls))
+	}
+	if w.window > 0 {
+		b.WithWindow(w.window)
+	}
+	if w.openFor > 0 {
+		b.WithCooldown(w.openFor)
+	}
+	finish := func(o outcome) {
+		switch o {
+		case success:
+			b.Success(0)
+		case failure:
+			b.Failure(0)
+		case ignored: // no report, no count
+		}
+	}
+	return &instance{
+		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1, between: handy.DefaultCooldown},
+		do: func(ctx context.Context, fn func(context.Context) error) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !b.Allow() {
+				return errHandy
+			}
+			err := fn(ctx)
+			finish(outcomeOf(err, errHandy))
+			return err
+		},
+		start: func(context.Context) (func(outcome), error) {
+			if !b.Allow() {
+				return nil, errHandy
+			}
+			return finish, nil
+		},
+		rejected: func(err error) bool { return errors.Is(err, errHandy) },
+	}
+}
+
+var rubyist = &library{
+	name: "rubyist", module: "github.com/rubyist/circuitbreaker", form: "CallContext, and Ready with Success or Fail; constant back-off",
+	make:   rubyistMake,
+	preset: func() *instance { return rubyistOf(circuit.NewBreaker(), want{}) },
+	nonsense: func() error {
+		circuit.NewRateBreaker(-1, -1)
+		return nil
+	},
+	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasForce, hasTrip), map[feature]lack{
+		hasSuccesses: cannot("the first success closes it"),
+		hasHook:      notFor("its events come through a channel: what reads it is the caller's code"),
+		hasKeys:      notFor("its Panel keeps breakers that the user makes"),
+		hasAsked:     cannot("its back-off does not see what failed"),
+		hasState:     cannot("Tripped does not tell open from half-open"),
+	}),
+}
+
+func rubyistMake(w want) *instance {
+	o := &circuit.Options{BackOff: backoff.NewConstantBackOff(w.openFor), WindowTime: w.window, WindowBuckets: 10}
+	if w.backoff > 0 || w.jitter > 0 {
+		e := backoff.NewExponentialBackOff()
+		e.InitialInterval, e.MaxInterval, e.MaxElapsedTime = w.openFor, max(w.openFor, w.maxOpen), 0
+		e.Multiplier, e.RandomizationFactor = max(1, w.backoff), w.jitter
+		e.Reset()
+		o.BackOff = e
+	}
+	switch {
+	case w.trip != nil:
+		o.ShouldTrip = func(*circuit.Breaker) bool { return w.trip() }
+	case w.ratio > 0:
+		o.ShouldTrip = circuit.RateTripFunc(w.ratio, int64(w.minCalls))
+	default:
+		o.ShouldTrip = circuit.ConsecutiveTripFunc(int64(w.failures))
+	}
+	return rubyistOf(circuit.NewBreakerWithOptions(o), w)
+}
+
+func rubyistOf(b *circuit.Breaker, w want) *instance {
+	if w.onChange != nil {
+		events := b.Subscribe()
+		go func() {
+			at := closed
+			for e := range events {
+				from := at
+				switch e {
+				case circuit.BreakerTripped:
+					at = open
+				case circuit.BreakerReset:
+					at = closed
+				case circuit.BreakerReady:
+					at = halfOpen
+				case circuit.BreakerFail:
+					continue
+				}
+				w.onChange(change{from: from, to: at})
+			}
+		}()
+	}
+	return &instance{
+		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: 1},
+		do: func(ctx context.Context, fn func(context.Context) error) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return aside(ctx, fn, func(fn func(context.Context) error) error {
+				return b.CallContext(ctx, func() error { return fn(ctx) }, 0)
+			}, circuit.ErrBreakerOpen)
+		},
+		start: func(context.Context) (func(outcome), error) {
+			if !b.Ready() {
+				return nil, circuit.ErrBreakerOpen
+			}
+			return func(o outcome) {
+				switch o {
+				case success:
+					b.Success()
+				case failure:
+					b.Fail()
+				case ignored: // no report, no count
+				}
+			}, nil
+		},
+		rejected: func(err error) bool { return errors.Is(err, circuit.ErrBreakerOpen) },
+		state: func() state {
+			if b.Tripped() {
+				return open
+			}
+			return closed
+		},
+		counts: func() (int, int) { return int(b.Successes()), int(b.Failures()) },
+		trip:   b.Trip, reset: b.Reset,
+		forceOpen: func() func() {
+			b.Break()
+			return b.Reset
+		},
+	}
+}

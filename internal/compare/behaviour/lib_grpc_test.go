@@ -1,0 +1,177 @@
+//go:build !clockstep
+
+package behaviour
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/failsafegrpc"
+	aegisbreaker "github.com/go-kratos/aegis/circuitbreaker"
+	"github.com/go-kratos/aegis/circuitbreaker/sre"
+	kratosbreaker "github.com/go-kratos/kratos/v2/middleware/circuitbreaker"
+	kratos "github.com/go-kratos/kratos/v2/transport/grpc"
+	"github.com/zeromicro/go-zero/core/breaker"
+	"github.com/zeromicro/go-zero/core/logx"
+	"github.com/zeromicro/go-zero/zrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	ourbreaker "github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/interceptor"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// A dialer makes guarded connections. opts come after, which is to say inside, what guards.
+type dialer func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn
+
+// grpcClient is what a library with a gRPC client interceptor has besides.
+type grpcClient struct {
+	dialer   func(tb testing.TB, w want) dialer
+	rejected func(error) bool
+	// retriable is what the library offers to a retry interceptor, if anything.
+	retriable func(error) bool
+}
+
+// grpcLibraries are the columns of the gRPC tables.
+var grpcLibraries = []*library{
+	{
+		name: "grpcircuit gRPC", module: grpcircuit.module, form: "interceptor.Guard: unary and stream interceptors, default classifier and keys",
+		grpc: &grpcClient{
+			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
+				group, err := ourbreaker.NewGroup(ourConfig(w))
+				if err != nil {
+					panic(err)
+				}
+				guard, err := interceptor.New(group)
+				if err != nil {
+					panic(err)
+				}
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					return b.DialTarget(tb, target, slices.Concat(guard.DialOptions(), opts)...)
+				}
+			},
+			rejected: interceptor.IsRejected, retriable: interceptor.Retriable,
+		},
+	},
+	{
+		name: "failsafegrpc", module: failsafeGo.module,
+		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes, which are the user's to know",
+		grpc: &grpcClient{
+			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					cb := circuitbreaker.NewBuilder[any]().HandleIf(func(_ any, err error) bool {
+						switch status.Code(err) {
+						case codes.Unknown, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Internal, codes.Unavailable, codes.DataLoss:
+							return true
+						default:
+							return false
+						}
+					}).WithDelay(w.openFor).WithFailureRateThreshold(w.ratio, uint(w.minCalls), w.window).WithSuccessThreshold(uint(w.successes)).Build()
+					return b.DialTarget(tb, target, append([]grpc.DialOption{grpc.WithChainUnaryInterceptor(failsafegrpc.NewUnaryClientInterceptor(cb))}, opts...)...)
+				}
+			},
+			rejected: func(err error) bool { return errors.Is(err, circuitbreaker.ErrOpen) },
+		},
+		lacks: map[feature]lack{
+			hasStreams: cannot("has no stream interceptor: streams pass unguarded"),
+		},
+	},
+	{
+		name: "go-zero zrpc", module: goZero.module, form: "zrpc.NewClient with its breaker middleware; it has no settings",
+		grpc: &grpcClient{
+			dialer: func(tb testing.TB, _ want) dialer {
+				tb.Helper()
+				logx.Disable()
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					options := []zrpc.ClientOption{zrpc.WithDialOption(grpc.WithContextDialer(b.DialContext))}
+					for _, o := range opts {
+						options = append(options, zrpc.WithDialOption(o))
+					}
+					client, err := zrpc.NewClient(zrpc.RpcClientConf{
+						Target: target, NonBlock: true, Middlewares: zrpc.ClientMiddlewaresConf{Breaker: true}, BalancerName: "p2c_ewma",
+					}, options...)
+					if err != nil {
+						panic(err)
+					}
+					return client.Conn()
+				}
+			},
+			rejected: func(err error) bool { return errors.Is(err, breaker.ErrServiceUnavailable) },
+		},
+		lacks: throttle(map[feature]lack{
+			hasStreams: cannot("guards no streams: they pass its breaker by"),
+		}),
+	},
+	{
+		name: "kratos", module: "github.com/go-kratos/kratos/v2",
+		form: "transport/grpc with middleware/circuitbreaker on aegis SRE from 20 calls on",
+		grpc: &grpcClient{
+			dialer: func(tb testing.TB, w want) dialer {
+				tb.Helper()
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					guard := kratosbreaker.Client(kratosbreaker.WithCircuitBreaker(func() aegisbreaker.CircuitBreaker {
+						return sre.NewBreaker(sre.WithRequest(int64(w.minCalls)))
+					}))
+					conn, err := kratos.DialInsecure(tb.Context(), kratos.WithEndpoint(target), kratos.WithTimeout(0),
+						kratos.WithHealthCheck(false), kratos.WithMiddleware(guard),
+						kratos.WithOptions(append([]grpc.DialOption{
+							grpc.WithContextDialer(b.DialContext), grpc.WithTransportCredentials(insecure.NewCredentials()),
+						}, opts...)...))
+					if err != nil {
+						panic(err)
+					}
+					return conn
+				}
+			},
+			rejected: func(err error) bool { return errors.Is(err, kratosbreaker.ErrNotAllowed) },
+		},
+		lacks: throttle(map[feature]lack{
+			hasStreams: cannot("guards no streams: its client takes no middleware for them"),
+		}),
+	},
+}
+
+// grpcTopics are the rows for libraries with a gRPC client.
+var grpcTopics = []topic{
+	{title: "gRPC: unary calls", scenarios: unaryCalls},
+	{title: "gRPC: streams", scenarios: streams},
+}
+
+// grpcWant is what the gRPC scenarios ask for: open at half of 20 calls, or where there is such a rule at 5 failures in a row.
+var grpcWant = want{
+	failures: 5, ratio: 0.5, minCalls: 20, window: 10 * time.Second, openFor: 5 * time.Second, probes: 1, successes: 1, lease: 5 * time.Second,
+}
+
+// rig is a guarded client of a server in memory.
+type rig struct {
+	c       *cell
+	dial    dialer
+	srv     *testpb.Server
+	backend *testpb.Backend
+	conn    *grpc.ClientConn
+	client  testpb.TestClient
+}
+
+// rig dials a server that does as script says.
+func (c *cell) rig(script testpb.Script, opts ...grpc.DialOption) *rig {
+	return c.rigWant(grpcWant, script, opts...)
+}
+
+func (c *cell) rigWant(w want, script testpb.Script, opts ...grpc.DialOption) *rig {
+	c.tb.Helper()
+	r := &rig{c: c, dial: c.lib.grpc.dialer(c.tb, w), srv: new(testpb.Server)}
+	r.srv.Set(script)
+	r.backend = testpb.StartBufconn(c.tb, r.srv)
+	r.conn = r.dial(fmt.Sprintf("passthrough:///backend-%d", rigs.Add(1)), r.backend, opts...)
+	r.client = testpb.NewTestClient(r.conn)
+	return r
+}

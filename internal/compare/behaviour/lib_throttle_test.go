@@ -1,0 +1,164 @@
+package behaviour
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/go-kratos/aegis/circuitbreaker"
+	"github.com/go-kratos/aegis/circuitbreaker/sre"
+	"github.com/zeromicro/go-zero/core/breaker"
+	"github.com/zeromicro/go-zero/core/logx"
+)
+
+// The two throttles reject at random, in proportion to what failed lately. They have no states, by design.
+var throttleLacks = map[feature]lack{
+	hasStates:    notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasPreset:    notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasStreak:    notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasRatio:     notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasProbes:    notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasSuccesses: notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasListener:  notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasState:     notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasBackoff:   notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasJitter:    notFor("a throttle: chance spreads the calls anyway"),
+	hasAsked:     notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasRetry:     notFor("a throttle: the next call may pass at any time"),
+	hasCause:     notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasTrip:      notFor("a throttle: it rejects a share of the calls and has no states"),
+	hasRamp:      notFor("a throttle: its share falls little by little anyway"),
+	hasLimit:     notFor("no limit on calls in flight"),
+	hasSlow:      cannot("knows no slow calls"),
+	hasHang:      cannot("sees a call only when it ends"),
+	hasManual:    cannot("cannot be opened or closed by hand"),
+	hasForce:     cannot("has no override"),
+	hasShadow:    cannot("has no dry run"),
+	hasCounts:    cannot("keeps its counts to itself"),
+	hasLive:      cannot("settings are fixed"),
+}
+
+func throttle(more map[feature]lack) map[feature]lack { return with(throttleLacks, more) }
+
+// with is a copy of lacks that has more too.
+func with(lacks, more map[feature]lack) map[feature]lack {
+	all := map[feature]lack{}
+	maps.Copy(all, lacks)
+	maps.Copy(all, more)
+	return all
+}
+
+// without is a copy of lacks that has less.
+func without(lacks map[feature]lack, fewer ...feature) map[feature]lack {
+	rest := with(lacks, nil)
+	for _, f := range fewer {
+		delete(rest, f)
+	}
+	return rest
+}
+
+var goZero = &library{
+	name:   "go-zero",
+	module: "github.com/zeromicro/go-zero",
+	form:   "core/breaker: DoWithAcceptableCtx; it has no settings",
+	make: func(want) *instance {
+		logx.Disable()
+		return goZeroOf(breaker.NewBreaker())
+	},
+	registry: func(want, int) *registry {
+		logx.Disable()
+		return &registry{get: func(key string) *instance { return goZeroOf(breaker.GetBreaker(key)) }}
+	},
+	lacks: throttle(map[feature]lack{
+		hasNonsense: notFor("it has no settings"),
+	}),
+}
+
+func goZeroOf(b breaker.Breaker) *instance {
+	return &instance{
+		do: func(ctx context.Context, fn func(context.Context) error) error {
+			return b.DoWithAcceptableCtx(ctx, func() error { return fn(ctx) }, func(err error) bool {
+				return err == nil || errors.Is(err, context.Canceled) || errors.Is(err, breaker.ErrServiceUnavailable)
+			})
+		},
+		start: func(ctx context.Context) (func(outcome), error) {
+			promise, err := b.AllowCtx(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return func(o outcome) {
+				if o == failure {
+					promise.Reject("failed")
+					return
+				}
+				promise.Accept()
+			}, nil
+		},
+		rejected: func(err error) bool { return errors.Is(err, breaker.ErrServiceUnavailable) },
+	}
+}
+
+var aegis = &library{
+	name:   "aegis SRE",
+	module: "github.com/go-kratos/aegis",
+	form:   "circuitbreaker/sre: Allow, MarkSuccess and MarkFailed",
+	make:   func(w want) *instance { return aegisOf(sre.NewBreaker(aegisOptions(w)...)) },
+	nonsense: func() error {
+		sre.NewBreaker(sre.WithSuccess(-1), sre.WithRequest(-1))
+		return nil
+	},
+	lacks: throttle(map[feature]lack{
+		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
+		hasKeys:     notFor("one breaker, no registry"),
+	}),
+}
+
+func aegisOptions(w want) (opts []sre.Option) {
+	if w.minCalls > 0 {
+		opts = append(opts, sre.WithRequest(int64(w.minCalls)))
+	}
+	if w.window > 0 && w.window != 10*time.Second {
+		opts = append(opts, sre.WithWindow(w.window))
+	}
+	return opts
+}
+
+func aegisOf(b circuitbreaker.CircuitBreaker) *instance {
+	finish := func(o outcome) {
+		switch o {
+		case success:
+			b.MarkSuccess()
+		case failure:
+			b.MarkFailed()
+		case ignored: // no mark, no count
+		}
+	}
+	allow := func() error {
+		err := b.Allow()
+		if err != nil {
+			b.MarkFailed() // as its documentation wants it
+		}
+		return err
+	}
+	return &instance{
+		do: func(ctx context.Context, fn func(context.Context) error) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := allow(); err != nil {
+				return err
+			}
+			err := fn(ctx)
+			finish(outcomeOf(err, circuitbreaker.ErrNotAllowed))
+			return err
+		},
+		start: func(context.Context) (func(outcome), error) {
+			if err := allow(); err != nil {
+				return nil, err
+			}
+			return finish, nil
+		},
+		rejected: func(err error) bool { return errors.Is(err, circuitbreaker.ErrNotAllowed) },
+	}
+}
