@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // FuzzConfig decodes a Config from any bytes.
@@ -82,8 +86,8 @@ func checkConfig(t *testing.T, cfg Config) {
 		t.Errorf("New returned %v and %v, for %+v", b, newErr, cfg)
 	}
 	full := cfg.WithDefaults()
-	if again := full.WithDefaults(); again != full && cfg == cfg { //nolint:gocritic // a NaN is not itself
-		t.Errorf("WithDefaults again: got %+v, want %+v", again, full)
+	if diff := cmp.Diff(full, full.WithDefaults(), cmpopts.EquateNaNs()); diff != "" {
+		t.Errorf("WithDefaults again (-first +second):\n%s", diff)
 	}
 	if err != nil {
 		namesFields(t, cfg, err)
@@ -168,7 +172,7 @@ func oneRound(t *testing.T, cfg Config) {
 	if e := refused(t, b); e.Reason != ReasonOpen || e.RetryAfter() != 1 { // B13
 		fail("rejected with %+v a nanosecond before the end, %v left", e, e.RetryAfter())
 	}
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	var probes []Permit
 	for range min(d.MaxProbes, calls) {
 		p := acquire(t, b)
@@ -256,12 +260,12 @@ func FuzzNames(f *testing.F) {
 		s, m := State(before), Mode(before)
 		if err := s.UnmarshalText(text); (err == nil) != (s != before) {
 			t.Errorf("%q: got %v and %v", text, s, err)
-		} else if back, _ := s.MarshalText(); err == nil && string(back) != string(text) {
+		} else if back, _ := s.MarshalText(); err == nil && !bytes.Equal(back, text) {
 			t.Errorf("%q: became %v, which is %q", text, s, back)
 		}
 		if err := m.UnmarshalText(text); (err == nil) != (m != before) {
 			t.Errorf("%q: got %v and %v", text, m, err)
-		} else if back, _ := m.MarshalText(); err == nil && string(back) != string(text) {
+		} else if back, _ := m.MarshalText(); err == nil && !bytes.Equal(back, text) {
 			t.Errorf("%q: became %v, which is %q", text, m, back)
 		}
 	})

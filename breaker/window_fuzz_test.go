@@ -126,19 +126,19 @@ func playWindow(t *testing.T, script []byte) {
 	}
 	var open []begun
 	for i := 0; i+1 < len(script); i += 2 {
-		op, n := script[i]%winOps, time.Duration(script[i+1])
+		op, n := script[i]%winOps, int64(script[i+1])
 		now := time.Since(start)
 		step := m.window / 10
 		wait, outcome, times := time.Duration(0), Ignored, int(n%32)+1
 		switch op {
 		case winWait:
-			wait = n * step / 16
+			wait = time.Duration(n * int64(step) / 16)
 		case winTenths:
-			wait = n * step
+			wait = time.Duration(n * int64(step))
 		case winWindows:
-			wait = n * m.window
+			wait = time.Duration(n * int64(m.window))
 		case winEdge:
-			wait = step - (now-m.born)%step + n%3 - 1
+			wait = step - (now-m.born)%step + time.Duration(n%3-1)
 		case winSuccess, winSlow:
 			outcome = Success
 		case winFailure:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/scanner"
@@ -40,7 +39,7 @@ func (s source) name(m mutation) string {
 		where += " " + f
 	}
 	kind := strings.ToLower(strings.ReplaceAll(m.Type, "_", " "))
-	return fmt.Sprintf("`%s`: `%s` %s", where, strings.TrimSpace(before+"«"+operator+"»"+after), kind)
+	return "`" + where + "`: `" + strings.TrimSpace(before+"«"+operator+"»"+after) + "` " + kind
 }
 
 // operatorOf is the first token of text.
