@@ -99,6 +99,21 @@ func BenchmarkSuccessSlowRuleOn(b *testing.B) {
 	checkSuccesses(b, br)
 }
 
+// BenchmarkSuccessNoWindow has consecutive failures as the only rule, so no window and no clock.
+func BenchmarkSuccessNoWindow(b *testing.B) {
+	br := mustNew(b, Config{FailureRatio: -1})
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		p, err := br.Acquire(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Done(ctx, Success)
+	}
+	checkSuccesses(b, br)
+}
+
 func BenchmarkOnePercentFailures(b *testing.B) {
 	br := mustNew(b, Config{})
 	ctx := context.Background()

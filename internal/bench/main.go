@@ -28,7 +28,7 @@ import (
 // targets are the largest ratios that the project allows itself, by package and benchmark. One goroutine is compared with
 // BenchmarkFloor, a benchmark in parallel with BenchmarkFloorParallel.
 var targets = map[string]float64{
-	"breaker Success":         2.0,
+	"breaker Success":         1.7,
 	"breaker SuccessParallel": 2.5,
 	"breaker Rejection":       1.3,
 	"interceptor Unary":       4.0,
