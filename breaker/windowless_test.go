@@ -16,7 +16,7 @@ func TestNoRuleNoWindow(t *testing.T) {
 		tl := newTimeline(t, b)
 		tl.run(
 			row{0, "success*5 failure*2", "closed"},
-			row{time.Second, "success ignored overload failure failure", "closed"},
+			row{time.Second, "success ignored overload failure*2", "closed"},
 		)
 		s := b.Snapshot()
 		wantSame(t, "window", s.Window, Counts{ConsecutiveFailures: 2})

@@ -1,7 +1,6 @@
 package interceptor
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
@@ -123,13 +122,13 @@ func TestB33_OverflowIsNotRemembered(t *testing.T) {
 	const first, second = "/pkg.Service/One", "/pkg.Service/Two"
 	g.mustSucceed(t, first, nil)
 	held := group.Get(breaker.Key{Service: "pkg.Service", Method: "One"})
-	held.Trip(context.Background(), "test")
+	held.Trip(t.Context(), "test")
 	g.mustSucceed(t, second, nil)
 	key := breaker.Key{Service: "pkg.Service", Method: "Two"}
 	if _, ok := group.Lookup(key); ok {
 		t.Fatal("the group made a breaker beyond its bound: this test shows nothing")
 	}
-	held.Reset(context.Background())
+	held.Reset(t.Context())
 	for range 100 { // a search for room that found none is not repeated at once
 		g.mustSucceed(t, second, nil)
 		if _, ok := group.Lookup(key); ok {
