@@ -9,6 +9,7 @@ require (
 	github.com/alibaba/sentinel-golang v1.0.4
 	github.com/bytedance/gopkg v0.1.4
 	github.com/cenk/backoff v2.2.1+incompatible
+	github.com/cenkalti/backoff/v3 v3.1.1
 	github.com/cep21/circuit/v4 v4.1.0
 	github.com/eapache/go-resiliency v1.7.0
 	github.com/failsafe-go/failsafe-go v0.9.8
@@ -31,7 +32,6 @@ require (
 	github.com/benbjohnson/clock v1.3.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/bits-and-blooms/bitset v1.24.4 // indirect
-	github.com/cenkalti/backoff/v3 v3.1.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/coreos/go-semver v0.3.1 // indirect

@@ -29,6 +29,9 @@ var listeners = []*scenario{
 			for _, e := range told.all() {
 				got = append(got, e.to)
 			}
+			if slices.Equal(got, []state{open, closed}) {
+				c.failf("tells of opening and closing, and not of half-opening")
+			}
 			if !slices.Equal(got, []state{open, halfOpen, closed}) {
 				c.failf("tells of other transitions than there were, or in another order")
 			}
@@ -96,6 +99,11 @@ var listeners = []*scenario{
 					time.Sleep(brief / 10)
 					quietly(success)
 				}
+				defer func() {
+					if recover() != nil {
+						c.failf("a call long after the open period still panics")
+					}
+				}()
 				b.must(success, "a call long after the open period, as the listener had panicked")
 			})
 		},

@@ -16,11 +16,12 @@ type part struct {
 	m      matrix
 }
 
-// notServed are breakers that were to be in the report and that the module proxy has not got.
-var notServed = []string{
-	"github.com/cep21/circuit/v4", "github.com/mercari/go-circuitbreaker", "github.com/slok/goresilience",
-	"the gRPC adapter of github.com/alibaba/sentinel-golang (a module of its own)",
-}
+// unlisted are modules of which the proxy serves the version in go.mod and no list of versions: which one is the latest is not
+// known.
+var unlisted = []string{cep21Circuit.module, mercariBreaker.module, goresilienceRunner.module}
+
+// notServed is a breaker that was to be in the report and that the module proxy has not got.
+const notServed = "The gRPC adapter of github.com/alibaba/sentinel-golang, a module of its own, is missing: the proxy does not serve it."
 
 // marks are what stands in the tables.
 var marks = map[mark]string{pass: "✓", fail: "✗", hang: "✗!", crash: "✗!", lacking: "○", na: "–"}
@@ -65,7 +66,7 @@ const reportHead = `# The other breakers, asked the same questions
 
 Written by ` + "`make compare`" + `; do not edit. Each row is a scenario: something that a user of a circuit breaker would want, with the
 reason, and the rule of this library that it comes from. Each column is a library, unmodified, at the latest version that the Go
-module proxy serves, set up for the scenario in the best way that its documentation offers. The scenarios and the adapters are in
+module proxy names, set up for the scenario in the best way that its documentation offers. The scenarios and the adapters are in
 ` + "`internal/compare/behaviour`" + `. Each mark comes from a process of its own, most of them in virtual time, so that a library which hangs
 or kills the process is a result and not the end. The rows on the clock run on a patched standard library, whose wall clock can be
 set apart from the monotonic one.
@@ -130,11 +131,11 @@ func writeVersions(s *strings.Builder, parts []*part, versions map[string]string
 			fmt.Fprintf(s, "| %s | %s | %s | %s |\n", l.name, l.module, versions[l.module], l.form)
 		}
 	}
-	s.WriteString("\nThe proxy does not serve:\n\n")
-	for _, m := range notServed {
-		fmt.Fprintf(s, "- %s\n", m)
+	s.WriteString("\nOf these the proxy serves this very version and names no latest; there may be newer ones that do better:\n\n")
+	for _, m := range unlisted {
+		fmt.Fprintf(s, "- %s %s\n", m, versions[m])
 	}
-	s.WriteString("\n")
+	s.WriteString("\n" + notServed + "\n\n")
 }
 
 func (p *part) writeSummary(s *strings.Builder) {

@@ -5,7 +5,8 @@ import "slices"
 // libraries are the columns of the comparison, in the order of the report.
 var libraries = []*library{
 	grpcircuit, gobreakerFixed, gobreakerTwoStep, gobreakerRolling, failsafeGo,
-	goZero, aegis, goResiliency, hystrixGo, handyBreaker, rubyist, bytedanceGopkg, sentinelGolang,
+	goZero, aegis, goResiliency, hystrixGo, handyBreaker, rubyist, bytedanceGopkg, sentinelGolang, cep21Circuit, mercariBreaker,
+	goresilienceRunner,
 }
 
 // A topic is a table of the report.

@@ -1,0 +1,88 @@
+package behaviour
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/slok/goresilience"
+	"github.com/slok/goresilience/bulkhead"
+	"github.com/slok/goresilience/circuitbreaker"
+	goresilienceerrors "github.com/slok/goresilience/errors"
+	"github.com/slok/goresilience/metrics"
+)
+
+var goresilienceRunner = &library{
+	name:   "goresilience",
+	module: "github.com/slok/goresilience",
+	form: "circuitbreaker under a metrics.Recorder that hears of states; opens at MinimumRequestToOpen percent of errors: " +
+		"ErrorPercentThresholdToOpen does nothing",
+	make: func(w want) *instance {
+		cfg := circuitbreaker.Config{
+			ErrorPercentThresholdToOpen: 50, MinimumRequestToOpen: max(w.failures, w.minCalls), SuccessfulRequiredOnHalfOpen: w.successes,
+			WaitDurationInOpenState: w.openFor, MetricsSlidingWindowBucketQuantity: 10, MetricsBucketDuration: w.window / 10,
+		}
+		if w.ratio > 0 {
+			cfg.ErrorPercentThresholdToOpen = int(w.ratio*100 + 0.5)
+		}
+		return goresilienceOf(cfg, w)
+	},
+	preset: func() *instance { return goresilienceOf(circuitbreaker.Config{}, want{}) },
+	nonsense: func() error {
+		circuitbreaker.New(circuitbreaker.Config{ErrorPercentThresholdToOpen: 150, WaitDurationInOpenState: -time.Second})
+		return nil
+	},
+	lacks: with(without(plainLacks, hasLimit), map[feature]lack{
+		hasStreak: cannot("has a rule on the error percentage only"),
+		hasState:  cannot("keeps its state to itself; a metrics recorder may follow it"),
+		hasCounts: cannot("keeps the counts of its window to itself"),
+		hasRamp:   cannot("goes from rejecting all calls to letting all through"),
+		hasProbes: cannot("half-open lets every call through"),
+		hasSteps:  callbackOnly[hasSteps],
+	}),
+}
+
+// goresilienceEvents hears of states as the library's Prometheus recorder does.
+type goresilienceEvents struct {
+	metrics.Recorder
+
+	at   atomic.Value // a state
+	told func(change)
+}
+
+func (e *goresilienceEvents) WithID(string) metrics.Recorder { return e }
+
+func (e *goresilienceEvents) IncCircuitbreakerState(name string) {
+	to := state(name)
+	if name == "halfopen" {
+		to = halfOpen
+	}
+	from, _ := e.at.Swap(to).(state)
+	if e.told != nil {
+		e.told(change{from: from, to: to})
+	}
+}
+
+func goresilienceOf(cfg circuitbreaker.Config, w want) *instance {
+	events := &goresilienceEvents{Recorder: metrics.Dummy, told: w.onChange}
+	events.at.Store(closed)
+	chain := []goresilience.Middleware{metrics.NewMiddleware("only", events)}
+	if w.maxCalls > 0 {
+		// Outside of the breaker, which would take its rejections for failures.
+		chain = append(chain, bulkhead.NewMiddleware(bulkhead.Config{Workers: w.maxCalls, MaxWaitTime: time.Millisecond}))
+	}
+	runner := goresilience.RunnerChain(append(chain, circuitbreaker.NewMiddleware(cfg))...)
+	do := func(ctx context.Context, fn func(context.Context) error) error {
+		return aside(ctx, fn, func(fn func(context.Context) error) error { return runner.Run(ctx, fn) },
+			goresilienceerrors.ErrCircuitOpen, context.Canceled)
+	}
+	return &instance{
+		has: has{failures: max(w.failures, w.minCalls), openFor: w.openFor, window: w.window, successes: w.successes},
+		do:  do, start: startByDo(do),
+		rejected: func(err error) bool {
+			return errors.Is(err, goresilienceerrors.ErrCircuitOpen) || errors.Is(err, goresilienceerrors.ErrTimeoutWaitingForExecution)
+		},
+		state: func() state { return events.at.Load().(state) },
+	}
+}
