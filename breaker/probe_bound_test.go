@@ -29,6 +29,8 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 				out++
 				longest = max(longest, at-last)
 				last = at
+			} else if until := ph.half.fullUntil.Load(); until <= now {
+				t.Fatalf("at %v calls are told to ask again, want them rejected without the lock for a while", at)
 			}
 			if n, ok := want[at]; ok && out != n {
 				t.Errorf("at %v %d probes are out, want %d", at, out, n)

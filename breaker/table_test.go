@@ -51,6 +51,31 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// A table grows when it is three quarters full, graves included, to at most half full.
+func TestTableSizes(t *testing.T) {
+	for live, want := range map[int]int{0: 16, 8: 16, 9: 32, 16: 32, 17: 64} {
+		if got := len(newTable(smallestTable).rebuilt(live).slots); got != want {
+			t.Errorf("for %d breakers: %d slots, want %d", live, got, want)
+		}
+	}
+	for _, tt := range []struct{ graves, live, want int }{
+		{0, 11, 16}, {0, 12, 32}, // one more is three quarters, and over
+		{4, 8, 32}, {5, 7, 16}, // without graves it is as large as it has to be
+	} {
+		tab := newTable(smallestTable)
+		for i := range tt.graves + tt.live {
+			tab = tab.put(&Breaker{key: methodKey(i), hash: uint64(i)}, i)
+		}
+		for i := range tt.graves {
+			tab.bury(tab.find(methodKey(i), uint64(i)))
+		}
+		tab = tab.put(&Breaker{key: methodKey(99), hash: 99}, tt.live)
+		if got := len(tab.slots); got != tt.want {
+			t.Errorf("one more than %d breakers and %d graves: %d slots, want %d", tt.live, tt.graves, got, tt.want)
+		}
+	}
+}
+
 // A breaker with the grave's hash and key must not be taken for it, nor the grave for a breaker.
 func TestTheZeroKeyIsNoGrave(t *testing.T) {
 	tab := newTable(smallestTable)
