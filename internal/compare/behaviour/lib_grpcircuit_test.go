@@ -78,7 +78,11 @@ func ourConfig(w want) breaker.Config {
 func ourOptions(w want) (opts []breaker.Option) {
 	if w.onChange != nil {
 		opts = append(opts, breaker.WithListener(func(_ context.Context, e breaker.Event) {
-			w.onChange(change{from: ourState(e.From), to: ourState(e.To), failures: int(e.Counts.Failures)})
+			failures := e.Counts.Failures
+			if e.Rule == breaker.RuleConsecutive {
+				failures = e.Counts.ConsecutiveFailures // without a ratio rule there is no window
+			}
+			w.onChange(change{from: ourState(e.From), to: ourState(e.To), failures: int(failures)})
 		}))
 	}
 	if w.trip != nil {
