@@ -79,8 +79,8 @@ func ourOptions(w want) (opts []breaker.Option) {
 	if w.onChange != nil {
 		opts = append(opts, breaker.WithListener(func(_ context.Context, e breaker.Event) {
 			failures := e.Counts.Failures
-			if e.Rule == breaker.RuleConsecutive { // it looks at no window
-				failures = e.Counts.ConsecutiveFailures
+			if e.Rule == breaker.RuleConsecutive {
+				failures = e.Counts.ConsecutiveFailures // without a ratio rule there is no window
 			}
 			w.onChange(change{from: ourState(e.From), to: ourState(e.To), failures: int(failures)})
 		}))
