@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"go/build"
 	"io"
 	"os"
 	"os/exec"
@@ -26,7 +27,7 @@ const (
 	reports  = "mutation" // a directory
 	wanted   = 95.0       // percent
 	workers  = "2"
-	patience = "12" // a mutant may take so many times as long as the tests and their building, before it counts as hanging
+	patience = "8" // a mutant may take so many times as long as the tests and their building, before it counts as hanging
 )
 
 // targets are the packages, with the beginnings of the names of the files that count; none: all of them.
@@ -41,13 +42,13 @@ type target struct {
 	names []string
 }
 
-// files are those that count, in order.
+// files are those that count, in order: of the package as it is built here, without build tags.
 func (t target) files() (paths []string, err error) {
-	all, err := filepath.Glob(filepath.Join(t.dir, "*.go"))
-	for _, path := range all {
-		counts := func(name string) bool { return strings.HasPrefix(filepath.Base(path), name) }
-		if !strings.HasSuffix(path, "_test.go") && (len(t.names) == 0 || slices.ContainsFunc(t.names, counts)) {
-			paths = append(paths, path)
+	pkg, err := build.ImportDir(t.dir, 0)
+	for _, name := range pkg.GoFiles {
+		counts := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+		if len(t.names) == 0 || slices.ContainsFunc(t.names, counts) {
+			paths = append(paths, filepath.Join(t.dir, name))
 		}
 	}
 	return paths, err
