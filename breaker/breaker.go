@@ -110,7 +110,14 @@ func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
 
 // Evicted says whether the breaker made room for another one in its group. Its methods act on the breaker that stands for its
 // key now, at the price of looking for it each time; who keeps a *Breaker for long may ask, and get it anew.
-func (b *Breaker) Evicted() bool { return b.phase.Load().kind == gone }
+func (b *Breaker) Evicted() bool {
+	if b.phase.Load().kind != gone {
+		return false
+	}
+	b.mu.Lock() // an eviction that is called off is over by then
+	defer b.mu.Unlock()
+	return b.phase.Load().kind == gone
+}
 
 // Key returns the key that the breaker was made for.
 func (b *Breaker) Key() Key { return b.key }

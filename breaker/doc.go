@@ -26,6 +26,6 @@
 //
 // Nothing here starts a goroutine or a timer; an open breaker goes half-open when a call asks after its period is over.
 // Decisions follow the monotonic clock, so setting the wall clock does nothing. While a breaker is closed, a call that
-// succeeds takes no lock and allocates nothing; ten times per Window one such call takes the breaker's lock for some tens
-// of nanoseconds, to let the window slide.
+// succeeds takes no lock and allocates nothing; where a rule looks at the window, ten times per Window one such call takes
+// the breaker's lock for some tens of nanoseconds, to let it slide.
 package breaker

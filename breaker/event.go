@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Counts is what a breaker knows of the calls in its window. Ignored and late results are not part of it.
+// Counts is what a breaker knows of the calls in its window. Ignored and late results are not part of it. Where no rule looks
+// at the window (see Config.Window) all but ConsecutiveFailures is 0.
 type Counts struct {
 	Successes uint64 `json:"successes"`
 	Failures  uint64 `json:"failures"`

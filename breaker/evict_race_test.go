@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -245,5 +246,59 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 	}
 	if _, ok := b.mayGo(clock()); ok {
 		t.Error("a breaker that has gone may go again")
+	}
+}
+
+// Evicted says so of a breaker that went, and of no other, however many searches there are for one that can go.
+func TestB33_EvictedOnlyIfItWentConcurrentSafe(t *testing.T) {
+	g := mustGroup(t, Config{}, WithMaxBreakers(1))
+	b := g.Get(methodKey(0))
+	acquire(t, b)
+	var stop atomic.Bool
+	together(2, func(i int) {
+		if i == 0 {
+			for k := range 20_000 {
+				g.Get(methodKey(k + 1))
+			}
+			stop.Store(true)
+			return
+		}
+		for !stop.Load() {
+			if b.Evicted() {
+				t.Error("evicted, with a call in flight")
+				return
+			}
+		}
+	})
+}
+
+// However many are in use, the one that is not is found.
+func TestB33_TheOnlyIdleOneGoes(t *testing.T) {
+	for _, bound := range []int{2, 40, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			g := mustGroup(t, Config{}, WithMaxBreakers(bound))
+			for i := range bound - 1 {
+				acquire(t, g.Get(methodKey(i)))
+			}
+			time.Sleep(time.Hour)
+			idle := g.Get(Key{Method: "idle"})
+			report(t, idle, 1, Success) // the last one to be used
+			if b := g.Get(Key{Method: "new"}); b.Key().Method != "new" || !idle.Evicted() {
+				t.Errorf("bound %d: the only idle breaker did not make room", bound)
+			}
+		})
+	}
+}
+
+// B25: a second report after an eviction is late, and not a failure of whatever has the key now.
+func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
+	g := mustGroup(t, Config{ConsecutiveFailures: 1}, WithMaxBreakers(1))
+	b := g.Get(methodKey(1))
+	p := acquire(t, b)
+	p.Done(t.Context(), Success)
+	g.Get(methodKey(2))
+	p.Done(t.Context(), Failure)
+	if !b.Evicted() {
+		t.Error("a second report brought an evicted breaker back")
 	}
 }

@@ -9,7 +9,8 @@ import (
 // Group keeps one breaker for each key. A breaker is made, closed, when its key is first asked for.
 //
 // The group is bounded (WithMaxBreakers). When it is full, a closed breaker without an override and without calls in flight
-// makes room, roughly the one unused for longest; what opened, half-opened or was forced stays. If none can go, all further
+// makes room, roughly the one unused for longest (of one without a window, see Config.Window, all that is known is whether a
+// call came since the group looked last); what opened, half-opened or was forced stays. If none can go, all further
 // keys share one breaker, that of Key{Tag: OverflowTag}.
 //
 // A *Breaker may be kept: if it was evicted meanwhile, its methods act on the breaker that its key has now. In a group that
@@ -134,8 +135,8 @@ func (g *Group) Listen(l Listener) (stop func()) {
 
 // Apply gives the group a new Config and new rules, in place of all that it had, for live breakers and for those to
 // come. It is all or nothing: an error changes nothing. States, generations, permits, deadlines and overrides stay; so do
-// counts, but where a breaker's Window changes, or it had none: its window starts empty (its count of consecutive failures
-// stays).
+// counts, but where a breaker's Window changes, or no rule looked at it before or looks at it now: its window starts empty (its
+// count of consecutive failures stays).
 func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
 	ps, err := newPolicies(cfg, rules, g.home.trip != nil)
 	if err != nil {
@@ -176,6 +177,9 @@ func (b *Breaker) adopt(pol *policy) {
 	})
 	if old != nil && pol.bucket != ph.pol.bucket {
 		b.retired = plus(b.retired, old.drain()) // after publishing: see sweep
+		if !old.doubt.Load() {                   // a success ended the row after it was copied
+			b.phase.Load().win.well()
+		}
 	}
 }
 
@@ -212,7 +216,7 @@ func (g *Group) overflowBreaker() *Breaker {
 	return b
 }
 
-// evictionSample is among how many that could go the one unused for longest goes. A sample, as many caches take it, keeps
+// evictionSample is among how many closed breakers without an override the one unused for longest goes. A sample, as many caches take it, keeps
 // the cost of a new key the same however large the group is, and needs no list that every call would have to update.
 const evictionSample = 32
 
@@ -274,10 +278,11 @@ func (b *Breaker) mayGo(now int64) (lastUse int64, ok bool) {
 	if ph.kind == gone || ph.state != Closed || ph.override.inForce(now) {
 		return 0, false
 	}
-	if ph.kind != admitUntimed {
+	if ph.pol.bucket != noWindow {
 		return ph.win.edge.Load(), true
 	}
-	// Its calls read no clock. If none has come since the last look it goes first, else it was used just now.
+	// Its calls read no clock, so edge is no instant but a mark: how many calls there had been at the last look. If none has
+	// come since then it goes first, else it was used just now.
 	if n := int64(b.admitted.Load()); ph.win.edge.Swap(n) != n {
 		lastUse = now
 	}
@@ -291,6 +296,9 @@ func (b *Breaker) leave() bool {
 	defer b.mu.Unlock()
 	ph := b.refresh(clock())
 	if ph.kind == gone || ph.state != Closed || ph.override != nil {
+		return false
+	}
+	if b.inFlight() > 0 { // so that nobody is sent this way in vain; what decides is the look after publishing
 		return false
 	}
 	last := *ph

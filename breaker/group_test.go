@@ -73,7 +73,7 @@ func unblocked(t *testing.T, what string, f func()) {
 
 // Get of a known key takes no exclusive lock. Nor do a closed breaker's calls and an open one's rejections.
 func TestB32_TheHotPathTakesNoLock(t *testing.T) {
-	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}} {
+	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}, "no window": {FailureRatio: -1}} {
 		cfg.Window = time.Hour // its sliding takes the lock
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))

@@ -63,7 +63,6 @@ func (ph *phase) withKind() *phase {
 // Caller must hold b.mu.
 func (b *Breaker) republish(change func(*phase)) *phase {
 	next := *b.phase.Load()
-	next.kind = 0
 	change(&next)
 	b.publish(next.withKind())
 	return &next

@@ -29,7 +29,7 @@ type policy struct {
 	bucket      int64 // width of a window bucket in nanoseconds; noWindow if no rule looks at the window
 }
 
-// noWindow is a width that no instant is ever past: a window so wide needs no clock, and counts only failures in a row.
+// noWindow is the width where no rule looks at the window: nothing is kept that needs the clock, only failures in a row.
 const noWindow = 1 << 62
 
 // newPolicy takes whether there is a rule of WithTrip besides those of c.

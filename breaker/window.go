@@ -14,7 +14,8 @@ const buckets = 10
 // buckets are never stored modulo anything, hence an idle gap of any length cannot alias (B8).
 type window struct {
 	// edge is the first instant behind the current bucket; it publishes slot. A writer reads edge, then slot: if it sees the
-	// old edge and the new slot it counts in the newer bucket, which is where its add really happens.
+	// old edge and the new slot it counts in the newer bucket, which is where its add really happens. Without a window it is
+	// no instant but the mark of an eviction, see mayGo; a rotation then puts it far off again, and loses nothing.
 	edge atomic.Int64
 	slot atomic.Uint32
 

@@ -2,7 +2,9 @@ package breaker
 
 import (
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -107,4 +109,99 @@ func TestB33_WithoutAWindowTheUnusedGoesFirst(t *testing.T) {
 			newest = methodKey(i)
 		}
 	})
+}
+
+// B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is over.
+func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T, *Breaker){
+		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
+		"a ramp that is over": func(t *testing.T, b *Breaker) {
+			t.Helper()
+			b.Trip(t.Context(), "test")
+			time.Sleep(10 * time.Second)
+			report(t, b, 2, Success)
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := mustGroup(t, Config{FailureRatio: -1, Ramp: time.Second, MaxConcurrent: 10, Jitter: -1}, WithMaxBreakers(4))
+			b := g.Get(Key{Method: "unused"})
+			report(t, b, 1, Success)
+			prepare(t, b)
+			time.Sleep(time.Hour)
+			for i := range 20 {
+				report(t, g.Get(methodKey(i)), 1, Success)
+				time.Sleep(2 * time.Second)
+			}
+			if _, ok := g.Lookup(Key{Method: "unused"}); ok {
+				t.Errorf("%s: unused while 20 others came and went, and still there", name)
+			}
+		})
+	}
+}
+
+// The rules of WithPolicy have the rule of one's own too.
+func TestAWindowWhereARuleOfOnesOwnLooksUnderAPolicy(t *testing.T) {
+	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
+	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
+	b := g.Get(Key{Method: "m"})
+	report(t, b, 2, Failure)
+	if b.State() != Open {
+		t.Error("the custom rule did not see the failures")
+	}
+}
+
+// B4: a success that runs beside Apply ends the row of failures, also where the window is another one then.
+func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
+	cfgs := []Config{{}, {FailureRatio: -1}}
+	g := mustGroup(t, cfgs[1])
+	b := g.Get(Key{})
+	for i := range 20_000 {
+		p := acquire(t, b)
+		b.mu.Lock()
+		w := b.phase.Load().win
+		w.streak.Store(3)
+		w.doubt.Store(true)
+		b.mu.Unlock()
+		var wg sync.WaitGroup
+		wg.Go(func() { p.Done(t.Context(), Success) })
+		if i%3 == 0 {
+			runtime.Gosched()
+		}
+		if err := g.Apply(cfgs[i%2]); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if b.Snapshot().Window.ConsecutiveFailures != 0 {
+			t.Fatalf("round %d: the success did not end the row", i)
+		}
+	}
+	if s := b.Snapshot(); s.InFlight != 0 || s.Successes != 20_000 {
+		t.Errorf("%d in flight, %d successes", s.InFlight, s.Successes)
+	}
+}
+
+// G9: doubt goes over to another window with the row.
+func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
+	g := mustGroup(t, Config{})
+	b := g.Get(Key{})
+	report(t, b, 1, Failure)
+	if err := g.Apply(Config{FailureRatio: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if !acquire(t, b).Doubtful() {
+		t.Error("after a failure and Apply the callee is not in doubt")
+	}
+}
+
+// A straggler of an earlier stay ends no row of the present one.
+func TestB15_AStragglerEndsNoRow(t *testing.T) {
+	b := mustNew(t, Config{})
+	then := b.phase.Load()
+	b.Reset(t.Context())
+	report(t, b, 3, Failure)
+	then.win.succeeded()
+	b.sweep(then)
+	if got := b.Snapshot().Window.ConsecutiveFailures; got != 3 {
+		t.Errorf("%d failures in a row, want 3", got)
+	}
 }

@@ -11,8 +11,8 @@ import (
 // glance. It takes a quarter off what a guarded call costs. Only the default key function has it: what another one makes of
 // a call may change from call to call.
 //
-// A pair has one place. The first to come has it for good, and others that fall on it go the long way, so handles is
-// bounded, and nothing is allocated once the pairs are known.
+// A pair has one place. The first to come has it until its breaker is evicted, and others that fall on it go the long way, so
+// handles is bounded, and nothing is allocated while the breakers stay.
 type handles [512]atomic.Pointer[handle]
 
 type handle struct {

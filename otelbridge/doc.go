@@ -83,8 +83,8 @@
 //	grpc.client.breaker.probes                   counter          by result: success, failure, ignored, lost
 //	grpc.client.breaker.open                     counter, s       time spent not closed
 //	grpc.client.breaker.state_entered_timestamp  gauge, s         Unix time of the last transition
-//	grpc.client.breaker.failure_ratio            gauge            of the window; absent below MinCalls
-//	grpc.client.breaker.slow_ratio               gauge            of the window; absent below MinCalls
+//	grpc.client.breaker.failure_ratio            gauge            of the window; absent below MinCalls, and without a rule for it
+//	grpc.client.breaker.slow_ratio               gauge            of the window; absent below MinCalls, and without a rule for it
 //	grpc.client.breaker.in_flight                up-down counter  permits not yet settled
 //	grpc.client.breaker.fallbacks                counter          by result: served, failed
 //	grpc.client.breaker.breakers                 up-down counter  breakers in the group

@@ -132,12 +132,12 @@ func perBreaker() []family {
 		},
 		{
 			name: "failure_ratio", kind: gauge, when: telling,
-			help:  "Share of failures and overloads among the calls of the window. Absent below MinCalls and unless closed.",
+			help:  "Share of failures and overloads in the window. Absent below MinCalls, unless closed, without a rule for it.",
 			cells: single(func(s snap) float64 { return s.Window.FailureRatio() }),
 		},
 		{
 			name: "slow_ratio", kind: gauge, when: telling,
-			help:  "Share of slow calls among the calls of the window. Absent below MinCalls and unless closed.",
+			help:  "Share of slow calls in the window. Absent below MinCalls, unless closed, without a rule for it.",
 			cells: single(func(s snap) float64 { return s.Window.SlowRatio() }),
 		},
 		{
