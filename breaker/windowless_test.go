@@ -79,8 +79,15 @@ func TestAWindowWhereARuleLooks(t *testing.T) {
 // B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it was looked
 // at last.
 func TestB33_WithoutAWindowTheUnusedGoesFirst(t *testing.T) {
+	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
+		checkTheUnusedGoesFirst(t, cfg)
+	}
+}
+
+func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		g := mustGroup(t, Config{FailureRatio: -1}, WithMaxBreakers(5))
+		g := mustGroup(t, cfg, WithMaxBreakers(5))
 		use := func(keys ...Key) {
 			t.Helper()
 			for _, k := range keys {
@@ -123,7 +130,7 @@ func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			g := mustGroup(t, Config{FailureRatio: -1, Ramp: time.Second, MaxConcurrent: 10, Jitter: -1}, WithMaxBreakers(4))
+			g := mustGroup(t, Config{FailureRatio: -1, Ramp: time.Second, Jitter: -1}, WithMaxBreakers(4))
 			b := g.Get(Key{Method: "unused"})
 			report(t, b, 1, Success)
 			prepare(t, b)
