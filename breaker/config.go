@@ -92,7 +92,7 @@ func (c Config) Validate() error {
 		check(v >= 0 && v <= maxDuration, field, v, "0 ("+zero+") or up to 100 years")
 	}
 	ratio := func(v float64, off bool, field, bound string) {
-		ok := v == 0 || (v > 0 && v <= 1) || (off && v < 0 && !math.IsInf(v, -1)) // NaN passes none of these
+		ok := (v >= 0 && v <= 1) || (off && v < 0 && !math.IsInf(v, -1)) // NaN passes none of these
 		check(ok, field, v, bound)
 	}
 

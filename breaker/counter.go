@@ -18,10 +18,7 @@ func plus(a uint64, more ...uint64) uint64 {
 
 // minus is a - b, and 0 where that would be negative.
 func minus(a, b uint64) uint64 {
-	if b > a {
-		return 0
-	}
-	return a - b
+	return a - min(a, b)
 }
 
 // bump adds one to a counter that others add to as well (B11).

@@ -43,9 +43,8 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 		slowCall: int64(c.SlowCall),
 		minCalls: uint64(c.MinCalls),
 		bucket:   int64(c.Window) / buckets,
-	}
-	if c.ConsecutiveFailures > 0 {
-		p.consecutive = uint64(c.ConsecutiveFailures)
+
+		consecutive: uint64(max(0, c.ConsecutiveFailures)),
 	}
 	if c.FailureRatio > 0 {
 		p.failure = newFraction(c.FailureRatio)
