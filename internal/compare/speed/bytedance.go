@@ -20,6 +20,7 @@ func bytedance(name string, sharded bool) Peer {
 		Name: name, Module: "github.com/bytedance/gopkg",
 		Window: "sliding, 100 steps",
 		Note:   "no breaker without a panel of them by key; a goroutine slides the windows of all, so a success reads no clock",
+		Apart:  map[Work]string{Success: slidByTimer, OnePercent: slidByTimer},
 		Cases: cases("IsAllowed, Succeed", func(s settings) (*guard, error) { return bytedanceGuard(s, sharded) },
 			Success, Consecutive, OnePercent, Open, HalfOpen),
 		Idle: bytedanceIdle(sharded),

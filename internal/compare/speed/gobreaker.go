@@ -29,7 +29,7 @@ func gobreakerFixedPeer() Peer {
 	return Peer{
 		Name: "sony/gobreaker, fixed", Module: "github.com/sony/gobreaker/v2",
 		Window: "fixed, emptied every 10 s",
-		Apart:  map[Work]string{Success: notSliding, OnePercent: notSliding},
+		Apart:  map[Work]string{Success: NotSliding, OnePercent: NotSliding},
 		Cases: append(
 			cases("Execute", gobreakerExecute(fixed), all...),
 			cases("two-step", gobreakerTwoStep(fixed), all...)...),

@@ -10,7 +10,7 @@ func mercariPeer() Peer {
 		Name: "mercari/go-circuitbreaker", Module: "github.com/mercari/go-circuitbreaker",
 		Window: "fixed, emptied every 10 s",
 		Note:   "a goroutine empties the counts, and a timer ends the open period: neither is looked up when a call comes",
-		Apart:  map[Work]string{Success: notSliding, OnePercent: notSliding, Open: noClock},
+		Apart:  map[Work]string{Success: NotSliding, OnePercent: NotSliding, Open: noClock},
 		Lacks:  map[Work]string{HalfOpen: "admits every call while half-open"},
 		Cases: append(
 			cases("Ready, Done", mercariReady, all...),

@@ -64,8 +64,9 @@ const (
 
 // Reasons to stand apart.
 const (
-	notSliding = "no sliding window: the counts are emptied now and then"
-	noClock    = "reads no clock: something of its own ends the open period"
+	NotSliding  = "no sliding window: the counts are emptied now and then"
+	noClock     = "reads no clock: something of its own ends the open period"
+	slidByTimer = "reads no clock: something of its own slides the window"
 )
 
 // guard is a breaker behind one form of its API.

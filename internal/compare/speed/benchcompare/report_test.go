@@ -64,21 +64,24 @@ func results(f *figures) string {
 
 func TestTargets(t *testing.T) {
 	ours := map[string]float64{
-		"success/grpcircuit/Do":                 50,
-		"success/the_floor/as_in_make_bench":    30,
-		"success/mercari|go-circuitbreaker/Do":  1, // stands apart
-		"consecutive/grpcircuit/Acquire_Done":   25,
-		"consecutive/eapache|go-resiliency/Run": 10,
-		"open/grpcircuit/Do":                    99,
-		"open/eapache|go-resiliency/Run":        1, // stands apart
-		"unary/grpcircuit/Guard.Unary":          10,
+		"success/grpcircuit/Do":                     50,
+		"success/the_floor/as_in_make_bench":        30,
+		"success/mercari|go-circuitbreaker/Do":      1,  // has no window
+		"success/bytedance|gopkg/IsAllowed_Succeed": 80, // reads no clock
+		"consecutive/grpcircuit/Acquire_Done":       25,
+		"consecutive/eapache|go-resiliency/Run":     10,
+		"open/grpcircuit/Do":                        99,
+		"open/eapache|go-resiliency/Run":            1, // reads no clock
+		"unary/grpcircuit/Guard.Unary":              10,
 	}
 	f := parsed(t, printed(100, ours))
-	if got, want := results(f), "+++"+"+"+"+++"+"+"+"+"+"+"+"+"; got != want {
+	if got, want := results(f), "-+-+-+"+"+"+"-+-+-+"+"+"+"+"+"+"+"+"; got != want {
 		t.Errorf("targets %s, want %s", got, want)
 	}
-	if got, want := f.targets()[0].measured, "0.50 (0.50 - 0.50)"; got != want {
-		t.Errorf("measured %s, want %s", got, want)
+	for i, want := range []string{"0.62 (0.62 - 0.62)", "0.50 (0.50 - 0.50)"} {
+		if got := f.targets()[i].measured; got != want {
+			t.Errorf("target %d: measured %s, want %s", i, got, want)
+		}
 	}
 
 	ours["success/grpcircuit/Do"] = 52
@@ -88,7 +91,7 @@ func TestTargets(t *testing.T) {
 	ours["unary/grpcircuit/Guard.Unary"] = 11
 	ours[speed.ConnGuarded] = 50
 	f = parsed(t, printed(100, ours))
-	if got, want := results(f), "---"+"-"+"---"+"-"+"+"+"-"+"-"; got != want {
+	if got, want := results(f), "------"+"-"+"------"+"-"+"+"+"-"+"-"; got != want {
 		t.Errorf("targets %s, want %s", got, want)
 	}
 }

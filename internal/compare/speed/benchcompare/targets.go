@@ -61,6 +61,13 @@ func yardsticks(es []entry) []entry {
 	})
 }
 
+// windowed returns the entries of other libraries that keep a sliding window or need none, whatever else they do without.
+func windowed(es []entry) []entry {
+	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool {
+		return e.peer.Apart[e.c.Work] == speed.NotSliding || e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing
+	})
+}
+
 // time is the median time of an entry, and infinite for one that was never measured.
 func (f *figures) time(e entry, s side) float64 {
 	if ts := f.all(s.row(e.peer, e.c), "ns/op"); len(ts) > 0 {
@@ -105,11 +112,13 @@ func (f *figures) targets() (ts []target) {
 		return func(es []entry) []entry { return named(es, name) }
 	}
 	for _, s := range sides {
-		ratio("closed success with a window", speed.Success, s, 0.5, yardsticks)
+		ratio("closed success with a window", speed.Success, s, 0.5, windowed)
+		ratio("the same, beside those that read the clock", speed.Success, s, 0.5, yardsticks)
 	}
 	ratio("failures in a row as the only rule", speed.Consecutive, sides[0], 2.5, only("eapache/go-resiliency"))
 	for _, s := range sides {
-		ratio("open rejection", speed.Open, s, 1, yardsticks)
+		ratio("open rejection", speed.Open, s, 1, windowed)
+		ratio("the same, beside those that read the clock", speed.Open, s, 1, yardsticks)
 	}
 	ratio("unary interceptor", speed.Unary, sides[0], 0.1, only("failsafe-go"))
 	ts = append(ts, f.noAllocations())
