@@ -7,7 +7,7 @@ import (
 )
 
 // A word that calls write must not lie on a cache line with one that all calls read: the core that wrote last takes the line
-// from all others. Apart, closed calls on two cores take two thirds of the time.
+// from all others. Apart, closed calls on two cores take three quarters of the time.
 func TestTheClosedPathSharesNoLine(t *testing.T) {
 	for _, c := range []struct {
 		typ           reflect.Type
