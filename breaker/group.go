@@ -282,7 +282,8 @@ func (b *Breaker) mayGo(now int64) (lastUse int64, ok bool) {
 		return ph.win.edge.Load(), true
 	}
 	// Its calls read no clock, so edge is no instant but a mark: how many calls there had been at the last look. If none has
-	// come since then it goes first, else it was used just now.
+	// come since then it goes first, and of several the one that has been closed for longest; else it was used just now.
+	lastUse = ph.entered - noWindow
 	if n := int64(b.admitted.Load()); ph.win.edge.Swap(n) != n {
 		lastUse = now
 	}
