@@ -50,8 +50,11 @@ func mustNew(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	return b
 }
 
-func BenchmarkSuccess(b *testing.B) {
-	br := mustNew(b, Config{})
+func BenchmarkSuccess(b *testing.B) { benchmarkSuccess(b, Config{}) }
+
+func benchmarkSuccess(b *testing.B, cfg Config) {
+	b.Helper()
+	br := mustNew(b, cfg)
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -88,31 +91,10 @@ func checkSuccesses(b *testing.B, br *Breaker) {
 	}
 }
 
-func BenchmarkSuccessSlowRuleOn(b *testing.B) {
-	br := mustNew(b, Config{SlowCall: time.Minute})
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		p, _ := br.Acquire(ctx)
-		p.Done(ctx, Success)
-	}
-	checkSuccesses(b, br)
-}
+func BenchmarkSuccessSlowRuleOn(b *testing.B) { benchmarkSuccess(b, Config{SlowCall: time.Minute}) }
 
 // BenchmarkSuccessNoWindow has consecutive failures as the only rule, so no window and no clock.
-func BenchmarkSuccessNoWindow(b *testing.B) {
-	br := mustNew(b, Config{FailureRatio: -1})
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		p, err := br.Acquire(ctx)
-		if err != nil {
-			b.Fatal(err)
-		}
-		p.Done(ctx, Success)
-	}
-	checkSuccesses(b, br)
-}
+func BenchmarkSuccessNoWindow(b *testing.B) { benchmarkSuccess(b, Config{FailureRatio: -1}) }
 
 func BenchmarkOnePercentFailures(b *testing.B) {
 	br := mustNew(b, Config{})

@@ -181,6 +181,18 @@ func (s subject) mustNot(what string) {
 	}
 }
 
+// mustAdmitWithin waits up to so many open periods, each with a call at its end, until one is let through.
+func (s subject) mustAdmitWithin(periods int, otherwise string) {
+	s.c.tb.Helper()
+	for range periods {
+		s.c.sleep(s.openFor)
+		if s.try(success) {
+			return
+		}
+	}
+	s.c.failf("%s", otherwise)
+}
+
 // hold begins a call.
 func (s subject) hold() (end func(outcome), ok bool) {
 	finish, err := s.start(bg)

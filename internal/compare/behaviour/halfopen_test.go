@@ -189,13 +189,7 @@ var halfOpened = []*scenario{
 			b.open()
 			b.elapse()
 			b.mustHold("the probe that will never report")
-			for range 100 {
-				c.sleep(b.openFor)
-				if b.try(success) {
-					return
-				}
-			}
-			c.failf("one probe never reported, and 100 open periods later every call is still rejected")
+			b.mustAdmitWithin(100, "one probe never reported, and 100 open periods later every call is still rejected")
 		},
 	},
 	{
@@ -217,13 +211,7 @@ var halfOpened = []*scenario{
 			}()
 			<-gone
 			c.settle()
-			for range 100 {
-				c.sleep(b.openFor)
-				if b.try(success) {
-					return
-				}
-			}
-			c.failf("100 open periods after the probe ended in Goexit, every call is still rejected")
+			b.mustAdmitWithin(100, "100 open periods after the probe ended in Goexit, every call is still rejected")
 		},
 	},
 	{
@@ -236,13 +224,7 @@ var halfOpened = []*scenario{
 			b.elapse()
 			c.panics(b)
 			b.mustNot("a call after the probe had panicked")
-			for range 100 {
-				c.sleep(b.openFor)
-				if b.try(success) {
-					return
-				}
-			}
-			c.failf("100 open periods after the probe panicked, every call is still rejected")
+			b.mustAdmitWithin(100, "100 open periods after the probe panicked, every call is still rejected")
 		},
 	},
 	{

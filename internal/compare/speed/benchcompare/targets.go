@@ -55,16 +55,18 @@ func named(es []entry, peer string) []entry {
 
 // yardsticks returns the entries that do all of the work, and are another library's.
 func yardsticks(es []entry) []entry {
-	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool {
-		_, apart := e.peer.Apart[e.c.Work]
-		return apart || e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing
-	})
+	return others(es, func(apart string) bool { return apart == "" })
 }
 
 // windowed returns the entries of other libraries that keep a sliding window or need none, whatever else they do without.
 func windowed(es []entry) []entry {
+	return others(es, func(apart string) bool { return apart != speed.NotSliding })
+}
+
+// others returns the entries of other libraries, if keep wants them for why they stand apart; "": they do not.
+func others(es []entry, keep func(apart string) bool) []entry {
 	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool {
-		return e.peer.Apart[e.c.Work] == speed.NotSliding || e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing
+		return e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing || !keep(e.peer.Apart[e.c.Work])
 	})
 }
 
