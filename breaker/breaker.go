@@ -63,7 +63,7 @@ type cold struct {
 
 	leases    []lease // of probes that have not reported, of any generation
 	lastLease uint64
-	forgiven  uint64 // the last lease when it closed last: the backend has answered since, so none up to it slows probes down
+	forgiven  uint64 // the last lease when a probe last succeeded, or it was closed: none up to it slows probes down
 	lastProbe int64  // when the last one was let out
 
 	refusals [reasons][3]*RejectedError // by Reason and State, made when first needed

@@ -48,7 +48,10 @@ type Config struct {
 	// SuccessesToClose is how many probes must succeed in a row to close. 0: 2.
 	SuccessesToClose int `json:"successesToClose,omitempty" yaml:"successesToClose,omitempty"`
 	// ProbeTimeout is the lease of a probe: one that has not reported by then is lost and its slot free. It cancels
-	// nothing. 0: 10 s.
+	// nothing, and a success that comes later still counts towards closing while the breaker is half-open; anything else
+	// that comes later decides nothing. Where probes hang and never report, as calls without a deadline may, the first
+	// 8 x MaxProbes of them delay nothing; then the time from one to the next doubles with each 8 x MaxProbes more, up to
+	// an hour, or to ProbeTimeout if that is longer. 0: 10 s.
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`
 	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. 0: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
@@ -143,7 +146,8 @@ func def[T comparable](field *T, value T) {
 }
 
 // Conservative gives a callee a full minute of rest and trusts its first good answer: 5 failures in a row open for 60 s,
-// 1 probe, 1 success closes, no back-off. What it does not name has its default, the ratio rule among it.
+// 1 probe, 1 success closes, no back-off. What it does not name has its default, the ratio rule among it. The zero Config asks
+// again sooner than this and the three below: after 5 s, and only from one failed recovery to the next after up to 60 s.
 func Conservative() Config {
 	return Config{ConsecutiveFailures: 5, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}
 }
@@ -153,8 +157,8 @@ func Balanced() Config {
 	return Config{ConsecutiveFailures: 5, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}
 }
 
-// Aggressive opens early and asks again early: 3 failures in a row open for 30 s, 2 probes at once, 2 successes close, no
-// back-off.
+// Aggressive opens sooner than the other presets, asks again sooner, and with more probes: 3 failures in a row open for 30 s,
+// 2 probes at once, 2 successes close, no back-off.
 func Aggressive() Config {
 	return Config{ConsecutiveFailures: 3, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}
 }

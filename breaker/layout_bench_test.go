@@ -2,16 +2,20 @@ package breaker
 
 import (
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
 
-// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in three layouts. It is what docs/decisions.md
+// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in four layouts. It is what docs/decisions.md
 // says of them.
 func BenchmarkLayout(b *testing.B) {
 	var together layoutTogether
 	var apart layoutApart
 	var striped layoutStriped
+	var pooled layoutStriped
+	var given atomic.Uint32
+	pool := sync.Pool{New: func() any { return &pooled.stripes[given.Add(1)%uint32(len(pooled.stripes))] }}
 	for _, layout := range []struct {
 		name string
 		call func() bool
@@ -21,6 +25,12 @@ func BenchmarkLayout(b *testing.B) {
 		{"striped", func() bool {
 			s := &striped.stripes[rand.Uint32()%uint32(len(striped.stripes))]
 			return layoutCall(&striped.read, &s.admitted, &s.successes)
+		}},
+		{"pooled", func() bool { // a sync.Pool is as near as one comes to the core without linkname
+			s := pool.Get().(*layoutStripe)
+			ok := layoutCall(&pooled.read, &s.admitted, &s.successes)
+			pool.Put(s)
+			return ok
 		}},
 	} {
 		b.Run(layout.name, func(b *testing.B) {
@@ -61,10 +71,11 @@ type (
 	layoutStriped struct {
 		read    layoutRead
 		_       [64]byte
-		stripes [8]struct {
-			admitted, successes atomic.Uint64
-			_                   [48]byte
-		}
+		stripes [8]layoutStripe
+	}
+	layoutStripe struct {
+		admitted, successes atomic.Uint64
+		_                   [48]byte
 	}
 )
 

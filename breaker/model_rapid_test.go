@@ -47,6 +47,7 @@ func TestModel(t *testing.T) {
 		"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
 		"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
 		"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
+		"good answer after the lease", "closed by a good answer after the lease",
 		"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
 		"ramp over", "trip while ramping", "probes slowed down", "server asked for time", "back-off forgotten", "idle for years",
 	} {
@@ -150,6 +151,7 @@ func runModel(t *rapid.T, saw seen) {
 		"calls":  r.calls,
 		"calls2": r.calls,
 		"hang":   r.hang,
+		"late":   r.answerLate,
 		"story":  r.story,
 		"":       r.check,
 	}
@@ -200,10 +202,16 @@ func (r *run) take() bool {
 func (r *run) report(i int, o Outcome, asked time.Duration) {
 	tk := r.out[i]
 	r.out = slices.Delete(r.out, i, i+1)
-	ramping, failed, trips := r.m.ramping, r.m.failed, r.m.sum.Trips.Total()
+	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
 	tk.permit.DoneAfter(context.Background(), o, asked)
 	if r.m.settle(tk, o, asked, r.now()) {
 		r.saw["late in "+r.m.state.String()]++
+		switch {
+		case tk.probe && r.m.gen != gen:
+			r.saw["closed by a good answer after the lease"]++
+		case tk.probe && r.m.successes != good:
+			r.saw["good answer after the lease"]++
+		}
 	}
 	if tk.probe {
 		r.done = append(r.done, tk)
@@ -265,6 +273,18 @@ func (r *run) hang(t *rapid.T) {
 	for range 12 * r.m.cfg.MaxProbes {
 		r.take()
 		time.Sleep(r.m.cfg.ProbeTimeout)
+	}
+}
+
+// answerLate has a probe succeed after its lease.
+func (r *run) answerLate(t *rapid.T) {
+	if r.m.state == Closed {
+		t.Skip("only while there are probes")
+	}
+	r.toDeadline(t)
+	if r.take() {
+		time.Sleep(r.m.cfg.ProbeTimeout + time.Duration(rapid.IntRange(0, 1).Draw(t, "after")))
+		r.report(len(r.out)-1, Success, 0)
 	}
 }
 

@@ -33,7 +33,7 @@ type model struct {
 	successes            int
 	leases               []modelLease
 	lastProbe            time.Duration
-	lastTicket, forgiven int // of probes; the second as of the last closing
+	lastTicket, forgiven int // of probes; the second as of the last good answer or closing
 
 	override    Mode
 	overrideEnd time.Duration // 0: none
@@ -149,7 +149,7 @@ func (m *model) slot(gen uint64, now time.Duration) bool {
 		return false
 	}
 	wait := m.cfg.ProbeTimeout
-	for i := 8 * m.cfg.MaxProbes; i <= stale; i += m.cfg.MaxProbes {
+	for i := 8 * m.cfg.MaxProbes; i <= stale; i += 8 * m.cfg.MaxProbes {
 		wait = min(2*wait, max(time.Hour, m.cfg.ProbeTimeout))
 	}
 	return stale < 8*m.cfg.MaxProbes || now >= m.lastProbe+wait
@@ -283,6 +283,9 @@ func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, as
 	}
 	if !inTime {
 		m.sum.Late++
+		if tk.probe && tk.gen == m.gen && o == Success && !slow {
+			m.answered(now)
+		}
 		return true, false
 	}
 	switch o {
@@ -320,12 +323,17 @@ func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {
 		m.sum.Probes.Ignored++
 	case o == Success && !slow:
 		m.sum.Probes.Success++
-		if m.successes++; m.successes >= m.cfg.SuccessesToClose {
-			m.close(m.cfg.Ramp > 0, now)
-		}
+		m.answered(now)
 	default:
 		m.sum.Probes.Failure++
 		m.open(RuleProbe, asked, now)
+	}
+}
+
+func (m *model) answered(now time.Duration) {
+	m.forgiven = m.lastTicket
+	if m.successes++; m.successes >= m.cfg.SuccessesToClose {
+		m.close(m.cfg.Ramp > 0, now)
 	}
 }
 

@@ -21,7 +21,7 @@ func (l *lease) holds(gen uint64, now int64) bool {
 }
 
 // patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come more
-// slowly, and slowest the longest that a new one then waits for. See full.
+// slowly, and how many more slow them down again; slowest is the longest that a new one then waits for. See full.
 const (
 	patience = 8
 	slowest  = time.Hour
@@ -30,10 +30,10 @@ const (
 // full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
 //
 // Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
-// hang. So, from patience*MaxProbes of them on, the time to the next doubles with each MaxProbes more, up to an hour: a
-// thousand leases of the default length leave 17 probes out, and a day leaves 38. It ends at an hour, rather than bound
-// the number for good, because a breaker that has only lost its permits must not get stuck. Nothing short of that many
-// unreported probes since the breaker last closed is affected.
+// hang. So, from patience*MaxProbes of them on, the time to the next doubles with each patience*MaxProbes more, up to an
+// hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been hanging
+// for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a breaker that has only
+// lost its permits must not get stuck. What counts is the probes since the callee's last good answer to one.
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
@@ -82,7 +82,7 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 		return true, 0
 	}
 	wait := int64(max(slowest, ph.pol.cfg.ProbeTimeout))
-	if shift := over + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
+	if shift := over/patience + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
 		wait = int64(ph.pol.cfg.ProbeTimeout) << shift
 	}
 	return now >= c.lastProbe+wait, c.lastProbe + wait
@@ -101,24 +101,24 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 	if ph.half != nil {
 		ph.half.fullUntil.Store(0)
 	}
+	slow := isSlow(ph.pol, p, r, now)
 	if !l.holds(ph.gen, now) {
 		if !l.lost && now >= l.expires {
 			c.probes.Lost = plus(c.probes.Lost, 1)
 		}
 		c.late = plus(c.late, 1)
+		if l.gen == ph.gen && r.Outcome == Success && !slow {
+			b.answered(ctx, ph, t) // or no callee that takes longer than a lease would ever be let back in
+		}
 		return
 	}
-	slow := isSlow(ph.pol, p, r, now)
 	b.book(r.Outcome, slow, t)
 	switch {
 	case r.Outcome == Ignored:
 		c.probes.Ignored = plus(c.probes.Ignored, 1) // B21
 	case r.Outcome == Success && !slow:
 		c.probes.Success = plus(c.probes.Success, 1)
-		ph.half.successes++
-		if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
-			b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
-		}
+		b.answered(ctx, ph, t)
 	default:
 		c.probes.Failure = plus(c.probes.Failure, 1)
 		why := "probe failed"
@@ -126,5 +126,16 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 			why = "probe was slow"
 		}
 		b.toOpen(ctx, ph, cause{rule: RuleProbe, why: why, asked: r.RetryAfter}, t)
+	}
+}
+
+// answered counts a good answer to a probe of the half-open stay ph towards closing. The callee is not one that only
+// hangs, so probes that do no longer slow down new ones. Caller must hold b.mu.
+func (b *Breaker) answered(ctx context.Context, ph *phase, t time.Time) {
+	c := b.coldly()
+	c.forgiven = c.lastLease
+	ph.half.successes++
+	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
+		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
 	}
 }

@@ -17,10 +17,12 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 	const lease = 10 * time.Second // ProbeTimeout
 	out := 0
 	var last, longest time.Duration
+	var share float64              // the longest wait, of the time since the first probe
 	want := map[time.Duration]int{ // how many are out, by time
 		0: 1, lease - 1: 1, lease: 2, 7 * lease: 8, // nothing slows down for the first eight
-		8 * lease: 8, 9 * lease: 9, 13 * lease: 10, 21 * lease: 11,
-		1000 * lease: 17, 24 * time.Hour: 38,
+		8 * lease: 8, 9 * lease: 9, 11 * lease: 10, 23 * lease: 16, // the next eight take twice as long
+		24 * lease: 16, 27 * lease: 17, 31 * lease: 18, // and those after them twice as long again
+		time.Hour: 43, 1000 * lease: 55, 24 * time.Hour: 84,
 	}
 	for at := time.Duration(0); at <= 24*time.Hour; at += lease {
 		for _, at := range []time.Duration{at, at + lease - 1} {
@@ -28,6 +30,9 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 				b.lease(ph, now)
 				out++
 				longest = max(longest, at-last)
+				if at > patience*lease {
+					share = max(share, float64(at-last)/float64(at))
+				}
 				last = at
 			} else if until := ph.half.fullUntil.Load(); until <= now {
 				t.Fatalf("at %v calls are told to ask again, want them rejected without the lock for a while", at)
@@ -36,6 +41,9 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 				t.Errorf("at %v %d probes are out, want %d", at, out, n)
 			}
 		}
+	}
+	if share > 1.0/4 {
+		t.Errorf("once the next probe took %v of the time since the first, want a quarter at most", share)
 	}
 	if longest > time.Hour+lease {
 		t.Errorf("once the next probe came after %v, want an hour at most", longest)

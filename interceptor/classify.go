@@ -105,7 +105,7 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 
 // BudgetSpent says whether the caller's time is up: ctx is done, or its deadline has passed although nobody has said so
 // yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's reset
-// overtakes the local timer (G4).
+// overtakes the local timer.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }

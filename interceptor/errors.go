@@ -16,7 +16,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What the google.rpc.ErrorInfo of a rejection says.
+// What the google.rpc.ErrorInfo of a rejection says, whatever its Reason: the circuit is closed to this call. A breaker that is
+// Closed rejects too, while Ramp or MaxConcurrent tell it to; WithRejectionDetails adds state and reason.
 const (
 	ErrorReason = "CIRCUIT_OPEN"
 	ErrorDomain = "github.com/grpcircuit/grpcircuit"

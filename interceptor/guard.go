@@ -27,7 +27,8 @@ type Guard struct {
 // Config. A nil option and an option with an invalid argument are errors.
 //
 // The guard's observers listen to the group for as long as it lives. So make one Guard for a group and give it to all
-// connections, not one for each.
+// connections, not one for each. Give it to each connection once: a call that passes two guards of one group counts as two,
+// also for MaxConcurrent.
 func New(g *breaker.Group, opts ...Option) (*Guard, error) {
 	o, err := collect(opts)
 	if err != nil {

@@ -75,7 +75,7 @@
 //	grpc.client.breaker.override                 up-down counter  by mode: 1 for the one in force, 0 for the others
 //	grpc.client.breaker.calls                    counter          by outcome: success, failure, overload, ignored
 //	grpc.client.breaker.slow_calls               counter
-//	grpc.client.breaker.late_results             counter          results of an earlier stay in a state
+//	grpc.client.breaker.late_results             counter          results of an earlier stay in a state, or of lost probes
 //	grpc.client.breaker.rejections               counter          by reason
 //	grpc.client.breaker.shadow_rejections        counter          by reason: what shadow mode let through
 //	grpc.client.breaker.trips                    counter          by rule
@@ -83,8 +83,8 @@
 //	grpc.client.breaker.probes                   counter          by result: success, failure, ignored, lost
 //	grpc.client.breaker.open                     counter, s       time spent not closed
 //	grpc.client.breaker.state_entered_timestamp  gauge, s         Unix time of the last transition
-//	grpc.client.breaker.failure_ratio            gauge            of the window; absent below MinCalls, and without a rule for it
-//	grpc.client.breaker.slow_ratio               gauge            of the window; absent below MinCalls, and without a rule for it
+//	grpc.client.breaker.failure_ratio            gauge            of the window; absent below MinCalls, and if no rule looks at it
+//	grpc.client.breaker.slow_ratio               gauge            of the window; absent below MinCalls, and if no rule looks at it
 //	grpc.client.breaker.in_flight                up-down counter  permits not yet settled
 //	grpc.client.breaker.fallbacks                counter          by result: served, failed
 //	grpc.client.breaker.breakers                 up-down counter  breakers in the group

@@ -80,7 +80,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.override = level(metricOverride, unitBreaker, "Override of the circuit breaker: 1 for the one in force, 0 for the others.")
 	in.calls = counter(metricCalls, unitCall, "Calls that were let through, by outcome.")
 	in.slowCalls = counter(metricSlowCalls, unitCall, "Calls that took longer than the policy allows.")
-	in.lateResults = counter(metricLateResults, unitResult, "Results of calls that were let through in an earlier stay in a state.")
+	in.lateResults = counter(metricLateResults, unitResult, "Results of calls that were let through in an earlier stay in a state, and of probes after their lease.")
 	in.rejections = counter(metricRejections, unitCall, "Calls that were not let through, by reason.")
 	in.shadowRejections = counter(metricShadowRejections, unitCall, "Calls that would not have been let through but for shadow mode, by reason.")
 	in.trips = counter(metricTrips, unitTrip, "Times that the circuit breaker opened, by rule.")

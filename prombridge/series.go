@@ -80,7 +80,7 @@ func perBreaker() []family {
 		},
 		{
 			name: "late_results_total", kind: counter,
-			help:  "Calls that ended after the breaker had changed state. They decide nothing and are not in calls_total.",
+			help:  "Calls that ended after the breaker had changed state, or as probes after their lease. They are not in calls_total.",
 			cells: single(func(s snap) float64 { return float64(s.Late) }),
 		},
 		{
@@ -132,12 +132,12 @@ func perBreaker() []family {
 		},
 		{
 			name: "failure_ratio", kind: gauge, when: telling,
-			help:  "Share of failures and overloads in the window. Absent below MinCalls, unless closed, without a rule for it.",
+			help:  "Share of failures and overloads in the window. Absent below MinCalls, unless closed, and if no rule looks at the window.",
 			cells: single(func(s snap) float64 { return s.Window.FailureRatio() }),
 		},
 		{
 			name: "slow_ratio", kind: gauge, when: telling,
-			help:  "Share of slow calls in the window. Absent below MinCalls, unless closed, without a rule for it.",
+			help:  "Share of slow calls in the window. Absent below MinCalls, unless closed, and if no rule looks at the window.",
 			cells: single(func(s snap) float64 { return s.Window.SlowRatio() }),
 		},
 		{
