@@ -10,12 +10,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -28,22 +30,35 @@ import (
 
 // The code of README.md stands here again, so that the compiler reads it; TestReadmeCode compares the two.
 
-func readmeWiring(target string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+func readmeWiring(target string, creds credentials.TransportCredentials, use func(*grpc.ClientConn)) error {
+	// Once in a program.
 	group, err := breaker.NewGroup(breaker.Config{FailureRatio: 0.5, OpenFor: 5 * time.Second})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	prometheus.MustRegister(prombridge.NewCollector(group))
 
-	return grpc.NewClient(target,
+	// For each connection.
+	conn, err := grpc.NewClient(target,
 		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)), guard.Unary),
 		grpc.WithChainStreamInterceptor(guard.Stream),
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 		grpc.WithTransportCredentials(creds))
+	if err == nil {
+		use(conn)
+	}
+	return err
+}
+
+func readmeConnect() grpc.DialOption {
+	connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second} // google.golang.org/grpc/backoff
+	connect.Backoff.MaxDelay = 5 * time.Second
+	option := grpc.WithConnectParams(connect)
+	return option
 }
 
 type getter interface {
@@ -76,8 +91,8 @@ func squeezed(text string) string { return strings.Join(strings.Fields(text), " 
 func TestReadmeCode(t *testing.T) {
 	readme, source := read(t, "README.md"), squeezed(read(t, "readme_test.go"))
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme, -1)
-	if len(blocks) != 3 {
-		t.Errorf("README.md has %d blocks of Go, want 3", len(blocks))
+	if len(blocks) != 4 {
+		t.Errorf("README.md has %d blocks of Go, want 4", len(blocks))
 	}
 	for _, b := range blocks {
 		if !strings.Contains(source, squeezed(b[1])) {
@@ -87,12 +102,13 @@ func TestReadmeCode(t *testing.T) {
 }
 
 func TestReadmeCodeWorks(t *testing.T) {
-	conn, err := readmeWiring("passthrough:///nowhere", insecure.NewCredentials())
+	err := readmeWiring("passthrough:///nowhere", insecure.NewCredentials(), func(conn *grpc.ClientConn) {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if err := conn.Close(); err != nil {
-		t.Error(err)
 	}
 	if _, err := interceptor.New(nil, readmeFallback()); err != nil {
 		t.Error(err)
@@ -106,6 +122,36 @@ func TestReadmeCodeWorks(t *testing.T) {
 	if err != nil || reply.GetText() != "cached" {
 		t.Errorf("a caller that was rejected got %v, %v; want what is cached", reply, err)
 	}
+}
+
+// With the back-off of README.md a server that comes back after a long time is found within OpenFor and grpc's jitter.
+func TestReadmeConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := pb.StartBufconn(t, new(pb.Server))
+		conn := backend.Dial(t, readmeConnect())
+		answers := func() bool {
+			_, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{})
+			return err == nil
+		}
+		if !answers() {
+			t.Fatal("no connection came about")
+		}
+		backend.Stop()
+		for range 600 {
+			if answers() {
+				t.Fatal("a server that is down answers")
+			}
+			time.Sleep(time.Second)
+		}
+		backend.Restart()
+		back := time.Now()
+		for !answers() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if took := time.Since(back); took > 7*time.Second {
+			t.Errorf("the server was found after %v, want 5s x 1.2 and a little", took)
+		}
+	})
 }
 
 type open struct{ b *breaker.Breaker }

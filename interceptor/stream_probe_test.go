@@ -70,6 +70,29 @@ func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	}
 }
 
+// S8, B22: a quiet watch, whose first message comes after its lease, lets the callee back in as well.
+func TestS08_FirstMessageAfterTheLease(t *testing.T) {
+	inEach(t, func(t arranged) {
+		r := newProbeRig(t, "ServerStream", testpb.Script{
+			OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+				time.Sleep(time.Minute)
+				return sendAll(s, 1, nil)
+			},
+		}, t.streamArrangement)
+		s := r.server(t.Context())
+		time.Sleep(30 * time.Second)
+		wantState(t, "in the silence", r.guard, breaker.HalfOpen)
+		if _, err := s.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, "after the first message", r.guard, breaker.Closed)
+		wantProbeCounts(t, "after the first message", r.guard, breaker.ProbeCounts{Lost: 1})
+		endsWith(t, s, codes.OK)
+		synctest.Wait()
+		wantTally(t, "after the stream", r.guard, tally{Late: 1})
+	})
+}
+
 func codeOfEnd(err error) codes.Code {
 	if err == nil {
 		return codes.OK
