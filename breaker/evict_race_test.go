@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// R04: eviction that races Get, Acquire and Done loses no outcome. A breaker with a call in flight never goes; one that
+// B33: eviction that races Get, Acquire and Done loses no outcome. A breaker with a call in flight never goes; one that
 // went admits nothing; and what was reported is on the breaker that admitted it.
 func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 500, 12

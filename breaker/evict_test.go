@@ -254,7 +254,7 @@ func evicted(t *testing.T, back bool) (old *Breaker, g *Group) {
 	return old, g
 }
 
-// R04: a *Breaker may be kept: its methods act on the breaker that its key has now, so no outcome is lost on one that
+// B33: a *Breaker may be kept: its methods act on the breaker that its key has now, so no outcome is lost on one that
 // nobody sees any more.
 func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 	for _, back := range []bool{false, true} {

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// model is SEMANTICS' rules B in plain sequential Go: lists in place of buckets and atomics, sums made anew each time, one
-// copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations since the breaker's birth.
+// model is the rules B of docs/semantics.md in plain sequential Go: lists in place of buckets and atomics, sums made anew
+// each time, one copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations since the
+// breaker's birth.
 type model struct {
 	cfg  Config // with defaults
 	trip func(Counts) bool

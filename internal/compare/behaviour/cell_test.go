@@ -17,7 +17,7 @@ type scenario struct {
 	id string
 
 	title string // what is asked of the library
-	rule  string // of SEMANTICS.md
+	rule  string // of docs/semantics.md
 	why   string // what a user wants it for
 	needs []feature
 	// wall has it run in real time. A bubble's clock stands still while somebody waits for a mutex, so what hunts deadlocks
