@@ -21,7 +21,9 @@ func TestB22_AProbeIsALease(t *testing.T) {
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + lease - 1, "end:1=success", "closed"},
 		}},
 		{"a report at its end is late, also if nobody has asked since", probing(1, 1), []row{
-			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + lease, "end:1=failure", "half_open"},
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + lease, "end:1=failure", "half_open"},
 			{due + lease, "success", "probe closed"},
 		}},
 		{"late failures, overloads and cancellations decide nothing", probing(3, 1), []row{
@@ -89,7 +91,7 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 		{"and is counted once", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
-			{due + lease, "end:1=success end:1=success", "half_open"},
+			{due + lease, "end:1=success*2", "half_open"},
 			{due + lease, "success", "probe closed"},
 		}},
 		{"and makes no room beside the probe that has the slot", probing(1, 9), []row{
