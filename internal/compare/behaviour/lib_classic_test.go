@@ -174,7 +174,9 @@ var handyBreaker = &library{
 	},
 	preset: func() *instance { return handyOf(0.5, want{}) },
 	nonsense: func() error {
-		handy.NewBreaker(-1)
+		// A ratio would be moved into the range from 0 to 1, as a comment in the source says.
+		b := handy.NewBreaker(0.5)
+		b.WithCooldown(-time.Second)
 		return nil
 	},
 	lacks: with(plainLacks, map[feature]lack{

@@ -14,9 +14,9 @@ const gobreakerModule = "github.com/sony/gobreaker/v2"
 var (
 	gobreakerFixed = &library{
 		name: "gobreaker", module: gobreakerModule, form: "CircuitBreaker.Execute, fixed window (Interval)",
-		make:     func(w want) *instance { return gobreakerCallback(w, 0) },
-		preset:   func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
-		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
+		make:   func(w want) *instance { return gobreakerCallback(w, 0) },
+		preset: func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
+		lacks:  with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerRolling = &library{
 		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth)",
@@ -24,23 +24,17 @@ var (
 		preset: func() *instance {
 			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
 		},
-		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
+		lacks: with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerTwoStep = &library{
 		name: "gobreaker two-step", module: gobreakerModule, form: "TwoStepCircuitBreaker: Allow and the function that it returns",
-		make:     func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
-		preset:   func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
-		nonsense: gobreakerNonsense,
+		make:   func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
+		preset: func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
 		lacks: with(gobreakerLacks, map[feature]lack{
 			hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		}),
 	}
 )
-
-func gobreakerNonsense() error {
-	gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: -time.Second, BucketPeriod: -time.Second, Timeout: -time.Second})
-	return nil
-}
 
 var gobreakerLacks = map[feature]lack{
 	hasSlow:    cannot("knows no slow calls"),
@@ -57,6 +51,8 @@ var gobreakerLacks = map[feature]lack{
 	hasRamp:    cannot("goes from a few probes to all calls at once"),
 	hasLimit:   notFor("no limit on calls in flight"),
 	hasCause:   cannot("OnStateChange gets name, from and to"),
+	// What is zero or less switches something off or stands for a default, and no count can be negative: Settings says so.
+	hasNonsense: notFor("every value of its settings has a documented meaning"),
 }
 
 func gobreakerSettings(w want, bucket time.Duration) gobreaker.Settings {

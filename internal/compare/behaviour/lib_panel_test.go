@@ -34,7 +34,9 @@ var bytedanceGopkg = &library{
 		}
 	},
 	nonsense: func() error {
-		_, err := bytedance.NewPanel(nil, bytedance.Options{CoolingTimeout: -time.Second, DetectTimeout: -time.Second, HalfOpenSuccesses: -1})
+		_, err := bytedance.NewPanel(nil, bytedance.Options{
+			CoolingTimeout: -time.Second, HalfOpenSuccesses: -1, ShouldTrip: bytedance.RateTripFunc(1.5, 10),
+		})
 		return err
 	},
 	lacks: map[feature]lack{
@@ -146,8 +148,10 @@ var sentinelGolang = &library{
 	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets",
 	make: sentinelMake,
 	nonsense: func() error {
-		_, err := sentinel.LoadRules([]*sentinel.Rule{{Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000}})
-		return err
+		// Rules that it finds invalid are left out when rules are loaded, with a line in the log. This is how to ask before.
+		return sentinel.IsValidRule(&sentinel.Rule{
+			Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000, RetryTimeoutMs: 1000,
+		})
 	},
 	lacks: map[feature]lack{
 		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),

@@ -105,7 +105,7 @@ var aegis = &library{
 	form:   "circuitbreaker/sre: Allow, MarkSuccess and MarkFailed",
 	make:   func(w want) *instance { return aegisOf(sre.NewBreaker(aegisOptions(w)...)) },
 	nonsense: func() error {
-		sre.NewBreaker(sre.WithSuccess(-1), sre.WithRequest(-1))
+		sre.NewBreaker(sre.WithSuccess(1.5)) // of a share of calls that is to succeed
 		return nil
 	},
 	lacks: throttle(map[feature]lack{

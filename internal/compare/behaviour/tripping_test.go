@@ -251,7 +251,8 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T16", title: "Settings that mean nothing are refused", rule: "B1, B2",
-		why:   "a ratio of 150% or a period of minus one second is a typing error, and should not go to production",
+		why: "a ratio of 150% or a period of minus one second is a typing error, and should not go to production; " +
+			"where every value has a documented meaning there is nothing to refuse",
 		needs: []feature{hasNonsense},
 		run: func(c *cell) {
 			if err := c.lib.nonsense(); err == nil {
