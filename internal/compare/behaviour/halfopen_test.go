@@ -162,8 +162,8 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H09", title: "A call whose context is already done uses no probe up", rule: "B24",
-		why:   "it never reached the backend",
-		needs: []feature{hasStates},
+		why:   "it never reached the backend; a library whose call takes no context has none to look at, which is its caller's to do",
+		needs: []feature{hasStates, hasContext},
 		run: func(c *cell) {
 			b := c.make(want{})
 			b.open()

@@ -59,9 +59,6 @@ var goResiliency = &library{
 	make: func(w want) *instance {
 		b := resiliency.New(w.failures, w.successes, w.openFor)
 		do := func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			return aside(ctx, fn, func(fn func(context.Context) error) error {
 				return b.Run(func() error { return fn(ctx) })
 			}, resiliency.ErrBreakerOpen, context.Canceled)
@@ -85,7 +82,7 @@ var goResiliency = &library{
 		resiliency.New(-1, -1, -time.Second)
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(with(plainLacks, noContext), map[feature]lack{
 		hasStreak:   cannot("a success does not reset its count of errors; only a gap without errors does"),
 		hasRatio:    cannot("counts errors, not calls"),
 		hasWindow:   cannot("its window is a gap without errors as long as the open period"),
@@ -179,7 +176,7 @@ var handyBreaker = &library{
 		b.WithCooldown(-time.Second)
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(with(plainLacks, noContext), map[feature]lack{
 		hasStreak:    cannot("has a rule on the failure ratio only"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasListener:  cannot("has no listener"),
@@ -214,9 +211,6 @@ func handyOf(ratio float64, w want) *instance {
 	return &instance{
 		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1, between: handy.DefaultCooldown},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if !b.Allow() {
 				return errHandy
 			}
@@ -295,9 +289,6 @@ func rubyistOf(b *circuit.Breaker, w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: 1},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			return aside(ctx, fn, func(fn func(context.Context) error) error {
 				return b.CallContext(ctx, func() error { return fn(ctx) }, 0)
 			}, circuit.ErrBreakerOpen)

@@ -36,7 +36,7 @@ var (
 	}
 )
 
-var gobreakerLacks = map[feature]lack{
+var gobreakerLacks = with(noContext, map[feature]lack{
 	hasSlow:    cannot("knows no slow calls"),
 	hasHang:    cannot("sees a call only when it ends"),
 	hasBackoff: cannot("every open period is Timeout"),
@@ -53,7 +53,7 @@ var gobreakerLacks = map[feature]lack{
 	hasCause:   cannot("OnStateChange gets name, from and to"),
 	// What is zero or less switches something off or stands for a default, and no count can be negative: Settings says so.
 	hasNonsense: notFor("every value of its settings has a documented meaning"),
-}
+})
 
 func gobreakerSettings(w want, bucket time.Duration) gobreaker.Settings {
 	s := gobreaker.Settings{
@@ -98,12 +98,7 @@ func gobreakerCallback(w want, bucket time.Duration) *instance {
 
 func gobreakerOf(cb *gobreaker.CircuitBreaker[any], w want) *instance {
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		_, err := cb.Execute(func() (any, error) {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			return nil, fn(ctx)
-		})
+		_, err := cb.Execute(func() (any, error) { return nil, fn(ctx) })
 		return err
 	}
 	return &instance{
@@ -118,9 +113,6 @@ func gobreakerSteps(s gobreaker.Settings, w want) *instance {
 	return &instance{
 		has: gobreakerHas(w),
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			done, err := cb.Allow()
 			if err != nil {
 				return err

@@ -39,7 +39,7 @@ var bytedanceGopkg = &library{
 		})
 		return err
 	},
-	lacks: map[feature]lack{
+	lacks: with(noContext, map[feature]lack{
 		hasSlow:     cannot("knows no slow calls"),
 		hasHang:     cannot("sees a call only when it ends"),
 		hasBackoff:  cannot("every open period is CoolingTimeout"),
@@ -55,7 +55,7 @@ var bytedanceGopkg = &library{
 		hasProbes:   notFor("one probe each DetectTimeout, by design"),
 		hasSteps:    notFor("the end of a call is not tied to its beginning"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
-	},
+	}),
 }
 
 const bytedanceDetect = 200 * time.Millisecond
@@ -112,9 +112,6 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes, between: bytedanceDetect},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if !p.IsAllowed(key) {
 				return errBytedance
 			}
@@ -153,7 +150,7 @@ var sentinelGolang = &library{
 			Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000, RetryTimeoutMs: 1000,
 		})
 	},
-	lacks: map[feature]lack{
+	lacks: with(noContext, map[feature]lack{
 		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),
 		hasHang:     cannot("sees a call only when it ends"),
 		hasBackoff:  cannot("every open period is RetryTimeoutMs"),
@@ -172,7 +169,7 @@ var sentinelGolang = &library{
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		hasTrip:     notFor("takes thresholds, and no code of the user's"),
 		hasPreset:   notFor("has no defaults: every rule is the user's"),
-	},
+	}),
 }
 
 var sentinelSeq atomic.Int64
@@ -236,9 +233,6 @@ func sentinelMake(w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			finish, err := start(ctx)
 			if err != nil {
 				return err

@@ -108,10 +108,10 @@ var aegis = &library{
 		sre.NewBreaker(sre.WithSuccess(1.5)) // of a share of calls that is to succeed
 		return nil
 	},
-	lacks: throttle(map[feature]lack{
+	lacks: throttle(with(noContext, map[feature]lack{
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		hasKeys:     notFor("one breaker, no registry"),
-	}),
+	})),
 }
 
 func aegisOptions(w want) (opts []sre.Option) {
@@ -143,9 +143,6 @@ func aegisOf(b circuitbreaker.CircuitBreaker) *instance {
 	}
 	return &instance{
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if err := allow(); err != nil {
 				return err
 			}

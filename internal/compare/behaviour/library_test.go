@@ -180,7 +180,8 @@ const (
 	hasProbes    feature = "probes"    // a cap on probes other than one
 	hasSuccesses feature = "successes" // to close, other than one
 	hasListener  feature = "listener"
-	hasHook      feature = "hook" // a listener that is called, and not a channel
+	hasContext   feature = "context" // of a call
+	hasHook      feature = "hook"    // a listener that is called, and not a channel
 	hasState     feature = "state"
 	hasCounts    feature = "counts"
 	hasBackoff   feature = "backoff"
@@ -224,3 +225,7 @@ var callbackOnly = map[feature]lack{hasSteps: notFor("a call ends when its funct
 
 // notFor is a feature that is beside the library's documented purpose.
 func notFor(why string) lack { return lack{why: why, excuse: true} }
+
+// noContext is what a library lacks whose calls take no context. The adapter must not look at one in its place: that would be
+// a mark for the adapter.
+var noContext = map[feature]lack{hasContext: notFor("a call takes no context: there is none to look at")}
