@@ -241,7 +241,6 @@ var rubyist = &library{
 		hasHook:      notFor("its events come through a channel: what reads it is the caller's code"),
 		hasKeys:      notFor("its Panel keeps breakers that the user makes"),
 		hasAsked:     cannot("its back-off does not see what failed"),
-		hasState:     cannot("Tripped does not tell open from half-open"),
 	}),
 }
 

@@ -36,7 +36,7 @@ var goresilienceRunner = &library{
 	lacks: with(without(plainLacks, hasLimit), map[feature]lack{
 		hasStreak: cannot("has a rule on the error percentage only"),
 		hasState:  cannot("keeps its state to itself; a metrics recorder may follow it"),
-		hasCounts: cannot("keeps the counts of its window to itself"),
+		hasCounts: notFor("its counts go to a metrics recorder and are not read"),
 		hasRamp:   cannot("goes from rejecting all calls to letting all through"),
 		hasProbes: cannot("half-open lets every call through"),
 		hasSteps:  callbackOnly[hasSteps],

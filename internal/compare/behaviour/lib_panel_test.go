@@ -218,6 +218,7 @@ func sentinelMake(w want) *instance {
 	sentinel.RegisterStateChangeListeners(sentinelListener(func(e change) { at.Store(e.to) }))
 	resource := fmt.Sprintf("resource %d", sentinelSeq.Add(1))
 	sentinelLoad(resource, w)
+	rejected := func(err error) bool { _, ok := errors.AsType[*base.BlockError](err); return ok }
 	start := func(context.Context) (func(outcome), error) {
 		entry, blocked := sentinelapi.Entry(resource, sentinelapi.WithTrafficType(base.Outbound))
 		if blocked != nil {
@@ -238,12 +239,16 @@ func sentinelMake(w want) *instance {
 				return err
 			}
 			err = fn(ctx)
-			finish(outcomeOf(err))
+			if rejected(err) {
+				finish(ignored) // by a rule further in: no fault of this one's
+			} else {
+				finish(outcomeOf(err))
+			}
 			return err
 		},
 		start:    start,
 		state:    func() state { return at.Load().(state) },
-		rejected: func(err error) bool { _, ok := errors.AsType[*base.BlockError](err); return ok },
+		rejected: rejected,
 		apply:    func(w want) { sentinelLoad(resource, w) },
 	}
 }
@@ -266,7 +271,8 @@ func sentinelLoad(resource string, w want) {
 	default:
 		r.Strategy, r.Threshold = sentinel.ErrorCount, float64(w.failures)
 	}
-	if _, err := sentinel.LoadRules([]*sentinel.Rule{r}); err != nil {
+	// LoadRules would throw out the rules of all other resources.
+	if _, err := sentinel.LoadRulesOfResource(resource, []*sentinel.Rule{r}); err != nil {
 		panic(err)
 	}
 }
