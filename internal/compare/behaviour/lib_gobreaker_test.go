@@ -19,7 +19,7 @@ var (
 		lacks:  with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerRolling = &library{
-		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth)",
+		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth), in the rows on defaults too",
 		make: func(w want) *instance { return gobreakerCallback(w, w.window/10) },
 		preset: func() *instance {
 			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
@@ -38,7 +38,7 @@ var (
 
 var gobreakerLacks = with(noContext, map[feature]lack{
 	hasSlow:    cannot("knows no slow calls"),
-	hasHang:    cannot("sees a call only when it ends"),
+	hasHang:    cannot("sees a call only when it ends, and has no time limit for it"),
 	hasBackoff: cannot("every open period is Timeout"),
 	hasJitter:  cannot("every open period is Timeout, to the nanosecond"),
 	hasAsked:   cannot("every open period is Timeout"),

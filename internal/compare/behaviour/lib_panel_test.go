@@ -11,6 +11,7 @@ import (
 	"github.com/alibaba/sentinel-golang/core/base"
 	sentinel "github.com/alibaba/sentinel-golang/core/circuitbreaker"
 	sentinelconfig "github.com/alibaba/sentinel-golang/core/config"
+	"github.com/alibaba/sentinel-golang/core/isolation"
 	"github.com/alibaba/sentinel-golang/logging"
 	bytedance "github.com/bytedance/gopkg/cloud/circuitbreaker"
 )
@@ -41,7 +42,7 @@ var bytedanceGopkg = &library{
 	},
 	lacks: with(noContext, map[feature]lack{
 		hasSlow:     cannot("knows no slow calls"),
-		hasHang:     cannot("sees a call only when it ends"),
+		hasHang:     cannot("sees a call only when it ends; what timed out is its caller's to report"),
 		hasBackoff:  cannot("every open period is CoolingTimeout"),
 		hasJitter:   cannot("every open period is CoolingTimeout, to the nanosecond"),
 		hasAsked:    cannot("every open period is CoolingTimeout"),
@@ -142,7 +143,7 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 
 var sentinelGolang = &library{
 	name: "sentinel-golang", module: "github.com/alibaba/sentinel-golang",
-	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets",
+	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets; an isolation rule in N05",
 	make: sentinelMake,
 	nonsense: func() error {
 		// Rules that it finds invalid are left out when rules are loaded, with a line in the log. This is how to ask before.
@@ -152,7 +153,7 @@ var sentinelGolang = &library{
 	},
 	lacks: with(noContext, map[feature]lack{
 		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),
-		hasHang:     cannot("sees a call only when it ends"),
+		hasHang:     cannot("sees a call only when it ends, and has no time limit for it"),
 		hasBackoff:  cannot("every open period is RetryTimeoutMs"),
 		hasJitter:   cannot("every open period is RetryTimeoutMs"),
 		hasAsked:    cannot("every open period is RetryTimeoutMs"),
@@ -164,7 +165,6 @@ var sentinelGolang = &library{
 		hasCounts:   cannot("keeps the counts of its rules to itself"),
 		hasKeys:     notFor("has a breaker for each rule that the user loads"),
 		hasRamp:     cannot("goes from a few probes to all calls at once"),
-		hasLimit:    notFor("its breaker has no limit on calls in flight; its isolation rules have"),
 		hasProbes:   cannot("half-open lets one call through, or with ProbeNum every call"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		hasTrip:     notFor("takes thresholds, and no code of the user's"),
@@ -274,6 +274,12 @@ func sentinelLoad(resource string, w want) {
 	// LoadRules would throw out the rules of all other resources.
 	if _, err := sentinel.LoadRulesOfResource(resource, []*sentinel.Rule{r}); err != nil {
 		panic(err)
+	}
+	if w.maxCalls > 0 {
+		limit := &isolation.Rule{Resource: resource, MetricType: isolation.Concurrency, Threshold: uint32(w.maxCalls)}
+		if _, err := isolation.LoadRulesOfResource(resource, []*isolation.Rule{limit}); err != nil {
+			panic(err)
+		}
 	}
 }
 
