@@ -111,7 +111,7 @@ func (c *cell) make(w want) subject { return c.test(c.lib.make(c.filled(w))) }
 
 // filled is w with what a scenario left open.
 func (c *cell) filled(w want) want {
-	if w.failures == 0 && w.ratio == 0 && w.slow == 0 && w.hang == 0 && w.trip == nil {
+	if w.failures == 0 && w.ratio == 0 && w.slow == 0 && w.trip == nil {
 		w.failures = 5
 	}
 	if w.openFor == 0 {
@@ -204,6 +204,24 @@ func (s subject) hold() (end func(outcome), ok bool) {
 		finish(o)
 		s.c.settle()
 	}, true
+}
+
+// hang makes a call that ends when its context does, as calls of gRPC do, and says whether it was let through. Its caller
+// would wait for ever.
+func (s subject) hang(running *atomic.Int64) bool {
+	var in atomic.Bool
+	go func() {
+		// what it returns, if it does, is of no interest
+		_ = s.do(bg, func(ctx context.Context) error {
+			in.Store(true)
+			running.Add(1)
+			defer running.Add(-1)
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}()
+	s.c.settle()
+	return in.Load()
 }
 
 func (s subject) mustHold(what string) (end func(outcome)) {

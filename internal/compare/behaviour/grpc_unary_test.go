@@ -253,7 +253,7 @@ var unaryCalls = []*scenario{
 	},
 	{
 		id: "G15", title: "A retry interceptor around it does not ask an open breaker again and again", rule: "G10",
-		why: "the answer is known, and each time there is a pause",
+		why: "the answer is known, and each time there is a pause; what the guard's documentation says to set in the retry interceptor is set",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Internal))
 			r.unary(many)
@@ -402,11 +402,13 @@ var unaryCalls = []*scenario{
 		why:   "one call without a deadline is enough, and every code base has one",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
-			r := c.rig(answering(codes.Unavailable))
+			w := grpcWant
+			w.hang = w.lease
+			r := c.rigWant(w, answering(codes.Unavailable))
 			r.unary(50)
 			r.srv.Set(hanging())
 			c.sleep(soon(grpcWant.openFor))
-			go r.call(bg)
+			go func() { _, _ = r.client.Unary(bg, &testpb.Request{}) }() // the probe
 			c.sleep(time.Second)
 			r.srv.Set(testpb.Script{})
 			r.unary(20 * many)

@@ -8,7 +8,7 @@ import (
 
 // known are the scenarios that grpcircuit fails, with the reason. The report says so too.
 var known = map[string]verdict{
-	"T23": {Mark: lacking, Reason: "sees a call only when it ends"},
+	"T23": {Mark: lacking, Reason: "sees a call only when it ends, and has no time limit for it"},
 }
 
 func TestGrpcircuit(t *testing.T) {
@@ -60,6 +60,8 @@ func TestFakes(t *testing.T) {
 		{"fake without generations", "L05", fail, "rejected a call after it had closed: calls begun before it opened failed and opened it again"},
 		{"fake without cap", "H01", fail, "let through a second call while a probe was running"},
 		{"fake without cap", "H03", fail, "more than one of 1000 got through"},
+		{"fake without cap", "H13", fail, "after 1000 open periods with a backend that hangs, more than 60 probes are out at once"},
+		{"fake without defect", "T23", fail, "100 calls hang for up to 20 s, with a limit of 5 s, and it never opened"},
 		{"fake that hangs on a lock", "T01", hang, "never ends"},
 		{"fake that hangs on a channel", "T01", hang, "never ends"},
 		{"fake that crashes", "T01", crash, "kills the process: panic: a bug in the library"},

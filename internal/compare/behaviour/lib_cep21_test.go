@@ -15,7 +15,8 @@ import (
 var cep21Circuit = &library{
 	name:   "cep21",
 	module: "github.com/cep21/circuit/v4",
-	form:   "Circuit.Run with the closer of closers/hystrix and its opener, or that of closers/simplelogic for failures in a row; no time limit",
+	form: "Circuit.Run with the closer of closers/hystrix and its opener, or that of closers/simplelogic for failures in a row; " +
+		"a time limit (Execution.Timeout) in T21, T22, T23 and H13 only",
 	make:   func(w want) *instance { return cep21Of(circuit.NewCircuitFromConfig("only", cep21Config(w)), w) },
 	preset: func() *instance { return cep21Of(circuit.NewCircuitFromConfig("only", circuit.Config{}), want{}) },
 	registry: func(w want, _ int) *registry {
@@ -45,7 +46,6 @@ var cep21Circuit = &library{
 		return err
 	},
 	lacks: map[feature]lack{
-		hasHang:    cannot("sees a call only when it ends"),
 		hasBackoff: cannot("every open period is SleepWindow"),
 		hasJitter:  cannot("every open period is SleepWindow"),
 		hasAsked:   cannot("every open period is SleepWindow"),
@@ -77,9 +77,9 @@ func cep21Config(w want) circuit.Config {
 			return cep21Trip{ClosedToOpen: hystrix.OpenerFactory(hystrix.ConfigureOpener{})(), trip: w.trip}
 		}
 	}
-	if w.slow > 0 {
-		// A call that took longer counts as a failure, whatever it returned.
-		c.Execution.Timeout = w.slow
+	if limit := max(w.slow, w.hang); limit > 0 {
+		// It ends the call's context. A call that took longer counts as a failure, whatever it returned.
+		c.Execution.Timeout = limit
 	}
 	if w.maxCalls > 0 {
 		c.Execution.MaxConcurrentRequests = int64(w.maxCalls)

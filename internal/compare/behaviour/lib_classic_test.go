@@ -11,6 +11,8 @@ import (
 	"github.com/afex/hystrix-go/hystrix"
 	"github.com/cenk/backoff"
 	resiliency "github.com/eapache/go-resiliency/breaker"
+	"github.com/eapache/go-resiliency/deadline"
+	"github.com/eapache/go-resiliency/semaphore"
 	circuit "github.com/rubyist/circuitbreaker"
 	handy "github.com/streadway/handy/breaker"
 )
@@ -18,7 +20,7 @@ import (
 // plainLacks is what the older breakers have in common.
 var plainLacks = map[feature]lack{
 	hasSlow:    cannot("knows no slow calls"),
-	hasHang:    cannot("sees a call only when it ends"),
+	hasHang:    cannot("sees a call only when it ends, and has no time limit for it"),
 	hasBackoff: cannot("every open period is the same"),
 	hasJitter:  cannot("every open period is the same"),
 	hasAsked:   cannot("every open period is the same"),
@@ -38,9 +40,9 @@ var plainLacks = map[feature]lack{
 
 // aside runs fn under a breaker to which every error is a failure. The errors in ignore look like successes to it, and still
 // reach the caller.
-func aside(ctx context.Context, fn func(context.Context) error, run func(func(context.Context) error) error, ignore ...error) error {
+func aside(fn func(context.Context) error, run func(func(context.Context) error) error, ignore ...error) error {
 	var hidden error
-	err := run(func(context.Context) error {
+	err := run(func(ctx context.Context) error {
 		own := fn(ctx)
 		if slices.ContainsFunc(ignore, func(e error) bool { return errors.Is(own, e) }) {
 			hidden = own
@@ -55,20 +57,24 @@ func aside(ctx context.Context, fn func(context.Context) error, run func(func(co
 }
 
 var goResiliency = &library{
-	name: "go-resiliency", module: "github.com/eapache/go-resiliency", form: "breaker.Breaker.Run",
+	name: "go-resiliency", module: "github.com/eapache/go-resiliency",
+	form: "breaker.Breaker.Run, around deadline.Deadline.Run in T23 and H13, in a semaphore.Semaphore in N05",
 	make: func(w want) *instance {
 		b := resiliency.New(w.failures, w.successes, w.openFor)
 		do := func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			return aside(ctx, fn, func(fn func(context.Context) error) error {
-				return b.Run(func() error { return fn(ctx) })
+			return aside(fn, func(fn func(context.Context) error) error {
+				return b.Run(func() error { return resiliencyDeadline(ctx, w.hang, fn) })
 			}, resiliency.ErrBreakerOpen, context.Canceled)
+		}
+		if w.maxCalls > 0 {
+			do = resiliencyLimit(semaphore.New(w.maxCalls, time.Millisecond), do)
 		}
 		return &instance{
 			has: has{failures: w.failures, openFor: w.openFor, window: w.openFor, successes: w.successes},
-			do:  do, start: startByDo(do), rejected: func(err error) bool { return errors.Is(err, resiliency.ErrBreakerOpen) },
+			do:  do, start: startByDo(do),
+			rejected: func(err error) bool {
+				return errors.Is(err, resiliency.ErrBreakerOpen) || errors.Is(err, semaphore.ErrNoTickets)
+			},
 			state: func() state {
 				switch b.GetState() {
 				case resiliency.Open:
@@ -85,7 +91,8 @@ var goResiliency = &library{
 		resiliency.New(-1, -1, -time.Second)
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(with(without(plainLacks, hasHang, hasLimit), noContext), map[feature]lack{
+		hasSlow:     cannot("its deadline cuts a slow call off"),
 		hasStreak:   cannot("a success does not reset its count of errors; only a gap without errors does"),
 		hasRatio:    cannot("counts errors, not calls"),
 		hasWindow:   cannot("its window is a gap without errors as long as the open period"),
@@ -96,10 +103,41 @@ var goResiliency = &library{
 	}),
 }
 
+// resiliencyDeadline runs fn under the library's own time limit, if there is to be one. The limit closes a channel when it is
+// over, for the function to stop.
+func resiliencyDeadline(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
+	if limit == 0 {
+		return fn(ctx)
+	}
+	return deadline.New(limit).Run(func(stop <-chan struct{}) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		return fn(ctx)
+	})
+}
+
+// resiliencyLimit is do with a limit on calls in flight, outside of the breaker, which would take its rejections for failures.
+func resiliencyLimit(tickets *semaphore.Semaphore, do doFunc) doFunc {
+	return func(ctx context.Context, fn func(context.Context) error) error {
+		if err := tickets.Acquire(); err != nil {
+			return err
+		}
+		defer tickets.Release()
+		return do(ctx, fn)
+	}
+}
+
 var hystrixSeq atomic.Int64
 
 var hystrixGo = &library{
-	name: "hystrix-go", module: "github.com/afex/hystrix-go", form: "DoC; its window is fixed at 10 s",
+	name: "hystrix-go", module: "github.com/afex/hystrix-go", form: "DoC; its window is fixed at 10 s; a time limit (Timeout) of an hour, but in T23 and H13",
 	make: func(w want) *instance { return hystrixOf(fmt.Sprintf("command %d", hystrixSeq.Add(1)), w) },
 	preset: func() *instance {
 		i := hystrixOf("preset", want{failures: hystrix.DefaultVolumeThreshold})
@@ -113,9 +151,9 @@ var hystrixGo = &library{
 		hystrix.ConfigureCommand("nonsense", hystrix.CommandConfig{ErrorPercentThreshold: 150, SleepWindow: -1})
 		return nil
 	},
-	lacks: with(without(plainLacks, hasKeys, hasLive, hasLimit), map[feature]lack{
+	lacks: with(without(plainLacks, hasKeys, hasLive, hasLimit, hasHang), map[feature]lack{
 		hasStreak:    cannot("has a rule on the error percentage only"),
-		hasSlow:      cannot("a slow call is cut off as a timeout"),
+		hasSlow:      cannot("its time limit cuts a slow call off"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasListener:  cannot("has no listener; its collectors see outcomes, not states"),
 		hasCounts:    notFor("its counts go to metrics collectors and are not read"),
@@ -131,6 +169,9 @@ func hystrixConfigure(name string, w want) {
 	if w.ratio > 0 {
 		c.ErrorPercentThreshold = int(w.ratio*100 + 0.5)
 	}
+	if w.hang > 0 {
+		c.Timeout = int(w.hang / time.Millisecond)
+	}
 	if w.maxCalls > 0 {
 		c.MaxConcurrentRequests = w.maxCalls
 	}
@@ -140,7 +181,7 @@ func hystrixConfigure(name string, w want) {
 func hystrixOf(name string, w want) *instance {
 	hystrixConfigure(name, w)
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		return aside(ctx, fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) }, hystrix.ErrCircuitOpen)
+		return aside(fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) }, hystrix.ErrCircuitOpen)
 	}
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: 10 * time.Second, successes: 1, between: w.openFor},
@@ -174,10 +215,12 @@ var handyBreaker = &library{
 	},
 	preset: func() *instance { return handyOf(0.5, want{}) },
 	nonsense: func() error {
-		handy.NewBreaker(-1)
+		// A ratio would be moved into the range from 0 to 1, as a comment in the source says.
+		b := handy.NewBreaker(0.5)
+		b.WithCooldown(-time.Second)
 		return nil
 	},
-	lacks: with(plainLacks, map[feature]lack{
+	lacks: with(with(plainLacks, noContext), map[feature]lack{
 		hasStreak:    cannot("has a rule on the failure ratio only"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasListener:  cannot("has no listener"),
@@ -212,9 +255,6 @@ func handyOf(ratio float64, w want) *instance {
 	return &instance{
 		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1, between: handy.DefaultCooldown},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if !b.Allow() {
 				return errHandy
 			}
@@ -233,19 +273,19 @@ func handyOf(ratio float64, w want) *instance {
 }
 
 var rubyist = &library{
-	name: "rubyist", module: "github.com/rubyist/circuitbreaker", form: "CallContext, and Ready with Success or Fail; constant back-off",
+	name: "rubyist", module: "github.com/rubyist/circuitbreaker", form: "CallContext, with a timeout in T23 and H13, and Ready with Success or Fail; constant back-off",
 	make:   rubyistMake,
 	preset: func() *instance { return rubyistOf(circuit.NewBreaker(), want{}) },
 	nonsense: func() error {
 		circuit.NewRateBreaker(-1, -1)
 		return nil
 	},
-	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasForce, hasTrip), map[feature]lack{
+	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasForce, hasTrip, hasHang), map[feature]lack{
+		hasSlow:      cannot("its timeout cuts a slow call off"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasHook:      notFor("its events come through a channel: what reads it is the caller's code"),
 		hasKeys:      notFor("its Panel keeps breakers that the user makes"),
 		hasAsked:     cannot("its back-off does not see what failed"),
-		hasState:     cannot("Tripped does not tell open from half-open"),
 	}),
 }
 
@@ -293,11 +333,8 @@ func rubyistOf(b *circuit.Breaker, w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: 1},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			return aside(ctx, fn, func(fn func(context.Context) error) error {
-				return b.CallContext(ctx, func() error { return fn(ctx) }, 0)
+			return aside(fn, func(fn func(context.Context) error) error {
+				return b.CallContext(ctx, func() error { return fn(ctx) }, w.hang) // 0 is no limit
 			}, circuit.ErrBreakerOpen)
 		},
 		start: func(context.Context) (func(outcome), error) {

@@ -8,12 +8,13 @@ import (
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/bulkhead"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/timeout"
 )
 
 var failsafeGo = &library{
 	name:   "failsafe-go",
 	module: "github.com/failsafe-go/failsafe-go",
-	form:   "circuitbreaker under an Executor",
+	form:   "circuitbreaker under an Executor, with the timeout policy in T23 and H13 and bulkhead in N05",
 	make:   failsafeMake,
 	preset: func() *instance { return failsafeOf(circuitbreaker.NewWithDefaults[any](), want{}) },
 	nonsense: func() (err error) {
@@ -27,8 +28,7 @@ var failsafeGo = &library{
 		return nil
 	},
 	lacks: map[feature]lack{
-		hasSlow:    cannot("its breaker knows no slow calls"),
-		hasHang:    cannot("sees a call only when it ends"),
+		hasSlow:    cannot("its timeout policy cuts a slow call off"),
 		hasBackoff: cannot("the delay does not know how many recoveries have failed"),
 		hasForce:   cannot("Open and Close are transitions: the next call or delay undoes them"),
 		hasShadow:  cannot("has no dry run"),
@@ -77,6 +77,9 @@ func failsafeOf(cb circuitbreaker.CircuitBreaker[any], w want) *instance {
 	policies := []failsafe.Policy[any]{cb}
 	if w.maxCalls > 0 {
 		policies = append(policies, bulkhead.New[any](uint(w.maxCalls)))
+	}
+	if w.hang > 0 {
+		policies = append(policies, timeout.New[any](w.hang))
 	}
 	executor := failsafe.With(policies...)
 	do := func(ctx context.Context, fn func(context.Context) error) error {

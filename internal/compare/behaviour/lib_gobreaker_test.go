@@ -14,37 +14,31 @@ const gobreakerModule = "github.com/sony/gobreaker/v2"
 var (
 	gobreakerFixed = &library{
 		name: "gobreaker", module: gobreakerModule, form: "CircuitBreaker.Execute, fixed window (Interval)",
-		make:     func(w want) *instance { return gobreakerCallback(w, 0) },
-		preset:   func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
-		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
+		make:   func(w want) *instance { return gobreakerCallback(w, 0) },
+		preset: func() *instance { return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}), want{}) },
+		lacks:  with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerRolling = &library{
-		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth)",
+		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth), in the rows on defaults too",
 		make: func(w want) *instance { return gobreakerCallback(w, w.window/10) },
 		preset: func() *instance {
 			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
 		},
-		nonsense: gobreakerNonsense, lacks: with(gobreakerLacks, callbackOnly),
+		lacks: with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerTwoStep = &library{
 		name: "gobreaker two-step", module: gobreakerModule, form: "TwoStepCircuitBreaker: Allow and the function that it returns",
-		make:     func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
-		preset:   func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
-		nonsense: gobreakerNonsense,
+		make:   func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
+		preset: func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
 		lacks: with(gobreakerLacks, map[feature]lack{
 			hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		}),
 	}
 )
 
-func gobreakerNonsense() error {
-	gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: -time.Second, BucketPeriod: -time.Second, Timeout: -time.Second})
-	return nil
-}
-
-var gobreakerLacks = map[feature]lack{
+var gobreakerLacks = with(noContext, map[feature]lack{
 	hasSlow:    cannot("knows no slow calls"),
-	hasHang:    cannot("sees a call only when it ends"),
+	hasHang:    cannot("sees a call only when it ends, and has no time limit for it"),
 	hasBackoff: cannot("every open period is Timeout"),
 	hasJitter:  cannot("every open period is Timeout, to the nanosecond"),
 	hasAsked:   cannot("every open period is Timeout"),
@@ -57,7 +51,9 @@ var gobreakerLacks = map[feature]lack{
 	hasRamp:    cannot("goes from a few probes to all calls at once"),
 	hasLimit:   notFor("no limit on calls in flight"),
 	hasCause:   cannot("OnStateChange gets name, from and to"),
-}
+	// What is zero or less switches something off or stands for a default, and no count can be negative: Settings says so.
+	hasNonsense: notFor("every value of its settings has a documented meaning"),
+})
 
 func gobreakerSettings(w want, bucket time.Duration) gobreaker.Settings {
 	s := gobreaker.Settings{
@@ -102,12 +98,7 @@ func gobreakerCallback(w want, bucket time.Duration) *instance {
 
 func gobreakerOf(cb *gobreaker.CircuitBreaker[any], w want) *instance {
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		_, err := cb.Execute(func() (any, error) {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			return nil, fn(ctx)
-		})
+		_, err := cb.Execute(func() (any, error) { return nil, fn(ctx) })
 		return err
 	}
 	return &instance{
@@ -122,9 +113,6 @@ func gobreakerSteps(s gobreaker.Settings, w want) *instance {
 	return &instance{
 		has: gobreakerHas(w),
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			done, err := cb.Allow()
 			if err != nil {
 				return err

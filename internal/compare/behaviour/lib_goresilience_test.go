@@ -11,12 +11,13 @@ import (
 	"github.com/slok/goresilience/circuitbreaker"
 	goresilienceerrors "github.com/slok/goresilience/errors"
 	"github.com/slok/goresilience/metrics"
+	"github.com/slok/goresilience/timeout"
 )
 
 var goresilienceRunner = &library{
 	name:   "goresilience",
 	module: "github.com/slok/goresilience",
-	form: "circuitbreaker under a metrics.Recorder that hears of states; opens at MinimumRequestToOpen percent of errors: " +
+	form: "circuitbreaker under a metrics.Recorder that hears of states, around timeout in T23 and H13, in bulkhead in N05; opens at MinimumRequestToOpen percent of errors: " +
 		"ErrorPercentThresholdToOpen does nothing",
 	make: func(w want) *instance {
 		cfg := circuitbreaker.Config{
@@ -33,10 +34,11 @@ var goresilienceRunner = &library{
 		circuitbreaker.New(circuitbreaker.Config{ErrorPercentThresholdToOpen: 150, WaitDurationInOpenState: -time.Second})
 		return nil
 	},
-	lacks: with(without(plainLacks, hasLimit), map[feature]lack{
+	lacks: with(without(plainLacks, hasLimit, hasHang), map[feature]lack{
+		hasSlow:   cannot("its timeout cuts a slow call off"),
 		hasStreak: cannot("has a rule on the error percentage only"),
 		hasState:  cannot("keeps its state to itself; a metrics recorder may follow it"),
-		hasCounts: cannot("keeps the counts of its window to itself"),
+		hasCounts: notFor("its counts go to a metrics recorder and are not read"),
 		hasRamp:   cannot("goes from rejecting all calls to letting all through"),
 		hasProbes: cannot("half-open lets every call through"),
 		hasSteps:  callbackOnly[hasSteps],
@@ -72,9 +74,13 @@ func goresilienceOf(cfg circuitbreaker.Config, w want) *instance {
 		// Outside of the breaker, which would take its rejections for failures.
 		chain = append(chain, bulkhead.NewMiddleware(bulkhead.Config{Workers: w.maxCalls, MaxWaitTime: time.Millisecond}))
 	}
-	runner := goresilience.RunnerChain(append(chain, circuitbreaker.NewMiddleware(cfg))...)
+	chain = append(chain, circuitbreaker.NewMiddleware(cfg))
+	if w.hang > 0 {
+		chain = append(chain, timeout.NewMiddleware(timeout.Config{Timeout: w.hang}))
+	}
+	runner := goresilience.RunnerChain(chain...)
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		return aside(ctx, fn, func(fn func(context.Context) error) error { return runner.Run(ctx, fn) },
+		return aside(fn, func(fn func(context.Context) error) error { return runner.Run(ctx, fn) },
 			goresilienceerrors.ErrCircuitOpen, context.Canceled)
 	}
 	return &instance{

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/failsafe-go/failsafe-go/failsafegrpc"
+	"github.com/failsafe-go/failsafe-go/timeout"
 	aegisbreaker "github.com/go-kratos/aegis/circuitbreaker"
 	"github.com/go-kratos/aegis/circuitbreaker/sre"
 	kratosbreaker "github.com/go-kratos/kratos/v2/middleware/circuitbreaker"
@@ -18,6 +20,7 @@ import (
 	"github.com/zeromicro/go-zero/core/breaker"
 	"github.com/zeromicro/go-zero/core/logx"
 	"github.com/zeromicro/go-zero/zrpc"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -63,7 +66,8 @@ var grpcLibraries = []*library{
 	},
 	{
 		name: "failsafegrpc", module: failsafeGo.module,
-		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes, which are the user's to know",
+		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes and WithDelayFunc with " +
+			"RetryInfo, which are the user's to know; the timeout policy in G21",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
 				tb.Helper()
@@ -75,8 +79,15 @@ var grpcLibraries = []*library{
 						default:
 							return false
 						}
-					}).WithDelay(w.openFor).WithFailureRateThreshold(w.ratio, uint(w.minCalls), w.window).WithSuccessThreshold(uint(w.successes)).Build()
-					return b.DialTarget(tb, target, append([]grpc.DialOption{grpc.WithChainUnaryInterceptor(failsafegrpc.NewUnaryClientInterceptor(cb))}, opts...)...)
+					}).WithDelayFunc(func(e failsafe.ExecutionAttempt[any]) time.Duration {
+						return max(w.openFor, retryDelay(e.LastError()))
+					}).WithFailureRateThreshold(w.ratio, uint(w.minCalls), w.window).WithSuccessThreshold(uint(w.successes)).Build()
+					policies := []failsafe.Policy[any]{cb}
+					if w.hang > 0 {
+						policies = append(policies, timeout.New[any](w.hang))
+					}
+					guard := grpc.WithChainUnaryInterceptor(failsafegrpc.NewUnaryClientInterceptor(policies...))
+					return b.DialTarget(tb, target, append([]grpc.DialOption{guard}, opts...)...)
 				}
 			},
 			rejected: func(err error) bool { return errors.Is(err, circuitbreaker.ErrOpen) },
@@ -138,6 +149,16 @@ var grpcLibraries = []*library{
 			hasStreams: cannot("guards no streams: its client takes no middleware for them"),
 		}),
 	},
+}
+
+// retryDelay is what a server asks for, or 0.
+func retryDelay(err error) time.Duration {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
 }
 
 // grpcTopics are the rows for libraries with a gRPC client.

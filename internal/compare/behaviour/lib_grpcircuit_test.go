@@ -48,7 +48,7 @@ var grpcircuit = &library{
 		return err
 	},
 	lacks: map[feature]lack{
-		hasHang: cannot("sees a call only when it ends"),
+		hasHang: cannot("sees a call only when it ends, and has no time limit for it"),
 	},
 }
 

@@ -3,7 +3,6 @@ package behaviour
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/cenkalti/backoff/v3"
 	"github.com/mercari/go-circuitbreaker"
@@ -17,8 +16,7 @@ var mercariBreaker = &library{
 	preset: func() *instance { return mercariOf(circuitbreaker.New(), want{}) },
 	nonsense: func() error {
 		circuitbreaker.New(
-			circuitbreaker.WithTripFunc(circuitbreaker.NewTripFuncFailureRate(-1, 1.5)),
-			circuitbreaker.WithOpenTimeout(-time.Second),
+			circuitbreaker.WithTripFunc(circuitbreaker.NewTripFuncFailureRate(10, 1.5)),
 			circuitbreaker.WithHalfOpenMaxSuccesses(-1),
 		)
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/alibaba/sentinel-golang/core/base"
 	sentinel "github.com/alibaba/sentinel-golang/core/circuitbreaker"
 	sentinelconfig "github.com/alibaba/sentinel-golang/core/config"
+	"github.com/alibaba/sentinel-golang/core/isolation"
 	"github.com/alibaba/sentinel-golang/logging"
 	bytedance "github.com/bytedance/gopkg/cloud/circuitbreaker"
 )
@@ -34,12 +35,14 @@ var bytedanceGopkg = &library{
 		}
 	},
 	nonsense: func() error {
-		_, err := bytedance.NewPanel(nil, bytedance.Options{CoolingTimeout: -time.Second, DetectTimeout: -time.Second, HalfOpenSuccesses: -1})
+		_, err := bytedance.NewPanel(nil, bytedance.Options{
+			CoolingTimeout: -time.Second, HalfOpenSuccesses: -1, ShouldTrip: bytedance.RateTripFunc(1.5, 10),
+		})
 		return err
 	},
-	lacks: map[feature]lack{
+	lacks: with(noContext, map[feature]lack{
 		hasSlow:     cannot("knows no slow calls"),
-		hasHang:     cannot("sees a call only when it ends"),
+		hasHang:     cannot("sees a call only when it ends; what timed out is its caller's to report"),
 		hasBackoff:  cannot("every open period is CoolingTimeout"),
 		hasJitter:   cannot("every open period is CoolingTimeout, to the nanosecond"),
 		hasAsked:    cannot("every open period is CoolingTimeout"),
@@ -53,7 +56,7 @@ var bytedanceGopkg = &library{
 		hasProbes:   notFor("one probe each DetectTimeout, by design"),
 		hasSteps:    notFor("the end of a call is not tied to its beginning"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
-	},
+	}),
 }
 
 const bytedanceDetect = 200 * time.Millisecond
@@ -110,9 +113,6 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes, between: bytedanceDetect},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if !p.IsAllowed(key) {
 				return errBytedance
 			}
@@ -143,15 +143,17 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 
 var sentinelGolang = &library{
 	name: "sentinel-golang", module: "github.com/alibaba/sentinel-golang",
-	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets",
+	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets; an isolation rule in N05",
 	make: sentinelMake,
 	nonsense: func() error {
-		_, err := sentinel.LoadRules([]*sentinel.Rule{{Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000}})
-		return err
+		// Rules that it finds invalid are left out when rules are loaded, with a line in the log. This is how to ask before.
+		return sentinel.IsValidRule(&sentinel.Rule{
+			Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000, RetryTimeoutMs: 1000,
+		})
 	},
-	lacks: map[feature]lack{
+	lacks: with(noContext, map[feature]lack{
 		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),
-		hasHang:     cannot("sees a call only when it ends"),
+		hasHang:     cannot("sees a call only when it ends, and has no time limit for it"),
 		hasBackoff:  cannot("every open period is RetryTimeoutMs"),
 		hasJitter:   cannot("every open period is RetryTimeoutMs"),
 		hasAsked:    cannot("every open period is RetryTimeoutMs"),
@@ -163,12 +165,11 @@ var sentinelGolang = &library{
 		hasCounts:   cannot("keeps the counts of its rules to itself"),
 		hasKeys:     notFor("has a breaker for each rule that the user loads"),
 		hasRamp:     cannot("goes from a few probes to all calls at once"),
-		hasLimit:    notFor("its breaker has no limit on calls in flight; its isolation rules have"),
 		hasProbes:   cannot("half-open lets one call through, or with ProbeNum every call"),
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		hasTrip:     notFor("takes thresholds, and no code of the user's"),
 		hasPreset:   notFor("has no defaults: every rule is the user's"),
-	},
+	}),
 }
 
 var sentinelSeq atomic.Int64
@@ -217,6 +218,7 @@ func sentinelMake(w want) *instance {
 	sentinel.RegisterStateChangeListeners(sentinelListener(func(e change) { at.Store(e.to) }))
 	resource := fmt.Sprintf("resource %d", sentinelSeq.Add(1))
 	sentinelLoad(resource, w)
+	rejected := func(err error) bool { _, ok := errors.AsType[*base.BlockError](err); return ok }
 	start := func(context.Context) (func(outcome), error) {
 		entry, blocked := sentinelapi.Entry(resource, sentinelapi.WithTrafficType(base.Outbound))
 		if blocked != nil {
@@ -232,20 +234,21 @@ func sentinelMake(w want) *instance {
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			finish, err := start(ctx)
 			if err != nil {
 				return err
 			}
 			err = fn(ctx)
-			finish(outcomeOf(err))
+			if rejected(err) {
+				finish(ignored) // by a rule further in: no fault of this one's
+			} else {
+				finish(outcomeOf(err))
+			}
 			return err
 		},
 		start:    start,
 		state:    func() state { return at.Load().(state) },
-		rejected: func(err error) bool { _, ok := errors.AsType[*base.BlockError](err); return ok },
+		rejected: rejected,
 		apply:    func(w want) { sentinelLoad(resource, w) },
 	}
 }
@@ -268,8 +271,15 @@ func sentinelLoad(resource string, w want) {
 	default:
 		r.Strategy, r.Threshold = sentinel.ErrorCount, float64(w.failures)
 	}
-	if _, err := sentinel.LoadRules([]*sentinel.Rule{r}); err != nil {
+	// LoadRules would throw out the rules of all other resources.
+	if _, err := sentinel.LoadRulesOfResource(resource, []*sentinel.Rule{r}); err != nil {
 		panic(err)
+	}
+	if w.maxCalls > 0 {
+		limit := &isolation.Rule{Resource: resource, MetricType: isolation.Concurrency, Threshold: uint32(w.maxCalls)}
+		if _, err := isolation.LoadRulesOfResource(resource, []*isolation.Rule{limit}); err != nil {
+			panic(err)
+		}
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"github.com/go-kratos/aegis/circuitbreaker"
 	"github.com/go-kratos/aegis/circuitbreaker/sre"
 	"github.com/zeromicro/go-zero/core/breaker"
+	"github.com/zeromicro/go-zero/core/fx"
 	"github.com/zeromicro/go-zero/core/logx"
+	"github.com/zeromicro/go-zero/core/syncx"
 )
 
 // The two throttles reject at random, in proportion to what failed lately. They have no states, by design.
@@ -31,7 +33,7 @@ var throttleLacks = map[feature]lack{
 	hasRamp:      notFor("a throttle: its share falls little by little anyway"),
 	hasLimit:     notFor("no limit on calls in flight"),
 	hasSlow:      cannot("knows no slow calls"),
-	hasHang:      cannot("sees a call only when it ends"),
+	hasHang:      cannot("sees a call only when it ends, and has no time limit for it"),
 	hasManual:    cannot("cannot be opened or closed by hand"),
 	hasForce:     cannot("has no override"),
 	hasShadow:    cannot("has no dry run"),
@@ -61,24 +63,35 @@ func without(lacks map[feature]lack, fewer ...feature) map[feature]lack {
 var goZero = &library{
 	name:   "go-zero",
 	module: "github.com/zeromicro/go-zero",
-	form:   "core/breaker: DoWithAcceptableCtx; it has no settings",
-	make: func(want) *instance {
+	form:   "core/breaker: DoWithAcceptableCtx, around fx.DoWithTimeout in T23, in syncx.Limit in N05; it has no settings",
+	make: func(w want) *instance {
 		logx.Disable()
-		return goZeroOf(breaker.NewBreaker())
+		i := goZeroOf(breaker.NewBreaker(), w)
+		if w.maxCalls > 0 {
+			i.do = goZeroLimit(syncx.NewLimit(w.maxCalls), i.do)
+			i.start = startByDo(i.do)
+		}
+		return i
 	},
-	registry: func(want, int) *registry {
+	registry: func(w want, _ int) *registry {
 		logx.Disable()
-		return &registry{get: func(key string) *instance { return goZeroOf(breaker.GetBreaker(key)) }}
+		return &registry{get: func(key string) *instance { return goZeroOf(breaker.GetBreaker(key), w) }}
 	},
-	lacks: throttle(map[feature]lack{
+	lacks: with(without(throttleLacks, hasHang, hasLimit), map[feature]lack{
 		hasNonsense: notFor("it has no settings"),
 	}),
 }
 
-func goZeroOf(b breaker.Breaker) *instance {
+func goZeroOf(b breaker.Breaker, w want) *instance {
 	return &instance{
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			return b.DoWithAcceptableCtx(ctx, func() error { return fn(ctx) }, func(err error) bool {
+			run := func() error { return fn(ctx) }
+			if w.hang > 0 {
+				run = func() error {
+					return fx.DoWithTimeout(func() error { return fn(ctx) }, w.hang, fx.WithContext(ctx))
+				}
+			}
+			return b.DoWithAcceptableCtx(ctx, run, func(err error) bool {
 				return err == nil || errors.Is(err, context.Canceled) || errors.Is(err, breaker.ErrServiceUnavailable)
 			})
 		},
@@ -95,7 +108,22 @@ func goZeroOf(b breaker.Breaker) *instance {
 				promise.Accept()
 			}, nil
 		},
-		rejected: func(err error) bool { return errors.Is(err, breaker.ErrServiceUnavailable) },
+		rejected: func(err error) bool {
+			return errors.Is(err, breaker.ErrServiceUnavailable) || errors.Is(err, errGoZeroLimit)
+		},
+	}
+}
+
+var errGoZeroLimit = errors.New("go-zero: TryBorrow returned false")
+
+// goZeroLimit is do with a limit on calls in flight, outside of the breaker, which would take its rejections for failures.
+func goZeroLimit(limit syncx.Limit, do doFunc) doFunc {
+	return func(ctx context.Context, fn func(context.Context) error) error {
+		if !limit.TryBorrow() {
+			return errGoZeroLimit
+		}
+		defer func() { _ = limit.Return() }() // it fails for what was not borrowed
+		return do(ctx, fn)
 	}
 }
 
@@ -105,13 +133,13 @@ var aegis = &library{
 	form:   "circuitbreaker/sre: Allow, MarkSuccess and MarkFailed",
 	make:   func(w want) *instance { return aegisOf(sre.NewBreaker(aegisOptions(w)...)) },
 	nonsense: func() error {
-		sre.NewBreaker(sre.WithSuccess(-1), sre.WithRequest(-1))
+		sre.NewBreaker(sre.WithSuccess(1.5)) // of a share of calls that is to succeed
 		return nil
 	},
-	lacks: throttle(map[feature]lack{
+	lacks: throttle(with(noContext, map[feature]lack{
 		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
 		hasKeys:     notFor("one breaker, no registry"),
-	}),
+	})),
 }
 
 func aegisOptions(w want) (opts []sre.Option) {
@@ -143,9 +171,6 @@ func aegisOf(b circuitbreaker.CircuitBreaker) *instance {
 	}
 	return &instance{
 		do: func(ctx context.Context, fn func(context.Context) error) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
 			if err := allow(); err != nil {
 				return err
 			}

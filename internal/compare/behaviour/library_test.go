@@ -39,7 +39,7 @@ type want struct {
 	successes int // to close
 	lease     time.Duration
 	slow      time.Duration // calls that take longer are slow; the ratio rule is on them
-	hang      time.Duration
+	hang      time.Duration // calls that take longer count as failures while they last, by a time limit of the library's own if need be
 	ramp      time.Duration
 	maxCalls  int // in flight
 	onChange  func(change)
@@ -113,7 +113,7 @@ func outcomeOf(err error, ignore ...error) outcome {
 type instance struct {
 	has
 	// do runs fn under the breaker, in the form that the library's documentation recommends.
-	do func(ctx context.Context, fn func(context.Context) error) error
+	do doFunc
 	// start begins a call and returns the function that ends it.
 	start    func(ctx context.Context) (func(outcome), error)
 	rejected func(error) bool
@@ -128,13 +128,16 @@ type instance struct {
 	apply      func(w want) // to the live breaker
 }
 
+// doFunc makes one call.
+type doFunc = func(ctx context.Context, fn func(context.Context) error) error
+
 type registry struct {
 	get func(key string) *instance
 	len func() int
 }
 
 // startByDo holds a call open in a goroutine, for libraries that have the callback form only.
-func startByDo(do func(context.Context, func(context.Context) error) error) func(context.Context) (func(outcome), error) {
+func startByDo(do doFunc) func(context.Context) (func(outcome), error) {
 	return func(ctx context.Context) (func(outcome), error) {
 		ctx, cancel := context.WithCancel(ctx)
 		running := make(chan struct{})
@@ -177,6 +180,7 @@ const (
 	hasSlow      feature = "slow"
 	hasHang      feature = "hang"
 	hasCallback  feature = "callback"
+	hasContext   feature = "context"   // of a call
 	hasProbes    feature = "probes"    // a cap on probes other than one
 	hasSuccesses feature = "successes" // to close, other than one
 	hasListener  feature = "listener"
@@ -221,6 +225,10 @@ func cannot(why string) lack { return lack{why: why} }
 
 // callbackOnly is what a library lacks whose calls are functions.
 var callbackOnly = map[feature]lack{hasSteps: notFor("a call ends when its function returns")}
+
+// noContext is what a library lacks whose calls take no context. The adapter must not look at one in its place: that would be
+// a mark for the adapter.
+var noContext = map[feature]lack{hasContext: notFor("a call takes no context: there is none to look at")}
 
 // notFor is a feature that is beside the library's documented purpose.
 func notFor(why string) lack { return lack{why: why, excuse: true} }

@@ -71,6 +71,13 @@ module proxy names, set up for the scenario in the best way that its documentati
 or kills the process is a result and not the end. The rows on the clock run on a patched standard library, whose wall clock can be
 set apart from the monotonic one.
 
+An adapter does what a user of the library would have to write, and no more:
+
+- What else the library's module has, such as a time limit for calls, is put around or into the breaker where a scenario asks for it.
+- To a library that takes every error for a failure, a call that was cancelled, or rejected by a breaker further in, looks like a
+  success; one that is told how a call ended is told nothing then, if it allows that. The caller gets the error as it was.
+- No adapter looks at a call's context in the library's place.
+
 The scenarios were written by the authors of grpcircuit, from its rules, and many after bugs seen in the others. They ask what these
 authors think matters; a library that was made for something else is not bad for failing them. What grpcircuit fails stands here too.
 
@@ -80,7 +87,12 @@ authors think matters; a library that was made for something else is not bad for
 | ✗ | does something else; the last section says what |
 | ✗! | the process hangs or dies |
 | ○ | cannot, as it has no such thing |
-| – | does not apply: it is beside what the library is for, or rests on a feature that has its ○ in another row |
+| – | does not apply: there is nothing to ask, it is beside what the library is for, or it rests on a feature that has its ○ in another row |
+
+`
+
+const summaryHead = `The rows are not independent: one cause can cost a library several of them, as a fixed window that drops calls begun before it costs
+gobreaker T08 and L06.
 
 `
 
@@ -88,7 +100,7 @@ func report(parts []*part, versions map[string]string) string {
 	var s strings.Builder
 	s.WriteString(reportHead)
 	writeVersions(&s, parts, versions)
-	s.WriteString("## Summary\n\n")
+	s.WriteString("## Summary\n\n" + summaryHead)
 	for _, p := range parts {
 		p.writeSummary(&s)
 	}

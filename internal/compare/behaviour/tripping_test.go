@@ -251,7 +251,8 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T16", title: "Settings that mean nothing are refused", rule: "B1, B2",
-		why:   "a ratio of 150% or a period of minus one second is a typing error, and should not go to production",
+		why: "a ratio of 150% or a period of minus one second is a typing error, and should not go to production; " +
+			"where every value has a documented meaning there is nothing to refuse",
 		needs: []feature{hasNonsense},
 		run: func(c *cell) {
 			if err := c.lib.nonsense(); err == nil {
@@ -327,14 +328,19 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T21", title: "Slow calls open it, though all succeed", rule: "B6",
-		why:   "a backend that takes 30 s to say yes is down too",
+		why:   "a backend that takes 30 s to say yes is down too, and its answers may still be wanted; what cuts slow calls off is T23",
 		needs: []feature{hasStates, hasSlow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 10, slow: time.Second, window: time.Minute})
 			for range 10 {
-				end := b.mustHold("a slow call")
-				c.sleep(1100 * time.Millisecond)
-				end(success)
+				err := b.do(bg, func(context.Context) error {
+					c.sleep(1100 * time.Millisecond)
+					return nil
+				})
+				c.settle()
+				if err != nil {
+					c.failf("a slow call did not succeed")
+				}
 			}
 			b.mustNot("a call after 10 of 10 were slow")
 		},
@@ -353,18 +359,20 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T23", title: "A backend that hangs is given up before the first call returns", rule: "B38",
-		why:   "until calls time out, a breaker that only sees ends is blind",
+		id: "T23", title: "A backend that hangs is given up, though its callers would wait for ever", rule: "B38",
+		why: "where callers forgot their deadlines, a breaker that only sees ends is blind: it must look at calls that are under way, " +
+			"or cut them off by a time limit of its own",
 		needs: []feature{hasHang},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, hang: 5 * time.Second})
+			var running atomic.Int64
 			for range 100 {
-				if _, ok := b.hold(); !ok {
+				if !b.hang(&running) {
 					return
 				}
-				c.sleep(time.Second)
+				c.sleep(200 * time.Millisecond)
 			}
-			c.failf("100 calls hang for up to 100 s, and it never opened")
+			c.failf("100 calls hang for up to 20 s, with a limit of 5 s, and it never opened")
 		},
 	},
 	{

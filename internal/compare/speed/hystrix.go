@@ -13,8 +13,8 @@ func hystrixPeer() Peer {
 	return Peer{
 		Name: "afex/hystrix-go", Module: "github.com/afex/hystrix-go",
 		Window: "sliding, 10 steps of 1 s",
-		Note: "two goroutines and a timer for each call, counted through a channel that drops what it cannot hold; a time limit cannot be " +
-			"switched off",
+		Note: "two goroutines and a timer for each call, counted through a channel that drops what it cannot hold; its time limit for a " +
+			"call cannot be switched off, and is set to an hour",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule", HalfOpen: "no slots: one probe in a period, as when open",
 		},
