@@ -65,7 +65,7 @@ func writeReport(path string) error {
 const reportHead = `# The other breakers, asked the same questions
 
 Written by ` + "`make compare`" + `; do not edit. Each row is a scenario: something that a user of a circuit breaker would want, with the
-reason, and the rule of this library that it comes from. Each column is a library, unmodified, at the latest version that the Go
+reason, and the [rule](semantics.md) of this library that it comes from. Each column is a library, unmodified, at the latest version that the Go
 module proxy names, set up for the scenario in the best way that its documentation offers. The scenarios and the adapters are in
 ` + "`internal/compare/behaviour`" + `. Each mark comes from a process of its own, most of them in virtual time, so that a library which hangs
 or kills the process is a result and not the end. The rows on the clock run on a patched standard library, whose wall clock can be
