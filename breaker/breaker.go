@@ -46,6 +46,7 @@ type Breaker struct {
 type cold struct {
 	rejections [reasons]atomic.Uint64 // by Reason; counted without the lock
 	fallbacks  [2]atomic.Uint64       // failed, served
+	lanes      atomic.Pointer[[]lane] // nil until cores meet; then for good
 
 	// All below is guarded by Breaker.mu.
 
@@ -153,14 +154,18 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 		if b.enter(ph) {
 			return Permit{b: b, ph: ph, start: clock()}, nil
 		}
+	case admitLaned:
+		if b.enterLane(ph) {
+			return Permit{b: b, ph: ph, start: ph.pol.stamp()}, nil
+		}
 	case rejectUntil:
 		if clock() < ph.until { // B13: at the deadline itself the call is a probe
-			bump(&b.cold.Load().rejections[ReasonOpen])
+			b.reject(ReasonOpen)
 			return Permit{}, ph.rejected
 		}
 	case probeOnly:
 		if clock() < ph.half.fullUntil.Load() {
-			bump(&b.cold.Load().rejections[ReasonHalfOpen])
+			b.reject(ReasonHalfOpen)
 			return Permit{}, ph.rejected
 		}
 	case askLocked, gone:
@@ -176,14 +181,14 @@ func (b *Breaker) enter(ph *phase) bool {
 	if b.phase.Load() == ph {
 		return true
 	}
-	return b.enteredLate()
+	return b.enteredLate(&b.admitted)
 }
 
-func (b *Breaker) enteredLate() bool {
+func (b *Breaker) enteredLate(counted *atomic.Uint64) bool {
 	if b.phase.Load().kind != gone {
 		return true
 	}
-	b.admitted.Add(^uint64(0))
+	counted.Add(^uint64(0))
 	return false
 }
 
@@ -301,7 +306,7 @@ func (b *Breaker) settled() uint64 {
 // Caller must hold b.mu.
 func (b *Breaker) inFlight() uint64 {
 	settled := b.settled()
-	return minus(b.admitted.Load(), settled)
+	return minus(b.entered(), settled)
 }
 
 // crowded says whether MaxConcurrent calls are in flight. Probes that are known to be lost do not count.

@@ -31,8 +31,8 @@ func together(n int, f func(i int)) {
 func quiet(t *testing.T, what string, b *Breaker) Snapshot {
 	t.Helper()
 	s := b.Snapshot()
-	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late; got != b.admitted.Load() || s.InFlight != 0 {
-		t.Errorf("%s: %d admitted, %d settled, %d in flight", what, b.admitted.Load(), got, s.InFlight)
+	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late; got != s.Admitted || s.InFlight != 0 {
+		t.Errorf("%s: %d admitted, %d settled, %d in flight", what, s.Admitted, got, s.InFlight)
 	}
 	return s
 }

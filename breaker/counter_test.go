@@ -140,9 +140,8 @@ func TestB11_AWindowSaturates(t *testing.T) {
 	for i := range w.successes {
 		w.successes[i].Store(most - 5)
 	}
-	w.bad = new([buckets]tally)
-	for i := range w.bad {
-		w.bad[i] = tally{most - 5, most - 5, most - 5}
+	for i := range buckets {
+		w.more().bad[i] = tally{most - 5, most - 5, most - 5}
 	}
 	got := w.counts(0, 10)
 	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most})

@@ -143,8 +143,8 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 				t.Errorf("%v: %d late", b.key, c.late)
 			}
 		}
-		if got != sum || b.admitted.Load() != settled {
-			t.Errorf("%v: counted %v of %v reported, %d of %d admitted", b.key, got, sum, settled, b.admitted.Load())
+		if admitted := b.entered(); got != sum || admitted != settled {
+			t.Errorf("%v: counted %v of %v reported, %d of %d admitted", b.key, got, sum, settled, admitted)
 		}
 		b.mu.Unlock()
 	}

@@ -164,7 +164,7 @@ func (b *Breaker) adopt(pol *policy) {
 	b.republish(func(next *phase) {
 		next.pol = pol
 		if old != nil && pol.bucket != ph.pol.bucket {
-			next.win = newWindow(now, pol.bucket)
+			next.win, next.laned = newWindow(now, pol.bucket), false
 			next.win.streak.Store(old.streak.Load())
 			next.win.doubt.Store(old.doubt.Load())
 		}
@@ -284,7 +284,7 @@ func (b *Breaker) mayGo(now int64) (lastUse int64, ok bool) {
 	// Its calls read no clock, so edge is no instant but a mark: how many calls there had been at the last look. If none has
 	// come since then it goes first, and of several the one that has been closed for longest; else it was used just now.
 	lastUse = ph.entered - noWindow
-	if n := int64(b.admitted.Load()); ph.win.edge.Swap(n) != n {
+	if n := int64(b.entered()); ph.win.edge.Swap(n) != n {
 		lastUse = now
 	}
 	return lastUse, true

@@ -111,6 +111,9 @@ func (h *linearHistory) run(t *testing.T) {
 		together(len(h.workers), func(i int) {
 			for range each {
 				w := h.workers[i]
+				if w.rnd.IntN(16) == 0 {
+					h.b.widen(2) // nothing that can be seen
+				}
 				w.step(t, kinds[w.rnd.IntN(len(kinds))], theme.outcomes)
 			}
 		})
@@ -241,7 +244,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	}
 	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearSaw) {
 		p.DoneWith(ctx, r)
-		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitTimed
+		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitLaned
 	})
 	if p.owner != w.id {
 		w.saw["a permit handed over"]++

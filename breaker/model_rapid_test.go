@@ -136,6 +136,7 @@ func runModel(t *rapid.T, saw seen) {
 		"settle":   r.settle,
 		"settle2":  r.settle,
 		"lose":     r.lose,
+		"widen":    func(*rapid.T) { r.b.widen(2) }, // how it counts is nothing that the model knows of
 		"again":    r.again,
 		"advance":  r.advance,
 		"deadline": r.toDeadline,

@@ -73,16 +73,20 @@ func (p Permit) DoneWith(ctx context.Context, r Report) {
 // phase has changed, the window must slide, or the call was slow.
 func (b *Breaker) succeed(p Permit, latency int64) bool {
 	ph := p.ph
-	if ph.kind > admitTimed || b.phase.Load() != ph {
+	kind := ph.kind
+	if kind == admitLaned {
+		kind = ph.pol.admission()
+	}
+	if kind > admitTimed || b.phase.Load() != ph {
 		return false
 	}
 	w := ph.win
-	if ph.kind != admitUntimed {
+	if kind != admitUntimed {
 		now := clock()
 		if now >= w.edge.Load() {
 			return false
 		}
-		if ph.kind == admitTimed {
+		if kind == admitTimed {
 			if latency <= 0 {
 				latency = now - p.start
 			}
@@ -91,7 +95,11 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 			}
 		}
 	}
-	w.succeeded()
+	if ph.laned {
+		w.succeeded(&pick(w.rest.lanes).successes)
+	} else {
+		b.meet(w.succeeded(&w.successes))
+	}
 	w.well()
 	if b.phase.Load() != ph {
 		b.sweep(ph)
@@ -158,7 +166,7 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 	}
 	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
 	if r.Outcome == Success {
-		ph.win.succeeded()
+		ph.win.succeeded(&ph.win.successes)
 		ph.win.well()
 		if !slow {
 			return nil

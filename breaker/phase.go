@@ -12,6 +12,7 @@ import (
 type phase struct {
 	kind     admission
 	state    State
+	laned    bool // closed calls count in the lanes of win
 	gen      uint64
 	pol      *policy
 	win      *window        // of this stay; nil unless closed
@@ -31,6 +32,7 @@ const (
 	admitUntimed admission = iota // closed, and no rule looks at the window: count and go, here and at the end
 	admitPlain                    // closed: count and go
 	admitTimed                    // closed with the slow rule on: read the clock, count and go
+	admitLaned                    // closed with lanes: one of the above, and count there
 	rejectUntil                   // open: reject until the deadline, then take the lock
 	probeOnly                     // half-open: reject while all slots are taken, else take the lock
 	askLocked                     // anything that must be decided under the lock
@@ -49,14 +51,31 @@ func (ph *phase) withKind() *phase {
 		ph.kind = probeOnly
 	case ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0:
 		ph.kind = askLocked
-	case ph.pol.slowCall > 0:
-		ph.kind = admitTimed
-	case ph.pol.bucket == noWindow:
-		ph.kind = admitUntimed
+	case ph.laned:
+		ph.kind = admitLaned
 	default:
-		ph.kind = admitPlain
+		ph.kind = ph.pol.admission()
 	}
 	return ph
+}
+
+// admission is what the closed path has to do under this policy.
+func (p *policy) admission() admission {
+	switch {
+	case p.slowCall > 0:
+		return admitTimed
+	case p.bucket == noWindow:
+		return admitUntimed
+	}
+	return admitPlain
+}
+
+// stamp is when a call begins, if anything asks for that.
+func (p *policy) stamp() int64 {
+	if p.slowCall > 0 {
+		return clock()
+	}
+	return 0
 }
 
 // republish changes a copy of the current phase and publishes it in the same generation.

@@ -4,6 +4,7 @@ package breaker
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,8 +15,11 @@ import (
 // late says whether what was admitted in the stay gen reports in another one (B15).
 func (ph *phase) late(gen uint64) bool { return ph.gen != gen }
 
-// succeeded counts a success. It needs no lock (B9).
-func (w *window) succeeded() { bump(&w.successes[w.slot.Load()]) }
+// succeeded counts a success in one of the window's sets of counters. It needs no lock (B9).
+func (w *window) succeeded(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
+	bucket = &in[w.slot.Load()]
+	return bucket, bump(bucket)
+}
 
 // publish makes ph the phase of b, whole and at once (B16). Caller must hold b.mu.
 func (b *Breaker) publish(ph *phase) { b.phase.Store(ph) }

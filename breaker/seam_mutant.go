@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,17 +51,18 @@ func (ph *phase) late(gen uint64) bool {
 }
 
 // succeeded, with its bug, reads and writes in two steps, and so loses what others count between them.
-func (w *window) succeeded() {
-	c := &w.successes[w.slot.Load()]
+func (w *window) succeeded(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
+	bucket = &in[w.slot.Load()]
 	if seeded == bugWindow {
-		n := c.Load()
+		n = bucket.Load() + 1
 		runtime.Gosched()
-		c.Store(n + 1)
-		return
+		bucket.Store(n)
+		return bucket, n
 	}
 	jitter()
-	bump(c)
+	n = bump(bucket)
 	jitter()
+	return bucket, n
 }
 
 // publish, with its bug, shows a breaker that opens with a deadline that has passed, and sets the right one after that.

@@ -169,11 +169,11 @@ func (b *Breaker) Snapshot() Snapshot {
 // flight; then InFlight may be too small. Caller must hold b.mu.
 func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 	for range 4 {
-		admitted, successes = b.admitted.Load(), b.retired
+		admitted, successes = b.entered(), b.retired
 		if ph.win != nil {
 			successes = plus(successes, ph.win.held())
 		}
-		if b.admitted.Load() == admitted {
+		if b.entered() == admitted {
 			break
 		}
 	}
@@ -186,11 +186,11 @@ func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.FailedRecoveries = c.failedBy(ph, now)
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = c.failures, c.overloads, c.ignored, c.late, c.slow
 	s.Rejections = ReasonCounts{
-		Open:        c.rejections[ReasonOpen].Load(),
-		HalfOpen:    c.rejections[ReasonHalfOpen].Load(),
-		Ramp:        c.rejections[ReasonRamp].Load(),
-		Forced:      c.rejections[ReasonForced].Load(),
-		Concurrency: c.rejections[ReasonConcurrency].Load(),
+		Open:        c.rejected(ReasonOpen),
+		HalfOpen:    c.rejected(ReasonHalfOpen),
+		Ramp:        c.rejected(ReasonRamp),
+		Forced:      c.rejected(ReasonForced),
+		Concurrency: c.rejected(ReasonConcurrency),
 	}
 	s.ShadowRejections = ReasonCounts{
 		Open:        c.shadow[ReasonOpen],

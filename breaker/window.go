@@ -27,7 +27,13 @@ type window struct {
 	// by then: a later one, never an earlier, and the rotation swaps counts out, so none is lost or counted twice.
 	successes [buckets]atomic.Uint64
 
-	bad *[buckets]tally // guarded by Breaker.mu; nil until something other than a fast success happened
+	rest *windowRest // nil until something other than a fast success happened, or the window got lanes
+}
+
+// windowRest is what most windows never need.
+type windowRest struct {
+	bad   [buckets]tally // guarded by Breaker.mu
+	lanes []windowLane   // set under Breaker.mu before a phase is published that is laned, and never again
 }
 
 type tally struct{ failures, overloads, slow uint64 }
@@ -76,9 +82,9 @@ func (w *window) rotate(now, width int64) (retired uint64) {
 	slot := w.slot.Load()
 	for range n {
 		slot = (slot + 1) % buckets
-		retired = plus(retired, w.successes[slot].Swap(0))
-		if w.bad != nil {
-			w.bad[slot] = tally{}
+		retired = plus(retired, w.take(slot))
+		if w.rest != nil {
+			w.rest.bad[slot] = tally{}
 		}
 	}
 	w.slot.Store(slot)
@@ -89,19 +95,48 @@ func (w *window) rotate(now, width int64) (retired uint64) {
 
 // drain takes all successes out. Caller must hold Breaker.mu.
 func (w *window) drain() (retired uint64) {
-	for i := range w.successes {
-		retired = plus(retired, w.successes[i].Swap(0))
+	for i := range uint32(buckets) {
+		retired = plus(retired, w.take(i))
 	}
 	return retired
 }
 
-// current is the tally of the current bucket. Caller must hold Breaker.mu and have rotated.
-func (w *window) current() *tally {
-	if w.bad == nil {
-		w.bad = new([buckets]tally)
+// take takes the successes of one bucket out. Caller must hold Breaker.mu.
+func (w *window) take(slot uint32) (n uint64) {
+	n = w.successes[slot].Swap(0)
+	for i := range w.lanes() {
+		n = plus(n, w.rest.lanes[i].successes[slot].Swap(0))
 	}
-	return &w.bad[w.slot.Load()]
+	return n
 }
+
+// read sums the successes of one bucket. Caller must hold Breaker.mu.
+func (w *window) read(slot int) (n uint64) {
+	n = w.successes[slot].Load()
+	for i := range w.lanes() {
+		n = plus(n, w.rest.lanes[i].successes[slot].Load())
+	}
+	return n
+}
+
+// lanes are those of the window, if it has any. Caller must hold Breaker.mu.
+func (w *window) lanes() []windowLane {
+	if w.rest == nil {
+		return nil
+	}
+	return w.rest.lanes
+}
+
+// more returns the part that most windows never need. Caller must hold Breaker.mu.
+func (w *window) more() *windowRest {
+	if w.rest == nil {
+		w.rest = new(windowRest)
+	}
+	return w.rest
+}
+
+// current is the tally of the current bucket. Caller must hold Breaker.mu and have rotated.
+func (w *window) current() *tally { return &w.more().bad[w.slot.Load()] }
 
 // counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
 func (w *window) counts(now, width int64) Counts {
@@ -112,11 +147,12 @@ func (w *window) counts(now, width int64) Counts {
 	slot := int(w.slot.Load())
 	for age := range buckets - w.steps(now, width) {
 		i := (slot - age + buckets) % buckets
-		c.Successes = plus(c.Successes, w.successes[i].Load())
-		if w.bad != nil {
-			c.Failures = plus(c.Failures, w.bad[i].failures)
-			c.Overloads = plus(c.Overloads, w.bad[i].overloads)
-			c.Slow = plus(c.Slow, w.bad[i].slow)
+		c.Successes = plus(c.Successes, w.read(i))
+		if w.rest != nil {
+			bad := &w.rest.bad[i]
+			c.Failures = plus(c.Failures, bad.failures)
+			c.Overloads = plus(c.Overloads, bad.overloads)
+			c.Slow = plus(c.Slow, bad.slow)
 		}
 	}
 	return c
@@ -124,8 +160,8 @@ func (w *window) counts(now, width int64) Counts {
 
 // held sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.
 func (w *window) held() (n uint64) {
-	for i := range w.successes {
-		n = plus(n, w.successes[i].Load())
+	for i := range buckets {
+		n = plus(n, w.read(i))
 	}
 	return n
 }

@@ -206,7 +206,7 @@ func TestB15_AStragglerEndsNoRow(t *testing.T) {
 	then := b.phase.Load()
 	b.Reset(t.Context())
 	report(t, b, 3, Failure)
-	then.win.succeeded()
+	then.win.succeeded(&then.win.successes)
 	b.sweep(then)
 	if got := b.Snapshot().Window.ConsecutiveFailures; got != 3 {
 		t.Errorf("%d failures in a row, want 3", got)

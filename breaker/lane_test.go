@@ -1,0 +1,418 @@
+package breaker
+
+import (
+	"reflect"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// widened is a breaker that has lanes for three Ps.
+func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
+	tb.Helper()
+	b := mustNew(tb, cfg, opts...)
+	b.widen(3)
+	if ph := b.phase.Load(); !ph.laned || len(b.cold.Load().laned()) != 6 || len(ph.win.lanes()) != 6 {
+		tb.Fatalf("laned: %v, %d and %d lanes, want 6 and 6", ph.laned, len(b.cold.Load().laned()), len(ph.win.lanes()))
+	}
+	return b
+}
+
+// spread counts n calls in each lane, as if each had met another P.
+func spread(b *Breaker, n uint64) (all uint64) {
+	w := b.phase.Load().win
+	for i := range b.cold.Load().laned() {
+		b.cold.Load().laned()[i].admitted.Add(n)
+		w.lanes()[i].successes[w.slot.Load()].Add(n)
+		all += n
+	}
+	return all
+}
+
+func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
+	for _, tt := range []struct {
+		n, others uint64
+		want      bool
+	}{
+		{meetEvery, meetMin, true},
+		{3 * meetEvery, 1000, true},
+		{meetEvery, meetMin - 1, false},
+		{meetEvery, 0, false},
+		{meetEvery - 1, 1000, false},
+		{meetEvery + 1, 1000, false},
+		{1, 1000, false},
+	} {
+		b := mustNew(t, Config{})
+		var counter atomic.Uint64
+		counter.Store(tt.n + tt.others)
+		b.meet(&counter, tt.n)
+		if got := b.phase.Load().laned; got != tt.want {
+			t.Errorf("%d others after number %d: lanes are there: %v, want %v", tt.others, tt.n, got, tt.want)
+		}
+		if want := 2 * runtime.GOMAXPROCS(0); tt.want && len(b.phase.Load().win.lanes()) != want {
+			t.Errorf("%d lanes, want %d", len(b.phase.Load().win.lanes()), want)
+		}
+	}
+	// A bucket that was emptied while the call looked shows nobody.
+	b := mustNew(t, Config{})
+	b.meet(new(atomic.Uint64), meetEvery)
+	if b.phase.Load().laned {
+		t.Error("a window that slides makes lanes")
+	}
+}
+
+// One goroutine meets nobody, however much it calls.
+func TestLanesAreNotForOneCaller(t *testing.T) {
+	for _, cfg := range []Config{{}, {FailureRatio: -1}, {OpenFor: time.Hour}} {
+		b := mustNew(t, cfg)
+		if cfg.OpenFor != 0 {
+			b.Trip(t.Context(), "test")
+		}
+		for range 4 * meetEvery {
+			if p, err := b.Acquire(t.Context()); err == nil {
+				p.Done(t.Context(), Success)
+			}
+		}
+		if c := b.cold.Load(); b.phase.Load().laned || c != nil && c.laned() != nil {
+			t.Errorf("%+v: one caller made lanes", cfg)
+		}
+	}
+}
+
+// Several do, where there is more than one core, and no count is lost on the way.
+func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
+	for _, rejecting := range []bool{false, true} {
+		b := mustNew(t, Config{OpenFor: time.Hour})
+		if rejecting {
+			b.Trip(t.Context(), "test")
+		}
+		laned := func() bool { c := b.cold.Load(); return c != nil && c.laned() != nil }
+		var calls atomic.Uint64
+		const callers = 4
+		together(callers, func(int) {
+			n := uint64(0)
+			for start := time.Now(); n%64 != 0 || (!laned() && time.Since(start) < 10*time.Second && runtime.NumCPU() > 1) || n < 1000; n++ {
+				if p, err := b.Acquire(t.Context()); err == nil {
+					p.Done(t.Context(), Success)
+				}
+			}
+			calls.Add(n)
+		})
+		if !laned() && runtime.NumCPU() > 1 {
+			t.Errorf("rejecting: %v; %d goroutines called for 10 s, and there are no lanes", rejecting, callers)
+		}
+		s := quiet(t, "in the end", b)
+		if got := s.Successes + s.Rejections.Total(); got != calls.Load() {
+			t.Errorf("rejecting: %v; %d counted of %d calls", rejecting, got, calls.Load())
+		}
+	}
+}
+
+// B9, B7, B37: what is in lanes counts, slides and settles as what is not.
+func TestB09_LanesCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := widened(t, Config{Window: 10 * time.Second})
+		check := func(what string, admitted, successes, window uint64) {
+			t.Helper()
+			s := b.Snapshot()
+			if s.Admitted != admitted || s.Successes != successes || s.Window.Successes != window || s.InFlight != admitted-successes {
+				t.Errorf("%s: %d admitted, %d successes, %d in the window, %d in flight; want %d, %d, %d, %d", what,
+					s.Admitted, s.Successes, s.Window.Successes, s.InFlight, admitted, successes, window, admitted-successes)
+			}
+		}
+		report(t, b, 5, Success)
+		check("calls", 5, 5, 5)
+		if b.admitted.Load() != 0 || b.phase.Load().win.successes[0].Load() != 0 {
+			t.Error("they were counted in no lane")
+		}
+		all := 5 + spread(b, 7)
+		check("in every lane", all, all, all)
+		p := acquire(t, b)
+		check("one in flight", all+1, all, all)
+		time.Sleep(5 * time.Second)
+		p.Done(t.Context(), Success)
+		check("later", all+1, all+1, all+1)
+		time.Sleep(5 * time.Second)
+		check("a window after the first", all+1, all+1, 1)
+		report(t, b, 1, Success) // slides
+		check("and slid", all+2, all+2, 2)
+		spread(b, 1)
+		time.Sleep(time.Hour)
+		report(t, b, 1, Success)
+		check("an hour later", all+9, all+9, 1)
+	})
+}
+
+// The rules look at what is in lanes.
+func TestB05_TheRatioSeesLanes(t *testing.T) {
+	b := widened(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
+	all := spread(b, 2)
+	report(t, b, int(all)-1, Failure)
+	if got := b.State(); got != Closed {
+		t.Fatalf("%v after %d failures beside %d successes, want closed", got, all-1, all)
+	}
+	report(t, b, 1, Failure)
+	if got := b.State(); got != Open {
+		t.Errorf("%v after %d failures beside %d successes, want open", got, all, all)
+	}
+}
+
+// A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes counts.
+func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
+		before := acquire(t, b)
+		b.widen(1)
+		if ph := b.phase.Load(); ph.kind != admitLaned {
+			t.Fatalf("admission is %d, want that of lanes", ph.kind)
+		}
+		p, fast := acquire(t, b), acquire(t, b)
+		if p.start == 0 {
+			t.Error("the slow rule is on, and the start of a call in a lane is not noted")
+		}
+		fast.Done(t.Context(), Success)
+		time.Sleep(time.Second + 1)
+		report(t, b, 2, Failure)
+		p.Done(t.Context(), Success)
+		before.Done(t.Context(), Success)
+		s := b.Snapshot()
+		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 || s.InFlight != 0 {
+			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no row, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
+		}
+		plain := widened(t, Config{})
+		if p := acquire(t, plain); p.start != 0 {
+			t.Error("no rule asks for the start of a call, and it is noted")
+		}
+		windowless := widened(t, Config{FailureRatio: -1})
+		report(t, windowless, 2, Failure)
+		report(t, windowless, 1, Success)
+		if s := windowless.Snapshot(); s.Window != (Counts{}) || s.Successes != 1 || s.InFlight != 0 {
+			t.Errorf("without a window: %+v, %d successes, %d in flight", s.Window, s.Successes, s.InFlight)
+		}
+		if !windowless.succeed(acquire(t, windowless), 0) {
+			t.Error("without a window a success in a lane takes the lock")
+		}
+	})
+}
+
+// Lanes of a window end with its stay; what they hold is not lost. Those of the breaker stay.
+func TestB15_LanesEndWithTheStay(t *testing.T) {
+	for name, end := range map[string]func(*Group, *Breaker){
+		"a trip":                 func(_ *Group, b *Breaker) { b.Trip(t.Context(), "test") },
+		"a reset":                func(_ *Group, b *Breaker) { b.Reset(t.Context()) },
+		"another window":         func(g *Group, _ *Breaker) { apply(t, g, Config{Window: time.Minute}) },
+		"no window":              func(g *Group, _ *Breaker) { apply(t, g, Config{FailureRatio: -1}) },
+		"nothing but thresholds": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := mustGroup(t, Config{})
+			b := g.Get(Key{})
+			b.widen(2)
+			all := spread(b, 3)
+			ph := b.phase.Load()
+			straggler := acquire(t, b)
+			if end == nil {
+				apply(t, g, Config{MinCalls: 7})
+				if now := b.phase.Load(); !now.laned || now.win != ph.win {
+					t.Errorf("laned: %v; the same window: %v; want both", now.laned, now.win == ph.win)
+				}
+			} else {
+				end(g, b)
+				if now := b.phase.Load(); now.laned || now.win == ph.win {
+					t.Errorf("laned: %v; the same window: %v; want neither", now.laned, now.win == ph.win)
+				}
+			}
+			straggler.Done(t.Context(), Success)
+			s := b.Snapshot()
+			if s.Admitted != all+1 || s.Successes+s.Late != all+1 || s.InFlight != 0 || s.Successes < all {
+				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
+			}
+			if b.cold.Load().laned() == nil {
+				t.Error("the breaker's own lanes are gone")
+			}
+		})
+	}
+}
+
+func apply(t *testing.T, g *Group, cfg Config) {
+	t.Helper()
+	if err := g.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a straggler leaves in a lane of a stay that is over is collected.
+func TestB09_SweepCollectsFromLanes(t *testing.T) {
+	b := widened(t, Config{})
+	acquire(t, b)
+	ph := b.phase.Load()
+	b.Reset(t.Context())
+	bump(&ph.win.lanes()[5].successes[4])
+	b.sweep(ph)
+	b.sweep(ph)
+	if s := b.Snapshot(); s.Successes != 1 || s.InFlight != 0 || s.Window.Successes != 0 {
+		t.Errorf("%d successes, %d in flight, %d in the window; want 1, 0, 0", s.Successes, s.InFlight, s.Window.Successes)
+	}
+}
+
+func TestB12_RejectionsInLanes(t *testing.T) {
+	b := widened(t, Config{OpenFor: time.Hour})
+	b.Trip(t.Context(), "test")
+	for range 5 {
+		if _, err := b.Acquire(t.Context()); err == nil {
+			t.Fatal("admitted")
+		}
+	}
+	if got := b.cold.Load().rejections[ReasonOpen].Load(); got != 0 {
+		t.Errorf("%d were counted in no lane", got)
+	}
+	for i := range b.cold.Load().laned() {
+		for r := ReasonOpen; int(r) < reasons; r++ {
+			b.cold.Load().laned()[i].rejections[r].Add(uint64(r))
+		}
+	}
+	const lanes = 6
+	want := ReasonCounts{Open: lanes + 5, HalfOpen: 2 * lanes, Ramp: 3 * lanes, Forced: 4 * lanes, Concurrency: 5 * lanes}
+	if got := b.Snapshot().Rejections; got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// Lanes are made once, and only for what is there to be counted in them.
+func TestWidenOnce(t *testing.T) {
+	b := widened(t, Config{})
+	ph := b.phase.Load()
+	all := spread(b, 1)
+	b.widen(9)
+	if b.phase.Load() != ph || len(b.cold.Load().laned()) != 6 || b.Snapshot().Successes != all {
+		t.Error("a second time changes something")
+	}
+	b.Trip(t.Context(), "test")
+	open := b.phase.Load()
+	b.widen(9)
+	if b.phase.Load() != open || open.laned {
+		t.Error("an open breaker has no window to give lanes to")
+	}
+	b.Reset(t.Context())
+	b.widen(4)
+	if ph := b.phase.Load(); len(ph.win.lanes()) != 8 || ph.gen != open.gen+1 {
+		t.Errorf("%d lanes in the new window, generation %d; want 8, %d", len(ph.win.lanes()), ph.gen, open.gen+1)
+	}
+	if s := b.Snapshot(); s.Successes != all || s.Admitted != all {
+		t.Errorf("%d successes of %d admitted, want %d", s.Successes, s.Admitted, all)
+	}
+
+	young := mustNew(t, Config{})
+	young.Trip(t.Context(), "test")
+	young.widen(2)
+	if got := len(young.cold.Load().laned()); got != 4 || young.phase.Load().laned {
+		t.Errorf("open: %d lanes, want 4, for its rejections", got)
+	}
+}
+
+// Under an override, a ramp or MaxConcurrent the lock counts, and what lanes hold stays in the sums.
+func TestB28_LanesRestUnderAnOverride(t *testing.T) {
+	b := widened(t, Config{})
+	all := spread(b, 1)
+	setOverride(t, b, Shadow, 0)
+	if ph := b.phase.Load(); ph.kind != askLocked || !ph.laned {
+		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.laned)
+	}
+	report(t, b, 1, Success)
+	if s := b.Snapshot(); s.Admitted != all+1 || s.Successes != all+1 || s.Window.Successes != all+1 {
+		t.Errorf("%d admitted, %d successes, %d in the window; want %d", s.Admitted, s.Successes, s.Window.Successes, all+1)
+	}
+	b.ClearOverride(t.Context())
+	if ph := b.phase.Load(); ph.kind != admitLaned {
+		t.Errorf("admission %d after the override, want that of lanes", ph.kind)
+	}
+}
+
+// B33: who enters in a lane sees that the breaker has gone, and one with a call in flight in a lane does not go.
+func TestB33_LanesAndEviction(t *testing.T) {
+	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
+		b := mustGroup(t, cfg).Get(Key{})
+		b.widen(2)
+		p := acquire(t, b)
+		if b.leave() {
+			t.Error("it left with a call in flight in a lane")
+		}
+		p.Done(t.Context(), Success)
+		ph := b.phase.Load()
+		if !b.enterLane(ph) {
+			t.Error("nothing has changed, and it is not let in")
+		}
+		Permit{b: b, ph: ph}.Done(t.Context(), Success)
+		if last, ok := b.mayGo(clock()); !ok || cfg.FailureRatio < 0 && last <= 0 {
+			t.Errorf("%+v: may go: %v, last used at %d; want true, just now", cfg, ok, last)
+		}
+		if !b.leave() {
+			t.Fatal("it is idle and does not leave")
+		}
+		if b.enterLane(ph) {
+			t.Error("it has gone, and lets somebody in")
+		}
+		if got := b.entered(); got != 2 {
+			t.Errorf("%d are counted in, want 2", got)
+		}
+	}
+}
+
+// Most calls on one goroutine find one lane, and all numbers are lanes.
+func TestPick(t *testing.T) {
+	const lanes = 5
+	of := make([]windowLane, lanes)
+	for range 3 * len(laneTable) {
+		runtime.KeepAlive(laneNumbers.New())
+		bump(&pick(of).successes[0])
+	}
+	var all uint64
+	for i := range of {
+		all += of[i].successes[0].Load()
+	}
+	if all != 3*uint64(len(laneTable)) {
+		t.Errorf("%d of %d picks are in lanes", all, 3*len(laneTable))
+	}
+	seen := map[*windowLane]bool{}
+	numbers := map[int]bool{}
+	for range len(laneTable) {
+		n := laneNumbers.New().(*int)
+		numbers[*n] = true
+		seen[&of[*n%lanes]] = true
+	}
+	if len(numbers) != len(laneTable) || len(seen) != lanes {
+		t.Errorf("%d numbers, %d lanes; want %d, %d", len(numbers), len(seen), len(laneTable), lanes)
+	}
+}
+
+// Two lanes share no cache line, or cores would meet again.
+func TestALaneIsWholeLines(t *testing.T) {
+	if got := reflect.TypeFor[lane]().Size(); got != 64 {
+		t.Errorf("a lane has %d bytes, want a cache line", got)
+	}
+	if got := reflect.TypeFor[windowLane]().Size(); got != 128 {
+		t.Errorf("a lane of a window has %d bytes, want two cache lines", got)
+	}
+}
+
+// A call in a lane allocates nothing, like any other.
+func TestALaneAllocatesNothing(t *testing.T) {
+	ctx := t.Context()
+	b := widened(t, Config{})
+	zeroAllocs(t, "success in a lane", func() {
+		p, err := b.Acquire(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Done(ctx, Success)
+	})
+	open := widened(t, Config{OpenFor: time.Hour})
+	open.Trip(ctx, "test")
+	zeroAllocs(t, "rejection in a lane", func() {
+		if _, err := open.Acquire(ctx); err == nil {
+			t.Fatal("admitted")
+		}
+	})
+}
