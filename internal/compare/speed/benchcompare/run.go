@@ -34,7 +34,7 @@ const manyProcs = 8
 // steps are the runs of a round. connCalls is how many calls make one run of a real call: short, so that many pairs of runs
 // see the same machine.
 func steps(round int, benchtime time.Duration) [][]string {
-	const connCalls = "1000x"
+	const connCalls = "3000x"
 	procs := strconv.Itoa(runtime.NumCPU())
 	if runtime.NumCPU() != manyProcs {
 		procs += "," + strconv.Itoa(manyProcs)
