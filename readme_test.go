@@ -102,6 +102,8 @@ func TestReadmeCode(t *testing.T) {
 }
 
 func TestReadmeCodeWorks(t *testing.T) {
+	defer func(r prometheus.Registerer) { prometheus.DefaultRegisterer = r }(prometheus.DefaultRegisterer)
+	prometheus.DefaultRegisterer = prometheus.NewRegistry()
 	err := readmeWiring("passthrough:///nowhere", insecure.NewCredentials(), func(conn *grpc.ClientConn) {
 		if err := conn.Close(); err != nil {
 			t.Error(err)

@@ -24,7 +24,7 @@ func TestRules(t *testing.T) {
 	tested := map[string]bool{}
 	for _, path := range ours(t) {
 		text := read(t, path)
-		if strings.HasSuffix(path, "_test.go") {
+		if strings.HasSuffix(path, "_test.go") && path != "rules_test.go" {
 			for _, m := range test.FindAllStringSubmatch(text, -1) {
 				tested[canonical(m[1]+m[2])] = true
 			}

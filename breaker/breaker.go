@@ -34,7 +34,8 @@ type Breaker struct {
 
 	admitted atomic.Uint64 // permits given out, ever
 
-	// mu serialises every decision. It is held for tens of nanoseconds, never while user code runs.
+	// mu serialises every decision. It is held for tens of nanoseconds, some hundred where there are lanes to be summed, never
+	// while user code runs.
 	mu      sync.Mutex
 	retired uint64 // guarded by mu: successes that are in no window any more
 
@@ -64,7 +65,7 @@ type cold struct {
 
 	leases    []lease // of probes that have not reported, of any generation
 	lastLease uint64
-	forgiven  uint64 // the last lease when a probe last succeeded, or it was closed: none up to it slows probes down
+	forgiven  uint64 // the last lease when it closed last: the backend has answered since, so none up to it slows probes down
 	lastProbe int64  // when the last one was let out
 
 	refusals [reasons][3]*RejectedError // by Reason and State, made when first needed
@@ -139,7 +140,7 @@ func (b *Breaker) coldly() *cold {
 //
 // Acquire starts nothing, and blocks for nothing but listeners, of a transition that it causes. While the breaker is closed
 // and neither Ramp nor MaxConcurrent nor an override asks for more, it takes no lock; it never allocates while closed, nor
-// to reject.
+// to reject, but for the counters that a breaker gets once when many cores call it.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // B24

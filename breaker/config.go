@@ -48,8 +48,8 @@ type Config struct {
 	// SuccessesToClose is how many probes must succeed in a row to close. 0: 2.
 	SuccessesToClose int `json:"successesToClose,omitempty" yaml:"successesToClose,omitempty"`
 	// ProbeTimeout is the lease of a probe: one that has not reported by then is lost and its slot free. It cancels
-	// nothing, and a success that comes later still counts towards closing while the breaker is half-open; anything else
-	// that comes later decides nothing. Where probes hang and never report, as calls without a deadline may, the first
+	// nothing, and while the breaker is half-open a success that comes later still counts towards closing, and a failure
+	// ends the row of them. Where probes hang and never report, as calls without a deadline may, the first
 	// 8 x MaxProbes of them delay nothing; then the time from one to the next doubles with each 8 x MaxProbes more, up to
 	// an hour, or to ProbeTimeout if that is longer. 0: 10 s.
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`

@@ -28,8 +28,10 @@ const (
 	// many readings of the clock take about a microsecond, which is little, once in so many calls.
 	meetEvery = 8192
 	meetLooks = 40
-	// meetMin is how many others it must see then. On one core it sees none: nobody else runs.
+	// meetMin is how many others it must see then. A goroutine that calls alone sees none.
 	meetMin = 4
+	// maxLanes bounds what a failure and a snapshot have to read with the lock held.
+	maxLanes = 32
 )
 
 // meet is for a call that made a counter n. If that is a multiple of meetEvery it looks, and if others count meanwhile the
@@ -41,6 +43,9 @@ func (b *Breaker) meet(counter *atomic.Uint64, n uint64) {
 }
 
 func (b *Breaker) look(counter *atomic.Uint64, n uint64) {
+	if n == 0 { // at the most there is (B11) the counter shows nobody any more
+		return
+	}
 	for range meetLooks {
 		clock()
 	}
@@ -52,24 +57,28 @@ func (b *Breaker) look(counter *atomic.Uint64, n uint64) {
 // widen gives the breaker lanes, and its window if it is closed, for so many Ps. Twice as many, as the numbers of two Ps may
 // come to the same lane.
 func (b *Breaker) widen(ps int) {
+	n := min(2*ps, maxLanes)
+	lanes, windowLanes := make([]lane, n), make([]windowLane, n)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	ph := b.phase.Load()
+	if ph.kind == gone {
+		return
+	}
 	c := b.coldly()
 	if c.lanes.Load() == nil {
-		lanes := make([]lane, 2*ps)
 		c.lanes.Store(&lanes)
 	}
-	ph := b.phase.Load()
 	if ph.win == nil || ph.laned {
 		return
 	}
-	ph.win.more().lanes = make([]windowLane, 2*ps)
+	ph.win.more().lanes = windowLanes
 	b.republish(func(next *phase) { next.laned = true })
 }
 
 // pick chooses a lane for the P that it runs on: the same for most calls there, and mostly another one than on other Ps. A
-// sync.Pool is as near as one comes to the number of a P without linkname. It begins anew after a garbage collection, which
-// is all that a call in a lane may allocate or lock.
+// sync.Pool is as near as one comes to the number of a P without linkname. It begins anew after a garbage collection; that,
+// and a goroutine that is interrupted between the two lines, is all for which a call in a lane may allocate or lock.
 func pick[T any](lanes []T) *T {
 	n := laneNumbers.Get().(*int) //nolint:forcetypeassert // New makes nothing else
 	l := &lanes[*n%len(lanes)]

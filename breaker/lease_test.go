@@ -94,6 +94,24 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 			{due + lease, "end:1=success*2", "half_open"},
 			{due + lease, "success", "probe closed"},
 		}},
+		{"if no failure that is late as well comes between", probing(1, 2), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + lease, "begin:2", "probe half_open"},
+			{due + 2*lease, "begin:3", "probe half_open"},
+			{due + 3*lease, "begin:4", "probe half_open"},
+			{due + 4*lease, "end:1=success end:2=failure end:3=success", "half_open"},
+			{due + 4*lease, "end:4=success", "closed"},
+		}},
+		{"nor an overload, while a cancellation may", probing(1, 2), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + lease, "begin:2", "probe half_open"},
+			{due + 2*lease, "begin:3", "probe half_open"},
+			{due + 3*lease, "begin:4", "probe half_open"},
+			{due + 4*lease, "end:1=success end:2=overload end:3=success", "half_open"},
+			{due + 4*lease, "end:4=ignored success", "probe closed"},
+		}},
 		{"and makes no room beside the probe that has the slot", probing(1, 9), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
@@ -148,6 +166,34 @@ func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
 		time.Sleep(time.Minute)
 		if s := b.Snapshot(); s.State != Closed || s.InFlight != 0 {
 			t.Errorf("%v, %d in flight; want closed, 0", s.State, s.InFlight)
+		}
+	})
+}
+
+// A callee that answers some probes and lets others hang, and fails in the end, collects few all the same: an answer forgives
+// those that hang for its stay, and not for good.
+func TestB22_ProbesThatHangBesideGoodAnswersStayBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{Jitter: -1, MaxProbes: 3})
+		b.Trip(t.Context(), "test")
+		hung := 0
+		for start := time.Now(); time.Since(start) < 24*time.Hour; time.Sleep(time.Second) {
+			for _, o := range []Outcome{Success, Ignored, Failure} { // the second is the one that hangs
+				p, err := b.Acquire(t.Context())
+				switch {
+				case err != nil:
+				case o == Ignored:
+					hung++
+				default:
+					p.Done(t.Context(), o)
+				}
+			}
+		}
+		if hung < 10 || hung > 300 {
+			t.Errorf("%d probes hang after a day, want 300 at most, and some", hung)
+		}
+		if got := b.State(); got == Closed {
+			t.Error("it closed, though a probe failed in each stay")
 		}
 	})
 }

@@ -34,7 +34,8 @@ type model struct {
 	successes            int
 	leases               []modelLease
 	lastProbe            time.Duration
-	lastTicket, forgiven int // of probes; the second as of the last good answer or closing
+	lastTicket, forgiven int // of probes; the second as of the last closing
+	forgivenHere         int // as of the last good answer in this stay
 
 	override    Mode
 	overrideEnd time.Duration // 0: none
@@ -66,7 +67,7 @@ type ticket struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, forgiven: -1}
+	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, forgiven: -1, forgivenHere: -1}
 }
 
 // windowed says whether any rule looks at the window. If none does, there is none.
@@ -142,7 +143,7 @@ func (m *model) slot(gen uint64, now time.Duration) bool {
 	for _, l := range m.leases {
 		if l.gen == gen && now < l.expires {
 			taken++
-		} else if l.ticket > m.forgiven {
+		} else if l.ticket > m.forgiven && l.ticket > m.forgivenHere {
 			stale++
 		}
 	}
@@ -284,8 +285,12 @@ func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, as
 	}
 	if !inTime {
 		m.sum.Late++
-		if tk.probe && tk.gen == m.gen && o == Success && !slow {
+		switch {
+		case !tk.probe || tk.gen != m.gen || o == Ignored:
+		case o == Success && !slow:
 			m.answered(now)
+		default:
+			m.successes = 0
 		}
 		return true, false
 	}
@@ -332,7 +337,7 @@ func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {
 }
 
 func (m *model) answered(now time.Duration) {
-	m.forgiven = m.lastTicket
+	m.forgivenHere = m.lastTicket
 	if m.successes++; m.successes >= m.cfg.SuccessesToClose {
 		m.close(m.cfg.Ramp > 0, now)
 	}
@@ -397,7 +402,7 @@ func (m *model) become(s State, now time.Duration) {
 	m.state, m.entered = s, now
 	m.gen++
 	m.results, m.streak, m.born = nil, 0, now
-	m.successes, m.ramping = 0, false
+	m.successes, m.ramping, m.forgivenHere = 0, false, -1
 }
 
 func (m *model) tripNow(now time.Duration) {

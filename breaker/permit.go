@@ -48,7 +48,8 @@ func (p Permit) Elapsed() time.Duration {
 func (p Permit) IsProbe() bool { return p.lease != 0 }
 
 // Done reports the outcome of the call. A result that comes in a later stay than its call was admitted in, or after a
-// probe's lease, is late: it is counted as that and decides nothing. ctx is the call's; listeners get it.
+// probe's lease, is late: it is counted as that and decides nothing, but for a probe's in the stay that it was admitted in
+// (see Config.ProbeTimeout). ctx is the call's; listeners get it.
 func (p Permit) Done(ctx context.Context, o Outcome) {
 	if o == Success && p.b != nil && p.b.succeed(p, 0) {
 		return

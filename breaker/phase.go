@@ -111,7 +111,8 @@ func (b *Breaker) refresh(now int64) *phase {
 
 // halfOpen is what a half-open stay counts.
 type halfOpen struct {
-	successes int // in a row; guarded by Breaker.mu
+	successes int    // in a row; guarded by Breaker.mu
+	forgiven  uint64 // the last lease at the last good answer; as cold.forgiven, for this stay alone; guarded by Breaker.mu
 	// fullUntil lets rejections go without the lock: before this instant no slot comes free by itself. Zero: ask. Whoever
 	// settles a probe sets it to zero under Breaker.mu.
 	fullUntil atomic.Int64

@@ -33,7 +33,7 @@ const (
 // hang. So, from patience*MaxProbes of them on, the time to the next doubles with each patience*MaxProbes more, up to an
 // hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been hanging
 // for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a breaker that has only
-// lost its permits must not get stuck. What counts is the probes since the callee's last good answer to one.
+// lost its permits must not get stuck. What counts is the probes since the breaker last closed, and since the callee's last good answer in this stay.
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
@@ -63,14 +63,17 @@ func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
 // slotFree says whether a probe may go out in the stay ph at now, and if not, when that will change by itself.
 // Caller must hold Breaker.mu.
 func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
-	slots, stale := ph.pol.cfg.MaxProbes, 0
+	slots, stale, forgiven := ph.pol.cfg.MaxProbes, 0, c.forgiven
+	if ph.half != nil {
+		forgiven = max(forgiven, ph.half.forgiven)
+	}
 	for i := range c.leases {
 		if l := &c.leases[i]; l.holds(ph.gen, now) {
 			slots--
 			if at == 0 || l.expires < at {
 				at = l.expires
 			}
-		} else if l.id > c.forgiven {
+		} else if l.id > forgiven {
 			stale++
 		}
 	}
@@ -107,8 +110,12 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 			c.probes.Lost = plus(c.probes.Lost, 1)
 		}
 		c.late = plus(c.late, 1)
-		if l.gen == ph.gen && r.Outcome == Success && !slow {
+		switch {
+		case l.gen != ph.gen || r.Outcome == Ignored:
+		case r.Outcome == Success && !slow:
 			b.answered(ctx, ph, t) // or no callee that takes longer than a lease would ever be let back in
+		default:
+			ph.half.successes = 0 // B20: in a row
 		}
 		return
 	}
@@ -130,10 +137,9 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 }
 
 // answered counts a good answer to a probe of the half-open stay ph towards closing. The callee is not one that only
-// hangs, so probes that do no longer slow down new ones. Caller must hold b.mu.
+// hangs, so for the rest of the stay probes that do slow down no new ones. Caller must hold b.mu.
 func (b *Breaker) answered(ctx context.Context, ph *phase, t time.Time) {
-	c := b.coldly()
-	c.forgiven = c.lastLease
+	ph.half.forgiven = b.coldly().lastLease
 	ph.half.successes++
 	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
 		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
