@@ -148,15 +148,15 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	ph := b.phase.Load()
 	switch ph.kind {
 	case admitUntimed, admitPlain:
-		if b.enter(ph) {
+		if b.enter(ph, &b.admitted) {
 			return Permit{b: b, ph: ph}, nil
 		}
 	case admitTimed:
-		if b.enter(ph) {
+		if b.enter(ph, &b.admitted) {
 			return Permit{b: b, ph: ph, start: clock()}, nil
 		}
 	case admitLaned:
-		if b.enterLane(ph) {
+		if b.enter(ph, &pick(b.cold.Load().laned()).admitted) {
 			return Permit{b: b, ph: ph, start: ph.pol.stamp()}, nil
 		}
 	case rejectUntil:
@@ -174,22 +174,22 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	return b.acquireLocked(ctx)
 }
 
-// enter counts a call in, without the lock. The second look is for eviction alone: who evicts publishes first and looks
+// enter counts a call in, in Breaker.admitted or a lane, without the lock. The second look is for eviction alone: who evicts publishes first and looks
 // for calls in flight after that, so one of the two sees the other. Any other change of phase leaves a call that was
 // admitted in the old generation, which is what it was.
-func (b *Breaker) enter(ph *phase) bool {
-	bump(&b.admitted)
+func (b *Breaker) enter(ph *phase, counter *atomic.Uint64) bool {
+	bump(counter)
 	if b.phase.Load() == ph {
 		return true
 	}
-	return b.enteredLate(&b.admitted)
+	return b.enteredLate(counter)
 }
 
-func (b *Breaker) enteredLate(counted *atomic.Uint64) bool {
+func (b *Breaker) enteredLate(counter *atomic.Uint64) bool {
 	if b.phase.Load().kind != gone {
 		return true
 	}
-	counted.Add(^uint64(0))
+	counter.Add(^uint64(0))
 	return false
 }
 

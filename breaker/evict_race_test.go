@@ -192,11 +192,11 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()
-	if !b.enter(ph) {
+	if !b.enter(ph, &b.admitted) {
 		t.Error("nothing has changed, and it is not let in")
 	}
 	b.Reset(t.Context())
-	if !b.enter(ph) {
+	if !b.enter(ph, &b.admitted) {
 		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
 	}
 	if b.leave() {
@@ -208,7 +208,7 @@ func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	if !b.leave() {
 		t.Fatal("it is idle and does not leave")
 	}
-	if b.enter(ph) {
+	if b.enter(ph, &b.admitted) {
 		t.Error("it has gone, and lets somebody in")
 	}
 	if got := b.admitted.Load(); got != 2 {

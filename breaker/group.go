@@ -164,7 +164,7 @@ func (b *Breaker) adopt(pol *policy) {
 	b.republish(func(next *phase) {
 		next.pol = pol
 		if old != nil && pol.bucket != ph.pol.bucket {
-			next.win, next.laned = newWindow(now, pol.bucket), false
+			next.win = newWindow(now, pol.bucket)
 			next.win.streak.Store(old.streak.Load())
 			next.win.doubt.Store(old.doubt.Load())
 		}

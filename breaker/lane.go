@@ -73,39 +73,23 @@ func (b *Breaker) widen(ps int) {
 		return
 	}
 	ph.win.more().lanes = windowLanes
-	b.republish(func(next *phase) { next.laned = true })
+	b.republish(func(*phase) {}) // which sees them
 }
 
 // pick chooses a lane for the P that it runs on: the same for most calls there, and mostly another one than on other Ps. A
 // sync.Pool is as near as one comes to the number of a P without linkname. It begins anew after a garbage collection; that,
 // and a goroutine that is interrupted between the two lines, is all for which a call in a lane may allocate or lock.
 func pick[T any](lanes []T) *T {
-	n := laneNumbers.Get().(*int) //nolint:forcetypeassert // New makes nothing else
-	l := &lanes[*n%len(lanes)]
+	n := laneNumbers.Get().(*uint32) //nolint:forcetypeassert // New makes nothing else
+	l := &lanes[*n%uint32(len(lanes))]
 	laneNumbers.Put(n)
 	return l
 }
 
 var (
-	laneNumbers = sync.Pool{New: func() any { return &laneTable[lastLane.Add(1)%uint32(len(laneTable))] }}
+	laneNumbers = sync.Pool{New: func() any { n := lastLane.Add(1); return &n }}
 	lastLane    atomic.Uint32
-	laneTable   = func() (t [1024]int) {
-		for i := range t {
-			t[i] = i
-		}
-		return t
-	}()
 )
-
-// enterLane is enter for a breaker with lanes.
-func (b *Breaker) enterLane(ph *phase) bool {
-	l := pick(b.cold.Load().laned())
-	bump(&l.admitted)
-	if b.phase.Load() == ph {
-		return true
-	}
-	return b.enteredLate(&l.admitted)
-}
 
 // reject counts a rejection. Caller need not hold b.mu.
 func (b *Breaker) reject(r Reason) {

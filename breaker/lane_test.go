@@ -358,7 +358,8 @@ func TestB33_LanesAndEviction(t *testing.T) {
 		}
 		p.Done(t.Context(), Success)
 		ph := b.phase.Load()
-		if !b.enterLane(ph) {
+		counter := &b.cold.Load().laned()[1].admitted
+		if !b.enter(ph, counter) {
 			t.Error("nothing has changed, and it is not let in")
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
@@ -375,7 +376,7 @@ func TestB33_LanesAndEviction(t *testing.T) {
 		if !b.leave() {
 			t.Fatal("it is idle and does not leave")
 		}
-		if b.enterLane(ph) {
+		if b.enter(ph, counter) {
 			t.Error("it has gone, and lets somebody in")
 		}
 		if got, settled := b.entered(), b.settled(); got < 2 || got != settled {
@@ -428,23 +429,23 @@ func TestPick(t *testing.T) {
 	for _, lanes := range []int{1, 2, 5} {
 		of := make([]lane, lanes)
 		// What is in the pool now, on any P, and then a number that nobody has had.
-		for i := range 100 * len(laneTable) {
-			laneNumbers.Put(&laneTable[i%len(laneTable)])
+		for i := range uint32(1000) {
+			laneNumbers.Put(&i)
 			bump(&pick(of).admitted)
 			laneNumbers.Get()
 		}
 		for i := range of {
 			if of[i].admitted.Load() == 0 {
-				t.Errorf("none of %d calls picked lane %d of %d", 100*len(laneTable), i, lanes)
+				t.Errorf("none of 1000 calls picked lane %d of %d", i, lanes)
 			}
 		}
 	}
-	numbers := map[int]bool{}
-	for range len(laneTable) {
-		numbers[*laneNumbers.New().(*int)] = true
+	numbers := map[uint32]bool{}
+	for range 1000 {
+		numbers[*laneNumbers.New().(*uint32)] = true
 	}
-	if len(numbers) != len(laneTable) {
-		t.Errorf("%d numbers, want %d", len(numbers), len(laneTable))
+	if len(numbers) != 1000 {
+		t.Errorf("%d numbers, want 1000", len(numbers))
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 type phase struct {
 	kind     admission
 	state    State
-	laned    bool // closed calls count in the lanes of win
+	laned    bool // win has lanes, in which closed calls count
 	gen      uint64
 	pol      *policy
 	win      *window        // of this stay; nil unless closed
@@ -41,6 +41,7 @@ const (
 
 // withKind returns ph, ready to be published.
 func (ph *phase) withKind() *phase {
+	ph.laned = ph.win != nil && ph.win.lanes() != nil
 	switch {
 	case ph.kind == gone:
 	case ph.override != nil:

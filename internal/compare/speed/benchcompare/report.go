@@ -219,11 +219,7 @@ func (f *figures) connTable() string {
 	for _, c := range []struct{ name, what string }{
 		{speed.ConnBare, "without"}, {speed.ConnAgain, "another without"}, {speed.ConnGuarded, "with a guard"},
 	} {
-		var vs []float64
-		for _, p := range f.conns {
-			vs = append(vs, p[c.name])
-		}
-		line := []string{c.what, number(median(vs)), "", "", ""}
+		line := []string{c.what, number(f.connTime(c.name)), "", "", ""}
 		if c.name != speed.ConnBare {
 			d := f.connDifference(c.name, speed.ConnBare)
 			line = append(line[:2], count(d.median), count(d.low), count(d.high))
