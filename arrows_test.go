@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -186,20 +184,10 @@ func goList(t *testing.T) map[string]listed {
 // test would still pass from the cache after a new import.
 func watchSources(t *testing.T) {
 	t.Helper()
-	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && p != "." && strings.HasPrefix(d.Name(), "."):
-			return fs.SkipDir
-		case !d.IsDir() && (path.Ext(p) == ".go" || d.Name() == "go.mod"):
-			_, err := os.Stat(p)
-			return err
+	for _, p := range files(t, ".go", "go.mod") {
+		if _, err := os.Stat(p); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 

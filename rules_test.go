@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +23,7 @@ func TestRules(t *testing.T) {
 		cited = regexp.MustCompile(`\b[BGSO][1-9]\d?\b`)
 	)
 	tested := map[string]bool{}
-	for _, path := range ours(t) {
+	for _, path := range files(t, ".go", ".md") {
 		text := read(t, path)
 		if strings.HasSuffix(path, "_test.go") && path != "rules_test.go" {
 			for _, m := range test.FindAllStringSubmatch(text, -1) {
@@ -70,16 +71,16 @@ func canonical(rule string) string {
 	return rule[:1] + strconv.Itoa(n)
 }
 
-// ours are the files that people read for the rules: Go and Markdown, of the nested modules too.
-func ours(t *testing.T) (paths []string) {
+// files are those below this directory whose names end in one of endings, of the nested modules too.
+func files(t *testing.T, endings ...string) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (path == "mutation" || len(path) > 1 && strings.HasPrefix(d.Name(), ".")):
+		case d.IsDir() && (path == "mutation" || path != "." && strings.HasPrefix(d.Name(), ".")): // the first is what make mutation leaves
 			return fs.SkipDir
-		case strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, ".pb.go"), strings.HasSuffix(path, ".md"):
+		case !d.IsDir() && slices.ContainsFunc(endings, func(end string) bool { return strings.HasSuffix(path, end) }):
 			paths = append(paths, filepath.ToSlash(path))
 		}
 		return nil
