@@ -48,6 +48,17 @@ vet:
 test:
 	@$(call in-modules,. $(WITH_CODE),go test ./...)
 
+# The tests must not depend on how they are run: once or twice, in which order, on how many Ps, or in full.
+.PHONY: test-flags
+test-flags:
+	go test -short -count 2 -cpu 1,2,8 -shuffle on ./...
+
+# Where int has 32 bits. It takes an emulator, and some minutes, where the kernel does not run 386 programs.
+.PHONY: test-386
+test-386:
+	GOARCH=386 CGO_ENABLED=0 go vet ./...
+	bash .ci/test-386 ./breaker ./keyfunc
+
 # Only the nested modules: CI has run the root by then.
 .PHONY: test-nested
 test-nested:
@@ -114,6 +125,12 @@ bench-once:
 .PHONY: compare
 compare:
 	cd internal/compare && go test ./behaviour -count=1 -timeout 30m -run '^$$' -args -write ../../../docs/comparison.md
+
+# Shows by simulation in virtual time, and in full, how the breaker judges over minutes and days: what errors at random, lost
+# connections, outages, flapping backends and dying targets cost. It prints the figures that the documents quote.
+.PHONY: judgement
+judgement:
+	go test ./internal/judgement -count=1 -v -full -timeout 30m
 
 .PHONY: lint
 lint: lint-tool

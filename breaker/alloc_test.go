@@ -57,10 +57,10 @@ func TestACallAllocatesNothing(t *testing.T) {
 	open.Trip(ctx, "test")
 	zeroAllocs(t, "rejection while open", reject(open, ReasonOpen))
 
-	half := mustNew(t, Config{OpenFor: 1, ProbeTimeout: time.Hour})
+	half := mustNew(t, Config{OpenFor: time.Millisecond, ProbeTimeout: time.Hour})
 	half.Trip(ctx, "test")
-	for half.State() == Open { // for a nanosecond
-		acquire(t, half)
+	for half.State() == Open {
+		_, _ = half.Acquire(ctx)
 	}
 	zeroAllocs(t, "rejection while half-open", reject(half, ReasonHalfOpen))
 

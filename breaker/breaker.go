@@ -2,14 +2,17 @@ package breaker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Breaker guards one callee. It is Closed, HalfOpen or Open (see the package comment for the way from one to the other).
+// Breaker guards one callee. It is Closed, HalfOpen or Open (see the package comment for the way from one to the
+// other).
 //
-// Most callers have a [Group] make their breakers, and guards that call Acquire and Done for them. By hand, it is Do, or
+// Most callers have a [Group] make their breakers, and guards that call Acquire and Done for them. By hand, it is Do,
+// or
 //
 //	permit, err := b.Acquire(ctx)
 //	if err != nil {
@@ -28,14 +31,18 @@ type Breaker struct {
 	key   Key
 	hash  uint64
 
+	// used is when a call last asked for the breaker, as far as a clock was read: every decision under mu sets it, and
+	// rejections do once in usedEvery. What it misses is closed calls that take no lock; see lastUse.
+	used atomic.Int64
+
 	// A breaker is born closed, so its first phase and window live inside it: one allocation.
 	firstPhase  phase
 	firstWindow window // its last part begins the next cache line
 
 	admitted atomic.Uint64 // permits given out, ever
 
-	// mu serialises every decision. It is held for tens of nanoseconds, some hundred where there are lanes to be summed, never
-	// while user code runs.
+	// mu serialises every decision. It is held for tens of nanoseconds, some hundred where there are lanes to be
+	// summed, never while user code runs.
 	mu      sync.Mutex
 	retired uint64 // guarded by mu: successes that are in no window any more
 
@@ -61,7 +68,7 @@ type cold struct {
 	openedAt    int64 // when it was closed last; of use while it is not closed
 	notClosed   int64 // nanoseconds spent not closed, up to the last closing
 
-	failed int // n of B17: recoveries that failed
+	backoff backoff
 
 	leases    []lease // of probes that have not reported, of any generation
 	lastLease uint64
@@ -104,14 +111,16 @@ func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
 	t := time.Now()
 	now := instant(t)
 	b := &Breaker{home: h, key: key, hash: hash}
+	b.used.Store(now)
 	b.firstWindow.init(now, pol.bucket)
 	b.firstPhase = phase{gen: 1, pol: pol, win: &b.firstWindow, entered: now, wall: t.UnixNano()}
 	b.phase.Store(b.firstPhase.withKind())
 	return b
 }
 
-// Evicted says whether the breaker made room for another one in its group. Its methods act on the breaker that stands for its
-// key now, at the price of looking for it each time; who keeps a *Breaker for long may ask, and get it anew.
+// Evicted reports whether the breaker is no longer in its group: it made room for another one, was idle
+// (WithIdleTimeout) or was removed. Its methods act on the breaker that its key has now, at the price of a lookup
+// each time. A caller that keeps a *Breaker for long may check Evicted and get it anew.
 func (b *Breaker) Evicted() bool {
 	if b.phase.Load().kind != gone {
 		return false
@@ -134,13 +143,15 @@ func (b *Breaker) coldly() *cold {
 	return c
 }
 
-// Acquire asks for leave to make one call. It returns a Permit whose Done must be called once the call is over; or, as
-// they are, ctx's error if ctx is already done, and a *RejectedError (errors.Is ErrRejected) if the breaker does not let the
-// call through. ctx must not be nil; it is handed to listeners and kept no longer than that.
+// Acquire asks for leave to make one call. It returns a Permit whose Done must be called once the call is over; or,
+// as they are, ctx's error if ctx is already done, and a *RejectedError (errors.Is ErrRejected) if the breaker does
+// not let the call through. ctx must not be nil; it is handed to listeners and kept no longer than that.
 //
-// Acquire starts nothing, and blocks for nothing but listeners, of a transition that it causes. While the breaker is closed
-// and neither Ramp nor MaxConcurrent nor an override asks for more, it takes no lock; it never allocates while closed, nor
-// to reject, but for the counters that a breaker gets once when many cores call it.
+// Acquire starts nothing, and blocks for nothing but listeners, of a transition that it causes. What they take is not
+// part of the call: it begins, and a probe's lease too, when they have returned, and if ctx is done by then Acquire
+// returns its error and nothing is counted. While the breaker is closed and neither Ramp nor MaxConcurrent nor an
+// override asks for more, it takes no lock; it never allocates while closed, nor to reject, but for the counters that
+// a breaker gets once when many cores call it.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // B24
@@ -160,23 +171,18 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 			return Permit{b: b, ph: ph, start: ph.pol.stamp()}, nil
 		}
 	case rejectUntil:
-		if clock() < ph.until { // B13: at the deadline itself the call is a probe
-			b.reject(ReasonOpen)
-			return Permit{}, ph.rejected
-		}
-	case probeOnly:
-		if clock() < ph.half.fullUntil.Load() {
-			b.reject(ReasonHalfOpen)
-			return Permit{}, ph.rejected
+		if now := clock(); now < ph.gate.until.Load() { // B13: at the deadline itself the call is a probe
+			b.reject(ph.gate.rejected.Reason, now)
+			return Permit{}, ph.gate.rejected
 		}
 	case askLocked, gone:
 	}
 	return b.acquireLocked(ctx)
 }
 
-// enter counts a call in, in Breaker.admitted or a lane, without the lock. The second look is for eviction alone: who evicts publishes first and looks
-// for calls in flight after that, so one of the two sees the other. Any other change of phase leaves a call that was
-// admitted in the old generation, which is what it was.
+// enter counts a call in, in Breaker.admitted or a lane, without the lock. The second look is for eviction alone: who
+// evicts publishes first and looks for calls in flight after that, so one of the two sees the other. Any other change
+// of phase leaves a call that was admitted in the old generation, which is what it was.
 func (b *Breaker) enter(ph *phase, counter *atomic.Uint64) bool {
 	bump(counter)
 	if b.phase.Load() == ph {
@@ -201,24 +207,83 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 		b.mu.Unlock()
 		return b.successor().Acquire(ctx)
 	}
+	b.used.Store(instant(t))
 	p, reason := b.decide(ctx, ph, t)
 	if reason == 0 {
 		bump(&b.admitted)
-		handed := false
-		defer func() {
-			if !handed { // a listener ended the goroutine, so nobody will ever have the permit
-				p.Done(ctx, Ignored)
-			}
-		}()
-		b.unlock()
-		handed = true
-		return p, nil
+		return b.handOver(ctx, p)
 	}
 	c := b.coldly()
 	bump(&c.rejections[reason])
 	err := b.refusal(c, reason)
 	b.unlock()
 	return Permit{}, err
+}
+
+// handOver delivers the events of the admission and then hands the permit over, with its times set to now: what
+// listeners took is not charged to the backend. Caller must hold b.mu, which handOver releases.
+func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
+	handed := false
+	defer func() {
+		if !handed { // ctx is done, or a listener ended the goroutine
+			b.withdraw(p)
+		}
+	}()
+	if delivered := b.unlock(); !delivered {
+		handed = true
+		return p, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return Permit{}, err // B24
+	}
+	if !b.restart(&p) { // the listeners took longer than the lease
+		b.withdraw(p)
+		handed = true
+		return b.Acquire(ctx)
+	}
+	handed = true
+	return p, nil
+}
+
+// restart makes the call of p begin now. It reports false if p is a probe whose lease has run out, so that another
+// one may have its slot. If the half-open stay is over, the call is one of an earlier stay, like others that are in
+// flight.
+func (b *Breaker) restart(p *Permit) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := clock()
+	p.start = now
+	if p.lease == 0 {
+		return true
+	}
+	c, ph := b.coldly(), b.phase.Load()
+	i := c.leaseIndex(p.lease)
+	if c.leases[i].gen != ph.gen {
+		return true
+	}
+	if !c.leases[i].holds(ph.gen, now) {
+		return false
+	}
+	c.leases[i].expires = now + int64(ph.pol.cfg.ProbeTimeout)
+	c.lastProbe = now
+	return true
+}
+
+// withdraw takes back a permit whose call will not be made, as if it had never been asked for.
+func (b *Breaker) withdraw(p Permit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.admitted.Add(^uint64(0))
+	if p.lease == 0 {
+		return
+	}
+	c := b.coldly()
+	i := c.leaseIndex(p.lease)
+	if c.leases[i].lost {
+		c.probes.Lost = minus(c.probes.Lost, 1)
+	}
+	c.leases = slices.Delete(c.leases, i, i+1)
+	b.slotChanged(b.phase.Load())
 }
 
 // decide admits or rejects, and moves from open to half-open when the time has come. An override decides first; what
@@ -243,9 +308,9 @@ func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, R
 	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
 }
 
-// ask is decide without overrides. MaxConcurrent is for the closed state; MaxProbes bounds the others, where a limit that is
-// filled by permits that never report would keep the breaker from ever probing. What is used up by asking, a ramp's credit,
-// is taken last. Caller must hold b.mu.
+// ask is decide without overrides. MaxConcurrent is for the closed state; MaxProbes bounds the others, where a limit
+// that is filled by permits that never report would keep the breaker from ever probing. What is used up by asking, a
+// ramp's credit, is taken last. Caller must hold b.mu.
 func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
 	now := instant(t)
 	switch ph.state {
@@ -258,7 +323,7 @@ func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64
 		}
 		return 0, 0
 	case Open:
-		if now < ph.until {
+		if now < ph.gate.until.Load() {
 			return 0, ReasonOpen
 		}
 		ph = b.toHalfOpen(ctx, ph, t)
@@ -276,7 +341,7 @@ func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64
 func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
 	ph := b.phase.Load()
 	if reason == ReasonOpen || reason == ReasonHalfOpen {
-		return ph.rejected
+		return ph.gate.rejected
 	}
 	state := ph.state
 	if reason == ReasonForced {
@@ -290,33 +355,33 @@ func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
 	return e
 }
 
+// successes is how many calls have succeeded. Caller must hold b.mu.
+func (b *Breaker) successes(ph *phase) uint64 {
+	if ph.win == nil {
+		return b.retired
+	}
+	return plus(b.retired, ph.win.held())
+}
+
 // settled is how many permits have reported. Caller must hold b.mu.
 func (b *Breaker) settled() uint64 {
-	n := b.retired
-	if w := b.phase.Load().win; w != nil {
-		n = plus(n, w.held())
-	}
+	n := b.successes(b.phase.Load())
 	if c := b.cold.Load(); c != nil {
 		n = plus(n, c.failures, c.overloads, c.ignored, c.late)
 	}
 	return n
 }
 
-// inFlight is how many permits have not reported, or more: it reads admitted last, so calls that come and go meanwhile count,
-// and none that is in flight is missed. A Done too many (B25) would make it negative; then it is 0.
+// inFlight is how many permits have not reported, or more: it reads admitted last, so calls that come and go
+// meanwhile count, and none that is in flight is missed. A Done too many (B25) would make it negative; then it is 0.
 // Caller must hold b.mu.
 func (b *Breaker) inFlight() uint64 {
 	settled := b.settled()
 	return minus(b.entered(), settled)
 }
 
-// crowded says whether MaxConcurrent calls are in flight. Probes that are known to be lost do not count.
-// Caller must hold b.mu.
-func (b *Breaker) crowded(ph *phase, now int64) bool {
-	limit := ph.pol.cfg.MaxConcurrent
-	if limit == 0 {
-		return false
-	}
+// running is inFlight without the probes that are known to be lost. Caller must hold b.mu.
+func (b *Breaker) running(now int64) uint64 {
 	var lost uint64
 	if c := b.cold.Load(); c != nil {
 		for _, l := range c.leases {
@@ -325,5 +390,11 @@ func (b *Breaker) crowded(ph *phase, now int64) bool {
 			}
 		}
 	}
-	return minus(b.inFlight(), lost) >= uint64(limit)
+	return minus(b.inFlight(), lost)
+}
+
+// crowded reports whether MaxConcurrent calls are in flight. Caller must hold b.mu.
+func (b *Breaker) crowded(ph *phase, now int64) bool {
+	limit := ph.pol.cfg.MaxConcurrent
+	return limit > 0 && b.running(now) >= uint64(limit)
 }

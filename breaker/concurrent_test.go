@@ -194,7 +194,8 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever left it.
+// The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever
+// left it.
 func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	b := mustNew(t, Config{})
 	acquire(t, b) // its success is counted below, as if the goroutine had been held up
@@ -223,13 +224,23 @@ func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 300
 	policies := []Config{
-		{OpenFor: 1, MaxOpenFor: 1, MaxProbes: 3, SuccessesToClose: 1},
-		{OpenFor: 1, MaxOpenFor: 1, Ramp: time.Microsecond, SlowCall: time.Hour, ConsecutiveFailures: 2},
-		{OpenFor: 1, MaxOpenFor: 1, MaxConcurrent: 2, Window: time.Millisecond},
+		{MaxProbes: 3, SuccessesToClose: 1, FailingFor: -1},
+		{Ramp: time.Millisecond, SlowCall: time.Hour, ConsecutiveFailures: 2, FailingFor: -1},
+		{MaxConcurrent: 2, Window: time.Millisecond, FailingFor: -1},
 		{OpenFor: time.Hour, ConsecutiveFailures: -1},
+	}
+	apply := func(g *Group, n int) {
+		do := (*Group).Apply
+		if n < 3 {
+			do = func(g *Group, cfg Config, _ ...PolicyRule) error { return applyShort(g, cfg) }
+		}
+		if err := do(g, policies[n]); err != nil {
+			t.Error(err)
+		}
 	}
 	var rec recorder
 	g := mustGroup(t, policies[0], WithListener(rec.Transition))
+	apply(g, 0)
 	b := g.Get(Key{})
 	var admitted, rejected atomic.Uint64
 	together(callers+2, func(i int) {
@@ -253,11 +264,9 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 			case 2:
 				b.ClearOverride(t.Context())
 			case 3:
-				if err := g.Apply(policies[rnd.IntN(len(policies))]); err != nil {
-					t.Error(err)
-				}
+				apply(g, rnd.IntN(len(policies)))
 			default:
-				o := Override{Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test", TTL: time.Duration(rnd.IntN(2)) * time.Microsecond}
+				o := Override{Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test", TTL: time.Duration(rnd.IntN(2)) * time.Millisecond}
 				if err := b.SetOverride(t.Context(), o); err != nil {
 					t.Error(err)
 				}
@@ -308,7 +317,8 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	}
 }
 
-// And where the stay went on under a policy with another Window, the success ends the row of failures that went over to it.
+// And where the stay went on under a policy with another Window, the success ends the row of failures that went over
+// to it.
 func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})

@@ -11,33 +11,47 @@ import (
 // the default and protects. A zero field stands for the default that its comment names, and "negative" switches a rule
 // off where the comment says so; every other value out of bounds is an error from Validate, never clamped.
 //
-// No duration may be longer than 100 years (of 365 days), so that no sum of instants overflows. In JSON a duration is a
-// number of nanoseconds.
+// A duration that is not zero lies between 1 ms and 100 years (of 365 days). Shorter ones are errors because they are
+// nearly always a number without its unit: OpenFor: 5 is five nanoseconds. In JSON a duration is a number of
+// nanoseconds.
 type Config struct {
-	// ConsecutiveFailures opens after so many failures without a success between them, however far apart they lie.
-	// 0: 5. Negative: the rule is off.
+	// ConsecutiveFailures opens after so many failures without a success between them, once this failure streak has
+	// lasted FailingFor. 0: 5. Negative: the rule is off.
 	ConsecutiveFailures int `json:"consecutiveFailures,omitempty" yaml:"consecutiveFailures,omitempty"`
-	// FailureRatio, in (0, 1], opens when (failures + overloads) / calls in the window reaches it and MinCalls are there.
-	// 0: 0.5. Negative: the rule is off.
+	// FailingFor is how long failures must last before they open the breaker, so that one lost connection does not
+	// open it, however many calls were in flight on it. A failure streak must have lasted that long, from its first
+	// failure to the one that opens, and failures that end within 10 ms of the last one counted are one failure of
+	// the streak. The ratio and slow rules fire only if the ratio is reached without the largest event in the window
+	// too, where half of MinCalls is enough, and only if events began in two tenths of the window. An event is calls
+	// that speak against the backend and follow one another within 10 ms, for a tenth of the window at most. 0: 1 s,
+	// or none if ConsecutiveFailures is 1. Negative: none: the failure that completes a rule opens at once, and each
+	// failure counts.
+	FailingFor time.Duration `json:"failingFor,omitempty" yaml:"failingFor,omitempty"`
+	// FailureRatio, in (0, 1], opens when (failures + overloads) / calls in the window reaches it and MinCalls are
+	// there. 0: 0.5. Negative: the rule is off.
 	FailureRatio float64 `json:"failureRatio,omitempty" yaml:"failureRatio,omitempty"`
 	// MinCalls is how many calls the window must hold before the ratio and slow rules look at it. 0: 20.
 	MinCalls int `json:"minCalls,omitempty" yaml:"minCalls,omitempty"`
-	// Window is how long an outcome counts for the ratio and slow rules. It slides in ten steps. Where both are off, and there
-	// is no rule of WithTrip, nothing looks at the window, so none is kept: a success then reads no clock (unless
-	// MaxConcurrent, Ramp or an override asks for the lock), and all that Snapshot.Window and Event.Counts tell is the number
-	// of consecutive failures. 0: 10 s. At least 1 ms.
+	// Window is how long an outcome counts for the ratio and slow rules. It slides in ten steps. Where both are off,
+	// and there is no rule of WithTrip, nothing looks at the window, so none is kept: a success then reads no clock
+	// (unless MaxConcurrent, Ramp or an override asks for the lock), and all that Snapshot.Window and Event.Counts
+	// tell is the number of consecutive failures. 0: 10 s. At least 1 ms.
 	Window time.Duration `json:"window,omitempty" yaml:"window,omitempty"`
 
-	// SlowCall is the duration above which a call is slow. 0: the slow rule is off.
+	// SlowCall is the duration above which a call is slow. A call that its caller canceled after longer than that is
+	// slow too (Report.Canceled). 0: the slow rule is off.
 	SlowCall time.Duration `json:"slowCall,omitempty" yaml:"slowCall,omitempty"`
 	// SlowRatio, in (0, 1], opens when slow calls / calls in the window reaches it and MinCalls are there. 0: 0.5.
 	SlowRatio float64 `json:"slowRatio,omitempty" yaml:"slowRatio,omitempty"`
 
-	// OpenFor is the first open period. 0: 5 s.
+	// OpenFor is the first open period. 0: 1 s.
 	OpenFor time.Duration `json:"openFor,omitempty" yaml:"openFor,omitempty"`
-	// MaxOpenFor caps the open period before jitter. 0: 60 s, or OpenFor if that is longer. Not below OpenFor.
+	// MaxOpenFor caps the open period before jitter. 0: 10 s, or OpenFor if that is longer. Not below OpenFor.
 	MaxOpenFor time.Duration `json:"maxOpenFor,omitempty" yaml:"maxOpenFor,omitempty"`
-	// Backoff, at least 1, multiplies the open period for each recovery that failed. 0: 2.
+	// Backoff, at least 1, multiplies the open period for each failed recovery: a probe that failed, or opening
+	// again, not by hand, within the last open period or the Window (the longer one) after closing, if no more than
+	// SuccessesToClose calls succeeded in between. Opening after more successes than that forgets all failed
+	// recoveries. One is forgotten for each MaxOpenFor that passes without another one and without being open. 0: 2.
 	Backoff float64 `json:"backoff,omitempty" yaml:"backoff,omitempty"`
 	// Jitter, in (0, 1], draws each open period from [d, d*(1+Jitter)], so that clients do not come back in step.
 	// 0: 0.2. Negative: none.
@@ -48,23 +62,23 @@ type Config struct {
 	// SuccessesToClose is how many probes must succeed in a row to close. 0: 2.
 	SuccessesToClose int `json:"successesToClose,omitempty" yaml:"successesToClose,omitempty"`
 	// ProbeTimeout is the lease of a probe: one that has not reported by then is lost and its slot free. It cancels
-	// nothing, and while the breaker is half-open a success that comes later still counts towards closing, and a failure
-	// ends the row of them. Where probes hang and never report, as calls without a deadline may, the first
-	// 8 x MaxProbes of them delay nothing; then the time from one to the next doubles with each 8 x MaxProbes more, up to
-	// an hour, or to ProbeTimeout if that is longer. 0: 10 s.
+	// nothing, and while the breaker is half-open a success that comes later still counts towards closing, and a
+	// failure ends the row of them. Where probes hang and never report, as calls without a deadline may, the first 8
+	// x MaxProbes of them delay nothing; then the time from one to the next doubles with each 8 x MaxProbes more, up
+	// to an hour, or to ProbeTimeout if that is longer. 0: 10 s.
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`
 	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. 0: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
 
-	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed; in other states MaxProbes says. A
-	// permit that is never reported counts until it is. Above 0 each admission takes the breaker's lock for some tens of
-	// nanoseconds. 0: unlimited.
+	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed; in other states MaxProbes
+	// says. A permit that is never reported counts until it is. Above 0 each admission takes the breaker's lock for
+	// some tens of nanoseconds. 0: unlimited.
 	MaxConcurrent int `json:"maxConcurrent,omitempty" yaml:"maxConcurrent,omitempty"`
 }
 
 const (
 	maxDuration = 100 * 365 * 24 * time.Hour
-	minWindow   = time.Millisecond
+	minDuration = time.Millisecond
 )
 
 // ConfigError says which field of a Config is out of bounds. Validate joins one for each such field; errors.As finds
@@ -92,7 +106,7 @@ func (c Config) Validate() error {
 		check(v >= 0, field, v, "0 ("+zero+") or more")
 	}
 	duration := func(v time.Duration, field, zero string) {
-		check(v >= 0 && v <= maxDuration, field, v, "0 ("+zero+") or up to 100 years")
+		check(v == 0 || validDuration(v), field, v, "0 ("+zero+") or from 1ms to 100 years"+missingUnit(v))
 	}
 	ratio := func(v float64, off bool, field, bound string) {
 		ok := (v >= 0 && v <= 1) || (off && v < 0 && !math.IsInf(v, -1)) // NaN passes none of these
@@ -102,11 +116,12 @@ func (c Config) Validate() error {
 	// ConsecutiveFailures has no bound: any negative number means off.
 	ratio(c.FailureRatio, true, "FailureRatio", "negative (off), 0 (0.5) or in (0, 1]")
 	count(c.MinCalls, "MinCalls", "20")
-	check(c.Window == 0 || (c.Window >= minWindow && c.Window <= maxDuration),
-		"Window", c.Window, "0 (10s) or from 1ms to 100 years")
+	check(c.FailingFor <= 0 || validDuration(c.FailingFor), "FailingFor", c.FailingFor,
+		"negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years"+missingUnit(c.FailingFor))
+	duration(c.Window, "Window", "10s")
 	duration(c.SlowCall, "SlowCall", "off")
 	ratio(c.SlowRatio, false, "SlowRatio", "0 (0.5) or in (0, 1]")
-	duration(c.OpenFor, "OpenFor", "5s")
+	duration(c.OpenFor, "OpenFor", "1s")
 	ratio(c.Jitter, true, "Jitter", "negative (none), 0 (0.2) or in (0, 1]")
 	check(c.Backoff == 0 || (c.Backoff >= 1 && !math.IsInf(c.Backoff, 1)), "Backoff", c.Backoff, "0 (2) or a finite number from 1")
 	count(c.MaxProbes, "MaxProbes", "1")
@@ -116,20 +131,34 @@ func (c Config) Validate() error {
 	count(c.MaxConcurrent, "MaxConcurrent", "unlimited")
 
 	d := c.WithDefaults()
-	check(c.MaxOpenFor == 0 || (c.MaxOpenFor > 0 && c.MaxOpenFor <= maxDuration && c.MaxOpenFor >= d.OpenFor),
-		"MaxOpenFor", c.MaxOpenFor, fmt.Sprintf("0 (60s, or OpenFor if longer) or from OpenFor (%v) to 100 years", d.OpenFor))
+	check(c.MaxOpenFor == 0 || (validDuration(c.MaxOpenFor) && c.MaxOpenFor >= d.OpenFor), "MaxOpenFor", c.MaxOpenFor,
+		fmt.Sprintf("0 (10s, or OpenFor if longer) or from OpenFor (%v) to 100 years", d.OpenFor)+missingUnit(c.MaxOpenFor))
 	return errors.Join(errs...)
+}
+
+// validDuration reports whether d is a duration that is meant as one.
+func validDuration(d time.Duration) bool { return d >= minDuration && d <= maxDuration }
+
+// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten.
+func missingUnit(d time.Duration) string {
+	if d <= 0 || d >= 10*time.Microsecond {
+		return ""
+	}
+	return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant", int64(d))
 }
 
 // WithDefaults returns c with every zero field replaced by its default. It neither validates nor changes other values.
 func (c Config) WithDefaults() Config {
 	def(&c.ConsecutiveFailures, 5)
+	if c.ConsecutiveFailures != 1 {
+		def(&c.FailingFor, time.Second)
+	}
 	def(&c.FailureRatio, 0.5)
 	def(&c.MinCalls, 20)
 	def(&c.Window, 10*time.Second)
 	def(&c.SlowRatio, 0.5)
-	def(&c.OpenFor, 5*time.Second)
-	def(&c.MaxOpenFor, max(60*time.Second, c.OpenFor))
+	def(&c.OpenFor, time.Second)
+	def(&c.MaxOpenFor, max(10*time.Second, c.OpenFor))
 	def(&c.Backoff, 2)
 	def(&c.Jitter, 0.2)
 	def(&c.MaxProbes, 1)
@@ -145,26 +174,32 @@ func def[T comparable](field *T, value T) {
 	}
 }
 
-// Conservative gives a callee a full minute of rest and trusts its first good answer: 5 failures in a row open for 60 s,
-// 1 probe, 1 success closes, no back-off. What it does not name has its default, the ratio rule among it. The zero Config asks
-// again sooner than this and the three below: after 5 s, and only from one failed recovery to the next after up to 60 s.
+// The four presets are policies that other breakers made common: so many failures in a row open at once, for a long and
+// fixed period. They do without FailingFor and without back-off. What they do not name has its default, the ratio rule
+// included.
+//
+// The zero Config is the better choice where short faults matter: it does not open for one lost connection, and after
+// an outage of 5 s at 10 calls/s Balanced rejects good calls for about a minute more, the zero Config for about 4 s.
+
+// Conservative gives a backend a full minute of rest and trusts its first good answer: 5 failures in a row open for
+// 60 s, 1 probe at once, 1 success closes.
 func Conservative() Config {
-	return Config{ConsecutiveFailures: 5, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}
+	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}
 }
 
 // Balanced is Conservative with 2 successes to close.
 func Balanced() Config {
-	return Config{ConsecutiveFailures: 5, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}
+	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}
 }
 
-// Aggressive opens sooner than the other presets, asks again sooner, and with more probes: 3 failures in a row open for 30 s,
-// 2 probes at once, 2 successes close, no back-off.
+// Aggressive opens sooner than the other presets and probes sooner, with more probes: 3 failures in a row open for 30
+// s, 2 probes at once, 2 successes close.
 func Aggressive() Config {
-	return Config{ConsecutiveFailures: 3, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}
+	return Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}
 }
 
-// Lenient is for a callee that fails a lot and whose absence hurts more: 10 failures in a row open for 120 s, 3 probes at
-// once, 3 successes close, no back-off.
+// Lenient is for a backend that fails often and whose absence hurts more: 10 failures in a row open for 120 s, 3
+// probes at once, 3 successes close.
 func Lenient() Config {
-	return Config{ConsecutiveFailures: 10, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1}
+	return Config{ConsecutiveFailures: 10, FailingFor: -1, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1}
 }

@@ -49,16 +49,16 @@ func FuzzConfig(f *testing.F) {
 
 // FuzzConfigFields fills a Config with any values, also with those that JSON has no words for.
 func FuzzConfigFields(f *testing.F) {
-	f.Add(0, 0.0, 0, int64(0), int64(0), 0.0, int64(0), int64(0), 0.0, 0.0, 0, 0, int64(0), int64(0), 0)
-	f.Add(-1, -1.0, 1, int64(minWindow), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt, 50, int64(1), int64(1), 1)
-	f.Add(3, math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration), int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
-	f.Add(-9, 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0, 5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
+	f.Add(0, int64(0), 0.0, 0, int64(0), int64(0), 0.0, int64(0), int64(0), 0.0, 0.0, 0, 0, int64(0), int64(0), 0)
+	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt, 50, int64(1), int64(1), 1)
+	f.Add(3, int64(minDuration), math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration), int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
+	f.Add(-9, int64(time.Hour), 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0, 5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
 	f.Fuzz(func(
-		t *testing.T, consecutive int, failureRatio float64, minCalls int, window, slowCall int64, slowRatio float64, openFor, maxOpenFor int64,
+		t *testing.T, consecutive int, failingFor int64, failureRatio float64, minCalls int, window, slowCall int64, slowRatio float64, openFor, maxOpenFor int64,
 		backoff, jitter float64, maxProbes, successes int, probeTimeout, ramp int64, maxConcurrent int,
 	) {
 		checkConfig(t, Config{
-			ConsecutiveFailures: consecutive, FailureRatio: failureRatio, MinCalls: minCalls, Window: time.Duration(window),
+			ConsecutiveFailures: consecutive, FailingFor: time.Duration(failingFor), FailureRatio: failureRatio, MinCalls: minCalls, Window: time.Duration(window),
 			SlowCall: time.Duration(slowCall), SlowRatio: slowRatio, OpenFor: time.Duration(openFor), MaxOpenFor: time.Duration(maxOpenFor),
 			Backoff: backoff, Jitter: jitter, MaxProbes: maxProbes, SuccessesToClose: successes, ProbeTimeout: time.Duration(probeTimeout),
 			Ramp: time.Duration(ramp), MaxConcurrent: maxConcurrent,
@@ -66,7 +66,8 @@ func FuzzConfigFields(f *testing.F) {
 	})
 }
 
-// checkConfig is B1 and B2 for whatever cfg is, and for one that is valid, what a breaker made with it owes its callers.
+// checkConfig is B1 and B2 for whatever cfg is, and for one that is valid, what a breaker made with it owes its
+// callers.
 func checkConfig(t *testing.T, cfg Config) {
 	t.Helper()
 	err := cfg.Validate()
@@ -133,7 +134,10 @@ func namesFields(t *testing.T, cfg Config, err error) {
 func oneRound(t *testing.T, cfg Config) {
 	t.Helper()
 	const calls, years = 64, 30 * 365 * 24 * time.Hour
-	b := mustNew(t, cfg)
+	b, err := New(Key{}, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := cfg.WithDefaults()
 	fail := func(format string, args ...any) {
 		t.Helper()
@@ -146,19 +150,18 @@ func oneRound(t *testing.T, cfg Config) {
 		}
 	}()
 
-	opensAfter := math.MaxInt // failures in a row
-	if d.ConsecutiveFailures > 0 {
-		opensAfter = d.ConsecutiveFailures
-	}
-	if d.FailureRatio > 0 {
-		opensAfter = min(opensAfter, d.MinCalls)
-	}
-	n := 0
-	for ; n < calls && b.State() == Closed; n++ {
-		report(t, b, 1, Failure)
-	}
-	if n != min(opensAfter, calls) || (b.State() == Open) != (opensAfter <= calls) {
-		fail("%v after %d failures, want it to open after %d", b.State(), n, opensAfter)
+	if gap := failureGap(d); gap < years/calls {
+		opensAfter := failuresThatOpen(d, gap, calls)
+		n := 0
+		for ; n < calls && b.State() == Closed; n++ {
+			if n > 0 {
+				time.Sleep(gap)
+			}
+			report(t, b, 1, Failure)
+		}
+		if n != min(opensAfter, calls) || (b.State() == Open) != (opensAfter <= calls) {
+			fail("%v after %d failures, want it to open after %d", b.State(), n, opensAfter)
+		}
 	}
 	if b.State() == Closed {
 		b.Trip(t.Context(), "test")
@@ -211,6 +214,37 @@ func oneRound(t *testing.T, cfg Config) {
 	}
 }
 
+// failureGap is how far apart the failures of a round lie: far enough that two of them last for FailingFor.
+func failureGap(d Config) time.Duration {
+	if d.FailingFor < 0 {
+		return 0
+	}
+	return max(d.FailingFor, oneEvent+1)
+}
+
+// failuresThatOpen is which of the failures that are gap apart opens, if it is one of the first most (B4, B5).
+func failuresThatOpen(d Config, gap time.Duration, most int) int {
+	for n := 1; n <= most; n++ {
+		lasted := time.Duration(n-1) * gap
+		if d.ConsecutiveFailures > 0 && n >= d.ConsecutiveFailures && lasted >= d.FailingFor {
+			return n
+		}
+		alive, worst, in, tenth := 0, 0, make(map[time.Duration]int), d.Window/10
+		for i := range n {
+			if k := time.Duration(i) * gap / tenth; lasted/tenth-k < 10 {
+				alive++
+				in[k]++
+				worst = max(worst, in[k])
+			}
+		}
+		rest := alive - worst
+		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls)) {
+			return n
+		}
+	}
+	return most + 1
+}
+
 // FuzzOverride decodes an Override from any bytes, and puts it in force if it is valid.
 func FuzzOverride(f *testing.F) {
 	for _, text := range []string{
@@ -226,7 +260,7 @@ func FuzzOverride(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, steady())
-			valid := o.Mode != 0 && o.TTL >= 0 && o.TTL <= maxDuration && o.Why != "" && o.By != ""
+			valid := o.Mode != 0 && (o.TTL == 0 || (o.TTL >= time.Millisecond && o.TTL <= maxDuration)) && o.Why != "" && o.By != ""
 			if err := b.SetOverride(t.Context(), o); (err == nil) != valid {
 				t.Fatalf("SetOverride(%+v): got %v", o, err)
 			}

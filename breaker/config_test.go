@@ -19,23 +19,41 @@ func TestB01_ZeroConfigIsValidAndProtects(t *testing.T) {
 		name string
 		rows []row
 	}{
-		{"consecutive", []row{{0, "failure*4", "closed"}, {0, "failure", "open"}, {0, "success", "rejected:open open"}}},
-		{"ratio", []row{{0, "success failure success failure success failure success failure success", "closed"}, {0, "failure overload*9", "closed"}, {0, "overload", "open"}}},
+		{"consecutive", []row{
+			{0, "failure", "closed"},
+			{200 * ms, "failure", "closed"},
+			{400 * ms, "failure", "closed"},
+			{600 * ms, "failure", "closed"},
+			{999 * ms, "failure", "closed"},
+			{1000 * ms, "failure", "open"},
+			{1000 * ms, "success", "rejected:open open"},
+		}},
+		{"ratio", []row{
+			{0, "success failure success failure success failure success failure success failure", "closed"},
+			{1000 * ms, "failure overload*8", "closed"},
+			{1000 * ms, "overload", "open"},
+		}},
 		{"slow rule is off", []row{{0, "success~1h success~1000h", "closed"}, {0, "success~1000h*100", "closed"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				newTimeline(t, mustNew(t, Config{})).run(tt.rows...)
+				b, err := New(Key{}, Config{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				newTimeline(t, b).run(tt.rows...)
 			})
 		})
 	}
 }
 
+const ms = time.Millisecond
+
 func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 	want := Config{
-		ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second, SlowRatio: 0.5,
-		OpenFor: 5 * time.Second, MaxOpenFor: time.Minute, Backoff: 2, Jitter: 0.2,
+		ConsecutiveFailures: 5, FailingFor: time.Second, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second, SlowRatio: 0.5,
+		OpenFor: time.Second, MaxOpenFor: 10 * time.Second, Backoff: 2, Jitter: 0.2,
 		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second,
 	}
 	wantSame(t, "Config{}.WithDefaults()", Config{}.WithDefaults(), want)
@@ -43,16 +61,23 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 
 	// MaxOpenFor follows OpenFor where that is longer.
 	for _, tt := range []struct{ openFor, want time.Duration }{
-		{59 * time.Second, time.Minute}, {time.Minute, time.Minute}, {time.Minute + 1, time.Minute + 1}, {time.Hour, time.Hour},
+		{9 * time.Second, 10 * time.Second}, {10 * time.Second, 10 * time.Second}, {10*time.Second + 1, 10*time.Second + 1}, {time.Hour, time.Hour},
 	} {
 		if got := (Config{OpenFor: tt.openFor}).WithDefaults().MaxOpenFor; got != tt.want {
 			t.Errorf("OpenFor %v: MaxOpenFor is %v, want %v", tt.openFor, got, tt.want)
 		}
 	}
 
+	// A single failure that opens has nothing to last, and only then.
+	for failures, want := range map[int]time.Duration{-1: time.Second, 0: time.Second, 1: 0, 2: time.Second} {
+		if got := (Config{ConsecutiveFailures: failures}).WithDefaults().FailingFor; got != want {
+			t.Errorf("ConsecutiveFailures %d: FailingFor is %v, want %v", failures, got, want)
+		}
+	}
+
 	// What is set stays, also what switches a rule off and what is not valid.
 	set := Config{
-		ConsecutiveFailures: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1, SlowRatio: 1,
+		ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1, SlowRatio: 1,
 		OpenFor: 1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
 		MaxConcurrent: 1,
 	}
@@ -79,6 +104,14 @@ func bounds() []bound {
 		{"ConsecutiveFailures", Config{ConsecutiveFailures: 1}, true},
 		{"ConsecutiveFailures", Config{ConsecutiveFailures: math.MaxInt}, true},
 
+		{"FailingFor", Config{FailingFor: math.MinInt64}, true},
+		{"FailingFor", Config{FailingFor: -1}, true},
+		{"FailingFor", Config{FailingFor: 1}, false},
+		{"FailingFor", Config{FailingFor: time.Millisecond - 1}, false},
+		{"FailingFor", Config{FailingFor: time.Millisecond}, true},
+		{"FailingFor", Config{FailingFor: maxDuration}, true},
+		{"FailingFor", Config{FailingFor: tooLong}, false},
+
 		{"FailureRatio", Config{FailureRatio: -math.MaxFloat64}, true},
 		{"FailureRatio", Config{FailureRatio: below}, true},
 		{"FailureRatio", Config{FailureRatio: math.SmallestNonzeroFloat64}, true},
@@ -104,7 +137,8 @@ func bounds() []bound {
 		{"Window", Config{Window: math.MaxInt64}, false},
 
 		{"SlowCall", Config{SlowCall: -1}, false},
-		{"SlowCall", Config{SlowCall: 1}, true},
+		{"SlowCall", Config{SlowCall: time.Millisecond - 1}, false},
+		{"SlowCall", Config{SlowCall: time.Millisecond}, true},
 		{"SlowCall", Config{SlowCall: maxDuration}, true},
 		{"SlowCall", Config{SlowCall: tooLong}, false},
 
@@ -118,13 +152,16 @@ func bounds() []bound {
 		{"SlowRatio", Config{SlowRatio: -inf}, false},
 
 		{"OpenFor", Config{OpenFor: -1}, false},
-		{"OpenFor", Config{OpenFor: 1}, true},
+		{"OpenFor", Config{OpenFor: time.Millisecond - 1}, false},
+		{"OpenFor", Config{OpenFor: time.Millisecond}, true},
 		{"OpenFor", Config{OpenFor: maxDuration}, true},
 		{"OpenFor", Config{OpenFor: tooLong}, false},
 
 		{"MaxOpenFor", Config{MaxOpenFor: -1}, false},
-		{"MaxOpenFor", Config{MaxOpenFor: 5*time.Second - 1}, false}, // below the default OpenFor
-		{"MaxOpenFor", Config{MaxOpenFor: 5 * time.Second}, true},
+		{"MaxOpenFor", Config{MaxOpenFor: time.Second - 1}, false}, // below the default OpenFor
+		{"MaxOpenFor", Config{MaxOpenFor: time.Second}, true},
+		{"MaxOpenFor", Config{OpenFor: time.Millisecond, MaxOpenFor: 1}, false},
+		{"MaxOpenFor", Config{OpenFor: time.Millisecond, MaxOpenFor: time.Millisecond}, true},
 		{"MaxOpenFor", Config{OpenFor: time.Hour, MaxOpenFor: time.Hour - 1}, false},
 		{"MaxOpenFor", Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, true},
 		{"MaxOpenFor", Config{MaxOpenFor: maxDuration}, true},
@@ -157,12 +194,14 @@ func bounds() []bound {
 		{"SuccessesToClose", Config{SuccessesToClose: math.MaxInt}, true},
 
 		{"ProbeTimeout", Config{ProbeTimeout: -1}, false},
-		{"ProbeTimeout", Config{ProbeTimeout: 1}, true},
+		{"ProbeTimeout", Config{ProbeTimeout: time.Millisecond - 1}, false},
+		{"ProbeTimeout", Config{ProbeTimeout: time.Millisecond}, true},
 		{"ProbeTimeout", Config{ProbeTimeout: maxDuration}, true},
 		{"ProbeTimeout", Config{ProbeTimeout: tooLong}, false},
 
 		{"Ramp", Config{Ramp: -1}, false},
-		{"Ramp", Config{Ramp: 1}, true},
+		{"Ramp", Config{Ramp: time.Millisecond - 1}, false},
+		{"Ramp", Config{Ramp: time.Millisecond}, true},
 		{"Ramp", Config{Ramp: maxDuration}, true},
 		{"Ramp", Config{Ramp: tooLong}, false},
 
@@ -225,7 +264,7 @@ func TestB02_Nonsense(t *testing.T) {
 		"ProbeTimeout that overflows":          {ProbeTimeout: math.MaxInt64},
 		"Ramp that overflows":                  {Ramp: math.MaxInt64},
 		"MaxOpenFor < OpenFor":                 {OpenFor: 2 * time.Second, MaxOpenFor: 2*time.Second - 1},
-		"MaxOpenFor < the default OpenFor":     {MaxOpenFor: 5*time.Second - 1},
+		"MaxOpenFor < the default OpenFor":     {MaxOpenFor: time.Second - 1},
 		"Backoff < 1":                          {Backoff: math.Nextafter(1, 0)},
 		"Backoff below 0":                      {Backoff: -2},
 		"a Window below 0, which is not never": {Window: -time.Second},
@@ -247,11 +286,14 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 		{Config{FailureRatio: 1.5}, "breaker: Config.FailureRatio is 1.5, want negative (off), 0 (0.5) or in (0, 1]"},
 		{Config{FailureRatio: math.NaN()}, "breaker: Config.FailureRatio is NaN, want negative (off), 0 (0.5) or in (0, 1]"},
 		{Config{MinCalls: -1}, "breaker: Config.MinCalls is -1, want 0 (20) or more"},
-		{Config{Window: time.Microsecond}, "breaker: Config.Window is 1µs, want 0 (10s) or from 1ms to 100 years"},
-		{Config{OpenFor: -time.Second}, "breaker: Config.OpenFor is -1s, want 0 (5s) or up to 100 years"},
+		{Config{Window: time.Microsecond}, "breaker: Config.Window is 1µs, want 0 (10s) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 1000*time.Second or 1000*time.Millisecond was meant"},
+		{Config{OpenFor: -time.Second}, "breaker: Config.OpenFor is -1s, want 0 (1s) or from 1ms to 100 years"},
+		{Config{OpenFor: 5}, "breaker: Config.OpenFor is 5ns, want 0 (1s) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 5*time.Second or 5*time.Millisecond was meant"},
+		{Config{FailingFor: 10*time.Microsecond - 1}, "breaker: Config.FailingFor is 9.999µs, want negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 9999*time.Second or 9999*time.Millisecond was meant"},
+		{Config{SlowCall: 10 * time.Microsecond}, "breaker: Config.SlowCall is 10µs, want 0 (off) or from 1ms to 100 years"},
 		{
 			Config{OpenFor: 2 * time.Minute, MaxOpenFor: time.Minute},
-			"breaker: Config.MaxOpenFor is 1m0s, want 0 (60s, or OpenFor if longer) or from OpenFor (2m0s) to 100 years",
+			"breaker: Config.MaxOpenFor is 1m0s, want 0 (10s, or OpenFor if longer) or from OpenFor (2m0s) to 100 years",
 		},
 		{Config{Backoff: 0.5}, "breaker: Config.Backoff is 0.5, want 0 (2) or a finite number from 1"},
 	}
@@ -264,7 +306,7 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 
 func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 	bad := Config{
-		FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: -1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1, Backoff: 0.5,
+		FailingFor: 1, FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: -1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1, Backoff: 0.5,
 		Jitter: 2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: -1, MaxConcurrent: -1,
 	}
 	err := bad.Validate()
@@ -281,7 +323,7 @@ func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 		fields = append(fields, ce.Field)
 	}
 	wantSame(t, "fields", fields, []string{
-		"FailureRatio", "MinCalls", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff", "MaxProbes",
+		"FailureRatio", "MinCalls", "FailingFor", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff", "MaxProbes",
 		"SuccessesToClose", "ProbeTimeout", "Ramp", "MaxConcurrent", "MaxOpenFor",
 	})
 }

@@ -76,12 +76,12 @@ func TestB11_AFullBreakerStaysFull(t *testing.T) {
 			row{0, "begin:late success success~1s", "open"}, // the slow rule
 			row{0, "success end:late=success", "rejected:open open"},
 			row{5 * time.Second, "success ignored success", "probe*3 closed"},
-			row{5 * time.Second, "success overload~1s", "open"},
-			row{15 * time.Second, "failure", "probe open"},
-			row{25 * time.Second, "begin:lost success", "probe rejected:half_open half_open"},
-			row{26 * time.Second, "shadow begin:second success clear", "probe half_open"},
-			row{26 * time.Second, "trip reset failure~1s", "open"},
-			row{26 * time.Second, "force_open success clear", "rejected:forced open"},
+			row{5 * time.Second, "success overload~1s", "open"}, // a failed recovery: 10 s
+			row{15 * time.Second, "failure", "probe open"},      // and another one: 20 s
+			row{35 * time.Second, "begin:lost success", "probe rejected:half_open half_open"},
+			row{36 * time.Second, "shadow begin:second success clear", "probe half_open"},
+			row{36 * time.Second, "trip reset failure~1s", "open"},
+			row{36 * time.Second, "force_open success clear", "rejected:forced open"},
 		)
 		b.CountFallback(true)
 		b.CountFallback(false)
@@ -141,10 +141,10 @@ func TestB11_AWindowSaturates(t *testing.T) {
 		w.successes[i].Store(most - 5)
 	}
 	for i := range buckets {
-		w.more().bad[i] = tally{most - 5, most - 5, most - 5}
+		w.more().bad[i] = tally{failures: most - 5, overloads: most - 5, slow: most - 5, slowCanceled: most - 5}
 	}
 	got := w.counts(0, 10)
-	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most})
+	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most, SlowCanceled: most})
 	if got.Calls() != most {
 		t.Errorf("Calls is %d, want the most there is", got.Calls())
 	}

@@ -5,25 +5,33 @@ import (
 	"time"
 )
 
-// Counts is what a breaker knows of the calls in its window. Ignored and late results are not part of it. Where no rule looks
-// at the window (see Config.Window) all but ConsecutiveFailures is 0.
+// Counts is what a breaker knows of the calls in its window. Late results are not part of it, and ignored ones only as
+// SlowCanceled. Where no rule looks at the window (see Config.Window) all but ConsecutiveFailures is 0.
 type Counts struct {
 	Successes uint64 `json:"successes"`
 	Failures  uint64 `json:"failures"`
 	Overloads uint64 `json:"overloads"`
-	Slow      uint64 `json:"slow"` // each of them is a success, a failure or an overload too
-	// ConsecutiveFailures since the last success. It is not bound to the window.
+	Slow      uint64 `json:"slow"` // each of them is a success, a failure or an overload too, or one of SlowCanceled
+	// SlowCanceled is the calls that their caller canceled after more than SlowCall. Their outcome is ignored, so
+	// they are not part of Calls.
+	SlowCanceled uint64 `json:"slowCanceled"`
+	// ConsecutiveFailures is the length of the failure streak: failures since the last success, where those that
+	// ended within 10 ms of the last one counted are one (unless Config.FailingFor is negative). It is not bound to
+	// the window.
 	ConsecutiveFailures uint64 `json:"consecutiveFailures"`
 }
 
-// Calls is the number of calls in the window.
+// Calls is the number of calls in the window that had an outcome.
 func (c Counts) Calls() uint64 { return plus(c.Successes, c.Failures, c.Overloads) }
 
 // FailureRatio is (failures + overloads) / calls, and 0 where there are no calls.
 func (c Counts) FailureRatio() float64 { return ratio(plus(c.Failures, c.Overloads), c.Calls()) }
 
-// SlowRatio is slow calls / calls, and 0 where there are no calls.
-func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.Calls()) }
+// SlowRatio is slow calls / (calls + SlowCanceled), and 0 where there are no calls.
+func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
+
+// timed is the number of calls that the slow rule looks at.
+func (c Counts) timed() uint64 { return plus(c.Calls(), c.SlowCanceled) }
 
 func ratio(part, whole uint64) float64 {
 	if whole == 0 {
@@ -32,9 +40,9 @@ func ratio(part, whole uint64) float64 {
 	return float64(part) / float64(whole)
 }
 
-// Event tells of one transition of one breaker. To of one event is From of the next; Trip on an open breaker and Reset on
-// a closed one start a new stay too, with From and To alike. Overrides make no events: they hide the state, and change
-// nothing about it.
+// Event tells of one transition of one breaker. To of one event is From of the next; Trip on an open breaker and
+// Reset on a closed one start a new stay too, with From and To alike. Overrides make no events: they hide the state,
+// and change nothing about it.
 type Event struct {
 	Key        Key           `json:"key"`
 	From       State         `json:"from"`
@@ -50,9 +58,9 @@ type Event struct {
 }
 
 // Listener hears of every transition. Calls for one breaker come one after another and in order, on the goroutine of
-// one of the calls that cause them, outside every lock: a listener may call any method of any breaker. A slow one delays
-// the call that delivers, and no other; the events of its breaker wait meanwhile, in a queue without a bound. One that panics
-// or exits is as if it had returned.
+// one of the calls that cause them, outside every lock: a listener may call any method of any breaker. A slow one
+// delays the call that delivers, and no other; the events of its breaker wait meanwhile, in a queue without a bound.
+// One that panics or exits is as if it had returned.
 type Listener interface {
 	// Transition gets the context of the call that caused e. It may be done already.
 	Transition(ctx context.Context, e Event)
@@ -67,17 +75,19 @@ type delivery struct {
 	event Event
 }
 
-// unlock lets go of b.mu and then hands out queued events until none is left. Only one goroutine delivers for a breaker at a
-// time (B30: order); the others leave their events in the queue and go on with their calls. Caller must hold b.mu.
-func (b *Breaker) unlock() {
+// unlock releases b.mu and then delivers queued events until none is left. It reports whether there were any, because
+// listeners may have taken their time. Only one goroutine delivers for a breaker at a time (B30: order); the others
+// leave their events in the queue and go on with their calls. Caller must hold b.mu.
+func (b *Breaker) unlock() (delivered bool) {
 	c := b.cold.Load()
 	if c == nil || c.delivering || len(c.queue) == 0 {
 		b.mu.Unlock()
-		return
+		return false
 	}
 	c.delivering = true
 	b.mu.Unlock()
 	b.drainQueue(c)
+	return true
 }
 
 // drainQueue does the delivering. A listener that calls runtime.Goexit ends this goroutine while it is here: then the

@@ -22,7 +22,7 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}, WithListener(rec.Transition))
+		b, err := New(key, atOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}), WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed", At: at(5), OpenFor: 10 * time.Second, Failed: 1},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), Failed: 1},
 			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), Failed: 1},
-			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 10 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}, Failed: 1},
+			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}},
 			{From: Open, To: Closed, Rule: RuleManual, Why: "reset", At: at(20)},
 			{From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20), OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10}},
 			{From: Open, To: Open, Rule: RuleManual, Why: "because", At: at(20), OpenFor: 5 * time.Second},
@@ -116,7 +116,7 @@ func TestEventJSON(t *testing.T) {
 	}
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
 		`"why":"probe failed","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
-		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"consecutiveFailures":5},"failed":10}`
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failed":10}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
 	}
@@ -133,6 +133,8 @@ func TestCounts(t *testing.T) {
 		{Counts{Successes: 3, Failures: 1}, 4, 0.25, 0},
 		{Counts{Successes: 1, Failures: 1, Overloads: 2, Slow: 1}, 4, 0.75, 0.25},
 		{Counts{Overloads: 2, Slow: 2}, 2, 1, 1},
+		{Counts{Successes: 2, Slow: 2, SlowCanceled: 2}, 2, 0, 0.5},
+		{Counts{Slow: 3, SlowCanceled: 3}, 0, 0, 1},
 	} {
 		if got := tt.c.Calls(); got != tt.calls {
 			t.Errorf("%+v: %d calls, want %d", tt.c, got, tt.calls)

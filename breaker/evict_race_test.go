@@ -188,7 +188,8 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 	}
 }
 
-// What the races are about, without luck: who has found a breaker closed, and counts itself in, sees that it has gone meanwhile.
+// What the races are about, without luck: who has found a breaker closed, and counts itself in, sees that it has gone
+// meanwhile.
 func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()
@@ -199,13 +200,13 @@ func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	if !b.enter(ph, &b.admitted) {
 		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
 	}
-	if b.leave() {
+	if leaves(b) {
 		t.Error("it left with two calls in flight")
 	}
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	ph = b.phase.Load()
-	if !b.leave() {
+	if !leaves(b) {
 		t.Fatal("it is idle and does not leave")
 	}
 	if b.enter(ph, &b.admitted) {
@@ -225,26 +226,26 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 	} {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
-		if _, ok := b.mayGo(clock()); !ok {
+		if _, ok := b.evictable(clock()); !ok {
 			t.Fatalf("%s: it may not go to begin with", name)
 		}
 		use(t, b)
 		ph := b.phase.Load()
-		if b.leave() {
+		if leaves(b) {
 			t.Errorf("%s: it left", name)
 		}
 		if b.phase.Load() != ph {
 			t.Errorf("%s: it has another phase after the attempt", name)
 		}
-		if _, ok := b.mayGo(clock()); ok != (name == "in flight") { // mayGo does not look for calls in flight
+		if _, ok := b.evictable(clock()); ok != (name == "in flight") { // evictable does not look for calls in flight
 			t.Errorf("%s: it may go: %v", name, ok)
 		}
 	}
 	b := mustGroup(t, Config{}).Get(Key{})
-	if !b.leave() || b.leave() {
+	if !leaves(b) || leaves(b) {
 		t.Error("an idle breaker leaves once")
 	}
-	if _, ok := b.mayGo(clock()); ok {
+	if _, ok := b.evictable(clock()); ok {
 		t.Error("a breaker that has gone may go again")
 	}
 }
@@ -301,4 +302,9 @@ func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
 	if !b.Evicted() {
 		t.Error("a second report brought an evicted breaker back")
 	}
+}
+
+// leaves has b make room, as a full group would, and reports whether it did.
+func leaves(b *Breaker) bool {
+	return b.leave(func(now int64) bool { _, ok := b.evictable(now); return ok })
 }

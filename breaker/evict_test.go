@@ -48,10 +48,15 @@ func TestB33_TheDefaultBound(t *testing.T) {
 	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 10_000, Evictions: 10})
 }
 
-// An open, half-open or forced one never goes, nor one with calls in flight.
-// [eviction of open breakers: 474 of 1 000 calls let through]
+// A forced breaker never goes, nor one with calls in flight. One that is open or half-open goes if nobody has asked
+// for it since it was due. [eviction of open breakers: 474 of 1 000 calls let through]
 func TestB33_WhatMayGo(t *testing.T) {
-	const due = 5 * time.Second
+	const (
+		due    = 5 * time.Second
+		minute = time.Minute
+	)
+	long := steady()
+	long.MaxOpenFor = 2 * minute
 	ramp := steady()
 	ramp.Ramp = time.Hour
 	for _, tt := range []struct {
@@ -65,9 +70,32 @@ func TestB33_WhatMayGo(t *testing.T) {
 		{scenario{"no more in flight", steady(), []row{{0, "begin:1 end:1=failure", "closed"}}}, true},
 		{scenario{"open", steady(), []row{{0, "trip", "open"}}}, false},
 		{scenario{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}}, false},
-		{scenario{"open for a year", steady(), []row{{0, "trip", "open"}, {365 * 24 * time.Hour, "", "open"}}}, false},
+		{scenario{"open and due for nearly a minute", steady(), []row{{0, "trip", "open"}, {due + minute - 1, "", "open"}}}, false},
+		{scenario{"open and due for a minute", steady(), []row{{0, "trip", "open"}, {due + minute, "", "open"}}}, true},
+		{scenario{"open and due for nearly MaxOpenFor, which is longer", long, []row{{0, "trip", "open"}, {due + 2*minute - 1, "", "open"}}}, false},
+		{scenario{"open and due for MaxOpenFor, which is longer", long, []row{{0, "trip", "open"}, {due + 2*minute, "", "open"}}}, true},
+		{scenario{"open for a year, forced open", steady(), []row{{0, "trip force_open", "open"}, {365 * 24 * time.Hour, "", "open"}}}, false},
+		{scenario{"open, with a call of before in flight", steady(), []row{{0, "begin:1 trip", "open"}, {due + minute, "", "open"}}}, false},
+		{scenario{"half-open, the probe ignored nearly a minute ago", steady(), []row{
+			{0, "trip", "open"}, {due, "ignored", "probe half_open"}, {due + minute - 1, "", "half_open"},
+		}}, false},
+		{scenario{"half-open, the probe ignored a minute ago", steady(), []row{
+			{0, "trip", "open"}, {due, "ignored", "probe half_open"}, {due + minute, "", "half_open"},
+		}}, true},
+		{scenario{"half-open, asked for while the probe was out", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + 5*time.Second, "success", "rejected:half_open half_open"},
+			{due + minute, "", "half_open"},
+		}}, false},
+		{scenario{"half-open, a minute after it was asked for while the probe was out", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + 5*time.Second, "success", "rejected:half_open half_open"},
+			{due + 5*time.Second + minute, "", "half_open"},
+		}}, true},
 		{scenario{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}}, false},
-		{scenario{"half-open, its probe lost", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}}, false},
+		{scenario{"half-open, its probe lost", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}}, true},
 		{scenario{"closed again", steady(), []row{{0, "trip", "open"}, {due, "success", "probe closed"}}}, true},
 		{scenario{"closed again, a probe still out", Config{Jitter: -1, SuccessesToClose: 1, MaxProbes: 2}, []row{
 			{0, "trip", "open"}, {due, "begin:1 success", "probe*2 closed"},

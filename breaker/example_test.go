@@ -12,7 +12,8 @@ import (
 var errDown = errors.New("backend is down")
 
 func Example() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, OpenFor: time.Minute})
+	// FailingFor: -1 opens at the third failure, however quickly the three came. By default they must last a second.
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: time.Minute})
 	if err != nil {
 		panic(err)
 	}
@@ -80,7 +81,7 @@ func ExampleRejectedError() {
 
 // The group's Config is for all keys that no rule covers.
 func ExampleWithPolicy() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2}, breaker.WithPolicy(
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1}, breaker.WithPolicy(
 		breaker.PolicyRule{
 			Match:  breaker.Key{Service: "shop.Payments"},
 			Config: breaker.Lenient(),

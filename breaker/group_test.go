@@ -214,7 +214,7 @@ func TestOptions(t *testing.T) {
 func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 	const due = 5 * time.Second
 	other := Config{
-		ConsecutiveFailures: 3, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
+		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
 		SlowCall: time.Hour, SuccessesToClose: 5, MaxProbes: 1, ProbeTimeout: time.Hour,
 	}
 	for _, tt := range []struct {
@@ -270,10 +270,11 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 	}
 }
 
-// Counts survive a change of thresholds; a change of Window starts an empty window, and where no rule looks at it there is none.
+// Counts survive a change of thresholds; a change of Window starts an empty window, and where no rule looks at it
+// there is none.
 func TestB34_CountsAndTheWindow(t *testing.T) {
 	counts := Counts{Successes: 3, Failures: 3, Overloads: 1, Slow: 1, ConsecutiveFailures: 2}
-	base := Config{SlowCall: time.Second, MinCalls: 100, Jitter: -1}
+	base := Config{FailingFor: -1, SlowCall: time.Second, MinCalls: 100, Jitter: -1}
 	with := func(change func(*Config)) Config {
 		c := base
 		change(&c)
@@ -385,7 +386,7 @@ func TestB34_ApplyWhileOpenStillRecovers(t *testing.T) {
 		tl := newTimeline(t, g.Get(Key{}))
 		tl.run(row{0, "trip", "open"})
 		for range 5 {
-			if err := g.Apply(Config{Jitter: -1, SuccessesToClose: 1, Window: time.Minute, MaxConcurrent: 4}); err != nil {
+			if err := g.Apply(Config{FailingFor: -1, Jitter: -1, SuccessesToClose: 1, Window: time.Minute, MaxConcurrent: 4}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -90,8 +90,8 @@ func TestLanesAreNotForOneCaller(t *testing.T) {
 	}
 }
 
-// Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that others take),
-// the lanes are made by hand: what is counted is the same.
+// Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that
+// others take), the lanes are made by hand: what is counted is the same.
 func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
@@ -170,7 +170,8 @@ func TestB05_TheRatioSeesLanes(t *testing.T) {
 	}
 }
 
-// A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes counts.
+// A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes
+// counts.
 func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
@@ -353,7 +354,7 @@ func TestB33_LanesAndEviction(t *testing.T) {
 		b := mustGroup(t, cfg).Get(Key{})
 		b.widen(2)
 		p := acquire(t, b)
-		if b.leave() {
+		if leaves(b) {
 			t.Error("it left with a call in flight in a lane")
 		}
 		p.Done(t.Context(), Success)
@@ -364,16 +365,16 @@ func TestB33_LanesAndEviction(t *testing.T) {
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
 		if cfg.FailureRatio < 0 { // what was counted in a lane is use
-			b.mayGo(clock())
-			if last, ok := b.mayGo(clock()); !ok || last > 0 {
-				t.Errorf("nobody has called since the last look: may go: %v, last used at %d; want true, long ago", ok, last)
+			b.evictable(1) // sees the calls of before
+			if last, ok := b.evictable(2); !ok || last != 1 {
+				t.Errorf("nobody has called since the last look: may go: %v, last used at %d; want true, at the look before", ok, last)
 			}
 			report(t, b, 1, Success)
-			if last, ok := b.mayGo(clock()); !ok || last <= 0 {
+			if last, ok := b.evictable(3); !ok || last != 3 {
 				t.Errorf("somebody has called since the last look: may go: %v, last used at %d; want true, just now", ok, last)
 			}
 		}
-		if !b.leave() {
+		if !leaves(b) {
 			t.Fatal("it is idle and does not leave")
 		}
 		if b.enter(ph, counter) {
@@ -390,8 +391,8 @@ func TestB33_LanesAndEviction(t *testing.T) {
 	}
 }
 
-// A success that is held up between its lane and its second look, while the stay ends, is collected by whoever ends it or by
-// itself, once.
+// A success that is held up between its lane and its second look, while the stay ends, is collected by whoever ends
+// it or by itself, once.
 func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: time.Hour})
 	var calls atomic.Uint64

@@ -57,6 +57,7 @@ func newLinearHistory(t *testing.T, seed uint64) *linearHistory {
 	pick := func(of ...int) int { return of[h.rnd.IntN(len(of))] }
 	h.cfg = Config{
 		ConsecutiveFailures: pick(-1, 1, 2, 3),
+		FailingFor:          time.Duration(pick(-1, -1, 1)) * time.Second,
 		FailureRatio:        float64(pick(-1, 50, 50)) / 100,
 		MinCalls:            pick(2, 4, 6),
 		SlowCall:            time.Duration(pick(0, 0, 1)) * time.Second,
@@ -239,6 +240,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	if w.rnd.IntN(4) == 0 {
 		r.Latency = 2 * time.Second
 	}
+	r.Canceled = o == Ignored && w.rnd.IntN(2) == 0
 	if w.rnd.IntN(8) == 0 {
 		r.RetryAfter = 12 * time.Second
 	}

@@ -13,9 +13,9 @@ import (
 // What is linearizable, and what is not
 //
 // Every operation of a breaker takes effect at one instant between its call and its return, and the instants put all
-// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same calls
-// for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same events.
-// The following do not, on purpose; each comes in steps, and the steps are linearizable:
+// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same
+// calls for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same
+// events. The following do not, on purpose; each comes in steps, and the steps are linearizable:
 //
 //   - A success that takes no lock comes in three: it is judged (in time or late), it is counted, and it ends the row of
 //     consecutive failures. Its stay may end between the steps. It still is a success, as it was in time when it was judged,
@@ -193,8 +193,8 @@ func (s *linearState) admits(op linearOp) bool {
 	return false
 }
 
-// settleDown leaves the checker no choice where there is none, which saves it most of its work: steps that nobody could tell
-// apart, or that change nothing, follow at once, and results of one instant stand in one order.
+// settleDown leaves the checker no choice where there is none, which saves it most of its work: steps that nobody
+// could tell apart, or that change nothing, follow at once, and results of one instant stand in one order.
 func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
 	s.next = -1
 	p := s.permits[op.permit]
@@ -241,11 +241,11 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 	case opAcquire:
 		return s.doAcquire(op, saw)
 	case opSettle:
-		s.settle(s.ticket(op), op.report.Outcome, op.report.RetryAfter, s.now)
+		s.settle(s.ticket(op), op.report, s.now)
 	case opJudge, opCount, opEndRow:
 		s.succeed(op)
 	case opNote:
-		if _, ask := s.record(s.ticket(op), op.report.Outcome, op.report.RetryAfter, s.now); ask {
+		if _, ask := s.record(s.ticket(op), op.report, s.now); ask {
 			s.noted = op.permit
 		}
 	case opEvaluate:
@@ -314,7 +314,7 @@ func (s *linearState) succeed(op linearOp) {
 	case op.kind == opCount:
 		s.sum.Successes++
 		if lasts {
-			s.results = append(s.results, modelResult{s.now, Success, false})
+			s.addSuccess(s.now, false)
 		}
 	case lasts:
 		s.streak = 0
@@ -350,8 +350,8 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	return got == want
 }
 
-// told says whether the listener was told of the transition from old to s, if there was one: the event of that generation
-// must be of it. So every transition has one event, and every event one transition.
+// told says whether the listener was told of the transition from old to s, if there was one: the event of that
+// generation must be of it. So every transition has one event, and every event one transition.
 func (s *linearState) told(old *linearState, op linearOp, events []Event, born time.Time) bool {
 	if s.gen == old.gen {
 		return true

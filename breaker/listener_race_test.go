@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// Each breaker's events in order, Seq without gaps, To of one = From of the next, one at a time; under flapping from many
-// goroutines, with a listener that makes events of its own.
+// Each breaker's events in order, Seq without gaps, To of one = From of the next, one at a time; under flapping from
+// many goroutines, with a listener that makes events of its own.
 func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 60, 2
 	var mu sync.Mutex
 	events := make(map[Key][]Event)
 	busy := make(map[Key]bool)
 	var g *Group
-	g = mustGroup(t, Config{ConsecutiveFailures: 2, OpenFor: 1, MaxOpenFor: 1, SuccessesToClose: 1}, WithListener(func(ctx context.Context, e Event) {
+	g = mustGroup(t, Config{ConsecutiveFailures: 2, SuccessesToClose: 1}, WithListener(func(ctx context.Context, e Event) {
 		mu.Lock()
 		if busy[e.Key] {
 			t.Errorf("%v: two events are told at once", e.Key)
@@ -37,6 +37,7 @@ func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 		busy[e.Key] = false
 		mu.Unlock()
 	}))
+	shorten(g.policies)
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {

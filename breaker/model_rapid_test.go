@@ -13,13 +13,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen counts how often the random runs came by each thing that matters: a run that never trips proves nothing about trips.
+// seen counts how often the random runs came by each thing that matters: a run that never trips proves nothing about
+// trips.
 type seen map[string]int
 
-// TestModel runs random operations on a breaker and on the model, and compares all there is to see after each.
+// TestModel runs random operations on a breaker and on the model, and compares all there is to see after each. It
+// goes on until it has come by everything in modelMustSee, because some of that is rare.
 func TestModel(t *testing.T) {
 	saw := seen{}
-	for range 20 { // 100 checks each, unless -rapid.checks says otherwise
+	for round := 0; round < 20 || (len(saw.missing(modelMustSee)) > 0 && round < 1000); round++ { // 100 checks each, unless -rapid.checks or -short says otherwise
 		rapid.Check(t, func(rt *rapid.T) {
 			// rapid stops a run with a panic, which must come out of the bubble on rapid's goroutine.
 			var stopped any
@@ -39,25 +41,38 @@ func TestModel(t *testing.T) {
 			return
 		}
 	}
-	for _, what := range []string{
-		"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom", "closed -> open by manual",
-		"open -> open by manual", "half_open -> open by manual", "half_open -> open by probe",
-		"open -> half_open by ", "half_open -> closed by ",
-		"closed -> closed by manual", "open -> closed by manual", "half_open -> closed by manual",
-		"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
-		"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
-		"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
-		"good answer after the lease", "closed by a good answer after the lease",
-		"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
-		"ramp over", "trip while ramping", "probes slowed down", "server asked for time", "back-off forgotten", "idle for years",
-	} {
-		if saw[what] == 0 {
-			t.Errorf("never seen: %s", what)
-		}
+	saw.report(t, modelMustSee)
+}
+
+var modelMustSee = []string{
+	"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom", "closed -> open by manual",
+	"open -> open by manual", "half_open -> open by manual", "half_open -> open by probe",
+	"open -> half_open by ", "half_open -> closed by ",
+	"closed -> closed by manual", "open -> closed by manual", "half_open -> closed by manual",
+	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
+	"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
+	"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
+	"good answer after the lease", "closed by a good answer after the lease",
+	"slow call given up", "slow probe given up", "a streak that has not lasted", "failures seen as one", "a burst that is no ratio",
+	"opened again soon", "a good recovery forgets all", "recoveries forgotten while half-open", "a probe that decides nothing under force_closed",
+	"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
+	"ramp over", "trip while ramping", "probes slowed down", "server asked for time", "back-off forgotten", "idle for years",
+}
+
+// missing is what of want was never seen.
+func (s seen) missing(want []string) []string {
+	return slices.DeleteFunc(slices.Clone(want), func(what string) bool { return s[what] > 0 })
+}
+
+// report fails the test for what is missing, and logs what was seen.
+func (s seen) report(t *testing.T, want []string) {
+	t.Helper()
+	for _, what := range s.missing(want) {
+		t.Errorf("never seen: %s", what)
 	}
 	if testing.Verbose() {
-		for _, what := range slices.Sorted(mapKeys(saw)) {
-			t.Logf("%7d  %s", saw[what], what)
+		for _, what := range slices.Sorted(mapKeys(s)) {
+			t.Logf("%7d  %s", s[what], what)
 		}
 	}
 }
@@ -78,6 +93,7 @@ func drawConfig(t *rapid.T) Config {
 	ratio := func(label string) float64 { return float64(pick(label, 7, 50, 57, 100)) / 100 }
 	c := Config{
 		ConsecutiveFailures: pick("consecutive", -1, 1, 3, 5),
+		FailingFor:          time.Duration(pick("failing for", -1, -1, 0, 30, 2000)) * time.Millisecond,
 		FailureRatio:        ratio("failure ratio"),
 		MinCalls:            pick("min calls", 1, 4, 10),
 		Window:              seconds("window", 1, 10, 60),
@@ -201,11 +217,19 @@ func (r *run) take() bool {
 }
 
 func (r *run) report(i int, o Outcome, asked time.Duration) {
+	r.reportAll(i, Report{Outcome: o, RetryAfter: asked, Canceled: o == Ignored && i%2 == 0})
+}
+
+func (r *run) reportAll(i int, rep Report) {
+	o, asked := rep.Outcome, rep.RetryAfter
 	tk := r.out[i]
 	r.out = slices.Delete(r.out, i, i+1)
 	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
-	tk.permit.DoneAfter(context.Background(), o, asked)
-	if r.m.settle(tk, o, asked, r.now()) {
+	before := *r.m
+	tk.permit.DoneWith(context.Background(), rep)
+	late := r.m.settle(tk, rep, r.now())
+	r.noteRules(tk, rep, &before)
+	if late {
 		r.saw["late in "+r.m.state.String()]++
 		switch {
 		case tk.probe && r.m.gen != gen:
@@ -220,6 +244,9 @@ func (r *run) report(i int, o Outcome, asked time.Duration) {
 			r.saw["probe ignored"]++
 		}
 	}
+	if half := before.state == HalfOpen && r.m.state == Closed; half && r.m.failed < failed {
+		r.saw["recoveries forgotten while half-open"]++
+	}
 	if tripped := r.m.sum.Trips.Total() > trips; tripped {
 		if ramping {
 			r.saw["trip while ramping"]++
@@ -231,6 +258,38 @@ func (r *run) report(i int, o Outcome, asked time.Duration) {
 			r.saw["back-off forgotten"]++
 		}
 	}
+}
+
+// noteRules counts what the report of tk showed of the rules on streaks, bursts and back-off.
+func (r *run) noteRules(tk ticket, rep Report, before *model) {
+	m, now := r.m, r.now()
+	count := func(what string, happened bool) {
+		if happened {
+			r.saw[what]++
+		}
+	}
+	inTime := tk.gen == before.gen
+	if tk.probe && rep.Outcome == Ignored {
+		count("slow probe given up", m.sum.Probes.Failure > before.sum.Probes.Failure)
+	}
+	decides := rep.Outcome == Failure || rep.Outcome == Success
+	count("a probe that decides nothing under force_closed", tk.probe && decides && inTime && m.override == ForceClosed && m.gen == before.gen)
+	if !inTime || tk.probe || before.state != Closed {
+		return
+	}
+	count("slow call given up", rep.Outcome == Ignored && m.sum.SlowCalls > before.sum.SlowCalls)
+	if m.state == Open {
+		count("opened again soon", m.failed > before.failed && !before.ramping)
+		count("a good recovery forgets all", before.failed > 1 && m.failed == 0)
+		return
+	}
+	enough := m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures)
+	count("a streak that has not lasted", rep.Outcome == Failure && enough && m.override != ForceClosed)
+	count("failures seen as one", rep.Outcome == Failure && m.streak == before.streak)
+	c := m.counts(now)
+	calls := c.Successes + c.Failures + c.Overloads
+	count("a burst that is no ratio", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) && m.override != ForceClosed &&
+		reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio))
 }
 
 func drawOutcome(t *rapid.T) Outcome {
@@ -289,13 +348,16 @@ func (r *run) answerLate(t *rapid.T) {
 	}
 }
 
-// story is what operations drawn one by one seldom come to: an outage with some failed recoveries, a recovery, some time,
-// and another outage.
+// story is what operations drawn one by one seldom come to: an outage with some failed recoveries, a recovery, some
+// time, and another outage.
 func (r *run) story(t *rapid.T) {
 	fail := func() {
 		for range 12 {
 			if r.take() {
 				r.report(len(r.out)-1, Failure, 0)
+			}
+			if r.m.cfg.FailingFor > 0 {
+				time.Sleep(r.m.cfg.FailingFor / 8)
 			}
 		}
 	}
@@ -335,7 +397,7 @@ func (r *run) again(t *rapid.T) {
 	tk := rapid.SampledFrom(r.done).Draw(t, "ticket")
 	o := drawOutcome(t)
 	tk.permit.Done(context.Background(), o)
-	r.m.settle(tk, o, 0, r.now())
+	r.m.settle(tk, Report{Outcome: o}, r.now())
 	r.saw["second report of a probe"]++
 }
 

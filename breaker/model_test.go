@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// model is the rules B of docs/semantics.md in plain sequential Go: lists in place of buckets and atomics, sums made anew
-// each time, one copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations since the
-// breaker's birth.
+// model is the rules B of docs/semantics.md in plain sequential Go: lists in place of buckets and atomics, sums made
+// anew each time, one copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations
+// since the breaker's birth.
 type model struct {
 	cfg  Config // with defaults
 	trip func(Counts) bool
@@ -20,12 +20,20 @@ type model struct {
 	entered time.Duration
 	until   time.Duration // open
 	opened  time.Duration // when it was closed last
-	failed  int
+	failed  int           // recoveries
+
+	// For the back-off: time without a failed recovery and without being open, up to calmSince; the last open period;
+	// and the calls that succeeded since it closed.
+	calm, calmSince time.Duration
+	period          time.Duration
+	served          uint64
 
 	// Closed.
 	born      time.Duration // of the window
 	results   []modelResult
 	streak    uint64
+	failing   time.Duration // when the first failure of the streak ended
+	counted   time.Duration // when the last failure that counted in the streak ended
 	ramping   bool
 	rampStart time.Duration
 	credit    uint64
@@ -47,6 +55,8 @@ type modelResult struct {
 	at      time.Duration
 	outcome Outcome
 	slow    bool
+	// Of a failure or an overload, and of a slow call: it begins an event, and is not seen as one with an earlier call.
+	newBad, newSlow bool
 }
 
 type modelLease struct {
@@ -91,13 +101,95 @@ func (m *model) counts(now time.Duration) Counts {
 			c.Failures++
 		case Overload:
 			c.Overloads++
-		case Ignored:
+		case Ignored: // slow, and given up
+			c.SlowCanceled++
 		}
 		if r.slow {
 			c.Slow++
 		}
 	}
 	return c
+}
+
+// reached reports whether the share of calls that speak against the backend reaches ratio, and does so without the
+// largest event too, and the like share of the other calls of the tenth in which that began.
+func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
+	const all = 1 << 40 // no tenth
+	tenth := m.cfg.Window / 10
+	// By tenth: calls, those that speak against the backend, those of them in events that began in the tenth before,
+	// and sizes of the largest event.
+	whole, part, spilled, largest := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
+	began, size, sizeHere := time.Duration(-1), uint64(0), uint64(0)
+	tenths := map[time.Duration]bool{} // that are alive, in which an event began
+	for i, r := range m.results {
+		n := (r.at - m.born) / tenth
+		for _, same := range m.results[i:] { // of one instant, in any order
+			if same.at != r.at || (i > 0 && m.results[i-1].at == r.at) {
+				break
+			}
+			if (slow && same.newSlow) || (!slow && same.newBad) {
+				began, size, sizeHere = n, 0, 0
+				if (now-m.born)/tenth-n < 10 {
+					tenths[n] = true
+				}
+			}
+		}
+		if r.outcome == Ignored && !slow {
+			continue
+		}
+		against := (slow && r.slow) || (!slow && r.outcome != Success)
+		if against {
+			size++
+			largest[began] = max(largest[began], size)
+			if began != n {
+				spilled[n]++
+				sizeHere++
+				largest[n] = max(largest[n], sizeHere)
+			}
+		}
+		if (now-m.born)/tenth-n < 10 {
+			whole[n]++
+			whole[all]++
+			if against {
+				part[n]++
+				part[all]++
+			}
+		}
+	}
+	least := m.minCalls(now)
+	if whole[all] < least || !reached(part[all], whole[all], ratio) {
+		return false
+	}
+	if m.cfg.FailingFor < 0 {
+		return true
+	}
+	if len(tenths) < 2 {
+		return false
+	}
+	at := time.Duration(-2)
+	for n := (now - m.born) / tenth; n >= 0 && (now-m.born)/tenth-n < 10; n-- {
+		if largest[n] > largest[at] {
+			at = n
+		}
+	}
+	restPart := part[all] - largest[at]
+	restWhole := whole[all] - largest[at] - (whole[at]-part[at])*largest[at]/(part[at]+spilled[at+1])
+	return 2*restWhole >= least && reached(restPart, restWhole, ratio)
+}
+
+// alone reports whether a result at now that speaks against the backend begins an event.
+func (m *model) alone(slow bool, now time.Duration) bool {
+	last := time.Duration(-1)
+	for _, r := range slices.Backward(m.results) {
+		if (slow && !r.slow) || (!slow && (r.outcome == Success || r.outcome == Ignored)) {
+			continue
+		}
+		last = max(last, r.at)
+		if (slow && r.newSlow) || (!slow && r.newBad) {
+			return now-last > min(10*time.Millisecond, m.cfg.Window/10) || now-r.at >= m.cfg.Window/10
+		}
+	}
+	return true
 }
 
 // refresh ends what time has ended.
@@ -256,20 +348,21 @@ func ruleCount(c *RuleCounts, r Rule) *uint64 {
 }
 
 // settle takes the report of a ticket, and says whether it was late.
-func (m *model) settle(tk ticket, o Outcome, asked, now time.Duration) (late bool) {
-	late, ask := m.record(tk, o, asked, now)
+func (m *model) settle(tk ticket, r Report, now time.Duration) (late bool) {
+	late, ask := m.record(tk, r, now)
 	if ask {
-		if rule := m.rule(o, now); rule != 0 {
-			m.open(rule, asked, now)
+		if rule := m.rule(r.Outcome, now); rule != 0 {
+			m.open(rule, r.RetryAfter, now)
 		}
 	}
 	return late
 }
 
 // record is settle up to the rules, and says whether they are to be asked.
-func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, ask bool) {
+func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) {
 	m.refresh(now)
-	slow := m.cfg.SlowCall > 0 && tk.timed && now-tk.start > m.cfg.SlowCall
+	o := r.Outcome
+	slow := m.cfg.SlowCall > 0 && tk.timed && now-tk.start > m.cfg.SlowCall && (o != Ignored || r.Canceled)
 	inTime := tk.gen == m.gen
 	if tk.probe {
 		i := slices.IndexFunc(m.leases, func(l modelLease) bool { return l.ticket == tk.id })
@@ -286,7 +379,7 @@ func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, as
 	if !inTime {
 		m.sum.Late++
 		switch {
-		case !tk.probe || tk.gen != m.gen || o == Ignored:
+		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.override == ForceClosed:
 		case o == Success && !slow:
 			m.answered(now)
 		default:
@@ -304,35 +397,62 @@ func (m *model) record(tk ticket, o Outcome, asked, now time.Duration) (late, as
 	case Ignored:
 		m.sum.Ignored++
 	}
-	if slow && o != Ignored {
+	if slow {
 		m.sum.SlowCalls++
 	}
 	switch {
 	case tk.probe:
-		m.judge(o, slow, asked, now)
-	case m.state == Closed && o != Ignored:
-		m.results = append(m.results, modelResult{now, o, slow})
+		m.judge(r, slow, now)
+	case m.state == Closed && (o != Ignored || slow):
 		if o == Success {
+			m.addSuccess(now, slow)
 			m.streak = 0
+		} else {
+			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.alone(false, now), slow && m.alone(true, now)})
 		}
 		if o == Failure {
-			m.streak++
+			m.fail(now)
 		}
 		return false, (o != Success || slow) && m.override != ForceClosed
 	}
 	return false, false
 }
 
-func (m *model) judge(o Outcome, slow bool, asked, now time.Duration) {
+// addSuccess puts a success into the window.
+func (m *model) addSuccess(now time.Duration, slow bool) {
+	m.results = append(m.results, modelResult{now, Success, slow, false, slow && m.alone(true, now)})
+	m.served++
+}
+
+// fail makes the failure streak longer, unless the failure is seen as one with the last one that counted.
+func (m *model) fail(now time.Duration) {
 	switch {
-	case o == Ignored:
+	case m.streak == 0:
+		m.failing = now
+	case m.cfg.FailingFor >= 0 && now-m.counted <= 10*time.Millisecond:
+		return
+	}
+	m.streak++
+	m.counted = now
+}
+
+func (m *model) judge(r Report, slow bool, now time.Duration) {
+	bad := slow || (r.Outcome != Success && r.Outcome != Ignored)
+	switch {
+	case r.Outcome == Ignored && !bad:
 		m.sum.Probes.Ignored++
-	case o == Success && !slow:
+		return
+	case !bad:
 		m.sum.Probes.Success++
-		m.answered(now)
 	default:
 		m.sum.Probes.Failure++
-		m.open(RuleProbe, asked, now)
+	}
+	switch {
+	case m.override == ForceClosed:
+	case bad:
+		m.open(RuleProbe, r.RetryAfter, now)
+	default:
+		m.answered(now)
 	}
 }
 
@@ -345,17 +465,14 @@ func (m *model) answered(now time.Duration) {
 
 // rule returns the first rule of B10 that fires.
 func (m *model) rule(o Outcome, now time.Duration) Rule {
-	c := m.counts(now)
-	calls := c.Successes + c.Failures + c.Overloads
-	enough := calls >= m.minCalls(now)
 	switch {
-	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures):
+	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures) && now-m.failing >= m.cfg.FailingFor:
 		return RuleConsecutive
-	case enough && m.cfg.FailureRatio > 0 && reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio):
+	case m.cfg.FailureRatio > 0 && m.reached(false, m.cfg.FailureRatio, now):
 		return RuleRatio
-	case enough && m.cfg.SlowCall > 0 && reached(c.Slow, calls, m.cfg.SlowRatio):
+	case m.cfg.SlowCall > 0 && m.reached(true, m.cfg.SlowRatio, now):
 		return RuleSlow
-	case m.trip != nil && m.trip(c):
+	case m.trip != nil && m.trip(m.counts(now)):
 		return RuleCustom
 	}
 	return 0
@@ -368,24 +485,49 @@ func reached(part, whole uint64, ratio float64) bool {
 
 func (m *model) open(rule Rule, asked, now time.Duration) {
 	*ruleCount(&m.sum.Trips, rule)++
-	switch {
-	case m.state == Closed:
-		for closed := now - m.entered; closed >= m.cfg.MaxOpenFor && m.failed > 0; closed -= m.cfg.MaxOpenFor {
-			m.failed--
-		}
-		if m.ramping && rule != RuleManual {
-			m.failed++
-		}
+	m.forget(now)
+	if m.state == Closed {
 		m.opened = now
-	case rule == RuleProbe:
-		m.failed++
 	}
+	judged := m.state == Closed && rule != RuleManual
+	good := m.served > uint64(m.cfg.SuccessesToClose)
+	soon := m.period > 0 && now-m.entered <= max(m.cfg.Window, m.period)
+	switch {
+	case rule == RuleProbe, judged && m.ramping, judged && soon && !good:
+		m.calm = 0
+		m.failed = min(m.failed+1, m.mostFailed())
+	case judged && good:
+		m.failed = 0
+	}
+	m.period = max(m.openPeriod(m.failed), min(asked, max(time.Minute, m.cfg.MaxOpenFor)))
+	m.until = now + m.period
+	m.become(Open, now)
+}
+
+// openPeriod is the period after so many failed recoveries.
+func (m *model) openPeriod(failed int) time.Duration {
 	period := m.cfg.OpenFor
-	for range m.failed {
+	for range failed {
 		period = min(time.Duration(float64(period)*m.cfg.Backoff), m.cfg.MaxOpenFor)
 	}
-	m.until = now + max(period, min(asked, m.cfg.MaxOpenFor))
-	m.become(Open, now)
+	return period
+}
+
+// mostFailed is after how many failed recoveries the period is as long as it gets.
+func (m *model) mostFailed() (n int) {
+	for m.cfg.Backoff > 1 && m.openPeriod(n) < m.cfg.MaxOpenFor {
+		n++
+	}
+	return n
+}
+
+// forget takes failed recoveries off for the calm time up to now.
+func (m *model) forget(now time.Duration) {
+	if m.state != Open {
+		m.calm += now - m.calmSince
+	}
+	m.failed = int(max(0, int64(m.failed)-int64(m.calm/m.cfg.MaxOpenFor)))
+	m.calmSince, m.calm = now, m.calm%m.cfg.MaxOpenFor
 }
 
 func (m *model) close(ramp bool, now time.Duration) {
@@ -394,11 +536,13 @@ func (m *model) close(ramp bool, now time.Duration) {
 		m.sum.NotClosed += now - m.opened
 	}
 	m.forgiven = m.lastTicket
+	m.served = 0
 	m.become(Closed, now)
 	m.ramping, m.rampStart, m.credit = ramp, now, 1<<32-1
 }
 
 func (m *model) become(s State, now time.Duration) {
+	m.forget(now)
 	m.state, m.entered = s, now
 	m.gen++
 	m.results, m.streak, m.born = nil, 0, now
@@ -412,13 +556,14 @@ func (m *model) tripNow(now time.Duration) {
 
 func (m *model) reset(now time.Duration) {
 	m.refresh(now)
-	m.failed = 0
 	m.close(false, now)
+	m.failed, m.calm, m.period = 0, 0, 0
 }
 
 func (m *model) apply(cfg Config, now time.Duration) {
 	m.refresh(now)
 	cfg = cfg.WithDefaults()
+	m.forget(now)
 	old := *m
 	m.cfg = cfg
 	if cfg.Window != old.cfg.Window || m.windowed() != old.windowed() {
@@ -427,6 +572,7 @@ func (m *model) apply(cfg Config, now time.Duration) {
 	if cfg.Ramp == 0 {
 		m.ramping = false
 	}
+	m.failed = min(m.failed, m.mostFailed())
 }
 
 // snapshot is what the breaker's must be, but for wall clock times and the key.
@@ -450,10 +596,8 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 	s.Generation = m.gen
 	s.Ready = looking.ready(now)
 	s.MinCalls = m.minCalls(now)
-	s.FailedRecoveries = m.failed
-	if m.state == Closed {
-		s.FailedRecoveries = max(0, m.failed-int((now-m.entered)/m.cfg.MaxOpenFor))
-	}
+	looking.forget(now)
+	s.FailedRecoveries = looking.failed
 	s.InFlight = m.inFlight()
 	switch m.state {
 	case Closed:

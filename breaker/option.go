@@ -3,6 +3,7 @@ package breaker
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // Option sets something up that is not plain data. Options come from the With functions of this package.
@@ -17,13 +18,17 @@ type options struct {
 	trip        func(Counts) bool
 	rules       []PolicyRule
 	maxBreakers int
-	groupOnly   string // name of an option that New does not take
+	idleTimeout time.Duration // negative: never
+	groupOnly   string        // name of an option that New does not take
 }
 
-const defaultMaxBreakers = 10_000
+const (
+	defaultMaxBreakers = 10_000
+	defaultIdleTimeout = time.Hour
+)
 
 func collect(opts []Option) (*options, error) {
-	o := &options{maxBreakers: defaultMaxBreakers}
+	o := &options{maxBreakers: defaultMaxBreakers, idleTimeout: defaultIdleTimeout}
 	for i, opt := range opts {
 		if opt == nil || isNilFunc(opt) {
 			return nil, errorf("option %d is nil", i)
@@ -63,8 +68,8 @@ func WithListener(f func(context.Context, Event)) Option {
 }
 
 // WithTrip adds a rule of one's own: whenever a failure, an overload or a slow call was counted and no rule of the
-// Config fired, trip is asked, outside every lock, and true opens the breaker. One that panics says false. A nil trip is an
-// error; the last one given counts. Default: none.
+// Config fired, trip is asked, outside every lock, and true opens the breaker. One that panics says false. A nil trip
+// is an error; the last one given counts. Default: none.
 func WithTrip(trip func(Counts) bool) Option {
 	return optionFunc(func(o *options) error {
 		if trip == nil {
@@ -75,8 +80,8 @@ func WithTrip(trip func(Counts) bool) Option {
 	})
 }
 
-// WithPolicy gives keys that a rule matches a Config of their own. Given more than once, the rules add up. NewGroup only;
-// an invalid rule is an error. Default: none, every key has the group's Config.
+// WithPolicy gives keys that a rule matches a Config of their own. Given more than once, the rules add up. NewGroup
+// only; an invalid rule is an error. Default: none, every key has the group's Config.
 func WithPolicy(rules ...PolicyRule) Option {
 	return optionFunc(func(o *options) error {
 		o.rules = append(o.rules, rules...)
@@ -94,6 +99,24 @@ func WithMaxBreakers(n int) Option {
 		}
 		o.maxBreakers = n
 		o.groupOnly = "WithMaxBreakers"
+		return nil
+	})
+}
+
+// WithIdleTimeout drops breakers that no call has asked for during d. [Group.All] no longer yields such a breaker, so
+// every collector drops its series. Its memory is freed when new keys arrive. If a call asks for it before that, it
+// is there as it was. A breaker that is forced, or that has calls in flight, does not become idle. How long a breaker
+// was idle is known to a tenth of its window; without one (see Config.Window), to the time between two runs of All or
+// two new keys.
+//
+// d is negative (never) or from 1 ms to 100 years; anything else is an error. NewGroup only. Default: 1 hour.
+func WithIdleTimeout(d time.Duration) Option {
+	return optionFunc(func(o *options) error {
+		if d >= 0 && !validDuration(d) {
+			return errorf("WithIdleTimeout: d is %v, want negative (never) or from 1ms to 100 years%s", d, missingUnit(d))
+		}
+		o.idleTimeout = d
+		o.groupOnly = "WithIdleTimeout"
 		return nil
 	})
 }

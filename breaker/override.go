@@ -35,11 +35,11 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Override sets a breaker's judgement aside until it is cleared or its time is over. Below it the breaker keeps its state,
-// which shows again afterwards.
+// Override sets a breaker's judgement aside until it is cleared or its time is over. Below it the breaker keeps its
+// state, which shows again afterwards.
 type Override struct {
 	Mode Mode          `json:"mode"`
-	TTL  time.Duration `json:"ttl,omitempty"` // 0: until cleared. Not negative, at most 100 years
+	TTL  time.Duration `json:"ttl,omitempty"` // 0: until cleared. Otherwise from 1 ms to 100 years
 	Why  string        `json:"why"`           // for people; not empty
 	By   string        `json:"by"`            // who set it; not empty
 }
@@ -68,8 +68,8 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:
 		return errorf("Override.Mode is %d, want ForceOpen, ForceClosed or Shadow", uint8(o.Mode))
-	case o.TTL < 0 || o.TTL > maxDuration:
-		return errorf("Override.TTL is %v, want 0 (until cleared) or up to 100 years", o.TTL)
+	case o.TTL != 0 && !validDuration(o.TTL):
+		return errorf("Override.TTL is %v, want 0 (until cleared) or from 1ms to 100 years%s", o.TTL, missingUnit(o.TTL))
 	case o.Why == "":
 		return errorf("Override.Why is empty, want a reason for the people who will ask")
 	case o.By == "":

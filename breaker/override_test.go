@@ -159,7 +159,7 @@ func TestB28_TTL(t *testing.T) {
 		{"one nanosecond before its end", steady(), []row{{0, "force_open/30s", "open"}, {ttl - 1, "success", "rejected:forced open"}}},
 		{"at its end", steady(), []row{{0, "force_open/30s", "open"}, {ttl, "success", "closed"}}},
 		{"at its end, unasked", steady(), []row{{0, "force_open/30s", "open"}, {ttl - 1, "", "open"}, {ttl, "", "closed"}}},
-		{"one nanosecond long", steady(), []row{{0, "force_open/1ns success", "rejected:forced open"}, {1, "success", "closed"}}},
+		{"one millisecond long", steady(), []row{{0, "force_open/1ms success", "rejected:forced open"}, {ms, "success", "closed"}}},
 		{"none: it stays", steady(), []row{{0, "force_open", "open"}, {100 * 365 * 24 * time.Hour, "success", "rejected:forced open"}}},
 		{"a century", steady(), []row{
 			{0, "force_open/876000h", "open"}, {maxDuration - 1, "success", "rejected:forced open"}, {maxDuration, "success", "closed"},

@@ -17,13 +17,15 @@ func probeWhenDue(t *testing.T, b *Breaker, o Outcome) {
 	p.Done(t.Context(), o)
 }
 
-// n counts recoveries that failed. It falls by one for each MaxOpenFor spent closed since.
+// n counts recoveries that failed. It falls by one for each MaxOpenFor that passes without another one and without
+// being open.
 func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	const s = time.Second
 	long := Config{OpenFor: s, MaxOpenFor: 64 * s, Jitter: -1, SuccessesToClose: 1}
 	// After three failed recoveries and one that succeeded, closed for as long as it says, and tripped again.
 	for _, tt := range []struct{ closed, want time.Duration }{
-		{0, 8 * s},
+		{10 * s, 16 * s}, // within the window: one more failed recovery
+		{10*s + 1, 8 * s},
 		{64*s - 1, 8 * s},
 		{64 * s, 4 * s},
 		{2*64*s - 1, 4 * s},
@@ -62,15 +64,16 @@ func TestB17_TheCapHolds(t *testing.T) {
 			}
 			probeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
 		}
-		if got := b.Snapshot().FailedRecoveries; got != 6 {
-			t.Errorf("FailedRecoveries is %d, want 6", got)
+		if got := b.Snapshot().FailedRecoveries; got != 3 { // enough to reach MaxOpenFor, and no more
+			t.Errorf("FailedRecoveries is %d, want 3", got)
 		}
 	})
 }
 
 // What is no failed recovery does not count as one.
 func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
-	const open = 5 * time.Second
+	const s = time.Second
+	const open = 5 * s
 	for _, tt := range []struct {
 		name string
 		rows []row
@@ -78,14 +81,45 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	}{
 		{"a first trip", []row{{0, "failure*5", "open"}}, 0},
 		{"trips after recoveries that succeeded", []row{
-			{0, "failure*5", "open"}, {open, "success failure*5", "probe open"}, {2 * open, "success failure*5", "probe open"},
+			{0, "failure*5", "open"}, {open, "success*3 failure*5", "probe open"}, {2 * open, "success*3 failure*5", "probe open"},
 		}, 0},
+		{"trips soon after closing, and hardly a success in between", []row{
+			{0, "failure*5", "open"}, {open, "success*2 failure*5", "probe open"}, {3 * open, "success failure*5", "probe open"},
+		}, 2},
+		{"a trip at the end of the window after closing", []row{
+			{0, "failure*5", "open"}, {open, "success", "probe closed"}, {3 * open, "failure*5", "open"},
+		}, 1},
+		{"a trip a nanosecond later", []row{
+			{0, "failure*5", "open"}, {open, "success", "probe closed"}, {3*open + 1, "failure*5", "open"},
+		}, 0},
+		{"a trip within an open period that was longer than the window", []row{
+			{0, "failure*4 failure@30s", "open"}, {30 * s, "success", "probe closed"}, {60 * s, "failure*5", "open"},
+		}, 1},
+		{"a trip a nanosecond after that", []row{
+			{0, "failure*4 failure@30s", "open"}, {30 * s, "success", "probe closed"}, {60*s + 1, "failure*5", "open"},
+		}, 0},
+		{"a trip by hand soon after closing", []row{{0, "failure*5", "open"}, {open, "success trip", "probe open"}}, 0},
+		{"a trip soon after Reset", []row{{0, "failure*5", "open"}, {0, "reset failure*5", "open"}}, 0},
+		{"a trip soon after closing, long after a trip by hand", []row{{0, "trip", "open"}, {open, "success failure*5", "probe open"}}, 1},
 		{"Trip while open", []row{{0, "trip*3", "open"}}, 0},
 		{"Trip while half-open", []row{{0, "trip", "open"}, {open, "begin:1 trip", "probe open"}}, 0},
 		{"a probe that was ignored", []row{{0, "trip", "open"}, {open, "ignored", "probe half_open"}}, 0},
 		{"a probe that was lost", []row{{0, "trip", "open"}, {open, "begin:1", "probe half_open"}, {time.Hour, "end:1=failure", "half_open"}}, 0},
 		{"a failed probe", []row{{0, "trip", "open"}, {open, "failure", "probe open"}}, 1},
 		{"forgotten by Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
+		{"forgotten after a recovery that succeeded", []row{
+			{0, "trip", "open"}, {open, "failure", "probe open"}, {3 * open, "failure", "probe open"}, {7 * open, "success*4 failure*5", "probe open"},
+		}, 0},
+		{"kept after one that did not, long after", []row{
+			{0, "trip", "open"},
+			{open, "failure", "probe open"},
+			{3 * open, "failure", "probe open"},
+			{7 * open, "success*2", "probe closed"},
+			{7*open + 30*s, "failure*5", "open"},
+		}, 2},
+		{"kept by Trip, also after many successes", []row{
+			{0, "trip", "open"}, {open, "failure", "probe open"}, {3 * open, "success*9 trip", "probe open"},
+		}, 1},
 		{"kept by Trip", []row{{0, "trip", "open"}, {open, "failure trip", "probe open"}}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -163,7 +197,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 	}{
 		{"on the failure that opens", []row{{0, "failure*4 failure@30s", "open"}}, 30 * s},
 		{"for less than the period", []row{{0, "failure*4 failure@4s", "open"}}, 5 * s},
-		{"for more than the cap", []row{{0, "failure*4 failure@61s", "open"}}, 60 * s},
+		{"for more than a minute", []row{{0, "failure*4 failure@61s", "open"}}, 60 * s},
 		{"for years", []row{{0, "failure*4 failure@876000h", "open"}}, 60 * s},
 		{"for less than nothing", []row{{0, "failure*4 failure@-30s", "open"}}, 5 * s},
 		{"on failures that do not open", []row{{0, "failure@30s*4 failure", "open"}}, 5 * s},
@@ -174,7 +208,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 		{"on a failed probe, for less than back-off says", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
 		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
 		{"last time", []row{
-			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*2 failure*5", "probe*2 open"},
+			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*5 failure*5", "probe*2 open"},
 		}, 5 * s},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -22,21 +22,25 @@ type Permit struct {
 type Report struct {
 	// Outcome is the verdict. A value that is no Outcome counts as Failure.
 	Outcome Outcome
-	// RetryAfter is the time that the callee asked for. If this very report opens the breaker, the open period is at least
-	// that, or MaxOpenFor if that is shorter. 0 or less: none.
+	// RetryAfter is the time that the backend asked for. If this very report opens the breaker, the open period is at
+	// least that, up to one minute or MaxOpenFor, whichever is longer. 0 or less: none.
 	RetryAfter time.Duration
+	// Canceled says of an Ignored call that its caller canceled it. If that was after more than Config.SlowCall the
+	// call is a slow one: the slow rule counts it, and as a probe it has failed. With any other outcome it means
+	// nothing.
+	Canceled bool
 	// Latency is what the slow rule looks at. 0 or less: the time since Acquire.
 	Latency time.Duration
 }
 
-// Doubtful says whether the callee is in doubt: the call is a probe, no success has come since the last failure or overload,
-// or one failure is enough to open. A guard may then look more closely.
+// Doubtful says whether the callee is in doubt: the call is a probe, no success has come since the last failure or
+// overload, or one failure is enough to open. A guard may then look more closely.
 func (p Permit) Doubtful() bool {
 	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && (p.ph.win.doubt.Load() || p.ph.pol.consecutive == 1))
 }
 
-// Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may not have
-// been noted, and Elapsed is 0.
+// Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may
+// not have been noted, and Elapsed is 0.
 func (p Permit) Elapsed() time.Duration {
 	if p.start == 0 {
 		return 0
@@ -48,8 +52,8 @@ func (p Permit) Elapsed() time.Duration {
 func (p Permit) IsProbe() bool { return p.lease != 0 }
 
 // Done reports the outcome of the call. A result that comes in a later stay than its call was admitted in, or after a
-// probe's lease, is late: it is counted as that and decides nothing, but for a probe's in the stay that it was admitted in
-// (see Config.ProbeTimeout). ctx is the call's; listeners get it.
+// probe's lease, is late: it is counted as that and decides nothing, but for a probe's in the stay that it was
+// admitted in (see Config.ProbeTimeout). ctx is the call's; listeners get it.
 func (p Permit) Done(ctx context.Context, o Outcome) {
 	if o == Success && p.b != nil && p.b.succeed(p, 0) {
 		return
@@ -108,9 +112,9 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 	return true
 }
 
-// sweep collects what a success left in a window whose stay ended while it was counting. The stay's end drained the window
-// after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here: every
-// success is collected once.
+// sweep collects what a success left in a window whose stay ended while it was counting. The stay's end drained the
+// window after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here:
+// every success is collected once.
 func (b *Breaker) sweep(then *phase) {
 	b.mu.Lock()
 	now := b.phase.Load()
@@ -132,7 +136,9 @@ func (p Permit) settle(ctx context.Context, r Report) {
 		r.Outcome = Failure
 	}
 	b.mu.Lock()
-	ask := b.record(ctx, p, r, time.Now())
+	t := time.Now()
+	b.used.Store(instant(t))
+	ask := b.record(ctx, p, r, t)
 	b.unlock()
 	if ask != nil {
 		b.tripCustom(ctx, ask, r)
@@ -160,12 +166,13 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		return nil
 	}
 	slow := isSlow(ph.pol, p, r, now)
-	if ph.state != Closed || r.Outcome == Ignored {
+	if ph.state != Closed || (r.Outcome == Ignored && !slow) {
 		// Not closed: an override let it through. It counts for the totals and decides nothing.
 		b.book(r.Outcome, slow, t)
 		return nil
 	}
-	b.retired = plus(b.retired, ph.win.rotate(now, ph.pol.bucket))
+	width := ph.pol.bucket
+	b.retired = plus(b.retired, ph.win.rotate(now, width))
 	if r.Outcome == Success {
 		ph.win.succeeded(&ph.win.successes)
 		ph.win.well()
@@ -180,17 +187,22 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		c.slow = plus(c.slow, 1) // not through book: the success is in the window
 	case Failure:
 		tally.failures = plus(tally.failures, 1)
-		bump(&ph.win.streak)
+		ph.win.failed(now, ph.pol.merge)
 		ph.win.doubt.Store(true)
+		ph.win.happened(badEvent, now, width)
 		b.book(r.Outcome, slow, t)
 	case Overload:
 		tally.overloads = plus(tally.overloads, 1)
 		ph.win.doubt.Store(true)
+		ph.win.happened(badEvent, now, width)
 		b.book(r.Outcome, slow, t)
-	case Ignored: // went above
+	case Ignored: // slow, and its caller gave up
+		tally.slowCanceled = plus(tally.slowCanceled, 1)
+		b.book(r.Outcome, slow, t)
 	}
 	if slow {
 		tally.slow = plus(tally.slow, 1)
+		ph.win.happened(slowEvent, now, width)
 	}
 	return b.evaluate(ctx, ph, r, t)
 }
@@ -209,17 +221,17 @@ func (b *Breaker) book(o Outcome, slow bool, t time.Time) {
 		c.lastFailure = t
 	case Ignored:
 		c.ignored = plus(c.ignored, 1)
-		return
 	}
 	if slow {
 		c.slow = plus(c.slow, 1)
 	}
 }
 
-// isSlow is the first half of B6: strictly longer than SlowCall. A call that was admitted while the rule was off is not
-// slow, because when it began may not have been noted.
+// isSlow is the first half of B6: strictly longer than SlowCall. A call that was admitted while the rule was off is
+// not slow, because when it began may not have been noted. An ignored call is slow only if its caller gave it up: for
+// any other the backend had no time to answer.
 func isSlow(pol *policy, p Permit, r Report, now int64) bool {
-	if pol.slowCall == 0 || p.ph.pol.slowCall == 0 {
+	if pol.slowCall == 0 || p.ph.pol.slowCall == 0 || (r.Outcome == Ignored && !r.Canceled) {
 		return false
 	}
 	latency := int64(r.Latency)
@@ -230,21 +242,24 @@ func isSlow(pol *policy, p Permit, r Report, now int64) bool {
 }
 
 // Do runs fn if the breaker lets it, and reports what it returned: nil is a success; a cancelled context (errors.Is
-// context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored; any other error is a failure.
-// If fn panics or calls runtime.Goexit, that is a failure, and goes on unchanged. Do returns what Acquire or fn return.
+// context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored; any other error is a
+// failure. If fn panics or calls runtime.Goexit, that is a failure, and goes on unchanged. Do returns what Acquire or
+// fn return. A call is reported as Report.Canceled if fn was canceled by way of ctx, and not by a context of its own.
 func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
 	p, err := b.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	outcome := Failure // B23: what stands if fn does not return
-	defer func() { p.Done(ctx, outcome) }()
+	r := Report{Outcome: Failure} // B23: what stands if fn does not return
+	defer func() { p.DoneWith(ctx, r) }()
 	err = fn(ctx)
 	switch {
 	case err == nil:
-		outcome = Success
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrRejected):
-		outcome = Ignored
+		r.Outcome = Success
+	case errors.Is(err, context.Canceled):
+		r.Outcome, r.Canceled = Ignored, errors.Is(ctx.Err(), context.Canceled)
+	case errors.Is(err, ErrRejected):
+		r.Outcome = Ignored
 	}
 	return err
 }

@@ -155,7 +155,7 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 		rows []row
 	}{
 		{"closed", steady(), []row{{0, "failure", "closed"}}},
-		{"closed, slow rule", Config{SlowCall: 1}, []row{{0, "failure", "closed"}}},
+		{"closed, slow rule", Config{SlowCall: time.Millisecond}, []row{{0, "failure", "closed"}}},
 		{"open", steady(), []row{{0, "trip", "open"}}},
 		{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open with a slot", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},

@@ -5,24 +5,33 @@ import (
 	"time"
 )
 
-// phase is what admission and completion need to know of a breaker, published whole through one atomic pointer: there is
-// no instant at which a new state shows an old deadline (B16). It is immutable once published, but for the counters that
-// win and half point to. Every stay in a state has a generation of its own; an override, the end of a ramp and a new
-// policy publish a new phase of the same generation.
+// phase is what admission and completion need to know of a breaker, published whole through one atomic pointer: there
+// is no instant at which a new state shows an old deadline (B16). It is immutable once published, but for the
+// counters that win, gate and half point to. Every stay in a state has a generation of its own; an override, the end
+// of a ramp and a new policy publish a new phase of the same generation.
 type phase struct {
 	kind     admission
 	state    State
 	laned    bool // win has lanes, in which closed calls count
 	gen      uint64
 	pol      *policy
-	win      *window        // of this stay; nil unless closed
-	until    int64          // open: the first instant of a probe
-	entered  int64          // start of the stay on the monotonic clock
-	wall     int64          // start of the stay, Unix nanoseconds; for people only
-	half     *halfOpen      // nil unless half-open
-	ramp     *ramp          // nil unless closed and ramping
-	override *override      // nil: none
-	rejected *RejectedError // what open and half-open calls get
+	win      *window   // of this stay; nil unless closed
+	gate     *gate     // nil while closed
+	entered  int64     // start of the stay on the monotonic clock
+	wall     int64     // start of the stay, Unix nanoseconds; for people only
+	half     *halfOpen // nil unless half-open
+	ramp     *ramp     // nil unless closed and ramping
+	override *override // nil: none
+}
+
+// gate rejects calls of an open or half-open phase without the lock.
+type gate struct {
+	// until is the first instant at which a call must take the lock. While the breaker is open it is the end of the
+	// open period (B13) and does not change. While it is half-open it is the instant before which no slot comes free
+	// by itself, or zero if that is not known; it is written under Breaker.mu, and who settles a probe sets it to
+	// zero.
+	until    atomic.Int64
+	rejected *RejectedError // what the calls get
 }
 
 // admission is what Acquire has to do, worked out when the phase is made so that the closed path asks one question.
@@ -33,8 +42,7 @@ const (
 	admitPlain                    // closed: count and go
 	admitTimed                    // closed with the slow rule on: read the clock, count and go
 	admitLaned                    // closed with lanes: one of the above, and count there
-	rejectUntil                   // open: reject until the deadline, then take the lock
-	probeOnly                     // half-open: reject while all slots are taken, else take the lock
+	rejectUntil                   // open or half-open: reject before gate.until, then take the lock
 	askLocked                     // anything that must be decided under the lock
 	gone                          // evicted from its group: ask the group for the breaker that stands for the key now
 )
@@ -46,10 +54,8 @@ func (ph *phase) withKind() *phase {
 	case ph.kind == gone:
 	case ph.override != nil:
 		ph.kind = askLocked
-	case ph.state == Open:
+	case ph.state != Closed:
 		ph.kind = rejectUntil
-	case ph.state == HalfOpen:
-		ph.kind = probeOnly
 	case ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0:
 		ph.kind = askLocked
 	case ph.laned:
@@ -114,9 +120,6 @@ func (b *Breaker) refresh(now int64) *phase {
 type halfOpen struct {
 	successes int    // in a row; guarded by Breaker.mu
 	forgiven  uint64 // the last lease at the last good answer; as cold.forgiven, for this stay alone; guarded by Breaker.mu
-	// fullUntil lets rejections go without the lock: before this instant no slot comes free by itself. Zero: ask. Whoever
-	// settles a probe sets it to zero under Breaker.mu.
-	fullUntil atomic.Int64
 }
 
 // ramp spreads the calls that are let through after closing. It starts one short of a whole credit, so that the first
@@ -158,8 +161,9 @@ func (r *ramp) take(now int64, pol *policy) (pass bool) {
 }
 
 // epoch anchors the monotonic clock: instants are nanoseconds since it. It lies 60 years back so that they are always
-// above zero, which stands for "none" here and there, even in a testing/synctest bubble, where it is the year 2000. And it
-// leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after 260.
+// above zero, which stands for "none" here and there, even in a testing/synctest bubble, where it is the year 2000.
+// And it leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after
+// 260.
 var epoch = time.Now().Add(-60 * 365 * 24 * time.Hour)
 
 func clock() int64 { return int64(time.Since(epoch)) }

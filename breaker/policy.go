@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// PolicyRule gives the keys that Match covers a Config of their own, complete in itself: a zero field is its default, not
-// the group's value. An empty part of Match matches anything. Of the rules that match a key the most specific wins: the
-// one with more parts, and among as many parts the one that names the tag, then the method, the service, the target. The
-// same Match twice is an error.
+// PolicyRule gives the keys that Match covers a Config of their own, complete in itself: a zero field is its default,
+// not the group's value. An empty part of Match matches anything. Of the rules that match a key the most specific
+// wins: the one with more parts, and among as many parts the one that names the tag, then the method, the service,
+// the target. The same Match twice is an error.
 type PolicyRule struct {
 	Match  Key    `json:"match" yaml:"match"`
 	Config Config `json:"config" yaml:"config"`
@@ -22,6 +22,10 @@ type policy struct {
 	cfg Config // with defaults
 
 	consecutive uint64 // 0: off
+	failingFor  int64  // nanoseconds that a failure streak must last; 0: no minimum
+	merge       int64  // failures no further apart than this are one failure of a streak; negative: each counts
+	spread      bool   // the ratio and slow rules must hold without the largest event in the window
+	maxFailed   int    // the largest n of B17: the smallest one that reaches MaxOpenFor
 	failure     fraction
 	slow        fraction
 	slowCall    int64 // nanoseconds; 0: off
@@ -29,7 +33,12 @@ type policy struct {
 	bucket      int64 // width of a window bucket in nanoseconds; noWindow if no rule looks at the window
 }
 
-// noWindow is the width where no rule looks at the window: nothing is kept that needs the clock, only failures in a row.
+// oneEvent is how close together failures may lie and still have one cause, such as a lost connection: the calls in
+// flight on it fail in one instant, and are told one after the other.
+const oneEvent = 10 * time.Millisecond
+
+// noWindow is the width where no rule looks at the window: nothing is kept that needs the clock, only failures in a
+// row.
 const noWindow = 1 << 62
 
 // newPolicy takes whether there is a rule of WithTrip besides those of c.
@@ -45,6 +54,13 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 		bucket:   int64(c.Window) / buckets,
 
 		consecutive: uint64(max(0, c.ConsecutiveFailures)),
+		failingFor:  int64(max(0, c.FailingFor)),
+		merge:       int64(oneEvent),
+		spread:      c.FailingFor >= 0,
+		maxFailed:   maxFailed(c),
+	}
+	if !p.spread {
+		p.merge = -1
 	}
 	if c.FailureRatio > 0 {
 		p.failure = newFraction(c.FailureRatio)
@@ -104,8 +120,8 @@ func (ps *policies) forKey(k Key) *policy {
 // 0.07*100 is 7.000000000000001. The zero fraction is reached by nothing: the rule is off.
 type fraction struct{ num, den uint64 }
 
-// newFraction takes the decimal that a person wrote, which is the shortest one that reads back as r, not the binary value
-// of r.
+// newFraction takes the decimal that a person wrote, which is the shortest one that reads back as r, not the binary
+// value of r.
 func newFraction(r float64) fraction {
 	text := strconv.FormatFloat(r, 'f', -1, 64)
 	if text == "1" {
@@ -122,8 +138,8 @@ func newFraction(r float64) fraction {
 			return fraction{num, den}
 		}
 	}
-	// More than 18 decimals: nobody's round number. The binary value, scaled by a power of two, is exact from 2^-10 up and
-	// errs by less than 2^-62 below.
+	// More than 18 decimals: nobody's round number. The binary value, scaled by a power of two, is exact from 2^-10
+	// up and errs by less than 2^-62 below.
 	const scale = 1 << 62
 	return fraction{max(1, uint64(math.Round(r*scale))), scale}
 }
@@ -136,20 +152,4 @@ func (f fraction) reachedBy(part, whole uint64) bool {
 	ph, pl := bits.Mul64(part, f.den)
 	wh, wl := bits.Mul64(whole, f.num)
 	return ph > wh || (ph == wh && pl >= wl)
-}
-
-// openPeriod is B17: min(OpenFor x Backoff^failed, MaxOpenFor), then jitter upward; and B18: at least what the server
-// asked for, as far as MaxOpenFor goes, with jitter too, for it asked all its clients. random is in [0, 1).
-func (p *policy) openPeriod(failed int, asked time.Duration, random float64) time.Duration {
-	c := p.cfg
-	d := c.MaxOpenFor
-	// Computed as a float because that saturates: Backoff^1e6 is +Inf, and no loop runs a million times.
-	if f := float64(c.OpenFor) * math.Pow(c.Backoff, float64(failed)); f < float64(c.MaxOpenFor) {
-		d = max(time.Duration(f), c.OpenFor)
-	}
-	d = max(d, min(asked, c.MaxOpenFor))
-	if c.Jitter > 0 {
-		d += time.Duration(random * c.Jitter * float64(d))
-	}
-	return d
 }

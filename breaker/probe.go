@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// lease is the claim of one probe on a slot (B22). It stays on the list until the probe reports, however late: that is how
-// a second report is told from a first.
+// lease is the claim of one probe on a slot (B22). It stays on the list until the probe reports, however late: that
+// is how a second report is told from a first.
 type lease struct {
 	id      uint64
 	gen     uint64
@@ -20,8 +20,9 @@ func (l *lease) holds(gen uint64, now int64) bool {
 	return l.gen == gen && !l.lost && now < l.expires
 }
 
-// patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come more
-// slowly, and how many more slow them down again; slowest is the longest that a new one then waits for. See full.
+// patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come
+// more slowly, and how many more slow them down again; slowest is the longest that a new one then waits for. See
+// full.
 const (
 	patience = 8
 	slowest  = time.Hour
@@ -29,11 +30,12 @@ const (
 
 // full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
 //
-// Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in to
-// hang. So, from patience*MaxProbes of them on, the time to the next doubles with each patience*MaxProbes more, up to an
-// hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been hanging
-// for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a breaker that has only
-// lost its permits must not get stuck. What counts is the probes since the breaker last closed, and since the callee's last good answer in this stay.
+// Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in
+// to hang. So, from patience*MaxProbes of them on, the time to the next doubles with each patience*MaxProbes more, up
+// to an hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been
+// hanging for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a
+// breaker that has only lost its permits must not get stuck. What counts is the probes since the breaker last closed,
+// and since the callee's last good answer in this stay.
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
@@ -46,7 +48,7 @@ func (b *Breaker) full(ph *phase, now int64) bool {
 	}
 	free, at := c.slotFree(ph, now)
 	if !free {
-		ph.half.fullUntil.Store(at)
+		ph.gate.until.Store(at)
 	}
 	return !free
 }
@@ -91,29 +93,34 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 	return now >= c.lastProbe+wait, c.lastProbe + wait
 }
 
+// leaseIndex finds the lease of a probe that has not reported; if there is none, it is below 0. Caller must hold
+// Breaker.mu.
+func (c *cold) leaseIndex(id uint64) int {
+	return slices.IndexFunc(c.leases, func(l lease) bool { return l.id == id })
+}
+
 // settleProbe books what a probe reports and draws the consequence. Caller must hold b.mu.
 func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report, t time.Time) {
 	now := instant(t)
 	c := b.coldly()
-	i := slices.IndexFunc(c.leases, func(l lease) bool { return l.id == p.lease })
+	i := c.leaseIndex(p.lease)
 	if i < 0 {
 		return // B25
 	}
 	l := c.leases[i]
 	c.leases = slices.Delete(c.leases, i, i+1)
-	if ph.half != nil {
-		ph.half.fullUntil.Store(0)
-	}
+	b.slotChanged(ph)
 	slow := isSlow(ph.pol, p, r, now)
+	judged := ph.override.mode() != ForceClosed // B28: under ForceClosed results are counted and nothing follows from them
 	if !l.holds(ph.gen, now) {
 		if !l.lost && now >= l.expires {
 			c.probes.Lost = plus(c.probes.Lost, 1)
 		}
 		c.late = plus(c.late, 1)
 		switch {
-		case l.gen != ph.gen || r.Outcome == Ignored:
+		case l.gen != ph.gen || !judged || (r.Outcome == Ignored && !slow):
 		case r.Outcome == Success && !slow:
-			b.answered(ctx, ph, t) // or no callee that takes longer than a lease would ever be let back in
+			b.answered(ctx, ph, t) // otherwise a backend that takes longer than a lease would never be let back in
 		default:
 			ph.half.successes = 0 // B20: in a row
 		}
@@ -121,18 +128,30 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 	}
 	b.book(r.Outcome, slow, t)
 	switch {
-	case r.Outcome == Ignored:
+	case r.Outcome == Ignored && !slow:
 		c.probes.Ignored = plus(c.probes.Ignored, 1) // B21
 	case r.Outcome == Success && !slow:
 		c.probes.Success = plus(c.probes.Success, 1)
-		b.answered(ctx, ph, t)
+		if judged {
+			b.answered(ctx, ph, t)
+		}
 	default:
 		c.probes.Failure = plus(c.probes.Failure, 1)
+		if !judged {
+			return
+		}
 		why := "probe failed"
-		if r.Outcome == Success {
+		if slow && r.Outcome != Failure && r.Outcome != Overload {
 			why = "probe was slow"
 		}
 		b.toOpen(ctx, ph, cause{rule: RuleProbe, why: why, asked: r.RetryAfter}, t)
+	}
+}
+
+// slotChanged makes the next call of the phase ask for a slot under the lock. Caller must hold b.mu.
+func (b *Breaker) slotChanged(ph *phase) {
+	if ph.half != nil {
+		ph.gate.until.Store(0)
 	}
 }
 

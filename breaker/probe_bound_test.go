@@ -34,7 +34,7 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 					share = max(share, float64(at-last)/float64(at))
 				}
 				last = at
-			} else if until := ph.half.fullUntil.Load(); until <= now {
+			} else if until := ph.gate.until.Load(); until <= now {
 				t.Fatalf("at %v calls are told to ask again, want them rejected without the lock for a while", at)
 			}
 			if n, ok := want[at]; ok && out != n {

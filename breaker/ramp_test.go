@@ -279,7 +279,7 @@ func TestB27_ApplyDuringTheRamp(t *testing.T) {
 
 // The longest ramp and the shortest.
 func TestB27_ExtremeRamps(t *testing.T) {
-	for _, ramp := range []time.Duration{1, time.Nanosecond * 3, maxDuration} {
+	for _, ramp := range []time.Duration{time.Millisecond, time.Millisecond + 3, maxDuration} {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, func(c *Config) { c.Ramp = ramp })
 			if got := fmt.Sprint(ask(t, b, 11)); got != "[0 10]" {

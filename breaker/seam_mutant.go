@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// seeded names the bug that this process has. Empty, it has none. With jitter it has none either, but where the bugs would be
-// it lets other goroutines run, with the lock held wherever it should be: what passes then does not pass by luck of timing.
+// seeded names the bug that this process has. Empty, it has none. With jitter it has none either, but where the bugs
+// would be it lets other goroutines run, with the lock held wherever it should be: what passes then does not pass by
+// luck of timing.
 var seeded = seed(os.Getenv("GRPCIRCUIT_MUTANT"))
 
 const (
@@ -70,7 +71,8 @@ func (b *Breaker) publish(ph *phase) {
 	jitter()
 	if seeded == bugDeadline && ph.state == Open && ph.gen != b.phase.Load().gen {
 		early := *ph
-		early.until = early.entered
+		early.gate = &gate{rejected: ph.gate.rejected}
+		early.gate.until.Store(early.entered)
 		b.phase.Store(&early)
 		b.letGo()
 		if b.phase.Load() != &early {
@@ -93,7 +95,8 @@ func (b *Breaker) claim(ph *phase, now int64) (lease uint64, ok bool) {
 	return b.lease(ph, now), true
 }
 
-// fire, with its bug, lets go of the lock between the rule and the trip: two reports may find that the same stay has to end.
+// fire, with its bug, lets go of the lock between the rule and the trip: two reports may find that the same stay has
+// to end.
 func (b *Breaker) fire(ctx context.Context, ph *phase, why cause, t time.Time) {
 	jitter()
 	if seeded == bugTrip {

@@ -2,8 +2,8 @@ package breaker
 
 import "time"
 
-// Snapshot is what a breaker knows, at one instant. It holds values only and may be kept; its JSON names are stable, and
-// durations in it are nanoseconds. At any time
+// Snapshot is what a breaker knows, at one instant. It holds values only and may be kept; its JSON names are stable,
+// and durations in it are nanoseconds. At any time
 //
 //	Admitted = Successes + Failures + Overloads + Ignored + Late + InFlight
 //
@@ -22,7 +22,7 @@ type Snapshot struct {
 	Override Override `json:"override"`
 
 	Window      Counts    `json:"window"`      // of the window, see Config.Window; zero unless Underlying is Closed
-	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something
+	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something; for SlowRatio, SlowCanceled among them
 	LastFailure time.Time `json:"lastFailure"` // of the last failure or overload; zero if there was none
 	// FailedRecoveries is what the back-off of the open period counts.
 	FailedRecoveries int `json:"failedRecoveries"`
@@ -148,7 +148,7 @@ func (b *Breaker) Snapshot() Snapshot {
 	case Closed:
 		s.Window = ph.win.counts(now, ph.pol.bucket)
 	case Open:
-		s.RetryAfter = time.Duration(max(0, ph.until-now))
+		s.RetryAfter = time.Duration(max(0, ph.gate.until.Load()-now))
 	case HalfOpen:
 	}
 	// After the window, or that might hold more successes than there ever were.
@@ -164,15 +164,12 @@ func (b *Breaker) Snapshot() Snapshot {
 	return s
 }
 
-// started reads how many calls were admitted, and how many of them succeeded, at one instant if it can: calls go on while it
-// reads. If it cannot, admitted is the older figure, so that calls that come and go meanwhile are not taken for being in
-// flight; then InFlight may be too small. Caller must hold b.mu.
+// started reads how many calls were admitted, and how many of them succeeded, at one instant if it can: calls go on
+// while it reads. If it cannot, admitted is the older figure, so that calls that come and go meanwhile are not taken
+// for being in flight; then InFlight may be too small. Caller must hold b.mu.
 func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 	for range 4 {
-		admitted, successes = b.entered(), b.retired
-		if ph.win != nil {
-			successes = plus(successes, ph.win.held())
-		}
+		admitted, successes = b.entered(), b.successes(ph)
 		if b.entered() == admitted {
 			break
 		}
@@ -183,7 +180,7 @@ func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 // fill writes what the cold part knows. Caller must hold Breaker.mu.
 func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.LastFailure = c.lastFailure
-	s.FailedRecoveries = c.failedBy(ph, now)
+	s.FailedRecoveries = c.backoff.at(now, ph.pol)
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = c.failures, c.overloads, c.ignored, c.late, c.slow
 	s.Rejections = ReasonCounts{
 		Open:        c.rejected(ReasonOpen),
@@ -227,7 +224,7 @@ func (b *Breaker) ready(ph *phase, now int64) bool {
 		return ph.override.Mode != ForceOpen
 	}
 	switch {
-	case ph.state == Open && now < ph.until:
+	case ph.state == Open && now < ph.gate.until.Load():
 		return false
 	case ph.state != Closed:
 		free, _ := b.cold.Load().slotFree(ph, now)

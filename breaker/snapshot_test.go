@@ -24,7 +24,7 @@ func balance(t *testing.T, when string, s Snapshot) {
 func TestB37_ASnapshotTellsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, Config{SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second})
+		b, err := New(key, Config{FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second, MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, State: Open, Underlying: HalfOpen, Generation: 1,
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Ready: true, RetryAfter: 2,
 		Override: Override{Mode: Shadow, TTL: 3, Why: "w", By: "b"},
-		Window:   Counts{4, 5, 6, 7, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), FailedRecoveries: 10,
+		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), FailedRecoveries: 10,
 		Admitted: 11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
 		Trips: RuleCounts{29, 30, 31, 32, 33, 34}, Recoveries: 35, Probes: ProbeCounts{36, 37, 38, 39}, NotClosed: 40,
@@ -128,7 +128,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`{"key":{"target":"t","service":"s","method":"m","tag":"g"},"state":"open","underlying":"half_open","generation":1,`,
 		`"since":"2026-01-02T03:04:05.000000006Z","ready":true,"retryAfter":2,`,
 		`"override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
-		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"consecutiveFailures":8},"minCalls":9,`,
+		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},"minCalls":9,`,
 		`"lastFailure":"2026-01-02T03:04:05.000000007Z","failedRecoveries":10,`,
 		`"admitted":11,"successes":12,"failures":13,"overloads":14,"ignored":15,"late":16,"inFlight":17,"slowCalls":18,`,
 		`"rejections":{"open":19,"halfOpen":20,"ramp":21,"forced":22,"concurrency":23},`,
@@ -206,8 +206,9 @@ func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
 func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 1500
 	g := mustGroup(t, Config{
-		Window: time.Millisecond, OpenFor: 1, MaxOpenFor: 1, ConsecutiveFailures: 3, MaxProbes: 2, SuccessesToClose: 1, SlowCall: time.Hour,
+		Window: time.Millisecond, ConsecutiveFailures: 3, MaxProbes: 2, SuccessesToClose: 1, SlowCall: time.Hour,
 	})
+	shorten(g.policies)
 	b := g.Get(Key{})
 	var running sync.WaitGroup
 	for i := range callers {

@@ -1,14 +1,19 @@
 package breaker
 
-import "sync/atomic"
+import (
+	"iter"
+	"sync/atomic"
+)
 
-// table finds breakers by key. Readers take no lock (B32); writers hold Group.mu. It is an open-addressing hash table of
-// atomic pointers, rather than a map under a read lock, for two measured reasons: a read lock is two atomic writes to one
-// cache line by every call on every core, and a map from Key costs over 100 bytes an entry where this costs about 20.
+// table finds breakers by key. Readers take no lock (B32); writers hold Group.mu. It is an open-addressing hash table
+// of atomic pointers, rather than a map under a read lock, for two measured reasons: a read lock is two atomic writes
+// to one cache line by every call on every core, and a map from Key costs over 100 bytes an entry where this costs
+// about 20.
 //
-// A slot goes from empty to taken to buried and, in the same table, never back to empty: so a reader that walks from the
-// key's first slot to the first empty one has seen every breaker that was in the table all along. A table that fills up is
-// replaced; who reads the old one while that happens may miss the newest breakers, and then asks under the lock.
+// A slot goes from empty to taken to buried and, in the same table, never back to empty: so a reader that walks from
+// the key's first slot to the first empty one has seen every breaker that was in the table all along. A table that
+// fills up is replaced; who reads the old one while that happens may miss the newest breakers, and then asks under
+// the lock.
 type table struct {
 	slots []atomic.Pointer[Breaker] // a power of two of them
 	used  int                       // taken or buried; guarded by Group.mu
@@ -21,6 +26,17 @@ const smallestTable = 16
 
 func newTable(slots int) *table {
 	return &table{slots: make([]atomic.Pointer[Breaker], slots)}
+}
+
+// all yields the breakers in t, in no order.
+func (t *table) all() iter.Seq[*Breaker] {
+	return func(yield func(*Breaker) bool) {
+		for i := range t.slots {
+			if b := t.slots[i].Load(); b != nil && b != buried && !yield(b) {
+				return
+			}
+		}
+	}
 }
 
 func (t *table) find(key Key, hash uint64) *Breaker {
@@ -80,10 +96,8 @@ func (t *table) rebuilt(live int) *table {
 		size *= 2
 	}
 	next := newTable(size)
-	for i := range t.slots {
-		if b := t.slots[i].Load(); b != nil && b != buried {
-			next.insert(b)
-		}
+	for b := range t.all() {
+		next.insert(b)
 	}
 	return next
 }

@@ -17,7 +17,8 @@ import (
 // do is a list of steps, each of which may end in *n for n times:
 //
 //	success, failure, overload, ignored   a call that ends at once. failure~150ms: it reports that it took so long;
-//	                                      failure@30s: the callee asked for so long
+//	                                      failure@30s: the backend asked for so long
+//	canceled                              an ignored call, canceled by its caller
 //	begin:a, end:a=success                a call named a, from one row to another; the end may have ~ and @ too
 //	trip, reset, clear                    Trip, Reset, ClearOverride
 //	force_open, force_closed, shadow      SetOverride; force_open/30s: with a TTL
@@ -43,8 +44,8 @@ func newTimeline(t *testing.T, b *Breaker) *timeline {
 	return &timeline{t: t, b: b, start: time.Now(), permits: make(map[string]Permit)}
 }
 
-// run makes the rows happen and compares. It stops at the first row that is not as it should be: what follows would only
-// repeat it.
+// run makes the rows happen and compares. It stops at the first row that is not as it should be: what follows would
+// only repeat it.
 func (tl *timeline) run(rows ...row) {
 	tl.t.Helper()
 	for i, r := range rows {
@@ -138,6 +139,10 @@ func parseReport(t *testing.T, text string) (r Report) {
 	text, asked, _ := strings.Cut(text, "@")
 	text, took, _ := strings.Cut(text, "~")
 	r.RetryAfter, r.Latency = parseDuration(t, asked), parseDuration(t, took)
+	if text == "canceled" {
+		r.Outcome, r.Canceled = Ignored, true
+		return r
+	}
 	for o, name := range outcomeNames {
 		if name == text {
 			r.Outcome = Outcome(o)
@@ -236,9 +241,41 @@ func refused(t *testing.T, b *Breaker) *RejectedError {
 	return e
 }
 
+// atOnce is the policy that most timelines are written for, with long periods and short streaks: unless cfg has
+// values of its own, failures open the breaker at once, for 5 s at first and for 60 s at most. Tests of FailingFor
+// and of the defaults name their values, or make their breakers with New.
+func atOnce(cfg Config) Config {
+	def(&cfg.FailingFor, -1)
+	def(&cfg.OpenFor, 5*time.Second)
+	def(&cfg.MaxOpenFor, max(time.Minute, cfg.OpenFor))
+	return cfg
+}
+
+// shorten makes the open period of a policy 1 ns, far below what Validate allows, for tests that hunt races between
+// probes: they run in real time, and want as many open periods as there are calls.
+func shorten(ps *policies) {
+	ps.base.cfg.OpenFor, ps.base.cfg.MaxOpenFor = 1, 1
+}
+
+// applyShort is Apply with shorten.
+func applyShort(g *Group, cfg Config) error {
+	ps, err := newPolicies(cfg, nil, g.home.trip != nil)
+	if err != nil {
+		return err
+	}
+	shorten(ps)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.policies = ps
+	for b := range g.table.Load().all() {
+		b.adopt(ps.forKey(b.key))
+	}
+	return nil
+}
+
 func mustGroup(tb testing.TB, cfg Config, opts ...Option) *Group {
 	tb.Helper()
-	g, err := NewGroup(cfg, opts...)
+	g, err := NewGroup(atOnce(cfg), opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}

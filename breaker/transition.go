@@ -9,25 +9,25 @@ import (
 )
 
 // evaluate asks the rules after a failure, an overload or a slow call (B3), in the order of B10.
-// Caller must hold b.mu, and have rotated the window.
+// Caller must hold b.mu, and have rotated the window, and noted what is evaluated in it.
 func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time) *question {
 	if ph.override.mode() == ForceClosed {
 		return nil // B28: counts go on, and nothing comes of them
 	}
 	now := instant(t)
 	pol := ph.pol
-	counts := ph.win.counts(now, pol.bucket)
-	calls := counts.Calls()
-	enough := calls >= ph.minCalls(now)
+	counts, successes := ph.win.survey(now, pol.bucket)
+	calls, timed, least := counts.Calls(), counts.timed(), ph.minCalls(now)
 	var rule Rule
 	var why string
+	lasted := ph.win.failingFor(now)
 	switch bad := plus(counts.Failures, counts.Overloads); {
-	case r.Outcome == Failure && pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive:
-		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures", counts.ConsecutiveFailures)
-	case enough && pol.failure.reachedBy(bad, calls):
+	case r.Outcome == Failure && pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive && lasted >= pol.failingFor:
+		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures%s", counts.ConsecutiveFailures, over(lasted))
+	case ph.shareReached(badEvent, &successes, pol.failure, bad, calls, least):
 		rule, why = RuleRatio, fmt.Sprintf("%d of %d calls failed", bad, calls)
-	case enough && pol.slow.reachedBy(counts.Slow, calls):
-		rule, why = RuleSlow, fmt.Sprintf("%d of %d calls took longer than %v", counts.Slow, calls, pol.cfg.SlowCall)
+	case ph.shareReached(slowEvent, &successes, pol.slow, counts.Slow, timed, least):
+		rule, why = RuleSlow, fmt.Sprintf("%d of %d calls took longer than %v", counts.Slow, timed, pol.cfg.SlowCall)
 	case b.home.trip != nil:
 		return &question{ph.gen, counts}
 	default:
@@ -35,6 +35,29 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	}
 	b.fire(ctx, ph, cause{rule: rule, why: why, counts: counts, asked: r.RetryAfter}, t)
 	return nil
+}
+
+// shareReached reports whether part of whole reaches f, if there are enough calls. Unless FailingFor is negative it
+// must do so without the largest event in the window too, where half as many calls are enough: one lost connection is
+// no reason to open, also if a few other calls fail at some other time (B5, B6).
+func (ph *phase) shareReached(kind eventKind, successes *[buckets]uint64, f fraction, part, whole, least uint64) bool {
+	if whole < least || !f.reachedBy(part, whole) {
+		return false
+	}
+	if !ph.pol.spread {
+		return true
+	}
+	part, whole = ph.win.withoutLargest(kind, successes, part, whole)
+	return whole >= (least+1)/2 && f.reachedBy(part, whole)
+}
+
+// over says how long failures lasted, where a person would notice.
+func over(nanoseconds int64) string {
+	d := time.Duration(nanoseconds)
+	if d < time.Millisecond {
+		return ""
+	}
+	return " over " + (d - d%time.Millisecond).String()
 }
 
 // minCalls is Config.MinCalls, shrunk with the fraction of calls that a ramp admits (B27).
@@ -45,8 +68,8 @@ func (ph *phase) minCalls(now int64) uint64 {
 	return max(1, uint64(math.Ceil(ph.ramp.fraction(now, ph.pol)*float64(ph.pol.minCalls))))
 }
 
-// tripCustom puts the question to the user's rule, outside the lock, and opens if the answer is yes and the stay that it
-// was asked about still lasts.
+// tripCustom puts the question to the user's rule, outside the lock, and opens if the answer is yes and the stay that
+// it was asked about still lasts.
 func (b *Breaker) tripCustom(ctx context.Context, q *question, r Report) {
 	if !b.customSays(q.counts) {
 		return
@@ -82,43 +105,29 @@ type cause struct {
 func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time) {
 	now := instant(t)
 	c := b.coldly()
-	switch {
-	case ph.state == Closed:
+	if ph.state == Closed {
 		c.openedAt = now
-		c.failed = c.failedBy(ph, now)
-		if ph.ramp != nil && why.rule != RuleManual {
-			c.failed++ // B27
-		}
-	case why.rule == RuleProbe:
-		c.failed++
 	}
+	c.backoff.opens(ph, why.rule, b.successes(ph), now)
 	c.trips[why.rule] = plus(c.trips[why.rule], 1)
-	period := ph.pol.openPeriod(c.failed, why.asked, rand.Float64())
+	period := ph.pol.openPeriod(c.backoff.failed, why.asked, rand.Float64())
+	c.backoff.period = period
 	next := &phase{
 		state: Open,
-		until: now + int64(period),
-		rejected: &RejectedError{
-			Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period),
-		},
+		gate:  &gate{rejected: &RejectedError{Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period)}},
 	}
+	next.gate.until.Store(now + int64(period))
 	b.become(ctx, ph, next, Event{Rule: why.rule, Why: why.why, OpenFor: period, Counts: why.counts}, t)
-}
-
-// failedBy is n of B17 at now: it falls by one for each MaxOpenFor spent closed.
-func (c *cold) failedBy(ph *phase, now int64) int {
-	if ph.state != Closed {
-		return c.failed
-	}
-	return c.failed - int(min(int64(c.failed), (now-ph.entered)/int64(ph.pol.cfg.MaxOpenFor)))
 }
 
 // toHalfOpen starts a half-open stay. Caller must hold b.mu.
 func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, t time.Time) *phase {
 	next := &phase{
-		state:    HalfOpen,
-		half:     new(halfOpen),
-		rejected: &RejectedError{Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen},
+		state: HalfOpen,
+		half:  new(halfOpen),
+		gate:  &gate{rejected: &RejectedError{Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen}},
 	}
+	b.coldly().backoff.leavesOpen(instant(t))
 	b.become(ctx, ph, next, Event{Why: "open period over"}, t)
 	return next
 }
@@ -131,6 +140,8 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 		c.recoveries = plus(c.recoveries, 1)
 		c.notClosed += now - c.openedAt
 	}
+	c.backoff.closes(e.Rule == RuleManual, b.successes(ph))
+	c.backoff.leavesOpen(now)
 	c.forgiven = c.lastLease
 	next := &phase{state: Closed, win: newWindow(now, ph.pol.bucket)}
 	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
@@ -139,8 +150,8 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 	b.become(ctx, ph, next, e, t)
 }
 
-// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must let go of it with
-// unlock. Caller must hold b.mu.
+// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must let go of it
+// with unlock. Caller must hold b.mu.
 func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.Time) {
 	next.gen = ph.gen + 1
 	next.pol = ph.pol
@@ -157,12 +168,12 @@ func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.T
 		return
 	}
 	e.Key, e.From, e.To = b.key, ph.state, next.state
-	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.failed
+	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.backoff.at(next.entered, ph.pol)
 	c.queue = append(c.queue, delivery{ctx, e})
 }
 
-// Trip opens the breaker now, from any state, for a period as long as a trip by a rule would have. why is for people and
-// shows in the event.
+// Trip opens the breaker now, from any state, for a period as long as a trip by a rule would have. why is for people
+// and shows in the event.
 func (b *Breaker) Trip(ctx context.Context, why string) {
 	b.change(func(ph *phase, t time.Time) {
 		c := cause{rule: RuleManual, why: why}
@@ -177,7 +188,6 @@ func (b *Breaker) Trip(ctx context.Context, why string) {
 // stays in force; ClearOverride ends it.
 func (b *Breaker) Reset(ctx context.Context) {
 	b.change(func(ph *phase, t time.Time) {
-		b.coldly().failed = 0
 		b.toClosed(ctx, ph, Event{Rule: RuleManual, Why: "reset"}, t)
 	}, func(live *Breaker) { live.Reset(ctx) })
 }

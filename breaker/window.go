@@ -1,30 +1,36 @@
 package breaker
 
-import "sync/atomic"
+import (
+	"math"
+	"math/bits"
+	"sync/atomic"
+)
 
 // buckets is the number of steps in which a window slides. Ten is what B7 asks for at least; more would make every
 // closed breaker larger (8 bytes each) for a resolution that no rule needs.
 const buckets = 10
 
-// window counts the outcomes of one closed stay. Successes are counted with atomics and without the lock, everything else
-// under the breaker's lock, because everything else is followed by an evaluation of the rules.
+// window counts the outcomes of one closed stay. Successes are counted with atomics and without the lock, everything
+// else under the breaker's lock, because everything else is followed by an evaluation of the rules.
 //
-// Time is cut into buckets of equal width from the window's birth on. At any time the last `buckets` of them are alive, so
-// an outcome stays for more than nine tenths of the window and is gone one window after it was recorded (B7). Numbers of
-// buckets are never stored modulo anything, hence an idle gap of any length cannot alias (B8).
+// Time is cut into buckets of equal width from the window's birth on. At any time the last `buckets` of them are
+// alive, so an outcome stays for more than nine tenths of the window and is gone one window after it was recorded
+// (B7). Numbers of buckets are never stored modulo anything, hence an idle gap of any length cannot alias (B8).
 type window struct {
-	// edge is the first instant behind the current bucket; it publishes slot. A writer reads edge, then slot: if it sees the
-	// old edge and the new slot it counts in the newer bucket, which is where its add really happens. Without a window it is
-	// no instant but the mark of an eviction, see mayGo; a rotation then puts it far off again, and loses nothing.
+	// edge is the first instant behind the current bucket; it publishes slot. A writer reads edge, then slot: if it
+	// sees the old edge and the new slot it counts in the newer bucket, which is where its add really happens.
+	// Without a window it is no instant but the mark of an eviction, see mayGo; a rotation then puts it far off
+	// again, and loses nothing.
 	edge atomic.Int64
 	slot atomic.Uint32
 
 	doubt atomic.Bool // no success has come since the last failure or overload
 
-	streak atomic.Uint64 // failures since the last success; survives a sliding window (B4)
+	streak atomic.Uint64 // length of the failure streak; survives a sliding window (B4)
 
-	// successes per slot. A writer that was held up between reading slot and adding lands in whatever bucket has that slot
-	// by then: a later one, never an earlier, and the rotation swaps counts out, so none is lost or counted twice.
+	// successes per slot. A writer that was held up between reading slot and adding lands in whatever bucket has that
+	// slot by then: a later one, never an earlier, and the rotation swaps counts out, so none is lost or counted
+	// twice.
 	successes [buckets]atomic.Uint64
 
 	rest *windowRest // nil until something other than a fast success happened, or the window got lanes
@@ -32,14 +38,64 @@ type window struct {
 
 // windowRest is what most windows never need.
 type windowRest struct {
-	bad   [buckets]tally // guarded by Breaker.mu
-	lanes []windowLane   // set under Breaker.mu before a phase is published that is laned, and never again
+	// Guarded by Breaker.mu.
+
+	bad    [buckets]tally
+	span   streakSpan
+	events [2]event // by eventKind: the last one
+
+	lanes []windowLane // set under Breaker.mu before a phase is published that is laned, and never again
 }
 
-type tally struct{ failures, overloads, slow uint64 }
+// tally is what speaks against the backend in one bucket.
+type tally struct {
+	failures, overloads, slow uint64
+	slowCanceled              uint64 // part of slow: calls that their caller gave up
+	// By eventKind: the size of the largest event that began here, and how many calls of an event that began here
+	// ended in the next bucket.
+	largest, spill [2]uint64
+	begins         [2]bool // by eventKind: an event began here
+}
 
-// laterWindow puts a window of its own on cache lines of its own, split where the one inside a Breaker is: what all calls
-// read before the line, what they write behind it.
+// An event is calls that speak against the backend and follow one another within some milliseconds, for a tenth of
+// the window at most: they may have one cause, such as a lost connection. The rules that look at the window must hold
+// without the largest event in it (B5, B6). An event belongs to the bucket in which it began.
+type event struct {
+	began, last int64
+	slot        uint32
+	size        uint64
+	spilled     uint64 // part of size: in the bucket after slot
+}
+
+type eventKind int
+
+const (
+	badEvent  eventKind = iota // failures and overloads
+	slowEvent                  // slow calls
+)
+
+// against is how many calls in the bucket speak against the backend.
+func (y *tally) against(kind eventKind) uint64 {
+	if kind == slowEvent {
+		return y.slow
+	}
+	return plus(y.failures, y.overloads)
+}
+
+// others is how many calls in the bucket, with so many successes, do not.
+func (y *tally) others(kind eventKind, successes uint64) uint64 {
+	if kind == slowEvent {
+		return minus(plus(successes, y.failures, y.overloads, y.slowCanceled), y.slow)
+	}
+	return successes
+}
+
+// streakSpan is when the first failure of a failure streak and the last one that was counted ended. It means nothing
+// while window.streak is 0.
+type streakSpan struct{ first, last int64 }
+
+// laterWindow puts a window of its own on cache lines of its own, split where the one inside a Breaker is: what all
+// calls read before the line, what they write behind it.
 type laterWindow struct {
 	_ [40]byte
 	window
@@ -52,15 +108,92 @@ func newWindow(now, width int64) *window {
 	return &w.window
 }
 
-func (w *window) init(now, width int64) { w.edge.Store(now + width) }
+func (w *window) init(now, width int64) {
+	if width != noWindow {
+		w.edge.Store(now + width)
+	}
+}
 
-// well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves the cache
-// line shared.
+// well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves
+// the cache line shared.
 func (w *window) well() {
 	if w.doubt.Load() || w.streak.Load() != 0 { // both: another success may be between the two stores
 		w.doubt.Store(false)
 		w.streak.Store(0)
 	}
+}
+
+// failed counts a failure at now into the failure streak. A failure no later than merge after the last one counted is
+// the same failure, seen by another call. A success may end the streak at any time, without the lock; all else about
+// the streak happens under it. Caller must hold Breaker.mu.
+func (w *window) failed(now, merge int64) {
+	span := &w.more().span
+	for {
+		n := w.streak.Load()
+		switch {
+		case n == 0:
+			span.first = now
+		case n == math.MaxUint64 || now-span.last <= merge:
+			return
+		}
+		if w.streak.CompareAndSwap(n, n+1) {
+			span.last = now
+			return
+		}
+	}
+}
+
+// failingFor is how long the failure streak has lasted at now. Caller must hold Breaker.mu.
+func (w *window) failingFor(now int64) int64 {
+	if w.streak.Load() == 0 {
+		return 0
+	}
+	return now - w.rest.span.first
+}
+
+// happened notes that a call spoke against the backend at now. Caller must hold Breaker.mu and have rotated.
+func (w *window) happened(kind eventKind, now, width int64) {
+	rest, slot := w.more(), w.slot.Load()
+	e := &rest.events[kind]
+	if now-e.last > min(int64(oneEvent), width) || now-e.began >= width {
+		*e = event{began: now, slot: slot}
+		w.current().begins[kind] = true
+	}
+	e.last = now
+	e.size = plus(e.size, 1)
+	first := &rest.bad[e.slot]
+	first.largest[kind] = max(first.largest[kind], e.size)
+	if e.slot != slot {
+		first.spill[kind] = plus(first.spill[kind], 1)
+		e.spilled = plus(e.spilled, 1)
+		here := &rest.bad[slot] // for when the bucket in which it began is no longer alive
+		here.largest[kind] = max(here.largest[kind], e.spilled)
+	}
+}
+
+// withoutLargest takes the largest event, the newest of several, out of the counts, and the like share of the other
+// calls in its bucket: part of whole is left. Nothing is left if all events began in one bucket. Caller must hold
+// Breaker.mu and have rotated: then all buckets are alive.
+func (w *window) withoutLargest(kind eventKind, successes *[buckets]uint64, part, whole uint64) (restPart, restWhole uint64) {
+	var largest, others uint64
+	began := 0
+	newest := int(w.slot.Load())
+	for age := range buckets {
+		i := (newest - age + buckets) % buckets
+		y := &w.rest.bad[i]
+		if y.begins[kind] {
+			began++
+		}
+		if y.largest[kind] > largest {
+			largest = y.largest[kind]
+			hi, lo := bits.Mul64(y.others(kind, successes[i]), largest)
+			others, _ = bits.Div64(hi, lo, plus(y.against(kind), y.spill[kind])) // at least as much as largest
+		}
+	}
+	if began < 2 {
+		return 0, 0
+	}
+	return minus(part, largest), minus(whole, plus(largest, others))
 }
 
 // steps is how many buckets have passed at now since the current one, at most all of them.
@@ -140,22 +273,31 @@ func (w *window) current() *tally { return &w.more().bad[w.slot.Load()] }
 
 // counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
 func (w *window) counts(now, width int64) Counts {
-	c := Counts{ConsecutiveFailures: w.streak.Load()}
+	c, _ := w.survey(now, width)
+	return c
+}
+
+// survey is counts, with the successes that it found in each bucket: successes go on meanwhile, and whoever looks at
+// both must see them at one instant. Caller must hold Breaker.mu.
+func (w *window) survey(now, width int64) (c Counts, successes [buckets]uint64) {
+	c.ConsecutiveFailures = w.streak.Load()
 	if width == noWindow {
-		return c
+		return c, successes
 	}
 	slot := int(w.slot.Load())
 	for age := range buckets - w.steps(now, width) {
 		i := (slot - age + buckets) % buckets
-		c.Successes = plus(c.Successes, w.read(i))
+		successes[i] = w.read(i)
+		c.Successes = plus(c.Successes, successes[i])
 		if w.rest != nil {
 			bad := &w.rest.bad[i]
 			c.Failures = plus(c.Failures, bad.failures)
 			c.Overloads = plus(c.Overloads, bad.overloads)
 			c.Slow = plus(c.Slow, bad.slow)
+			c.SlowCanceled = plus(c.SlowCanceled, bad.slowCanceled)
 		}
 	}
-	return c
+	return c, successes
 }
 
 // held sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.

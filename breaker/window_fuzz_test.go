@@ -36,6 +36,7 @@ type timestamps struct {
 	born   time.Duration // since the start of the script
 	list   []timestamp
 	streak uint64
+	failed time.Duration // when the last failure that counted in the streak ended
 	totals map[Outcome]uint64
 	slow   uint64
 }
@@ -56,7 +57,10 @@ func (m *timestamps) record(e timestamp) {
 	case Success:
 		m.streak = 0
 	case Failure:
-		m.streak++
+		if m.streak == 0 || e.at-m.failed > 10*time.Millisecond {
+			m.streak++
+			m.failed = e.at
+		}
 	case Overload, Ignored:
 	}
 }
@@ -82,7 +86,8 @@ func (m *timestamps) counts(t *testing.T, now time.Duration) Counts {
 			c.Failures++
 		case Overload:
 			c.Overloads++
-		case Ignored:
+		case Ignored: // slow, and given up
+			c.SlowCanceled++
 		}
 		if e.slow {
 			c.Slow++
@@ -101,6 +106,7 @@ func FuzzWindow(f *testing.F) {
 		{winBegin, 0, winTenths, 5, winBegin, 0, winTenths, 6, winEnd, 0, winEnd, 1, winTenths, 9, winEdge, 1},
 		{winSuccess, 3, winFailure, 3, winApply, 1, winFailure, 1, winTenths, 4, winApply, 2, winSuccess, 1, winTenths, 5, winTenths, 1},
 		{winApply, 3, winSuccess, 200, winWait, 15, winSlow, 7, winTenths, 9, winWait, 1, winWait, 1},
+		{winSlow, 100, winTenths, 3, winSlow, 127, winFailure, 2, winWait, 1, winFailure, 0, winTenths, 8},
 		{winBegin, 0, winApply, 4, winEnd, 2, winApply, 4, winOverload, 0, winTenths, 10, winSuccess, 0},
 	} {
 		f.Add(seed)
@@ -115,7 +121,7 @@ func FuzzWindow(f *testing.F) {
 
 func playWindow(t *testing.T, script []byte) {
 	t.Helper()
-	cfg := Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: fuzzSlow, MinCalls: 1 << 40, Window: fuzzWindows[0]} // it never trips
+	cfg := Config{ConsecutiveFailures: -1, FailingFor: time.Second, FailureRatio: -1, SlowCall: fuzzSlow, MinCalls: 1 << 30, Window: fuzzWindows[0]} // it never trips
 	g := mustGroup(t, cfg)
 	b := g.Get(Key{})
 	start := time.Now()
@@ -169,7 +175,7 @@ func playWindow(t *testing.T, script []byte) {
 		if outcome != Ignored {
 			r := Report{Outcome: outcome, Latency: fuzzSlow} // not longer than SlowCall
 			if op == winSlow {
-				r.Outcome, r.Latency = Outcome(n>>5%3), fuzzSlow+1
+				r.Outcome, r.Latency, r.Canceled = Outcome(n>>5%4), fuzzSlow+1, true
 			}
 			for range times {
 				acquire(t, b).DoneWith(t.Context(), r)
@@ -188,8 +194,8 @@ func (m *timestamps) compare(t *testing.T, when string, got Snapshot, now time.D
 	if want := m.counts(t, now); got.Window != want {
 		t.Fatalf("%s, at %v, window %v of %v: got %+v, want %+v", when, now, m.window, m.born, got.Window, want)
 	}
-	all := m.totals[Success] + m.totals[Failure] + m.totals[Overload]
-	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] ||
+	all := m.totals[Success] + m.totals[Failure] + m.totals[Overload] + m.totals[Ignored]
+	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] || got.Ignored != m.totals[Ignored] ||
 		got.SlowCalls != m.slow || got.InFlight != inFlight || got.Admitted != all+inFlight {
 		t.Fatalf("%s, at %v: got the totals of %+v, want %v, %d slow, %d in flight", when, now, got, m.totals, m.slow, inFlight)
 	}

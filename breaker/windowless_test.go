@@ -62,13 +62,13 @@ func TestAWindowWhereARuleLooks(t *testing.T) {
 			}
 		}
 		tl.run(row{0, "success failure*2 begin:1", "closed"})
-		apply(Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 3, Jitter: -1})
+		apply(Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: 0.5, MinCalls: 3, Jitter: -1})
 		wantSame(t, "the rule is on now", b.Snapshot().Window, Counts{ConsecutiveFailures: 2})
 		tl.run(row{time.Second, "end:1=success failure", "closed"})
 		wantSame(t, "it counts from then on", b.Snapshot().Window, Counts{Successes: 1, Failures: 1, ConsecutiveFailures: 1})
 		apply(off)
 		wantSame(t, "off again", b.Snapshot().Window, Counts{ConsecutiveFailures: 1})
-		apply(Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 3, Jitter: -1})
+		apply(Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: 0.5, MinCalls: 3, Jitter: -1})
 		tl.run(row{time.Second, "failure*2", "closed"}, row{time.Second, "failure", "open"})
 		if s := b.Snapshot(); s.Successes != 2 || s.Failures != 6 || s.Late != 0 {
 			t.Errorf("totals: %+v", s)
@@ -76,8 +76,8 @@ func TestAWindowWhereARuleLooks(t *testing.T) {
 	})
 }
 
-// B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it was looked
-// at last.
+// B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it
+// was looked at last.
 func TestB33_WithoutAWindowTheUnusedGoesFirst(t *testing.T) {
 	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
 		checkTheUnusedGoesFirst(t, cfg)
@@ -99,6 +99,7 @@ func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
 			use(methodKey(i))
 		}
 		for i := 6; i < 40; i++ {
+			time.Sleep(time.Second)
 			left := slices.DeleteFunc(slices.Collect(maps.Keys(maps.Collect(g.All()))), func(k Key) bool { return k == newest })
 			unused := left[i%len(left)]
 			for _, k := range left {
@@ -118,7 +119,8 @@ func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
 	})
 }
 
-// B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is over.
+// B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is
+// over.
 func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *Breaker){
 		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
@@ -166,7 +168,9 @@ func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
 		p := acquire(t, b)
 		b.mu.Lock()
 		w := b.phase.Load().win
-		w.streak.Store(3)
+		for range 3 {
+			w.failed(clock(), -1)
+		}
 		w.doubt.Store(true)
 		b.mu.Unlock()
 		var wg sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -22,8 +23,8 @@ type Result struct {
 	Err  error      // as the caller sees it; nil for a success, a stream's io.EOF included
 	Code codes.Code // of Err: its status, also if wrapped; else that of a context error; else Unknown
 
-	// Peer says whether the peer is known to have answered: PeerUnknown for a unary call without WithPeerEvidence. Of a stream
-	// only a trailer is evidence.
+	// Peer says whether the peer is known to have answered: PeerUnknown for a unary call without WithPeerEvidence. Of
+	// a stream only a trailer is evidence.
 	Peer PeerEvidence
 	// Trailer is what the peer sent at the end; nil where the guard did not look.
 	Trailer metadata.MD
@@ -43,7 +44,10 @@ const (
 )
 
 // Classifier judges how a call ended. It runs once for each call that was let through, after it, and must be safe for
-// concurrent use. If it panics, DefaultClassifier judges.
+// concurrent use. Its time is not part of the call's. If it panics, DefaultClassifier judges.
+//
+// A unary call that its caller canceled after more than breaker.Config.SlowCall counts as slow, also if it is judged
+// Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
 // DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it.
@@ -70,7 +74,7 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 		}
 		return breaker.Success
 	case codes.Canceled:
-		return breaker.Ignored // G3: also a connection that the caller closed. It says nothing of the peer, ever
+		return breaker.Ignored // G3: also a connection that the caller closed. Whether the call was slow is for givenUp
 	case codes.DeadlineExceeded:
 		if (r.ShortBudget && BudgetSpent(ctx)) || IsRejected(r.Err) {
 			return breaker.Ignored
@@ -110,6 +114,15 @@ func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
 
+// givenUp reports whether an ignored call ended because its caller canceled it. If it was slow by then, the slow rule
+// counts it (B6). Other calls end with the same code and tell nothing about the backend's speed: one whose connection
+// the caller closed, one that a breaker rejected, and one that was canceled further down while the caller still waited.
+// A stream may be canceled at any age, because only the time to its first message is judged (S10).
+func givenUp(ctx context.Context, r Result) bool {
+	return r.Code == codes.Canceled && r.Call.Typ == interceptors.Unary && !r.Closed &&
+		errors.Is(ctx.Err(), context.Canceled) && !IsRejected(r.Err)
+}
+
 // pastDeadline reads the clock for calls that have a deadline, and only for those.
 func pastDeadline(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
@@ -118,8 +131,8 @@ func pastDeadline(ctx context.Context) bool {
 
 type grpcStatus interface{ GRPCStatus() *status.Status }
 
-// statusOf finds the status that err is or wraps, and nil where there is none. It does what status.FromError does without
-// copying a wrapped status and rendering its message, which takes 250 times as long (G6).
+// statusOf finds the status that err is or wraps, and nil where there is none. It does what status.FromError does
+// without copying a wrapped status and rendering its message, which takes 250 times as long (G6).
 func statusOf(err error) *status.Status {
 	if s, ok := err.(grpcStatus); ok { // the quick way first
 		return s.GRPCStatus()
@@ -148,9 +161,9 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// localTexts are how the messages of errors begin that grpc makes on this side. grpc marks them in no other way. They are
-// looked at only for the codes that these errors have, so a call that succeeds pays nothing; a test makes each of these
-// errors for real, and fails when grpc changes a text (G5).
+// localTexts are how the messages of errors begin that grpc makes on this side. grpc marks them in no other way. They
+// are looked at only for the codes that these errors have, so a call that succeeds pays nothing; a test makes each of
+// these errors for real, and fails when grpc changes a text (G5).
 var localTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"trying to send message larger than max ",
@@ -200,8 +213,8 @@ func madeOnReceipt(prefix string) bool {
 	return strings.Contains(prefix, "received message") || strings.Contains(prefix, receivedText)
 }
 
-// retryAfter is the time that the peer asked for, in the trailer that service-config retries heed or in the status, and 0
-// if it did not; the longer of the two (G9). Negative and unparsable is none.
+// retryAfter is the time that the peer asked for, in the trailer that service-config retries heed or in the status,
+// and 0 if it did not; the longer of the two (G9). Negative and unparsable is none.
 func retryAfter(r Result) time.Duration {
 	var d time.Duration
 	if v := r.Trailer.Get("grpc-retry-pushback-ms"); len(v) == 1 { // gRFC A6

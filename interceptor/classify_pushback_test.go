@@ -28,9 +28,9 @@ func pushingBack(err error, values ...string) testpb.Script {
 	}}
 }
 
-// pushbackConfig opens on the second failure or overload, for a second; the server may ask for up to a minute.
+// pushbackConfig opens on the second failure or overload, for a second; the server may ask for up to a minute (B18).
 var pushbackConfig = breaker.Config{
-	ConsecutiveFailures: 2, FailureRatio: 1, MinCalls: 2, OpenFor: time.Second, MaxOpenFor: time.Minute, Backoff: 1,
+	ConsecutiveFailures: 2, FailureRatio: 1, MinCalls: 2, OpenFor: time.Second, MaxOpenFor: 10 * time.Second, Backoff: 1,
 }
 
 type pushback struct {
@@ -49,7 +49,8 @@ func pushbacks(t *testing.T) []pushback {
 		{"none", down, nil, time.Second},
 		{"trailer", down, []string{"2500"}, 2500 * time.Millisecond},
 		{"trailer, less than OpenFor", down, []string{"500"}, time.Second},
-		{"trailer, more than MaxOpenFor", down, []string{"2147483647"}, time.Minute},
+		{"trailer, more than MaxOpenFor", down, []string{"30000"}, 30 * time.Second},
+		{"trailer, more than a minute", down, []string{"2147483647"}, time.Minute},
 		{"trailer, too long a number", down, []string{"99999999999999999999"}, time.Second},
 		{"trailer, beyond 32 bits", down, []string{"4294967296"}, time.Second},
 		{"trailer, zero", down, []string{"0"}, time.Second},

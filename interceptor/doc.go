@@ -36,7 +36,7 @@
 //
 // After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast call
 // fails at once with the last connection error. So does a probe, although the server may be back by then: it opens the
-// breaker again, for longer. Keep the MaxDelay of grpc.WithConnectParams at or below Config.OpenFor, and start from
+// breaker again, for longer. Keep the MaxDelay of grpc.WithConnectParams at or below Config.MaxOpenFor, and start from
 // backoff.DefaultConfig and a MinConnectTimeout of 20 s, which are grpc's: fields of ConnectParams that are left at zero are
 // no defaults, and with BaseDelay and MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready probe waits for
 // the connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.

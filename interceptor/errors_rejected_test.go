@@ -119,7 +119,8 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 	})
 }
 
-// OnFinish options of whoever stands outside hear how the call ended, as they do from grpc where it cannot start a call.
+// OnFinish options of whoever stands outside hear how the call ended, as they do from grpc where it cannot start a
+// call.
 func TestG08_RejectionTellsOnFinish(t *testing.T) {
 	answer := Fallback(func(_ context.Context, req *int, cause error) (*int, error) {
 		if *req == 0 {
@@ -178,7 +179,7 @@ func TestG08_EveryReason(t *testing.T) {
 			prepare func(*testing.T, *breaker.Breaker)
 			want    []any
 		}{
-			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") }, []any{plainInfo, retryIn(5 * time.Second)}},
+			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") }, []any{plainInfo, retryIn(time.Second)}},
 			{breaker.ReasonHalfOpen, "half_open", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
 				t.Helper()
 				b.Trip(ctx, "test")
@@ -275,7 +276,7 @@ func TestG08_Details(t *testing.T) {
 			Reason: ErrorReason, Domain: ErrorDomain, Metadata: map[string]string{
 				"target": "", "service": "pkg.Service", "method": "Method", "tag": "", "state": "open", "reason": "open",
 			},
-		}, retryIn(5*time.Second))
+		}, retryIn(time.Second))
 		if got, want := status.Convert(err).Message(), `breaker: call rejected: "pkg.Service/Method" is open (reason open)`; got != want {
 			t.Errorf("the message is %q, want %q", got, want)
 		}
@@ -301,7 +302,7 @@ func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
 		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason || info.GetDomain() != ErrorDomain {
 			t.Errorf("the first detail is %v, want an ErrorInfo of a rejection", details[0])
 		}
-		if diff := cmp.Diff(retryIn(5*time.Second), details[1], protocmp.Transform()); diff != "" {
+		if diff := cmp.Diff(retryIn(time.Second), details[1], protocmp.Transform()); diff != "" {
 			t.Errorf("the second detail (-want +got):\n%s", diff)
 		}
 		if !IsRejected(overTheWire(t, err)) {

@@ -37,8 +37,9 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 }
 
 // A guard goes into a connection as dial options. Calls of every method, unary or streaming, are guarded from then on.
+// FailingFor is negative so that the second failure opens at once; by default failures must last for a second.
 func Example() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, OpenFor: 5 * time.Second})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -69,7 +70,8 @@ func Example() {
 	// passthrough:///orders grpc.health.v1.Health/Check open
 }
 
-// A fallback answers the calls that are rejected; with OnFailure also those that fail. Who answered stands in the trailer.
+// A fallback answers the calls that are rejected; with OnFailure also those that fail. Who answered stands in the
+// trailer.
 func ExampleFallback() {
 	guard, err := interceptor.New(nil, interceptor.WithFallback(
 		interceptor.ForMethods(health.Health_Check_FullMethodName),
@@ -119,8 +121,8 @@ func ExampleRejectedError() {
 	// Check open open true
 }
 
-// IsRejected tells a rejection from a failure, also one that a server further on has returned: there the call may have run
-// in part, and still the server that answered is well.
+// IsRejected tells a rejection from a failure, also one that a server further on has returned: there the call may
+// have run in part, and still the server that answered is well.
 func ExampleIsRejected() {
 	for _, err := range []error{
 		nil,
@@ -142,9 +144,10 @@ func ExampleIsRejected() {
 	// rejected: not worth a retry before the breaker lets calls through
 }
 
-// Retries go outside the guard: each attempt is judged, and Retriable ends them once the breaker is open.
+// Retries go outside the guard: each attempt is judged, and Retriable ends them once the breaker is open. FailingFor is
+// negative so that the second attempt opens it, however soon it comes after the first.
 func ExampleRetriable() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
 	if err != nil {
 		log.Fatal(err)
 	}

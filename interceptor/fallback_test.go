@@ -203,7 +203,8 @@ func TestG15_OnFailure(t *testing.T) {
 // A fallback may answer every failure: the breaker still sees them, and opens.
 func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+		g := newGuard(t, breaker.Config{OpenFor: time.Second},
+			WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
 		s := newScene(t, g, "")
 		s.srv.Set(failing(down))
 		for range 10 {
@@ -237,8 +238,9 @@ func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
 			time.Sleep(time.Hour)
 			return &response{Text: "late"}, nil
 		})
-		g := newGuard(t, breaker.Config{MaxConcurrent: 1, ConsecutiveFailures: 2, OpenFor: time.Second, Backoff: 1, ProbeTimeout: 24 * time.Hour},
-			WithKey(oneKey), WithFallback(forUnary, slow, OnFailure()))
+		g := newGuard(t, breaker.Config{
+			MaxConcurrent: 1, ConsecutiveFailures: 2, OpenFor: time.Second, Backoff: 1, ProbeTimeout: 24 * time.Hour,
+		}, WithKey(oneKey), WithFallback(forUnary, slow, OnFailure()))
 		s := newScene(t, g, "")
 		s.srv.Set(failing(down))
 		ended := make(chan error, 3)

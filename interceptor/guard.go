@@ -27,8 +27,8 @@ type Guard struct {
 // Config. A nil option and an option with an invalid argument are errors.
 //
 // The guard's observers listen to the group for as long as it lives. So make one Guard for a group and give it to all
-// connections, not one for each. Give it to each connection once: a call that passes two guards of one group counts as two,
-// also for MaxConcurrent.
+// connections, not one for each. Give it to each connection once: a call that passes two guards of one group counts
+// as two, also for MaxConcurrent.
 func New(g *breaker.Group, opts ...Option) (*Guard, error) {
 	o, err := collect(opts)
 	if err != nil {
@@ -58,8 +58,8 @@ func (g *Guard) DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(g.Unary), grpc.WithChainStreamInterceptor(g.Stream)}
 }
 
-// find returns the breaker that guards a call, and nil if none does: Bypass, the matcher, a key function that panics, or a
-// probe of this very breaker.
+// find returns the breaker that guards a call, and nil if none does: Bypass, the matcher, a key function that panics,
+// or a probe of this very breaker.
 func (g *Guard) find(
 	ctx context.Context, method string, desc *grpc.StreamDesc, req any, cc *grpc.ClientConn, opts []grpc.CallOption,
 ) *breaker.Breaker {
@@ -67,8 +67,8 @@ func (g *Guard) find(
 	if bypass {
 		return nil
 	}
-	// Without a key function and a matcher no user code runs here, so there is no need for a Call, nor for a guard against
-	// panics.
+	// Without a key function and a matcher no user code runs here, so there is no need for a Call, nor for a guard
+	// against panics.
 	var key breaker.Key
 	var b *breaker.Breaker
 	switch {
@@ -93,8 +93,8 @@ func (g *Guard) find(
 	return b
 }
 
-// askKey asks the matcher and the key function. It returns false for a call that the matcher leaves out, and for one where
-// either panics, which is counted (G12).
+// askKey asks the matcher and the key function. It returns false for a call that the matcher leaves out, and for one
+// where either panics, which is counted (G12).
 func (g *Guard) askKey(ctx context.Context, call keyfunc.Call, key *breaker.Key) (ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -154,9 +154,24 @@ func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Pe
 	return c
 }
 
+// elapsed is how long the call has taken so far. Where nothing needs to know, it reads no clock and is 0.
+func (c *pending) elapsed() time.Duration {
+	if !c.start.IsZero() {
+		return time.Since(c.start)
+	}
+	return c.permit.Elapsed()
+}
+
 // settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending. Whatever
 // user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let through.
+//
+// The call ends when settle begins. The time that the classifier and the listeners take is not the backend's, so
+// neither the slow rule nor Settlement.Duration includes it.
 func (c *pending) settle(ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration) breaker.Outcome {
+	took := c.elapsed()
+	if latency == 0 {
+		latency = max(1, took) // not 0, for which the breaker would read the clock after the classifier has run
+	}
 	report := breaker.Report{Outcome: breaker.Failure, Latency: latency}
 	reported := false
 	defer func() {
@@ -167,7 +182,7 @@ func (c *pending) settle(ctx context.Context, r Result, cc *grpc.ClientConn, lat
 	c.judge(ctx, &r, &report, cc)
 	reported = true
 	c.permit.DoneWith(ctx, report)
-	c.guard.tellSettled(ctx, c, r, report.Outcome)
+	c.guard.tellSettled(ctx, c, r, report.Outcome, took)
 	return report.Outcome
 }
 
@@ -183,8 +198,12 @@ func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, 
 		outcome = breaker.Failure // as breaker.Report has it, for fallbacks and observers too
 	}
 	report.Outcome = outcome
-	if outcome == breaker.Failure || outcome == breaker.Overload {
+	switch outcome {
+	case breaker.Success:
+	case breaker.Failure, breaker.Overload:
 		report.RetryAfter = retryAfter(*r)
+	case breaker.Ignored:
+		report.Canceled = givenUp(ctx, *r)
 	}
 }
 
@@ -206,8 +225,8 @@ func (g *Guard) classify(ctx context.Context, r Result) (o breaker.Outcome) {
 	return g.classifier(ctx, r)
 }
 
-// rejection returns the rejection that err is, or nil if it is the error of a context that was done before the call: such
-// a call goes straight on, to be ended by grpc with grpc's own status (B24).
+// rejection returns the rejection that err is, or nil if it is the error of a context that was done before the call:
+// such a call goes straight on, to be ended by grpc with grpc's own status (B24).
 func rejection(err error) *breaker.RejectedError {
 	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it, and every rejection comes here
 	return rejected
@@ -222,8 +241,8 @@ func (g *Guard) reject(ctx context.Context, cause *breaker.RejectedError) *Rejec
 	return err
 }
 
-// tellFinished tells the OnFinish options of whoever stands outside the guard how the call ended that was rejected, as grpc
-// does with one that it cannot start. grpc's own OpenTelemetry plugin ends the span of a stream there.
+// tellFinished tells the OnFinish options of whoever stands outside the guard how the call ended that was rejected,
+// as grpc does with one that it cannot start. grpc's own OpenTelemetry plugin ends the span of a stream there.
 func tellFinished(opts []grpc.CallOption, err error) {
 	for _, o := range opts {
 		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {

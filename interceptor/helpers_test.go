@@ -15,12 +15,16 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// newGuard makes a guard with a group of its own. cfg has no jitter unless it asks for some, so that a test can count the
-// open period to the nanosecond.
+// newGuard makes a guard with a group of its own. Unless cfg asks for something else, it has no jitter, so that a test
+// can count the open period to the nanosecond, and no FailingFor: these tests are about what counts as a failure, so
+// the failure that completes a rule opens at once.
 func newGuard(tb testing.TB, cfg breaker.Config, opts ...Option) *Guard {
 	tb.Helper()
 	if cfg.Jitter == 0 {
 		cfg.Jitter = -1
+	}
+	if cfg.FailingFor == 0 {
+		cfg.FailingFor = -1
 	}
 	group, err := breaker.NewGroup(cfg)
 	if err != nil {

@@ -27,15 +27,18 @@ type Observer interface {
 // with one, each call reads the clock twice more.
 type SettledObserver interface {
 	Observer
-	// Settled is called for every call that was let through, once its outcome is known; not for one whose invoker panicked.
+	// Settled is called for every call that was let through, once its outcome is known; not for one whose invoker
+	// panicked.
 	Settled(ctx context.Context, s Settlement)
 }
 
-// ProbeObserver is an Observer that wants to hear how the probes of half-open breakers go. It costs other calls nothing.
+// ProbeObserver is an Observer that wants to hear how the probes of half-open breakers go. It costs other calls
+// nothing.
 type ProbeObserver interface {
 	Observer
-	// Probed is called for every probe, once its outcome is known. A Transition that the probe led to comes before it as a
-	// rule. A probe that reports after its lease is told of as well, though its outcome decides nothing any more.
+	// Probed is called for every probe, once its outcome is known. A Transition that the probe led to comes before it
+	// as a rule. A probe that reports after its lease is told of as well, though its outcome decides nothing any
+	// more.
 	Probed(ctx context.Context, s Settlement)
 }
 
@@ -44,7 +47,8 @@ type Settlement struct {
 	Key     breaker.Key
 	Outcome breaker.Outcome
 	Code    codes.Code
-	// Duration from admission to the outcome. That of a probe that is a stream ends at its first message.
+	// Duration is the time from admission to the end of the call. What the classifier and listeners take after that
+	// is not part of it. That of a probe that is a stream ends at its first message.
 	Duration time.Duration
 	Probe    bool
 }
@@ -57,16 +61,13 @@ type FallbackInfo struct {
 	Served bool  // false: the caller sees Cause, or an error that wraps it
 }
 
-func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome) {
+func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome, took time.Duration) {
 	probe := c.permit.IsProbe() && g.probeObservers != nil
 	if g.settledObservers == nil && !probe {
 		return
 	}
 	s := Settlement{
-		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: c.permit.Elapsed(), Probe: c.permit.IsProbe(),
-	}
-	if !c.start.IsZero() {
-		s.Duration = time.Since(c.start)
+		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: took, Probe: c.permit.IsProbe(),
 	}
 	for _, obs := range g.settledObservers {
 		safely(func() { obs.Settled(ctx, s) })

@@ -1,6 +1,7 @@
 package interceptor
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
@@ -60,7 +61,8 @@ func WithKey(f keyfunc.Func) Option {
 	})
 }
 
-// WithClassifier sets the function that judges how a call ended. A nil function is an error. Default: DefaultClassifier.
+// WithClassifier sets the function that judges how a call ended. A nil function is an error. Default:
+// DefaultClassifier.
 func WithClassifier(c Classifier) Option {
 	return optionFunc(func(o *options) error {
 		if c == nil {
@@ -71,9 +73,9 @@ func WithClassifier(c Classifier) Option {
 	})
 }
 
-// WithMatcher guards only the calls that m matches; all others bypass everything, metrics included. Health checks through
-// the connection are a reason: they must pass while a breaker is open. A nil m is an error, and so are the names of
-// ForMethods that cannot be right. Default: every call.
+// WithMatcher guards only the calls that m matches; all others bypass everything, metrics included. Health checks
+// through the connection are a reason: they must pass while a breaker is open. A nil m is an error, and so are the
+// names of ForMethods that cannot be right. Default: every call.
 func WithMatcher(m selector.Matcher) Option {
 	return optionFunc(func(o *options) error {
 		if m == nil {
@@ -107,8 +109,8 @@ func WithObserver(obs Observer) Option {
 	})
 }
 
-// WithRejectionCode sets the status code of rejections. It is one of the 16 codes of gRPC that are errors; anything else is
-// an error. Default: codes.Unavailable, as gRPC's own circuit breaking has it (gRFC A32).
+// WithRejectionCode sets the status code of rejections. It is one of the 16 codes of gRPC that are errors; anything
+// else is an error. Default: codes.Unavailable, as gRPC's own circuit breaking has it (gRFC A32).
 func WithRejectionCode(c codes.Code) Option {
 	return optionFunc(func(o *options) error {
 		if c == codes.OK || c > codes.Unauthenticated {
@@ -128,10 +130,10 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence has the guard look at the header and the trailer of each call. That tells an error of the peer's from one
-// made on this side, with the same text, before anything was asked of the peer; and it finds a pushback in the trailer
-// whatever came before. grpc then copies both for every call. Default: off; the guard looks at trailers while a callee is in doubt, and at those of
-// streams.
+// WithPeerEvidence has the guard look at the header and the trailer of each call. That tells an error of the peer's
+// from one made on this side, with the same text, before anything was asked of the peer; and it finds a pushback in
+// the trailer whatever came before. grpc then copies both for every call. Default: off; the guard looks at trailers
+// while a callee is in doubt, and at those of streams.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -140,14 +142,26 @@ func WithPeerEvidence() Option {
 }
 
 // WithMinBudget ignores calls that ran out of time having had less than d of it when they began, so that callers in a
-// hurry do not open the breaker for all others. d must be above 0; anything else is an error. Default: off,
+// hurry do not open the breaker for all others. d must be at least 1 ms; anything else is an error. Default: off,
 // DeadlineExceeded is a failure.
 func WithMinBudget(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
-		if d <= 0 {
-			return errorf("WithMinBudget: the budget is %v, want more than 0", d)
+		if d < minDuration {
+			return errorf("WithMinBudget: the budget is %v, want 1ms or more%s", d, missingUnit(d))
 		}
 		o.minBudget = d
 		return nil
 	})
+}
+
+// minDuration is the shortest duration that an option takes. Shorter ones are nearly always a number without its unit.
+const minDuration = time.Millisecond
+
+// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten.
+// The words are those of package breaker.
+func missingUnit(d time.Duration) string {
+	if d <= 0 || d >= 10*time.Microsecond {
+		return ""
+	}
+	return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant", int64(d))
 }

@@ -29,8 +29,11 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		{"code OK", WithRejectionCode(codes.OK), "interceptor: WithRejectionCode: the code is 0 (OK), want from 1 to 16"},
 		{"code 17", WithRejectionCode(17), "interceptor: WithRejectionCode: the code is 17 (Code(17)), want from 1 to 16"},
 		{"code out of any range", WithRejectionCode(1<<32 - 1), "interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16"},
-		{"no budget", WithMinBudget(0), "interceptor: WithMinBudget: the budget is 0s, want more than 0"},
-		{"negative budget", WithMinBudget(-time.Second), "interceptor: WithMinBudget: the budget is -1s, want more than 0"},
+		{"no budget", WithMinBudget(0), "interceptor: WithMinBudget: the budget is 0s, want 1ms or more"},
+		{"negative budget", WithMinBudget(-time.Second), "interceptor: WithMinBudget: the budget is -1s, want 1ms or more"},
+		{"budget without a unit", WithMinBudget(50), "interceptor: WithMinBudget: the budget is 50ns, want 1ms or more; " +
+			"a number without a unit is nanoseconds, probably 50*time.Second or 50*time.Millisecond was meant"},
+		{"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1), "interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more"},
 	} {
 		heard := new(recorder)
 		group, err := breaker.NewGroup(breaker.Config{})
@@ -61,11 +64,25 @@ func TestNilGroupIsOneOfItsOwn(t *testing.T) {
 	if one.Group() == nil || one.Group() == two.Group() {
 		t.Error("two guards without a group share one, or have none")
 	}
-	c := &calls{guard: one}
-	for range 5 { // the default Config protects
-		_ = c.call(t.Context(), down)
-	}
-	wantState(t, "after five failures", one, breaker.Open)
+}
+
+// A guard without a group has the default Config, which protects: five failures over a second open.
+func TestNilGroupHasTheDefaultConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := New(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &calls{guard: g}
+		for i := range 5 {
+			if i > 0 {
+				wantState(t, "before the fifth failure", g, breaker.Closed)
+				time.Sleep(250 * time.Millisecond)
+			}
+			_ = c.call(t.Context(), down)
+		}
+		wantState(t, "after five failures over a second", g, breaker.Open)
+	})
 }
 
 func TestGroupIsTheOneGiven(t *testing.T) {

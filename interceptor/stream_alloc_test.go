@@ -15,8 +15,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// A guarded stream costs at most four allocations more than an unguarded one, from its creation to io.EOF, over real grpc.
-// The two are measured in turns, because what grpc takes varies by a few from one run to the next.
+// A guarded stream costs at most four allocations more than an unguarded one, from its creation to io.EOF, over real
+// grpc. The two are measured in turns, because what grpc takes varies by a few from one run to the next.
 func TestStreamAllocations(t *testing.T) {
 	const budget = 4
 	srv := new(testpb.Server)
@@ -79,6 +79,10 @@ func TestStreamAllocations(t *testing.T) {
 
 // A message costs nothing: not the first, not one of a probe that has settled, not with observers or the slow rule on.
 func TestStreamMessagesAllocateNothing(t *testing.T) {
+	synctest.Test(t, testStreamMessagesAllocateNothing)
+}
+
+func testStreamMessagesAllocateNothing(t *testing.T) {
 	f := &fakeStream{recv: func(any) error { return nil }}
 	for name, tt := range map[string]struct {
 		cfg  breaker.Config
@@ -89,7 +93,7 @@ func TestStreamMessagesAllocateNothing(t *testing.T) {
 		"slow rule":     {cfg: breaker.Config{SlowCall: time.Hour}},
 		"observer":      {opts: []Option{WithObserver(new(settlements))}},
 		"peer evidence": {opts: []Option{WithPeerEvidence()}},
-		"probe":         {cfg: breaker.Config{OpenFor: 1}, trip: true},
+		"probe":         {trip: true},
 	} {
 		g := newGuard(t, tt.cfg, tt.opts...)
 		if tt.trip {
@@ -108,7 +112,8 @@ func TestStreamMessagesAllocateNothing(t *testing.T) {
 	}
 }
 
-// S12, S7, T24: open streams cost as many goroutines as without the guard. How many that is, is for a few of them to say.
+// S12, S7, T24: open streams cost as many goroutines as without the guard. How many that is, is for a few of them to
+// say.
 func TestS12_OpenStreamsCostNoGoroutine(t *testing.T) {
 	streams := 10_000
 	if testing.Short() {
@@ -168,12 +173,12 @@ func TestS12_WatchedStreamsCostNoGoroutine(t *testing.T) {
 	})
 }
 
-// S12: once a stream has settled and its caller has dropped it, neither guard nor breaker holds on to its context; nor does
-// the context's parent.
+// S12: once a stream has settled and its caller has dropped it, neither guard nor breaker holds on to its context;
+// nor does the context's parent.
 func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 	type luggage struct{ _ [64]byte }
 	type key struct{}
-	g := newGuard(t, breaker.Config{OpenFor: 1, SuccessesToClose: 1}, WithObserver(deaf{}))
+	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithObserver(deaf{}))
 	r := newStreamRig(t, g, sends(1, nil))
 	wrapped := r.backend.Dial(t, append(g.DialOptions(), grpc.WithChainStreamInterceptor(wrap))...)
 	parent, cancel := context.WithCancel(t.Context())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -54,8 +55,8 @@ func (c *watchedContext) watchers() int {
 	return len(c.waiting)
 }
 
-// S12: while a stream that is not grpc's own is open, its context is watched; once it has settled, however that came, it
-// no longer is. So a context that many streams share does not grow.
+// S12: while a stream that is not grpc's own is open, its context is watched; once it has settled, however that came,
+// it no longer is. So a context that many streams share does not grow.
 func TestS12_WatchIsTakenBack(t *testing.T) {
 	canceled := statusError(codes.Canceled)
 	for name, tt := range map[string]struct {
@@ -107,21 +108,23 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 
 // S12, S8: a probe gives its watch back at its first message, though the stream lives on.
 func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
-	g := newGuard(t, breaker.Config{OpenFor: 1})
-	halfOpen(t, g, methodKey)
-	ctx := newWatchedContext(t.Context())
-	cs, _ := openFake(ctx, t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
-	if got := ctx.watchers(); got != 1 {
-		t.Errorf("%d watches before the first message, want 1", got)
-	}
-	_ = cs.RecvMsg(nil)
-	if got := ctx.watchers(); got != 0 {
-		t.Errorf("%d watches after the first message, want 0", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{})
+		halfOpen(t, g, methodKey)
+		ctx := newWatchedContext(t.Context())
+		cs, _ := openFake(ctx, t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+		if got := ctx.watchers(); got != 1 {
+			t.Errorf("%d watches before the first message, want 1", got)
+		}
+		_ = cs.RecvMsg(nil)
+		if got := ctx.watchers(); got != 0 {
+			t.Errorf("%d watches after the first message, want 0", got)
+		}
+	})
 }
 
-// S12: no watch where there is nothing to watch: a stream that failed to open, one that did not get so far, a context that
-// cannot end.
+// S12: no watch where there is nothing to watch: a stream that failed to open, one that did not get so far, a context
+// that cannot end.
 func TestS12_NoWatchWithoutStream(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	ctx := newWatchedContext(t.Context())

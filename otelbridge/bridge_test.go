@@ -3,7 +3,10 @@ package otelbridge
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -417,13 +420,24 @@ func TestNoRejectedSpansUnlessAsked(t *testing.T) {
 }
 
 // A nil provider is the global one, and that may come after New.
+//
+// What was made before the first global provider is set hands over to that one, once in a process. So each run of the
+// test has a process of its own, or it would fail with -count=2 and -cpu 1,2.
 func TestNilOptions(t *testing.T) {
-	tracers, meters, loggers := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetLoggerProvider()
-	defer func() {
-		otel.SetTracerProvider(tracers)
-		otel.SetMeterProvider(meters)
-		otel.SetLoggerProvider(loggers)
-	}()
+	const child = "OTELBRIDGE_TEST_NIL_OPTIONS"
+	if os.Getenv(child) == "" {
+		binary, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), binary, "-test.run=^TestNilOptions$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS: TestNilOptions") {
+			t.Errorf("%v:\n%s", err, out)
+		}
+		return
+	}
 	group := newGroup(t, breaker.Config{})
 	group.Get(orders)
 	opts := []Option{

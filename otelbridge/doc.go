@@ -4,33 +4,34 @@
 //	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
 //	registration, err := otelbridge.RegisterMetrics(group)
 //
-// It uses the API of OpenTelemetry only. Which SDK runs below it, where its data goes and how much of it is sampled is the
-// program's choice; without an SDK nothing happens, at next to no cost.
+// It uses the API of OpenTelemetry only. Which SDK runs below it, where its data goes and how much of it is sampled
+// is the program's choice; without an SDK nothing happens, at next to no cost.
 //
 // # Which span gets the events
 //
-// Span events go on the span in the context of the call, as the Guard's interceptor gets it. Which one that is depends on
-// what makes the spans of calls.
+// Span events go on the span in the context of the call, as the Guard's interceptor gets it. Which one that is
+// depends on what makes the spans of calls.
 //
-// otelgrpc makes them in a stats handler, one for each attempt, inside all interceptors. So the span that a guard sees is
-// the caller's: that of the request or job which makes the call. It has the events of all calls made under it. A rejected
-// call has no span of its own, for there is no attempt: WithRejectedSpans gives it one. Where the caller has no span,
-// nothing is recorded.
+// otelgrpc makes them in a stats handler, one for each attempt, inside all interceptors. So the span that a guard
+// sees is the caller's: that of the request or job which makes the call. It has the events of all calls made under
+// it. A rejected call has no span of its own, for there is no attempt: WithRejectedSpans gives it one. Where the
+// caller has no span, nothing is recorded.
 //
-// grpc's own plugin, google.golang.org/grpc/stats/opentelemetry, makes a span for each call in an interceptor, "Sent." and
-// the method, and those of attempts below that. Interceptors run in the order in which the connection gets its options:
+// grpc's own plugin, google.golang.org/grpc/stats/opentelemetry, makes a span for each call in an interceptor,
+// "Sent." and the method, and those of attempts below that. Interceptors run in the order in which the connection
+// gets its options:
 //
 //	conn, err := grpc.NewClient(target, append([]grpc.DialOption{
 //		opentelemetry.DialOption(telemetry), // before the guard
 //		grpc.WithTransportCredentials(creds),
 //	}, guard.DialOptions()...)...)
 //
-// With the plugin before the guard, the events of a call are on the "Sent." span of this call, and a rejected call has
-// one too, which ends with an error; its grpc.client.call.duration counts rejections. With the plugin after the guard, the
-// events are on the caller's span, and a rejected call has none, as with otelgrpc.
+// With the plugin before the guard, the events of a call are on the "Sent." span of this call, and a rejected call
+// has one too, which ends with an error; its grpc.client.call.duration counts rejections. With the plugin after the
+// guard, the events are on the caller's span, and a rejected call has none, as with otelgrpc.
 //
-// A transition goes on the span of the call that caused it. If that span has ended by then, as under a stream that outlives
-// its caller's span, the event is lost to the trace; metrics and log events still tell.
+// A transition goes on the span of the call that caused it. If that span has ended by then, as under a stream that
+// outlives its caller's span, the event is lost to the trace; metrics and log events still tell.
 //
 // # Events
 //
@@ -38,8 +39,8 @@
 //	circuit_breaker.rejected      a call was not let through: name, state, reason, retry_after_ms
 //	circuit_breaker.probe         how a probe of a half-open breaker went: name, state, outcome, rpc.response.status_code
 //
-// The attributes are circuit_breaker.name and so on, where no other namespace is given; rpc.method is on every event whose
-// breaker guards one method.
+// The attributes are circuit_breaker.name and so on, where no other namespace is given; rpc.method is on every event
+// whose breaker guards one method.
 //
 //	name            the key of the breaker: "dns:///orders:443 shop.Orders/Get"
 //	state           closed, half_open or open: after the transition, or when the call was made
@@ -51,25 +52,27 @@
 //	retry_after_ms  how long until the breaker may let a call through; absent where nobody knows
 //	outcome         success, failure, overload or ignored
 //
-// Durations are rounded up to whole milliseconds. A probe has its event once it reports, be it after its lease; one that
-// never does, or whose call panics, has none. There is no event for a fallback: the rejection before it has one, the
-// failure before it is the RPC's own, and the metrics count how fallbacks went. No event has an error message, request
-// content, metadata or the words of Trip.
+// Durations are rounded up to whole milliseconds. A probe has its event once it reports, be it after its lease; one
+// that never does, or whose call panics, has none. There is no event for a fallback: the rejection before it has one,
+// the failure before it is the RPC's own, and the metrics count how fallbacks went. No event has an error message,
+// request content, metadata or the words of Trip.
 //
-// The SDK keeps 128 events for a span and drops the oldest. So that a batch of rejected calls cannot drive out the one
-// event that explains it, a span gets the first 8 rejections as events, and circuit_breaker.rejected_count: an attribute on
-// the span itself, of all rejections under it so far. A Bridge remembers the counts of the 1024 spans that had rejections
-// last, and finds that of an older one on the span, if it is a span of OpenTelemetry's SDK; on a span of another make the
-// count begins anew. For this to be one count, give all guards the same Bridge.
+// The SDK keeps 128 events for a span and drops the oldest. So that a batch of rejected calls cannot drive out the
+// one event that explains it, a span gets the first 8 rejections as events, and circuit_breaker.rejected_count: an
+// attribute on the span itself, of all rejections under it so far. A Bridge remembers the counts of the 1024 spans
+// that had rejections last, and finds that of an older one on the span, if it is a span of OpenTelemetry's SDK; on a
+// span of another make the count begins anew. For this to be one count, give all guards the same Bridge.
 //
-// The span-event API is on its way out of OpenTelemetry. WithLoggerProvider sends the same events as log records instead.
+// The span-event API is on its way out of OpenTelemetry. WithLoggerProvider sends the same events as log records
+// instead.
 //
 // # Metrics
 //
-// RegisterMetrics has the series of package prombridge under the names that OpenTelemetry gives them: dots in the prefix and
-// in attributes, no "_total" and no unit in the name. OpenTelemetry's exporter for Prometheus turns each into the very name
-// that prombridge uses; so take one of the two, not both. All have the attributes grpc.target, grpc.service, grpc.method and
-// tag, empty where the key has no such part, except for the last four, which are the group's own.
+// RegisterMetrics has the series of package prombridge under the names that OpenTelemetry gives them: dots in the
+// prefix and in attributes, no "_total" and no unit in the name. OpenTelemetry's exporter for Prometheus turns each
+// into the very name that prombridge uses; so take one of the two, not both. All have the attributes grpc.target,
+// grpc.service, grpc.method and tag, empty where the key has no such part, except for the last four, which are the
+// group's own. A breaker that is idle (breaker.WithIdleTimeout) has no series.
 //
 //	grpc.client.breaker.state                    up-down counter  by state: 1 for the one it is in, 0 for the others
 //	grpc.client.breaker.override                 up-down counter  by mode: 1 for the one in force, 0 for the others
@@ -95,6 +98,6 @@
 // The histogram of call durations is prombridge's alone: with OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin has it.
 //
-// The SDK keeps 2000 attribute sets for an instrument and folds the rest into one. The trips of 333 breakers fill that; a
-// program with more raises it, with metric.WithCardinalityLimit of the SDK.
+// The SDK keeps 2000 attribute sets for an instrument and folds the rest into one. The trips of 333 breakers fill
+// that; a program with more raises it, with metric.WithCardinalityLimit of the SDK.
 package otelbridge

@@ -22,7 +22,8 @@ func ExampleNew() {
 	exporter := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
 
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2})
+	// FailingFor is negative so that the second failure opens at once; by default failures must last for a second.
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
 	if err != nil {
 		fmt.Println(err)
 		return

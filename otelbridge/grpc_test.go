@@ -79,10 +79,11 @@ func tale(s sdktrace.ReadOnlySpan) []string {
 	return names
 }
 
-// newGuard opens after two failures.
+// newGuard opens on the second failure.
 func newGuard(t *testing.T, opts ...interceptor.Option) *interceptor.Guard {
 	t.Helper()
-	guard, err := interceptor.New(newGroup(t, breaker.Config{ConsecutiveFailures: 2, OpenFor: 5 * time.Second, Jitter: -1}), opts...)
+	group := newGroup(t, breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second, Jitter: -1})
+	guard, err := interceptor.New(group, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,15 +13,15 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// RegisterMetrics makes the figures of g's breakers observable, under the names in the package comment. They are read when
-// a reader of the meter provider collects, one Snapshot for each breaker, so that the figures of one breaker agree with each
-// other and with Snapshot. Between collections it costs nothing.
+// RegisterMetrics makes the figures of g's breakers observable, under the names in the package comment. They are read
+// when a reader of the meter provider collects, one Snapshot for each breaker, so that the figures of one breaker
+// agree with each other and with Snapshot. Between collections it costs nothing.
 //
-// Register a group once. Attributes do not tell groups apart: with two groups, or one group twice, on the same provider,
-// counters of the same key add up, and of gauges one wins.
+// Register a group once. Attributes do not tell groups apart: with two groups, or one group twice, on the same
+// provider, counters of the same key add up, and of gauges one wins.
 //
-// Unregister of the Registration ends it. A nil g is an error, and so is what the meter says of an instrument; then nothing
-// is registered.
+// Unregister of the Registration ends it. A nil g is an error, and so is what the meter says of an instrument; then
+// nothing is registered.
 func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, error) {
 	if g == nil {
 		return nil, errors.New("otelbridge: RegisterMetrics: the group is nil")
@@ -197,8 +197,13 @@ func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot) {
 	o.ObserveInt64(in.inFlight, figure(s.InFlight), attrs)
 	o.ObserveFloat64(in.notClosed, s.NotClosed.Seconds(), attrs)
 	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, attrs)
-	if calls := s.Window.Calls(); calls > 0 && calls >= s.MinCalls {
+	calls := s.Window.Calls()
+	if calls > 0 && calls >= s.MinCalls {
 		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), attrs)
+	}
+	// The slow rule also counts the calls that their callers canceled (B6): while a backend hangs there may be no
+	// others. max, because counters saturate (B11), and a sum would wrap.
+	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls {
 		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), attrs)
 	}
 }

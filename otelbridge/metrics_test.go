@@ -160,7 +160,10 @@ func figures(g *breaker.Group) map[string]float64 {
 		plain("state_entered_timestamp", float64(s.Since.UnixNano())/1e9)
 		if s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls {
 			plain("failure_ratio", s.Window.FailureRatio())
-			plain("slow_ratio", s.Window.SlowRatio())
+		}
+		// B6: calls that their callers canceled count for the slow rule alone.
+		if timed := s.Window.Calls() + s.Window.SlowCanceled; s.Underlying == breaker.Closed && timed > 0 && timed >= s.MinCalls {
+			plain("slow_ratio", float64(s.Window.Slow)/float64(timed))
 		}
 		plain("in_flight", float64(s.InFlight))
 		by("fallbacks", "result", "served", float64(s.Fallbacks.Served))
@@ -198,7 +201,10 @@ func (s *schedule) step(t *testing.T) {
 		}
 	case n < 80 && len(s.permits) > 0:
 		i := s.IntN(len(s.permits))
-		s.permits[i].Done(ctx, []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Failure, breaker.Overload, breaker.Ignored}[s.IntN(5)])
+		s.permits[i].DoneWith(ctx, breaker.Report{
+			Outcome:  []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Failure, breaker.Overload, breaker.Ignored}[s.IntN(5)],
+			Canceled: s.IntN(2) == 0,
+		})
 		s.permits = slices.Delete(s.permits, i, i+1)
 	case n < 90:
 		time.Sleep(time.Duration(s.Int64N(int64(400 * time.Millisecond))))
@@ -231,7 +237,7 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 	for seed := range uint64(16) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := breaker.Config{
-				MinCalls: 4, Window: 2 * time.Second, SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
+				FailingFor: -1, MinCalls: 4, Window: 2 * time.Second, SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
 				ProbeTimeout: 400 * time.Millisecond, SuccessesToClose: 1, Ramp: time.Second, MaxConcurrent: 8,
 			}
 			if seed%2 == 0 { // so that the other rules have their turn
@@ -299,7 +305,7 @@ func family(series string) string {
 
 // A breaker's figures come from one snapshot: they add up whatever runs beside the reader.
 func TestO5_CollectConcurrentSafe(t *testing.T) {
-	g := newGroup(t, breaker.Config{OpenFor: time.Millisecond, MaxProbes: 4, SuccessesToClose: 1}, breaker.WithMaxBreakers(4))
+	g := newGroup(t, breaker.Config{FailingFor: -1, OpenFor: time.Millisecond, MaxProbes: 4, SuccessesToClose: 1}, breaker.WithMaxBreakers(4))
 	m := newMeters()
 	register(t, g, m)
 	stop := make(chan struct{})
@@ -429,6 +435,72 @@ func TestMetricsGoWithTheirBreaker(t *testing.T) {
 		if got["breakers"] != 1 {
 			t.Errorf("%s: %v breakers, want 1", method, got["breakers"])
 		}
+	}
+}
+
+// B40: a breaker that no call has asked for during the idle timeout has no series. If a call asks for it after all,
+// they go on from where they were.
+func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle = time.Minute
+		m := newMeters()
+		g := newGroup(t, breaker.Config{}, breaker.WithIdleTimeout(idle))
+		register(t, g, m)
+		call := func() {
+			p, err := g.Get(orders).Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Done(t.Context(), breaker.Failure)
+		}
+		call()
+		idleSeries := map[string]float64{"breakers": 1, "evictions": 0, "overflow": 0, "unguarded": 0} // of the group itself
+		time.Sleep(idle - time.Nanosecond)
+		if got := m.collect(t); len(got) <= len(idleSeries) {
+			t.Errorf("before the idle timeout: %v, want the series of the breaker too", got)
+		}
+		time.Sleep(time.Second + time.Nanosecond) // when a breaker was used is known to a tenth of the window
+		if diff := cmp.Diff(m.collect(t), idleSeries); diff != "" {
+			t.Errorf("idle (-got +want):\n%s", diff)
+		}
+		call()
+		got := m.collect(t)
+		if diff := cmp.Diff(got, figures(g)); diff != "" {
+			t.Errorf("used again (-got +want):\n%s", diff)
+		}
+		failures := 0.0
+		for series, v := range got {
+			if family(series) == "calls failure" {
+				failures += v
+			}
+		}
+		if failures != 2 {
+			t.Errorf("used again: %v failures, want 2", failures)
+		}
+	})
+}
+
+// B6: while a backend hangs and all callers give up, the slow ratio is there and the failure ratio is not.
+func TestO5_RatiosOfCallsThatWereCanceled(t *testing.T) {
+	m := newMeters()
+	g := newGroup(t, breaker.Config{SlowCall: time.Minute, SlowRatio: 1, MinCalls: 2})
+	register(t, g, m)
+	b := g.Get(orders)
+	for range 2 {
+		p, err := b.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.DoneWith(t.Context(), breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour})
+	}
+	ratios := map[string]float64{}
+	for series, v := range m.collect(t) {
+		if name := family(series); strings.HasSuffix(name, "_ratio") {
+			ratios[name] = v
+		}
+	}
+	if diff := cmp.Diff(ratios, map[string]float64{"slow_ratio": 1}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
 

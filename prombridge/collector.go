@@ -1,17 +1,18 @@
-// Package prombridge shows a group of breakers to Prometheus. [NewCollector] makes a collector that reads the breakers when
-// it is scraped, and does nothing in between:
+// Package prombridge shows a group of breakers to Prometheus. [NewCollector] makes a collector that reads the
+// breakers when it is scraped, and does nothing in between:
 //
 //	prometheus.MustRegister(prombridge.NewCollector(group))
 //
 // [NewDurationHistogram] is for those who want a histogram of call durations as well, and pay for it with each call.
 //
-// Every breaker has its series from the moment it is made, at 0, and loses them when it leaves the group. They carry the
+// Every breaker has its series from the moment it is made, at 0. They end when it leaves the group, and when it becomes
+// idle ([breaker.WithIdleTimeout]); if a call asks for it again, they go on from where they were. They carry the
 // breaker's key as grpc_target, grpc_service, grpc_method and tag, empty where the key has no such part. In labels and
 // values there is nothing but parts of keys, figures and fixed words.
 //
-// A label is valid UTF-8 and has 1024 bytes at most; a key may hold anything. One that does not fit is escaped (\xff for an
-// invalid byte, \\ for a backslash, \# and a hash for what is beyond the limit), and if another key reads just like that, its
-// tag goes on with \~2 or more. So keys that differ never share a series, whoever makes them up.
+// A label is valid UTF-8 and has 1024 bytes at most; a key may hold anything. One that does not fit is escaped (\xff
+// for an invalid byte, \\ for a backslash, \# and a hash for what is beyond the limit), and if another key reads just
+// like that, its tag goes on with \~2 or more. So keys that differ never share a series, whoever makes them up.
 package prombridge
 
 import (
@@ -21,12 +22,12 @@ import (
 )
 
 // NewCollector returns a collector of the figures of g and of each of its breakers, as series whose names begin with
-// grpc_client_breaker_. Register it once for each group. Two groups in one registry need labels of WithConstLabels to tell
-// them apart, the same names with different values.
+// grpc_client_breaker_. Register it once for each group. Two groups in one registry need labels of WithConstLabels to
+// tell them apart, the same names with different values.
 //
-// It is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which holds up calls no
-// longer than a failed call does, and it holds no lock while it hands the series over. It keeps the labels of the breakers
-// from one scrape to the next, about 1.5 kB each.
+// It is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which holds up
+// calls no longer than a failed call does, and it holds no lock while it hands the series over. It keeps the labels
+// of the breakers from one scrape to the next, about 1.5 kB each.
 //
 // There is no error to return: a nil g or an option that cannot be used makes a collector that says so when it is
 // registered, and if it is not registered but collected.

@@ -32,7 +32,8 @@ var (
 	listKey = breaker.Key{Target: "dns:///orders:443", Service: "shop.v1.Orders", Method: "List", Tag: "gold"}
 )
 
-// labelValues are the values that a label may have, by label; from DESIGN.md where it lists them, and from package breaker.
+// labelValues are the values that a label may have, by label; from DESIGN.md where it lists them, and from package
+// breaker.
 var labelValues = map[string][]string{
 	"state":   {"closed", "half_open", "open"},
 	"mode":    {"force_closed", "force_open", "shadow"},
@@ -153,7 +154,7 @@ func TestO3_LintIsSilent(t *testing.T) {
 // TestO3_Golden shows what a person sees who opens /metrics. Run with -update to rewrite it.
 func TestO3_Golden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGroup(t, breaker.Config{MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, Jitter: -1})
+		g := newGroup(t, breaker.Config{FailingFor: -1, MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, OpenFor: 5 * time.Second, Jitter: -1})
 		durations := NewDurationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 
@@ -241,7 +242,7 @@ func TestO3_ScrapeChangesNothing(t *testing.T) {
 // A registry that is slow to take what it gets, or stops doing so, holds up no call and no other scrape.
 func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
 	const breakers = 50
-	g := newGroup(t, breaker.Config{})
+	g := newGroup(t, breaker.Config{FailingFor: -1})
 	key := func(i int) breaker.Key { return breaker.Key{Method: fmt.Sprint(i)} }
 	for i := range breakers {
 		call(t, g.Get(key(i)), breaker.Failure)
@@ -288,7 +289,7 @@ func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
 
 func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 	// Few enough breakers that keys come and go all the time, and keys whose labels get into each other's way.
-	g := newGroup(t, breaker.Config{MinCalls: 1, OpenFor: time.Microsecond, Ramp: time.Microsecond}, breaker.WithMaxBreakers(48))
+	g := newGroup(t, breaker.Config{FailingFor: -1, MinCalls: 1, OpenFor: time.Millisecond, Ramp: time.Millisecond}, breaker.WithMaxBreakers(48))
 	durations := NewDurationHistogram(g)
 	reg := registry(t, NewCollector(g), durations)
 	var callers sync.WaitGroup
@@ -308,7 +309,9 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 				}
 				b := g.Get(key)
 				if i%500 == 0 {
-					_ = b.SetOverride(ctx, breaker.Override{Mode: breaker.Shadow, TTL: time.Microsecond, Why: "w", By: "b"})
+					if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.Shadow, TTL: time.Millisecond, Why: "w", By: "b"}); err != nil {
+						t.Error(err)
+					}
 				}
 				if p, err := b.Acquire(ctx); err == nil {
 					outcome := breaker.Outcome(i % 4)
@@ -420,19 +423,18 @@ func TestO5_EveryFigureOfASnapshotIsShown(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range perBreaker() {
 		for _, c := range f.cells {
-			series := f.name
-			if f.label != "" {
-				series = fmt.Sprintf("%s{%s=%q}", f.name, f.label, c.value)
-			}
-			got[series] = c.read(&s)
+			got[seriesName(f, c)] = c.read(&s)
 			delete(notShown, uint64(c.read(&s)))
 		}
 	}
 	if diff := cmp.Diff(got, shown(s)); diff != "" {
 		t.Errorf("series (-got +want):\n%s", diff)
 	}
-	// Window shows as its ratios.
-	want := []string{".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads", ".Window.Slow", ".Window.Successes"}
+	// Window shows as its ratios. SlowCanceled is part of what slow_ratio divides by.
+	want := []string{
+		".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads", ".Window.Slow",
+		".Window.SlowCanceled", ".Window.Successes",
+	}
 	if diff := cmp.Diff(slices.Sorted(maps.Values(notShown)), want); diff != "" {
 		t.Errorf("figures that are not shown (-got +want):\n%s", diff)
 	}
@@ -470,15 +472,15 @@ func TestO5_EveryValueOfAnEnumIsShown(t *testing.T) {
 
 func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGroup(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 4, SlowCall: time.Hour})
+		g := newGroup(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 4, SlowCall: time.Minute})
 		reg := registry(t, NewCollector(g))
 		b := g.Get(getKey)
-		ratios := func(when string, want ...float64) {
+		ratios := func(when string, want ...string) {
 			t.Helper()
-			var got []float64
+			var got []string
 			for _, name := range []string{"failure_ratio", "slow_ratio"} {
 				if v, ok := scrape(t, reg)[getKey][name]; ok {
-					got = append(got, v)
+					got = append(got, fmt.Sprint(name, " ", v))
 				}
 			}
 			if diff := cmp.Diff(got, want); diff != "" {
@@ -492,13 +494,27 @@ func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
 		call(t, b, breaker.Ignored)
 		ratios("three calls, as ignored ones do not count")
 		call(t, b, breaker.Success)
-		ratios("four calls", 0.5, 0)
+		ratios("four calls", "failure_ratio 0.5", "slow_ratio 0")
 		time.Sleep(20 * time.Second)
 		ratios("a window later")
 		for range 4 {
 			call(t, b, breaker.Success)
 		}
-		ratios("nothing but successes", 0, 0)
+		ratios("nothing but successes", "failure_ratio 0", "slow_ratio 0")
+		time.Sleep(20 * time.Second)
+		givenUp := breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour}
+		for i := range 4 {
+			if i == 3 {
+				ratios("three calls that their callers canceled")
+			}
+			p, err := b.Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.DoneWith(t.Context(), givenUp)
+		}
+		// Only the slow rule counts them, so only its ratio means something.
+		ratios("four calls that their callers canceled", "slow_ratio 1")
 		b.Trip(t.Context(), "test")
 		ratios("open")
 	})
@@ -548,7 +564,7 @@ func TestO6_NothingButKeysFiguresAndFixedWords(t *testing.T) {
 		srv.Set(testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
 			return nil, status.Error(codes.Unavailable, secret)
 		}})
-		g := newGroup(t, breaker.Config{})
+		g := newGroup(t, breaker.Config{FailingFor: -1})
 		durations := NewDurationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 		guard, err := interceptor.New(g, interceptor.WithObserver(durations))
@@ -638,6 +654,49 @@ func TestB33_SeriesGoWithTheirBreaker(t *testing.T) {
 		got := use(getKey)[getKey]
 		if got[`calls_total{outcome="failure"}`] != 1 || got[`call_duration_seconds{outcome="failure"}`] != 1 {
 			t.Errorf("gone and back between two scrapes: %v, want 1 failure and 1 duration", got)
+		}
+	})
+}
+
+// B40: a breaker that no call has asked for during the idle timeout has no series. If a call asks for it after all,
+// they go on from where they were.
+func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle = time.Minute
+		g := newGroup(t, breaker.Config{}, breaker.WithIdleTimeout(idle))
+		durations := NewDurationHistogram(g)
+		reg := registry(t, NewCollector(g), durations)
+		for _, key := range []breaker.Key{getKey, listKey} {
+			call(t, g.Get(key), breaker.Failure)
+			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
+		}
+		used := func(when string, want ...breaker.Key) figures {
+			t.Helper()
+			got := scrape(t, reg)
+			if got := got[groupItself]["breakers"]; got != 2 { // their memory is freed when a new key arrives
+				t.Errorf("%s: %v breakers, want 2", when, got)
+			}
+			for _, key := range want {
+				if got[key] == nil {
+					t.Errorf("%s: %v has no series", when, key)
+				}
+			}
+			if len(got) != len(want)+1 {
+				t.Errorf("%s: series of %v, want of %v", when, slices.Collect(maps.Keys(got)), want)
+			}
+			return got
+		}
+		used("at once", getKey, listKey)
+		time.Sleep(idle / 2)
+		call(t, g.Get(listKey), breaker.Failure)
+		time.Sleep(idle/2 + time.Second) // when a breaker was used is known to a tenth of the window
+		used("when the first is idle", listKey)
+		time.Sleep(idle)
+		used("when both are idle")
+		call(t, g.Get(getKey), breaker.Failure)
+		got := used("when one is used again", getKey)[getKey]
+		if got[`calls_total{outcome="failure"}`] != 2 || got[`call_duration_seconds{outcome="failure"}`] != 1 {
+			t.Errorf("used again: %v, want 2 failures and 1 duration", got)
 		}
 	})
 }

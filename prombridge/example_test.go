@@ -14,7 +14,8 @@ import (
 )
 
 func ExampleNewCollector() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3})
+	// FailingFor is negative so that the third failure opens at once; by default failures must last for a second.
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, FailingFor: -1})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -119,6 +119,14 @@ func valueOf(m *dto.Metric) float64 {
 	}
 }
 
+// seriesName is how figures name the series of c.
+func seriesName(f family, c cell) string {
+	if f.label == "" {
+		return f.name
+	}
+	return f.name + "{" + f.label + "=" + strconv.Quote(c.value) + "}"
+}
+
 // text is what a Prometheus gets to read.
 func text(tb testing.TB, reg prometheus.Gatherer) string {
 	tb.Helper()
@@ -130,8 +138,8 @@ func text(tb testing.TB, reg prometheus.Gatherer) string {
 	return rec.Body.String()
 }
 
-// shown is what a scrape should say of a breaker with snapshot s: DESIGN.md's table once more, in other words than those of
-// the package.
+// shown is what a scrape should say of a breaker with snapshot s: DESIGN.md's table once more, in other words than
+// those of the package.
 func shown(s breaker.Snapshot) map[string]float64 {
 	is := map[bool]float64{true: 1}
 	m := map[string]float64{
@@ -179,9 +187,12 @@ func shown(s breaker.Snapshot) map[string]float64 {
 		`fallbacks_total{result="served"}`: float64(s.Fallbacks.Served),
 		`fallbacks_total{result="failed"}`: float64(s.Fallbacks.Failed),
 	}
-	if calls := s.Window.Successes + s.Window.Failures + s.Window.Overloads; calls > 0 && calls >= s.MinCalls {
+	calls := s.Window.Successes + s.Window.Failures + s.Window.Overloads
+	if calls > 0 && calls >= s.MinCalls {
 		m[`failure_ratio`] = float64(s.Window.Failures+s.Window.Overloads) / float64(calls)
-		m[`slow_ratio`] = float64(s.Window.Slow) / float64(calls)
+	}
+	if timed := calls + s.Window.SlowCanceled; timed > 0 && timed >= s.MinCalls {
+		m[`slow_ratio`] = float64(s.Window.Slow) / float64(timed)
 	}
 	return m
 }

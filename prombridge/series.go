@@ -136,7 +136,7 @@ func perBreaker() []family {
 			cells: single(func(s snap) float64 { return s.Window.FailureRatio() }),
 		},
 		{
-			name: "slow_ratio", kind: gauge, when: telling,
+			name: "slow_ratio", kind: gauge, when: slowTelling,
 			help:  "Share of slow calls in the window. Absent below MinCalls, unless closed, and if no rule looks at the window.",
 			cells: single(func(s snap) float64 { return s.Window.SlowRatio() }),
 		},
@@ -168,17 +168,17 @@ func perGroup() []groupFamily {
 	return []groupFamily{
 		{
 			name: "breakers", kind: gauge,
-			help: "Breakers in the group.",
+			help: "Breakers in the group. Idle ones count until their memory is freed, but have no series.",
 			read: func(s stats) float64 { return float64(s.Breakers) },
 		},
 		{
 			name: "evictions_total", kind: counter,
-			help: "Idle breakers that made room for a new key in a full group. Their series end.",
+			help: "Breakers that made room for a new key in a full group. Their series end.",
 			read: func(s stats) float64 { return float64(s.Evictions) },
 		},
 		{
 			name: "overflow_total", kind: counter,
-			help: "Times that a key had to share the overflow breaker because the group was full and no breaker was idle.",
+			help: "Times that a key had to share the overflow breaker because the group was full and no breaker could go.",
 			read: func(s stats) float64 { return float64(s.Overflow) },
 		},
 		{
@@ -201,11 +201,18 @@ func reasons(of func(*breaker.Snapshot) *breaker.ReasonCounts) []cell {
 	}
 }
 
-// telling says whether the ratios of the window mean something. The rules do not look at them before, and the ratio of one
-// call would set off alerts. The window of a breaker that is not closed is empty.
-func telling(s *breaker.Snapshot) bool {
-	return s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls
+// telling reports whether the failure ratio of the window means something. The ratio rule does not look at it before,
+// and the ratio of one call would set off alerts. The window of a breaker that is not closed is empty.
+func telling(s *breaker.Snapshot) bool { return enough(s, s.Window.Calls()) }
+
+// slowTelling is telling for the slow ratio. The slow rule also counts the calls that their callers canceled (B6):
+// while a backend hangs there may be no others.
+func slowTelling(s *breaker.Snapshot) bool {
+	calls := s.Window.Calls()
+	return enough(s, max(calls, calls+s.Window.SlowCanceled)) // max: counters saturate (B11), and a sum would wrap
 }
+
+func enough(s *breaker.Snapshot, calls uint64) bool { return calls > 0 && calls >= s.MinCalls }
 
 func is(on bool) float64 {
 	if on {

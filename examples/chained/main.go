@@ -1,6 +1,6 @@
-// Chained shows a guard among other interceptors of go-grpc-middleware (auth, logging, retry, timeout), with retry outside
-// the guard and inside it, over real TCP, and what each order comes to: how many calls the server receives, how many
-// outcomes the breaker counts, and how many rejections.
+// Chained shows a guard among other interceptors of go-grpc-middleware (auth, logging, retry, timeout), with retry
+// outside the guard and inside it, over real TCP, and what each order comes to: how many calls the server receives,
+// how many outcomes the breaker counts, and how many rejections.
 //
 //	go run ./examples/chained
 //
@@ -164,7 +164,10 @@ type client struct {
 func newClient(addr string, retryOutside bool) (*client, error) {
 	c := new(client)
 	var err error
-	if c.group, err = breaker.NewGroup(breaker.Config{ConsecutiveFailures: 5, OpenFor: time.Minute, FailureRatio: -1}); err != nil {
+	// Five failures in a row open at once, so that the counts are the same each time. By default failures must last
+	// for a second.
+	cfg := breaker.Config{ConsecutiveFailures: 5, FailingFor: -1, FailureRatio: -1, OpenFor: time.Minute}
+	if c.group, err = breaker.NewGroup(cfg); err != nil {
 		return nil, err
 	}
 	guard, err := interceptor.New(c.group)

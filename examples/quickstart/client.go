@@ -44,7 +44,7 @@ func newClient(target string) (*client, error) {
 
 	var err error
 	c.group, err = breaker.NewGroup(
-		breaker.Config{ConsecutiveFailures: 5, OpenFor: time.Second, SuccessesToClose: 2},
+		breaker.Config{}, // the defaults: five failures in a row that last for a second open, and two probes that succeed close
 		breaker.WithListener(func(_ context.Context, e breaker.Event) { c.onTransition(e) }),
 	)
 	if err != nil {
@@ -66,7 +66,7 @@ func newClient(target string) (*client, error) {
 
 	again := []retry.CallOption{
 		retry.WithMax(3),
-		retry.WithBackoff(retry.BackoffLinear(5 * time.Millisecond)),
+		retry.WithBackoff(retry.BackoffLinear(25 * time.Millisecond)),
 		retry.WithRetriable(interceptor.Retriable), // an open breaker is asked once
 	}
 	c.conn, err = grpc.NewClient(target,

@@ -1,6 +1,6 @@
-// Quickstart shows the main job on real TCP: a gRPC server on 127.0.0.1 starts to fail, the client's circuit breakers open
-// and keep calls away from it while a fallback answers, the server heals, and probes close the breakers again. Then it
-// prints what Prometheus would scrape and what the traces recorded.
+// Quickstart shows the main job on real TCP: a gRPC server on 127.0.0.1 starts to fail, the client's circuit breakers
+// open and keep calls away from it while a fallback answers, the server heals, and probes close the breakers again. The
+// breakers have the default Config. Then it prints what Prometheus would scrape and what the traces recorded.
 //
 //	go run ./examples/quickstart          # ends by itself, with status 0 only if every stage was seen to happen
 //	go run ./examples/quickstart -serve   # goes on, with an outage now and then, and serves /metrics on loopback

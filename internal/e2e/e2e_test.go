@@ -21,8 +21,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quick is a policy that opens and recovers within a test's patience.
-var quick = breaker.Config{ConsecutiveFailures: 5, OpenFor: 100 * time.Millisecond, MaxOpenFor: 200 * time.Millisecond, Jitter: -1}
+// quick is a policy that opens at the fifth failure, however soon it comes, and recovers within a test's patience.
+var quick = breaker.Config{
+	ConsecutiveFailures: 5, FailingFor: -1, OpenFor: 100 * time.Millisecond, MaxOpenFor: 200 * time.Millisecond, Jitter: -1,
+}
 
 func newGuard(t *testing.T, cfg breaker.Config) *interceptor.Guard {
 	t.Helper()
@@ -273,28 +275,7 @@ func TestEndToEnd_GoAwayWhileCallsAreInFlight(t *testing.T) {
 }
 
 func TestEndToEnd_ConnectionReset(t *testing.T) {
-	const inFlight = 10
-	srv := new(testpb.Server)
-	srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
-		<-ctx.Done()
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}})
-	p := startProxy(t, testpb.StartTCP(t, srv).Target())
-	guard := newGuard(t, quick)
-	conn := dial(t, p.addr, reconnecting(guard)...)
-
-	ends := make(chan error, inFlight)
-	for range inFlight {
-		go func() { ends <- call(t.Context(), conn, 20*time.Second) }()
-	}
-	await(t, "all calls are at the server", func() bool { return srv.Total() == inFlight })
-	srv.Set(testpb.Script{})
-	p.reset()
-	for range inFlight {
-		if err := <-ends; status.Code(err) != codes.Unavailable {
-			t.Errorf("a call on the connection that was reset ended with %v, want Unavailable", err)
-		}
-	}
+	conn, guard := resetConnection(t, quick)
 	b := only(t, guard)
 	if s := checkSum(t, b); s.Trips.Total() != 1 || s.Failures != 5 || s.Late != 5 {
 		t.Errorf("%d trips, %d failures, %d late; want 1 trip on the fifth failure, and 5 late", s.Trips.Total(), s.Failures, s.Late)
@@ -303,6 +284,47 @@ func TestEndToEnd_ConnectionReset(t *testing.T) {
 		_ = call(t.Context(), conn, time.Second)
 		return b.State() == breaker.Closed
 	})
+}
+
+// B4: the calls on one connection that is lost are one failure. With the default Config the breaker stays closed, and
+// the next call finds a new connection.
+func TestEndToEnd_ConnectionResetUnderTheDefaults(t *testing.T) {
+	conn, guard := resetConnection(t, breaker.Config{})
+	await(t, "a call succeeds over a new connection", func() bool { return call(t.Context(), conn, time.Second) == nil })
+	s := checkSum(t, only(t, guard))
+	if s.State != breaker.Closed || s.Trips.Total() != 0 || s.Rejections.Total() != 0 || s.Failures < resetInFlight || s.Late != 0 {
+		t.Errorf("%v, %d trips, %d rejections, %d failures, %d late; want closed, 0, 0, %d or more, 0",
+			s.State, s.Trips.Total(), s.Rejections.Total(), s.Failures, s.Late, resetInFlight)
+	}
+}
+
+const resetInFlight = 10
+
+// resetConnection has calls in flight on a connection that is then reset, and waits until they have failed. The server
+// is there and answers new calls.
+func resetConnection(t *testing.T, cfg breaker.Config) (*grpc.ClientConn, *interceptor.Guard) {
+	t.Helper()
+	srv := new(testpb.Server)
+	srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
+		<-ctx.Done()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}})
+	p := startProxy(t, testpb.StartTCP(t, srv).Target())
+	guard := newGuard(t, cfg)
+	conn := dial(t, p.addr, reconnecting(guard)...)
+	ends := make(chan error, resetInFlight)
+	for range resetInFlight {
+		go func() { ends <- call(t.Context(), conn, 20*time.Second) }()
+	}
+	await(t, "all calls are at the server", func() bool { return srv.Total() == resetInFlight })
+	srv.Set(testpb.Script{})
+	p.reset()
+	for range resetInFlight {
+		if err := <-ends; status.Code(err) != codes.Unavailable {
+			t.Errorf("a call on the connection that was reset ended with %v, want Unavailable", err)
+		}
+	}
+	return conn, guard
 }
 
 func TestEndToEnd_WaitForReadyAgainstADeadPort(t *testing.T) {
@@ -369,7 +391,7 @@ func TestEndToEnd_TwoTargetsOneDead(t *testing.T) {
 
 // A calls B, B calls C. C is dead and B's breaker for it open: to A that is no failure of B's (G7).
 func TestEndToEnd_RejectionOneHopUpIsNoFailure(t *testing.T) {
-	guardB := newGuard(t, breaker.Config{ConsecutiveFailures: 2, OpenFor: time.Minute})
+	guardB := newGuard(t, breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: time.Minute})
 	toC := dial(t, deadPort(t), guardB.DialOptions()...)
 	b := new(testpb.Server)
 	b.Set(testpb.Script{OnUnary: func(ctx context.Context, req *testpb.Request) (*testpb.Response, error) {

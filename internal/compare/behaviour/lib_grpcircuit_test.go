@@ -52,9 +52,12 @@ var grpcircuit = &library{
 	},
 }
 
+// ourConfig is w as a Config. A scenario states its policy to every library alike: so many failures open, whenever they
+// come. That is FailingFor: -1. The default, by which failures must last for a second, is tried by the scenarios on
+// presets.
 func ourConfig(w want) breaker.Config {
 	c := breaker.Config{
-		ConsecutiveFailures: w.failures, FailureRatio: w.ratio, MinCalls: w.minCalls, Window: w.window,
+		ConsecutiveFailures: w.failures, FailingFor: -1, FailureRatio: w.ratio, MinCalls: w.minCalls, Window: w.window,
 		OpenFor: w.openFor, MaxOpenFor: max(w.openFor, w.maxOpen), Backoff: max(1, w.backoff), Jitter: w.jitter,
 		MaxProbes: w.probes, SuccessesToClose: w.successes, ProbeTimeout: w.lease,
 		SlowCall: w.slow, Ramp: w.ramp, MaxConcurrent: w.maxCalls,

@@ -156,8 +156,8 @@ var tripping = []*scenario{
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20, window: 10 * time.Second})
-			// 19 calls in any place of a fixed window, and 19 more a fifth of a window later: on whichever side the boundary
-			// lies, one of the ten tries has it between the two.
+			// 19 calls in any place of a fixed window, and 19 more a fifth of a window later: on whichever side the
+			// boundary lies, one of the ten tries has it between the two.
 			for try := range 10 {
 				b := b
 				if try > 0 {
@@ -231,7 +231,7 @@ var tripping = []*scenario{
 				if !b.try(failure) {
 					return
 				}
-				c.sleep(time.Millisecond)
+				c.sleep(10 * time.Millisecond) // long enough for defaults that want failures to last
 			}
 			c.failf("1000 calls in a row failed, and it never opened")
 		},

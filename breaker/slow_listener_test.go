@@ -1,0 +1,206 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A listener that takes its time inside Acquire is not charged to the backend: neither the slow rule nor the lease of
+// the probe looks at what it took.
+func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{SlowCall: 100 * ms, SuccessesToClose: 1, Jitter: -1, ProbeTimeout: time.Second},
+			WithListener(func(_ context.Context, e Event) {
+				if e.To == HalfOpen {
+					time.Sleep(800 * ms)
+				}
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		p := acquire(t, b)
+		if got := p.Elapsed(); got != 0 {
+			t.Errorf("%v of the call have passed when it begins", got)
+		}
+		time.Sleep(50 * ms)
+		p.Done(t.Context(), Success)
+		if s := b.Snapshot(); s.State != Closed || s.SlowCalls != 0 {
+			t.Errorf("after a fast probe it is %v, with %d slow calls", s.State, s.SlowCalls)
+		}
+		// The lease begins when the listener has returned.
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		p = acquire(t, b)
+		time.Sleep(time.Second - 1)
+		if s := b.Snapshot(); s.Probes.Lost != 0 {
+			t.Error("the probe was lost before its lease was over")
+		}
+		time.Sleep(time.Nanosecond)
+		if s := b.Snapshot(); s.Probes.Lost != 1 {
+			t.Error("the lease goes on after its end")
+		}
+		p.Done(t.Context(), Ignored)
+	})
+}
+
+// The same for a call that is no probe: Shadow lets it through while the breaker goes half-open, and the second one
+// gets no slot.
+func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *Breaker
+		b, err := New(Key{}, Config{SlowCall: 100 * ms, Jitter: -1}, WithListener(func(ctx context.Context, e Event) {
+			if e.To == HalfOpen {
+				p, err := b.Acquire(ctx) // no slot: an ordinary call
+				if err != nil || p.IsProbe() {
+					t.Errorf("got a probe: %v, %v", p.IsProbe(), err)
+				}
+				p.Done(ctx, Ignored)
+				time.Sleep(time.Second)
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		setOverride(t, b, Shadow, 0)
+		time.Sleep(time.Second)
+		p := acquire(t, b)
+		if got := p.Elapsed(); got != 0 {
+			t.Errorf("%v of the call have passed when it begins", got)
+		}
+		p.Done(t.Context(), Success)
+	})
+}
+
+// If the context ends while a listener is at it, the permit is given back and nothing is counted.
+func TestB24_AContextThatEndsInAListener(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{Jitter: -1, SuccessesToClose: 1}, WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen {
+				time.Sleep(time.Second)
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		p, err := b.Acquire(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || p != (Permit{}) {
+			t.Errorf("Acquire returned %+v, %v; want the context's error", p, err)
+		}
+		s := b.Snapshot()
+		if s.State != HalfOpen || !s.Ready || s.Admitted != 0 || s.Rejections.Total() != 0 || s.Probes != (ProbeCounts{}) {
+			t.Errorf("it left a trace: %+v", s)
+		}
+		report(t, b, 1, Success) // the slot is free
+		if b.State() != Closed {
+			t.Errorf("the next probe did not close it: %v", b.State())
+		}
+	})
+}
+
+// A listener that takes longer than the lease: the slot is somebody else's, so the call asks again.
+func TestB22_AListenerThatOutlastsTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{Jitter: -1, ProbeTimeout: time.Second}, WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen {
+				time.Sleep(3 * time.Second)
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		var first Permit
+		var firstErr error
+		var done sync.WaitGroup
+		done.Go(func() { first, firstErr = b.Acquire(t.Context()) })
+		time.Sleep(2500 * ms) // the lease is over, the listener is not
+		second := acquire(t, b)
+		if !second.IsProbe() {
+			t.Error("the second call is no probe")
+		}
+		done.Wait()
+		if e, ok := errors.AsType[*RejectedError](firstErr); !ok || e.Reason != ReasonHalfOpen {
+			t.Errorf("the first call got %+v, %v; want a rejection: another probe is out", first, firstErr)
+		}
+		if s := b.Snapshot(); s.Admitted != 1 || s.Probes.Lost != 0 || s.Rejections.HalfOpen != 1 {
+			t.Errorf("%d admitted, %d lost, %d rejected; want 1, 0, 1", s.Admitted, s.Probes.Lost, s.Rejections.HalfOpen)
+		}
+		second.Done(t.Context(), Success)
+	})
+}
+
+// A listener that ends the goroutine inside Acquire leaves no slot behind.
+func TestB30_AListenerThatExitsInAcquireTakesNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen {
+				runtime.Goexit()
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		var done sync.WaitGroup
+		done.Go(func() { _, _ = b.Acquire(t.Context()); t.Error("Acquire returned") })
+		done.Wait()
+		if s := b.Snapshot(); s.State != HalfOpen || !s.Ready || s.InFlight != 0 {
+			t.Errorf("%v, ready: %v, %d in flight", s.State, s.Ready, s.InFlight)
+		}
+	})
+}
+
+// B28: under ForceClosed nothing follows from a probe that was out when the override came.
+func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
+	const due = time.Second
+	for _, tt := range []struct {
+		name string
+		end  string
+		want string // after the override
+	}{
+		{"it fails", "end:1=failure", "half_open"},
+		{"it is an overload", "end:1=overload", "half_open"},
+		{"it is slow", "end:1=success~2s", "half_open"},
+		{"it is given up", "end:1=canceled~2s", "half_open"},
+		{"it succeeds", "end:1=success", "half_open"},
+		{"it is ignored", "end:1=ignored", "half_open"},
+		{"it fails after its lease", "end:1=failure", "half_open"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var rec recorder
+				cfg := Config{SuccessesToClose: 1, SlowCall: time.Second, Jitter: -1}
+				b, err := New(Key{}, cfg, WithListener(rec.Transition))
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := due
+				if tt.name == "it fails after its lease" {
+					at = time.Minute
+				}
+				newTimeline(t, b).run(
+					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"}, row{at, "clear", tt.want},
+					row{at, "success", "probe closed"},
+				)
+				if got := len(rec.heard()); got != 3 {
+					t.Errorf("%d events, want 3: open, half-open, closed", got)
+				}
+				balance(t, "in the end", b.Snapshot())
+			})
+		})
+	}
+}

@@ -1,0 +1,212 @@
+package interceptor
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
+)
+
+// slowUserCode is what user code of a guard takes in these tests, and longer than SlowCall.
+const slowUserCode = 3 * time.Second
+
+// slowObserver takes its time on every occasion.
+type slowObserver struct{ settlements }
+
+func (s *slowObserver) Rejected(ctx context.Context, e *RejectedError) {
+	time.Sleep(slowUserCode)
+	s.settlements.Rejected(ctx, e)
+}
+
+func (s *slowObserver) Transition(ctx context.Context, e breaker.Event) {
+	time.Sleep(slowUserCode)
+	s.settlements.Transition(ctx, e)
+}
+
+func (s *slowObserver) Settled(ctx context.Context, st Settlement) {
+	time.Sleep(slowUserCode)
+	s.settlements.Settled(ctx, st)
+}
+
+func (s *slowObserver) Probed(ctx context.Context, st Settlement) {
+	time.Sleep(slowUserCode)
+	s.settlements.Probed(ctx, st)
+}
+
+// slowError is an error whose status takes long to make.
+type slowError struct{}
+
+func (slowError) Error() string { return "slow" }
+
+func (slowError) GRPCStatus() *status.Status {
+	time.Sleep(slowUserCode)
+	return status.New(codes.Unavailable, "slow")
+}
+
+// B6: a call takes as long as the backend takes. The time of user code that the guard runs is not charged to the
+// backend, neither by the slow rule nor in what observers are told.
+func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
+	slowClassifier := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+		time.Sleep(slowUserCode)
+		return DefaultClassifier(ctx, r)
+	})
+	slowKey := WithKey(func(ctx context.Context, c keyfunc.Call) breaker.Key {
+		time.Sleep(slowUserCode)
+		return keyfunc.TargetMethod(ctx, c)
+	})
+	for name, opts := range map[string][]Option{
+		"nothing":                 nil,
+		"key function":            {slowKey},
+		"classifier":              {slowClassifier},
+		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
+		"observer":                {WithObserver(new(slowObserver))},
+		"observer and classifier": {WithObserver(new(slowObserver)), slowClassifier},
+		"all of them, min budget": {slowKey, WithObserver(new(slowObserver)), slowClassifier, WithMinBudget(time.Millisecond)},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			const slow = 2 * time.Second
+			heard := new(settlements)
+			g := newGuard(t, breaker.Config{
+				ConsecutiveFailures: 3, FailureRatio: -1, SlowCall: slow, SlowRatio: 1, MinCalls: 100,
+				OpenFor: time.Second, SuccessesToClose: 1,
+			}, append([]Option{WithObserver(heard)}, opts...)...)
+			call := func(d time.Duration, err error) {
+				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
+			}
+			slowCalls := func(what string, want uint64) {
+				t.Helper()
+				if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != want {
+					t.Errorf("%s, %s: %d slow calls, want %d", name, what, got, want)
+				}
+			}
+			call(0, nil)
+			call(slow, nil)
+			call(0, down)
+			call(0, slowError{})
+			slowCalls("fast calls", 0)
+			call(slow+1, nil)
+			slowCalls("a slow success", 1)
+			call(0, down)
+			call(0, slowError{})
+			call(slow+1, down) // opens
+			slowCalls("a slow failure", 2)
+			wantState(t, name+", after three failures", g, breaker.Open)
+
+			time.Sleep(time.Second)
+			call(slow, nil) // a probe, let through behind a listener that takes its time
+			wantState(t, name+", after a probe that was not slow", g, breaker.Closed)
+			slowCalls("a probe that was not slow", 2)
+			onlyBreaker(t, g).Trip(t.Context(), "test")
+			time.Sleep(time.Second)
+			call(slow+1, nil)
+			wantState(t, name+", after a slow probe", g, breaker.Open)
+			slowCalls("a slow probe", 3)
+
+			var got []time.Duration
+			for _, s := range heard.settled {
+				got = append(got, s.Duration)
+			}
+			want := []time.Duration{0, slow, 0, 0, slow + 1, 0, 0, slow + 1, slow, slow + 1}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: durations that observers were told (-want +got):\n%s", name, diff)
+			}
+			got = nil
+			for _, s := range heard.probed {
+				got = append(got, s.Duration)
+			}
+			if diff := cmp.Diff([]time.Duration{slow, slow + 1}, got); diff != "" {
+				t.Errorf("%s: durations of probes (-want +got):\n%s", name, diff)
+			}
+		})
+	}
+}
+
+// The same for an observer that hears only of probes, and for a guard without observers.
+func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
+	for _, watch := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const slow = 2 * time.Second
+			heard := new(probeWatcher)
+			opts := []Option{WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+				time.Sleep(slowUserCode)
+				return DefaultClassifier(ctx, r)
+			})}
+			if watch {
+				opts = append(opts, WithObserver(heard))
+			}
+			cfg := breaker.Config{ConsecutiveFailures: -1, SlowCall: slow, MinCalls: 100, SuccessesToClose: 1}
+			g := newGuard(t, cfg, opts...)
+			halfOpen(t, g, methodKey)
+			for _, err := range []error{nil, nil, down, status.Error(codes.Canceled, "")} { // the first is a probe
+				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(slow, err))
+			}
+			wantState(t, "after calls that were not slow", g, breaker.Closed)
+			wantTally(t, "after calls that were not slow", g, tally{Success: 2, Failure: 1, Ignored: 1})
+			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
+				t.Errorf("%d slow calls, want 0", got)
+			}
+			if watch && (len(heard.probed) != 1 || heard.probed[0].Duration != slow) {
+				t.Errorf("probes: got %+v, want one of %v", heard.probed, slow)
+			}
+		})
+	}
+}
+
+// canceler is an observer whose listener ends the context of the next call.
+type canceler struct {
+	deaf
+	cancel context.CancelFunc
+}
+
+func (c *canceler) Transition(_ context.Context, e breaker.Event) {
+	if e.To == breaker.HalfOpen {
+		c.cancel()
+	}
+}
+
+// B24: the context of a call may end while its Acquire tells listeners that the breaker is half-open. Such a call goes
+// to grpc, which ends it with its own status, and counts nowhere. The next call is the probe.
+func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
+	for name, use := range map[string]func(*scene, context.Context) error{
+		"unary": func(s *scene, ctx context.Context) error {
+			_, err := s.client.Unary(ctx, &testpb.Request{})
+			return err
+		},
+		"stream": func(s *scene, ctx context.Context) error {
+			stream, err := s.client.ServerStream(ctx, &testpb.Request{Count: 1})
+			if err == nil {
+				_, err = drain(stream)
+			}
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			obs := new(canceler)
+			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithObserver(obs))
+			s := newScene(t, g, "")
+			b := halfOpen(t, g, breaker.Key{})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			obs.cancel = cancel
+			wantCode(t, name, use(s, ctx), codes.Canceled)
+			wantState(t, name, g, breaker.HalfOpen)
+			wantTally(t, name, g, tally{})
+			wantProbeCounts(t, name, g, breaker.ProbeCounts{})
+			if !b.Snapshot().Ready {
+				t.Errorf("%s: the slot of the call is still taken", name)
+			}
+			if err := use(s, t.Context()); err != nil {
+				t.Errorf("%s: the next call: %v", name, err)
+			}
+			wantState(t, name+", after the next call", g, breaker.Closed)
+		})
+	}
+}

@@ -1,0 +1,25 @@
+package judgement
+
+import (
+	"flag"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	// full is for the sizes that the documentation quotes. They take minutes.
+	full = flag.Bool("full", false, "run the simulations in full")
+	// firstSeed makes it easy to see how much the figures scatter. The breaker draws its jitter from another source.
+	firstSeed = flag.Uint64("seed", 1, "the first seed of each simulation")
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// size returns whole with -full and part without.
+func size[T any](whole, part T) T {
+	if *full {
+		return whole
+	}
+	return part
+}

@@ -1,0 +1,200 @@
+package judgement
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// former is what the zero Config was before failures had to last. It is the control: where it keeps a bound as well,
+// the test shows nothing.
+var former = breaker.Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: 5 * time.Second, MaxOpenFor: time.Minute}
+
+// How long calls take in these simulations.
+const (
+	goodTakes = 20 * time.Millisecond
+	badTakes  = 5 * time.Millisecond
+)
+
+// newRand returns the random numbers of the run with this number.
+func newRand(run int) *rand.Rand { return rand.New(rand.NewPCG(*firstSeed+uint64(run), 8)) }
+
+// fate is what becomes of a call that is sent.
+type fate struct {
+	good  bool
+	takes time.Duration
+}
+
+func fateOf(good bool) fate {
+	if good {
+		return fate{true, goodTakes}
+	}
+	return fate{false, badTakes}
+}
+
+// A backend returns the fate of a call that begins at the given time after the start of the run. It is called for
+// rejected calls, too, so that what it draws at random does not depend on the breaker. probe reports whether the call
+// is a probe.
+type backend func(at time.Duration, probe bool) fate
+
+// failing is a backend that fails a share of the calls, independently of one another.
+func failing(rng *rand.Rand, share float64) backend {
+	return func(time.Duration, bool) fate { return fateOf(rng.Float64() >= share) }
+}
+
+// outage is a backend that fails all calls from one time to another.
+func outage(from, to time.Duration) backend {
+	return func(at time.Duration, _ bool) fate { return fateOf(at < from || at >= to) }
+}
+
+// takesOnly is the backend b, but every call takes d.
+func takesOnly(b backend, d time.Duration) backend {
+	return func(at time.Duration, probe bool) fate {
+		f := b(at, probe)
+		f.takes = d
+		return f
+	}
+}
+
+// A traffic returns the time from one call to the next.
+type traffic func() time.Duration
+
+// every makes a call each d.
+func every(d time.Duration) traffic { return func() time.Duration { return d } }
+
+// jittered makes a call each d on average, at least d/2 and at most 3d/2 after the one before.
+func jittered(rng *rand.Rand, d time.Duration) traffic {
+	return func() time.Duration { return d/2 + time.Duration(rng.Int64N(int64(d)+1)) }
+}
+
+// poisson makes calls that are independent of one another, one each d on average.
+func poisson(rng *rand.Rand, d time.Duration) traffic {
+	return func() time.Duration { return time.Duration(math.Ceil(rng.ExpFloat64() * float64(d))) }
+}
+
+// tally is how the calls of a run went.
+type tally struct {
+	good, bad int           // calls that the backend would answer, and would fail
+	served    int           // good calls that were sent
+	sent      int           // bad calls that were sent
+	lastLost  time.Duration // when a good call was last rejected; 0: never
+}
+
+func (s *tally) add(o tally) {
+	s.good += o.good
+	s.bad += o.bad
+	s.served += o.served
+	s.sent += o.sent
+	s.lastLost = max(s.lastLost, o.lastLost)
+}
+
+// lost returns how many good calls were rejected.
+func (s *tally) lost() int { return s.good - s.served }
+
+func share(part, whole int) float64 { return float64(part) / float64(whole) }
+
+// call is one in flight.
+type call struct {
+	permit breaker.Permit
+	ends   time.Duration
+	good   bool
+}
+
+// simulate sends calls to a backend through b for a time. Calls may overlap. It must run in a bubble, and needs no
+// other goroutine: it sleeps until the next call begins or ends.
+func simulate(ctx context.Context, b *breaker.Breaker, to backend, next traffic, length time.Duration) (s tally) {
+	var inFlight []call // sorted by their ends
+	var now time.Duration
+	sleepUntil := func(at time.Duration) {
+		time.Sleep(at - now)
+		now = at
+	}
+	endCalls := func(until time.Duration) {
+		for len(inFlight) > 0 && inFlight[0].ends <= until {
+			c := inFlight[0]
+			inFlight = inFlight[:copy(inFlight, inFlight[1:])]
+			sleepUntil(c.ends)
+			c.permit.Done(ctx, outcome(c.good))
+		}
+	}
+	for at := next(); at < length; at += next() {
+		endCalls(at)
+		sleepUntil(at)
+		p, err := b.Acquire(ctx)
+		f := to(at, p.IsProbe())
+		s.count(f.good, err == nil, at)
+		if err == nil {
+			c := call{p, at + f.takes, f.good}
+			i, _ := slices.BinarySearchFunc(inFlight, c.ends, func(c call, ends time.Duration) int {
+				if c.ends <= ends {
+					return -1
+				}
+				return 1
+			})
+			inFlight = slices.Insert(inFlight, i, c)
+		}
+	}
+	endCalls(math.MaxInt64)
+	return s
+}
+
+func (s *tally) count(good, admitted bool, at time.Duration) {
+	switch {
+	case good && admitted:
+		s.good++
+		s.served++
+	case good:
+		s.good++
+		s.lastLost = at
+	case admitted:
+		s.bad++
+		s.sent++
+	default:
+		s.bad++
+	}
+}
+
+func outcome(good bool) breaker.Outcome {
+	if good {
+		return breaker.Success
+	}
+	return breaker.Failure
+}
+
+// trips returns how often b opened from closed, by a rule.
+func trips(b *breaker.Breaker) int {
+	by := b.Snapshot().Trips
+	return int(by.Total() - by.Probe)
+}
+
+func newBreaker(t *testing.T, cfg breaker.Config, opts ...breaker.Option) *breaker.Breaker {
+	t.Helper()
+	b, err := breaker.New(breaker.Key{}, cfg, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// bubble runs f with a breaker of its own in virtual time.
+func bubble(t *testing.T, cfg breaker.Config, f func(ctx context.Context, b *breaker.Breaker)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(t.Context(), newBreaker(t, cfg)) })
+}
+
+// openingEvents is a listener that keeps the transitions to Open.
+type openingEvents struct{ events []breaker.Event }
+
+func (o *openingEvents) option() breaker.Option {
+	return breaker.WithListener(func(_ context.Context, e breaker.Event) {
+		if e.To == breaker.Open {
+			o.events = append(o.events, e)
+		}
+	})
+}
