@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"math"
+	"sort"
 	"time"
 )
 
@@ -9,11 +10,10 @@ import (
 //
 // A recovery fails if a probe fails, or if the breaker opens again soon after it closed and hardly a call succeeded
 // in between. Without the second part a backend that answers a probe and then fails would be probed at the shortest
-// period for ever. A recovery in which more calls succeeded was one, and the count begins anew: otherwise n would
-// stay high for a backend that is down and up for seconds each, which half of the probes find down, and its good
-// times would be over before the next probe.
+// period for ever. If more calls succeeded, the recovery held and the count starts anew. Otherwise a backend that
+// flaps every few seconds would keep n high, because half of the probes find it down.
 type backoff struct {
-	failed int // n of B17, at most policy.maxFailed
+	failed int // n of B17
 
 	// calm is the time that has passed, up to since, without a failed recovery and without being open. n falls by one
 	// for each MaxOpenFor of it. since is the start of the time that still has to be added, and zero while the
@@ -46,30 +46,33 @@ func (f *backoff) settle(now int64, pol *policy) {
 	}
 }
 
-// fail counts a failed recovery.
-func (f *backoff) fail(pol *policy) {
-	f.failed = min(f.failed+1, pol.maxFailed)
+// fail counts a failed recovery. It stops where the period reaches MaxOpenFor: to count further would only mean that
+// more has to be forgotten after the outage.
+func (f *backoff) fail(c Config) {
+	if c.Backoff > 1 && backedOff(c, f.failed) < float64(c.MaxOpenFor) {
+		f.failed++
+	}
 	f.calm = 0
 }
 
-// opens tells f that the breaker opens at now, because of rule. succeeded is how many calls have succeeded, ever.
+// opens records that the breaker opens at now, because of rule. succeeded is how many calls have succeeded, ever.
 func (f *backoff) opens(ph *phase, rule Rule, succeeded uint64, now int64) {
 	f.settle(now, ph.pol)
 	f.since = 0
 	switch {
 	case rule == RuleProbe:
-		f.fail(ph.pol)
+		f.fail(ph.pol.cfg)
 	case rule == RuleManual || ph.state != Closed:
 	case ph.ramp != nil: // B27
-		f.fail(ph.pol)
+		f.fail(ph.pol.cfg)
 	case minus(succeeded, f.closedAt) > uint64(ph.pol.cfg.SuccessesToClose):
 		f.failed = 0
 	case f.period > 0 && now-ph.entered <= int64(max(ph.pol.cfg.Window, f.period)):
-		f.fail(ph.pol)
+		f.fail(ph.pol.cfg)
 	}
 }
 
-// closes tells f that the breaker closes. After a Reset there is nothing that could have failed to recover.
+// closes records that the breaker closes. After a Reset there is nothing that could have failed to recover.
 func (f *backoff) closes(byHand bool, succeeded uint64) {
 	f.closedAt = succeeded
 	if byHand {
@@ -77,17 +80,19 @@ func (f *backoff) closes(byHand bool, succeeded uint64) {
 	}
 }
 
-// leavesOpen tells f that the breaker stops being open at now.
+// leavesOpen records that the breaker stops being open at now.
 func (f *backoff) leavesOpen(now int64) {
 	if f.since == 0 {
 		f.since = now
 	}
 }
 
-// adopt tells f that pol takes the place of old at now.
+// adopt records that pol takes the place of old at now.
 func (f *backoff) adopt(old, pol *policy, now int64) {
 	f.settle(now, old)
-	f.failed = min(f.failed, pol.maxFailed)
+	f.failed = sort.Search(f.failed, func(n int) bool {
+		return pol.cfg.Backoff <= 1 || backedOff(pol.cfg, n) >= float64(pol.cfg.MaxOpenFor)
+	})
 }
 
 // longestAsked is how much time a server gets at most if it asks for some (B18), unless MaxOpenFor is longer.
@@ -112,24 +117,4 @@ func (p *policy) openPeriod(failed int, asked time.Duration, random float64) tim
 // backedOff is OpenFor x Backoff^failed in nanoseconds: a float, because that saturates and needs no loop.
 func backedOff(c Config, failed int) float64 {
 	return float64(c.OpenFor) * math.Pow(c.Backoff, float64(failed))
-}
-
-// maxFailed is the smallest n at which the open period reaches MaxOpenFor, and 0 without back-off. To count further
-// would only mean that more has to be forgotten after the outage.
-func maxFailed(c Config) int {
-	if c.Backoff <= 1 || c.OpenFor >= c.MaxOpenFor {
-		return 0
-	}
-	estimate := math.Ceil(math.Log(float64(c.MaxOpenFor)/float64(c.OpenFor)) / math.Log(c.Backoff))
-	if estimate >= math.MaxInt32 { // a Backoff of next to 1; n never gets there
-		return math.MaxInt32
-	}
-	n := int(estimate)
-	for n > 0 && backedOff(c, n-1) >= float64(c.MaxOpenFor) {
-		n--
-	}
-	for backedOff(c, n) < float64(c.MaxOpenFor) {
-		n++
-	}
-	return n
 }

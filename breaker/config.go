@@ -15,17 +15,20 @@ import (
 // nearly always a number without its unit: OpenFor: 5 is five nanoseconds. In JSON a duration is a number of
 // nanoseconds.
 type Config struct {
-	// ConsecutiveFailures opens after so many failures without a success between them, once this failure streak has
-	// lasted FailingFor. 0: 5. Negative: the rule is off.
+	// ConsecutiveFailures is the length of the failure streak that opens, if it has also lasted FailingFor. 0: 5.
+	// Negative: the rule is off.
 	ConsecutiveFailures int `json:"consecutiveFailures,omitempty" yaml:"consecutiveFailures,omitempty"`
-	// FailingFor is how long failures must last before they open the breaker, so that one lost connection does not
-	// open it, however many calls were in flight on it. A failure streak must have lasted that long, from its first
-	// failure to the one that opens, and failures that end within 10 ms of the last one counted are one failure of
-	// the streak. The ratio and slow rules fire only if the ratio is reached without the largest event in the window
-	// too, where half of MinCalls is enough, and only if events began in two tenths of the window. An event is calls
-	// that speak against the backend and follow one another within 10 ms, for a tenth of the window at most. 0: 1 s,
-	// or none if ConsecutiveFailures is 1. Negative: none: the failure that completes a rule opens at once, and each
-	// failure counts.
+	// FailingFor is how long a failure streak must last to open, from its first failure to the one that opens, so
+	// that one lost connection does not open the breaker, however many calls were in flight on it. A failure that
+	// ends within 10 ms of the last one counted is not counted. A streak does not expire.
+	//
+	// Unless FailingFor is negative, one burst cannot fire the ratio and slow rules either. A burst is bad calls
+	// (failures and overloads, or slow calls), each within 10 ms of the one before, over at most a tenth of the
+	// window. The rules must hold without the largest burst too, where half of MinCalls is enough, and bursts must
+	// begin in two tenths of the window.
+	//
+	// 0: 1 s, or none if ConsecutiveFailures is 1. Negative: no minimum, each failure counts, and no protection from
+	// bursts.
 	FailingFor time.Duration `json:"failingFor,omitempty" yaml:"failingFor,omitempty"`
 	// FailureRatio, in (0, 1], opens when (failures + overloads) / calls in the window reaches it and MinCalls are
 	// there. 0: 0.5. Negative: the rule is off.
@@ -48,10 +51,10 @@ type Config struct {
 	OpenFor time.Duration `json:"openFor,omitempty" yaml:"openFor,omitempty"`
 	// MaxOpenFor caps the open period before jitter. 0: 10 s, or OpenFor if that is longer. Not below OpenFor.
 	MaxOpenFor time.Duration `json:"maxOpenFor,omitempty" yaml:"maxOpenFor,omitempty"`
-	// Backoff, at least 1, multiplies the open period for each failed recovery: a probe that failed, or opening
-	// again, not by hand, within the last open period or the Window (the longer one) after closing, if no more than
-	// SuccessesToClose calls succeeded in between. Opening after more successes than that forgets all failed
-	// recoveries. One is forgotten for each MaxOpenFor that passes without another one and without being open. 0: 2.
+	// Backoff, at least 1, multiplies the open period for each failed recovery. A recovery fails if a probe fails, or
+	// if a rule opens the breaker again within the longer of Window and the last open period after closing, after at
+	// most SuccessesToClose successes. After more successes the failed recoveries are forgotten. One is forgotten for
+	// each MaxOpenFor that passes without another one and without being open. 0: 2.
 	Backoff float64 `json:"backoff,omitempty" yaml:"backoff,omitempty"`
 	// Jitter, in (0, 1], draws each open period from [d, d*(1+Jitter)], so that clients do not come back in step.
 	// 0: 0.2. Negative: none.
@@ -174,32 +177,31 @@ func def[T comparable](field *T, value T) {
 	}
 }
 
-// The four presets are policies that other breakers made common: so many failures in a row open at once, for a long and
-// fixed period. They do without FailingFor and without back-off. What they do not name has its default, the ratio rule
+// Conservative stays open for 60 s and closes after one successful probe: 5 failures in a row open, 1 probe at once,
+// 1 success closes. FailingFor and back-off are off; fields that it does not set have their defaults, the ratio rule
 // included.
 //
-// The zero Config is the better choice where short faults matter: it does not open for one lost connection, and after
-// an outage of 5 s at 10 calls/s Balanced rejects good calls for about a minute more, the zero Config for about 4 s.
-
-// Conservative gives a backend a full minute of rest and trusts its first good answer: 5 failures in a row open for
-// 60 s, 1 probe at once, 1 success closes.
+// Like the other presets it is a policy known from other breakers. The zero Config is the better choice where short
+// faults matter: it does not open for one lost connection. After an outage of 5 s, at 10 calls/s, Balanced rejects
+// good calls for about a minute more, the zero Config for about 4 s.
 func Conservative() Config {
 	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}
 }
 
-// Balanced is Conservative with 2 successes to close.
+// Balanced is [Conservative] with 2 successes to close.
 func Balanced() Config {
 	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}
 }
 
-// Aggressive opens sooner than the other presets and probes sooner, with more probes: 3 failures in a row open for 30
-// s, 2 probes at once, 2 successes close.
+// Aggressive opens and probes sooner than the other presets: 3 failures in a row open for 30 s, 2 probes at once, 2
+// successes close. FailingFor and back-off are off. See [Conservative] for when the zero Config is better.
 func Aggressive() Config {
 	return Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}
 }
 
-// Lenient is for a backend that fails often and whose absence hurts more: 10 failures in a row open for 120 s, 3
-// probes at once, 3 successes close.
+// Lenient tolerates more failures before it opens, and stays open longest: 10 failures in a row open for 120 s, 3
+// probes at once, 3 successes close. FailingFor and back-off are off. See [Conservative] for when the zero Config is
+// better.
 func Lenient() Config {
 	return Config{ConsecutiveFailures: 10, FailingFor: -1, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1}
 }

@@ -103,13 +103,13 @@ func WithMaxBreakers(n int) Option {
 	})
 }
 
-// WithIdleTimeout drops breakers that no call has asked for during d. [Group.All] no longer yields such a breaker, so
-// every collector drops its series. Its memory is freed when new keys arrive. If a call asks for it before that, it
-// is there as it was. A breaker that is forced, or that has calls in flight, does not become idle. How long a breaker
-// was idle is known to a tenth of its window; without one (see Config.Window), to the time between two runs of All or
-// two new keys.
+// WithIdleTimeout sets when a breaker is idle: when no call has come for it during d, it has no override, and no
+// calls are in flight. [Group.All] does not yield an idle breaker, so collectors drop its series. Its memory is freed
+// when new keys arrive. If a call arrives first, the breaker continues unchanged. How long no call has come is known
+// to a tenth of the window; without a window (see Config.Window), only whether one came since All or a new key last
+// checked that breaker.
 //
-// d is negative (never) or from 1 ms to 100 years; anything else is an error. NewGroup only. Default: 1 hour.
+// d is negative (never idle) or from 1 ms to 100 years; anything else is an error. NewGroup only. Default: 1 hour.
 func WithIdleTimeout(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d >= 0 && !validDuration(d) {

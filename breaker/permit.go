@@ -25,7 +25,7 @@ type Report struct {
 	// RetryAfter is the time that the backend asked for. If this very report opens the breaker, the open period is at
 	// least that, up to one minute or MaxOpenFor, whichever is longer. 0 or less: none.
 	RetryAfter time.Duration
-	// Canceled says of an Ignored call that its caller canceled it. If that was after more than Config.SlowCall the
+	// Canceled marks an Ignored call as canceled by its caller. If that was after more than Config.SlowCall the
 	// call is a slow one: the slow rule counts it, and as a probe it has failed. With any other outcome it means
 	// nothing.
 	Canceled bool

@@ -25,7 +25,6 @@ type policy struct {
 	failingFor  int64  // nanoseconds that a failure streak must last; 0: no minimum
 	merge       int64  // failures no further apart than this are one failure of a streak; negative: each counts
 	spread      bool   // the ratio and slow rules must hold without the largest event in the window
-	maxFailed   int    // the largest n of B17: the smallest one that reaches MaxOpenFor
 	failure     fraction
 	slow        fraction
 	slowCall    int64 // nanoseconds; 0: off
@@ -57,7 +56,6 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 		failingFor:  int64(max(0, c.FailingFor)),
 		merge:       int64(oneEvent),
 		spread:      c.FailingFor >= 0,
-		maxFailed:   maxFailed(c),
 	}
 	if !p.spread {
 		p.merge = -1

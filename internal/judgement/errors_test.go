@@ -56,7 +56,7 @@ func TestB04_IndependentErrorsInDenseTrafficDoNotOpen(t *testing.T) {
 func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 	const gap = 100 * time.Millisecond
 	seeds, calls := size(10, 2), size(1_000_000, 100_000)
-	run := func(cfg breaker.Config, seed int, errors float64) (s tally, n int) {
+	run := func(cfg breaker.Config, seed int, errors float64, gap time.Duration) (s tally, n int) {
 		bubble(t, cfg, func(ctx context.Context, b *breaker.Breaker) {
 			rng := newRand(seed)
 			s = simulate(ctx, b, failing(rng, errors), poisson(rng, gap), time.Duration(calls)*gap)
@@ -77,7 +77,7 @@ func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 		var sum tally
 		var n int
 		for seed := range seeds {
-			s, tripped := run(breaker.Config{}, seed, tt.errors)
+			s, tripped := run(breaker.Config{}, seed, tt.errors, gap)
 			sum.add(s)
 			n += tripped
 		}
@@ -97,8 +97,20 @@ func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 		if float64(n) > bound {
 			t.Errorf("%d trips in %d calls at %v errors, want at most %v", n, arrived, tt.errors, bound)
 		}
-		if s, old := run(former, 0, tt.errors); float64(old) <= bound/float64(seeds) {
+		if s, old := run(former, 0, tt.errors, gap); float64(old) <= bound/float64(seeds) {
 			t.Errorf("the control trips %d times in %d calls: the test shows nothing", old, s.good+s.bad)
 		}
+	}
+	if !*full {
+		return
+	}
+	for _, perSecond := range []int{1, 2, 3, 5, 20, 50} { // for the README
+		gap := time.Second / time.Duration(perSecond)
+		var sum tally
+		for seed := range 3 {
+			s, _ := run(breaker.Config{}, seed, 0.3, gap)
+			sum.add(s)
+		}
+		t.Logf("%d/s, 30%% errors: %.2f%% of the good calls rejected", perSecond, 100*share(sum.lost(), sum.good))
 	}
 }
