@@ -223,26 +223,30 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 // handOver delivers the events of the admission and then hands the permit over, with its times set to now: what
 // listeners took is not charged to the backend. Caller must hold b.mu, which handOver releases.
 func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
+	c := b.cold.Load()
+	if c == nil || c.delivering || len(c.queue) == 0 {
+		b.mu.Unlock()
+		return p, nil
+	}
+	if p.lease != 0 {
+		c.leases[c.leaseIndex(p.lease)].waits = true
+	}
 	handed := false
 	defer func() {
 		if !handed { // ctx is done, or a listener ended the goroutine
 			b.withdraw(p)
 		}
 	}()
-	if delivered := b.unlock(); !delivered {
-		handed = true
-		return p, nil
-	}
+	b.unlock()
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // B24
 	}
-	if !b.restart(&p) { // the listeners took longer than the lease
-		b.withdraw(p)
-		handed = true
-		return b.Acquire(ctx)
+	if handed = b.restart(&p); handed {
+		return p, nil
 	}
+	b.withdraw(p)
 	handed = true
-	return p, nil
+	return b.Acquire(ctx)
 }
 
 // restart makes the call of p begin now. It reports false if p is a probe whose lease has run out, so that another
@@ -257,14 +261,15 @@ func (b *Breaker) restart(p *Permit) bool {
 		return true
 	}
 	c, ph := b.coldly(), b.phase.Load()
-	i := c.leaseIndex(p.lease)
-	if c.leases[i].gen != ph.gen {
+	l := &c.leases[c.leaseIndex(p.lease)]
+	l.waits = false
+	if l.gen != ph.gen {
 		return true
 	}
-	if !c.leases[i].holds(ph.gen, now) {
+	if !l.holds(ph.gen, now) {
 		return false
 	}
-	c.leases[i].expires = now + int64(ph.pol.cfg.ProbeTimeout)
+	l.expires = now + int64(ph.pol.cfg.ProbeTimeout)
 	c.lastProbe = now
 	return true
 }
@@ -279,9 +284,6 @@ func (b *Breaker) withdraw(p Permit) {
 	}
 	c := b.coldly()
 	i := c.leaseIndex(p.lease)
-	if c.leases[i].lost {
-		c.probes.Lost = minus(c.probes.Lost, 1)
-	}
 	c.leases = slices.Delete(c.leases, i, i+1)
 	b.slotChanged(b.phase.Load())
 }

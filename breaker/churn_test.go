@@ -26,8 +26,8 @@ func churn(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
 	return tenths
 }
 
-// checkChurn has a client that puts an ID into the method call a group of the default bound with so many distinct keys, and
-// checks what becomes of memory, of open breakers and of the figures.
+// checkChurn has a client that puts an ID into the method call a group of the default bound with so many distinct
+// keys, and checks what becomes of memory, of open breakers and of the figures.
 func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float64) {
 	tb.Helper()
 	const bound, opened = 10_000, 100
@@ -80,8 +80,8 @@ func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float
 
 func TestB33_ManyKeys(t *testing.T) { checkChurn(t, 20_000) }
 
-// BenchmarkAMillionKeys reports what a call with a new key takes at the start, when the group has just filled up, and at the
-// end of a million of them; and the memory, as a multiple of that of a group that is just full.
+// BenchmarkAMillionKeys reports what a call with a new key takes at the start, when the group has just filled up, and
+// at the end of a million of them; and the memory, as a multiple of that of a group that is just full.
 func BenchmarkAMillionKeys(b *testing.B) {
 	const keys = 1_000_000
 	var first, last time.Duration

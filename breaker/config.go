@@ -24,8 +24,8 @@ type Config struct {
 	//
 	// Unless FailingFor is negative, one burst cannot fire the ratio and slow rules either. A burst is bad calls
 	// (failures and overloads, or slow calls), each within 10 ms of the one before, over at most a tenth of the
-	// window. The rules must hold without the largest burst too, where half of MinCalls is enough, and bursts must
-	// begin in two tenths of the window.
+	// window. The rules must hold without the largest burst too, where half of MinCalls is enough. And bursts must
+	// begin in two tenths of the window, over half of FailingFor (or of the window, if that is shorter).
 	//
 	// 0: 1 s, or none if ConsecutiveFailures is 1. Negative: no minimum, each failure counts, and no protection from
 	// bursts.

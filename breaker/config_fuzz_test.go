@@ -238,11 +238,22 @@ func failuresThatOpen(d Config, gap time.Duration, most int) int {
 			}
 		}
 		rest := alive - worst
-		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls)) {
+		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && lasts(n, gap, d))) {
 			return n
 		}
 	}
 	return most + 1
+}
+
+// lasts reports whether the failures that are alive at the nth have lasted as the ratio rule wants it.
+func lasts(n int, gap time.Duration, d Config) bool {
+	now, tenth := time.Duration(n-1)*gap, d.Window/10
+	for i := range n {
+		if at := time.Duration(i) * gap; now/tenth-at/tenth < 10 {
+			return now-at >= min(d.FailingFor, d.Window)/2
+		}
+	}
+	return false
 }
 
 // FuzzOverride decodes an Override from any bytes, and puts it in force if it is valid.

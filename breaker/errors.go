@@ -41,9 +41,10 @@ func (e *RejectedError) RetryAfter() time.Duration {
 	return max(0, time.Until(e.Until))
 }
 
-// Memo returns what wrap made of e when Memo was first called with this owner, so that a layer that wraps rejections in an
-// error of its own (package interceptor does) allocates once per stay and not once per call. owner must be comparable and
-// is compared with ==; what wrap returns must be immutable. Two first calls at once may both run wrap; one result is kept.
+// Memo returns what wrap made of e when Memo was first called with this owner, so that a layer that wraps rejections
+// in an error of its own (package interceptor does) allocates once per stay and not once per call. owner must be
+// comparable and is compared with ==; what wrap returns must be immutable. Two first calls at once may both run wrap;
+// one result is kept.
 func (e *RejectedError) Memo(owner any, wrap func(*RejectedError) any) any {
 	for {
 		old := e.memos.Load()

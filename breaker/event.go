@@ -75,19 +75,18 @@ type delivery struct {
 	event Event
 }
 
-// unlock releases b.mu and then delivers queued events until none is left. It reports whether there were any, because
-// listeners may have taken their time. Only one goroutine delivers for a breaker at a time (B30: order); the others
-// leave their events in the queue and go on with their calls. Caller must hold b.mu.
-func (b *Breaker) unlock() (delivered bool) {
+// unlock releases b.mu and then delivers queued events until none is left. Only one goroutine delivers for a breaker
+// at a time (B30: order); the others leave their events in the queue and go on with their calls. Caller must hold
+// b.mu.
+func (b *Breaker) unlock() {
 	c := b.cold.Load()
 	if c == nil || c.delivering || len(c.queue) == 0 {
 		b.mu.Unlock()
-		return false
+		return
 	}
 	c.delivering = true
 	b.mu.Unlock()
 	b.drainQueue(c)
-	return true
 }
 
 // drainQueue does the delivering. A listener that calls runtime.Goexit ends this goroutine while it is here: then the

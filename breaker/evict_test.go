@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -309,11 +310,6 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 				setOverride(t, old, ForceOpen, 0)
 				old.ClearOverride(t.Context())
 			}, func(s Snapshot) bool { return s.Override.Mode == 0 && s.State == Closed }},
-			"CountFallback": {func(t *testing.T, old *Breaker) {
-				t.Helper()
-				old.CountFallback(true)
-				old.CountFallback(false)
-			}, func(s Snapshot) bool { return s.Fallbacks == FallbackCounts{1, 1} }},
 		} {
 			old, g := evicted(t, back)
 			before := old.Snapshot()
@@ -335,6 +331,41 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 			}
 		}
 	}
+}
+
+// To count a fallback and to clear an override act on the successor too, but are no reason to make one: a key that
+// was removed stays away.
+func TestB33_B40_NothingButCallsBringAKeyBack(t *testing.T) {
+	old, g := evicted(t, false)
+	old.CountFallback(true)
+	old.ClearOverride(t.Context())
+	if _, ok := g.Lookup(Key{Method: "a"}); ok {
+		t.Error("the key is back, and nobody has called")
+	}
+	old, g = evicted(t, true)
+	setOverride(t, old, ForceOpen, 0)
+	old.CountFallback(true)
+	old.CountFallback(false)
+	live, _ := g.Lookup(Key{Method: "a"})
+	if s := live.Snapshot(); s.Fallbacks != (FallbackCounts{1, 1}) || s.State != Open {
+		t.Errorf("the successor is %v and has counted %+v", s.State, s.Fallbacks)
+	}
+	old.ClearOverride(t.Context())
+	if live.State() != Closed {
+		t.Error("the successor's override is still in force")
+	}
+}
+
+// An override is for one key. If the key has no breaker of its own, SetOverride says so and does not force all that
+// share one.
+func TestB28_B33_AnOverrideOfAnEvictedBreakerInAFullGroup(t *testing.T) {
+	old, g := evicted(t, false)
+	acquire(t, g.Get(Key{Method: "b"})) // so that nothing can be evicted
+	err := old.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "test", By: "test"})
+	if got, want := fmt.Sprint(err), `breaker: SetOverride: "/a" has no breaker of its own, because the group is full (WithMaxBreakers)`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	acquire(t, g.Get(Key{Method: "innocent"}))
 }
 
 // B14: reading a breaker that is gone makes none in its place.

@@ -46,8 +46,8 @@ func (k Key) String() string {
 
 var hashSeed = maphash.MakeSeed()
 
-// hash mixes the parts by hand: maphash.Comparable takes 1.2 times as long on a Key, because it walks the struct by type.
-// A part's position must count, or {Service: "a"} and {Method: "a"} would share a chain.
+// hash mixes the parts by hand: maphash.Comparable takes 1.2 times as long on a Key, because it walks the struct by
+// type. A part's position must count, or {Service: "a"} and {Method: "a"} would share a chain.
 func (k Key) hash() uint64 {
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio: spreads the sum over all bits
 	h := maphash.String(hashSeed, k.Method)
@@ -67,7 +67,8 @@ func (k Key) covers(other Key) bool {
 		(k.Tag == "" || k.Tag == other.Tag)
 }
 
-// specificity orders matching rules: more parts win; among as many parts, the tag weighs most, then method, service, target.
+// specificity orders matching rules: more parts win; among as many parts, the tag weighs most, then method, service,
+// target.
 func (k Key) specificity() int {
 	parts, weight := 0, 0
 	for i, p := range [...]string{k.Target, k.Service, k.Method, k.Tag} {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in four layouts. It is what docs/decisions.md
-// says of them.
+// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in four layouts. It is what
+// docs/decisions.md says of them.
 func BenchmarkLayout(b *testing.B) {
 	var together layoutTogether
 	var apart layoutApart

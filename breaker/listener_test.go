@@ -20,7 +20,8 @@ func flap(t *testing.T, b *Breaker) {
 
 var flapped = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
 
-// A panicking or exiting listener changes nothing else: the others hear all, it hears all that follows, and nothing twice.
+// A panicking or exiting listener changes nothing else: the others hear all, it hears all that follows, and nothing
+// twice.
 func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 	for name, exit := range exits {
 		var before, bad, after recorder

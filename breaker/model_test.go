@@ -121,6 +121,7 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	whole, part, spilled, largest := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
 	began, size, sizeHere := time.Duration(-1), uint64(0), uint64(0)
 	tenths := map[time.Duration]bool{} // that are alive, in which an event began
+	oldest := now                      // when the first of these events began
 	for i, r := range m.results {
 		n := (r.at - m.born) / tenth
 		for _, same := range m.results[i:] { // of one instant, in any order
@@ -131,6 +132,7 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 				began, size, sizeHere = n, 0, 0
 				if (now-m.born)/tenth-n < 10 {
 					tenths[n] = true
+					oldest = min(oldest, r.at)
 				}
 			}
 		}
@@ -163,7 +165,7 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	if m.cfg.FailingFor < 0 {
 		return true
 	}
-	if len(tenths) < 2 {
+	if len(tenths) < 2 || now-oldest < min(m.cfg.FailingFor, m.cfg.Window)/2 {
 		return false
 	}
 	at := time.Duration(-2)

@@ -63,7 +63,8 @@ func (o *override) inForce(now int64) bool {
 }
 
 // SetOverride puts o in force at once, in place of one that is in force already. It returns an error, and changes
-// nothing, if a field of o is out of bounds.
+// nothing, if a field of o is out of bounds, or if the breaker was evicted and its group is full, so that its key has
+// no breaker of its own.
 func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:
@@ -75,6 +76,7 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	case o.By == "":
 		return errorf("Override.By is empty, want who sets it")
 	}
+	var err error
 	b.change(func(_ *phase, t time.Time) {
 		b.coldly()
 		b.republish(func(next *phase) {
@@ -83,13 +85,26 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 				next.override.expires = instant(t) + int64(o.TTL)
 			}
 		})
-	}, func(live *Breaker) { _ = live.SetOverride(ctx, o) }) // o is valid: no error comes back
-	return nil
+	}, func(live *Breaker) {
+		if live.key != b.key {
+			err = errorf("SetOverride: %q has no breaker of its own, because the group is full (WithMaxBreakers)", b.key)
+			return
+		}
+		err = live.SetOverride(ctx, o)
+	})
+	return err
 }
 
 // ClearOverride ends the override that is in force, if any.
 func (b *Breaker) ClearOverride(ctx context.Context) {
-	b.change(func(*phase, time.Time) {
+	b.mu.Lock()
+	if b.refresh(clock()).kind != gone {
 		b.republish(func(next *phase) { next.override = nil })
-	}, func(live *Breaker) { live.ClearOverride(ctx) })
+		b.unlock()
+		return
+	}
+	b.mu.Unlock()
+	if live, ok := b.home.group.Lookup(b.key); ok && live != b { // there is nothing to clear if nobody has called since
+		live.ClearOverride(ctx)
+	}
 }

@@ -269,9 +269,12 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 func (b *Breaker) CountFallback(served bool) {
 	b.mu.Lock()
 	if b.phase.Load().kind == gone {
-		b.mu.Unlock()
-		b.successor().CountFallback(served)
-		return
+		if live, ok := b.home.group.Lookup(b.key); ok && live != b {
+			b.mu.Unlock()
+			live.CountFallback(served)
+			return
+		}
+		// Nobody has called since it went, and to count is no reason to make the key anew.
 	}
 	c := b.coldly()
 	b.mu.Unlock()

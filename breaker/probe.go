@@ -13,6 +13,7 @@ type lease struct {
 	gen     uint64
 	expires int64
 	lost    bool // seen expired and counted as lost
+	waits   bool // for listeners: its call has not begun, so it cannot be lost
 }
 
 // holds says whether the lease takes up a slot of the stay gen at now.
@@ -43,7 +44,9 @@ func (b *Breaker) full(ph *phase, now int64) bool {
 	for i := range c.leases {
 		if l := &c.leases[i]; !l.lost && now >= l.expires {
 			l.lost = true
-			c.probes.Lost = plus(c.probes.Lost, 1)
+			if !l.waits {
+				c.probes.Lost = plus(c.probes.Lost, 1)
+			}
 		}
 	}
 	free, at := c.slotFree(ph, now)

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// The functions in this file are where five bugs can be seeded: with the build tag mutant those of seam_mutant.go, which
-// have the bugs, stand in their place, and `make mutants` shows that the tests catch each one. All but claim, which is on
-// nobody's fast path, are inlined.
+// The functions in this file are where five bugs can be seeded: with the build tag mutant those of seam_mutant.go,
+// which have the bugs, stand in their place, and `make mutants` shows that the tests catch each one. All but claim,
+// which is on nobody's fast path, are inlined.
 
 // late says whether what was admitted in the stay gen reports in another one (B15).
 func (ph *phase) late(gen uint64) bool { return ph.gen != gen }

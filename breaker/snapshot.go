@@ -207,7 +207,7 @@ func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.Recoveries = c.recoveries
 	s.Probes = c.probes
 	for _, l := range c.leases { // lost, and nobody has asked since
-		if !l.lost && now >= l.expires {
+		if !l.lost && !l.waits && now >= l.expires {
 			s.Probes.Lost = plus(s.Probes.Lost, 1)
 		}
 	}

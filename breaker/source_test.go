@@ -64,8 +64,8 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 // The wall clock is in no decision. A test cannot set it, so this looks at where one could get in: at every method of a
 // time.Time that reads the wall clock or strips the monotonic reading, and at the one field that keeps such a value.
 //
-// All decisions compare instants, int64s that only clock and instant make, and those subtract two times that both have a
-// monotonic reading; see TestB31_InstantsAreMonotonic for the times that leave the package.
+// All decisions compare instants, int64s that only clock and instant make, and those subtract two times that both
+// have a monotonic reading; see TestB31_InstantsAreMonotonic for the times that leave the package.
 func TestB36_NoWallClockInDecisions(t *testing.T) {
 	_, files := source(t)
 	// What may stand where: a stay's wall time is taken where the stay begins, and read for the snapshot.
@@ -124,8 +124,8 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 	}
 }
 
-// No instant is zero or below, also not in a bubble of testing/synctest, where it is the year 2000: zero stands for "none".
-// And none comes near the end of what an int64 holds.
+// No instant is zero or below, also not in a bubble of testing/synctest, where it is the year 2000: zero stands for
+// "none". And none comes near the end of what an int64 holds.
 func TestB36_InstantsLieWhereTheyShould(t *testing.T) {
 	const uptime = int64(30 * 365 * 24 * time.Hour)
 	check := func(where string) {

@@ -42,8 +42,8 @@ const (
 	Success Outcome = iota
 	// Failure counts against the callee in every rule.
 	Failure
-	// Overload: the callee said that it has too much to do. It counts as a failure in the ratio rule and for a probe, and
-	// leaves the count of consecutive failures alone.
+	// Overload: the callee said that it has too much to do. It counts as a failure in the ratio rule and for a probe,
+	// and leaves the count of consecutive failures alone.
 	Overload
 	// Ignored says nothing about the callee, as when the caller cancelled. A probe that ends so gives its slot back
 	// without a verdict.

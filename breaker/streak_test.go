@@ -198,8 +198,11 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 			{60 * s, "success*12 failure*10", "closed"}, {61 * s, "success*2 failure*10", "closed"}, {61 * s, "failure", "closed"},
 		}},
 		{"one event on both sides of the border", ratio, []row{{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}}},
-		{"more than 10 ms apart, on both sides of the border", ratio, []row{
-			{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms + 1, "failure*9", "closed"}, {61*s + 5*ms + 1, "failure", "open"},
+		{"more than 10 ms apart, on both sides of the border, and they last", ratio, []row{
+			{61*s - 5*ms, "failure*50", "closed"},
+			{61*s + 5*ms + 1, "failure*20", "closed"},
+			{61*s + 495*ms - 1, "failure", "closed"},
+			{61*s + 495*ms, "failure", "open"},
 		}},
 		{"calls that follow one another within 10 ms are one event", ratio, []row{
 			{60 * s, "failure*20", "closed"}, {60*s + 10*ms, "failure*20", "closed"}, {60*s + 20*ms, "failure*20", "closed"}, {61 * s, "success*30 failure*20", "closed"},
@@ -212,7 +215,20 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 			{61 * s, "failure", "open"},
 		}},
 		{"an event ends after a tenth of the window", Config{ConsecutiveFailures: -1, Window: 100 * ms}, []row{
-			{0, "failure*5", "closed"}, {5 * ms, "failure*5", "closed"}, {10*ms - 1, "failure*10", "closed"}, {10 * ms, "failure*9", "closed"}, {10 * ms, "failure", "open"},
+			{0, "failure*5", "closed"},
+			{5 * ms, "failure*5", "closed"},
+			{10*ms - 1, "failure*10", "closed"},
+			{10 * ms, "failure*9", "closed"},
+			{50 * ms, "failure", "open"}, // 20 and 9 and 1
+		}},
+		{"bad calls must last for half of FailingFor", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
+			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {63*s - 1, "failure", "closed"}, {63 * s, "failure", "open"},
+		}},
+		{"or of the window", Config{ConsecutiveFailures: -1, FailingFor: 30 * s}, []row{
+			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {65*s - 1, "failure", "closed"}, {65 * s, "failure", "open"},
+		}},
+		{"from the first that is still in the window", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
+			{60 * s, "failure", "closed"}, {70 * s, "failure*10", "closed"}, {72 * s, "failure*10", "closed"}, {73 * s, "failure", "open"},
 		}},
 		{"the first half has left the window, and the second is one event still", ratio, []row{
 			{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}, {70*s + 500*ms, "success*15 failure*11", "closed"},
@@ -221,7 +237,7 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 			{60 * s, "failure*100", "closed"}, {69 * s, "failure*9", "closed"}, {70 * s, "failure*10", "closed"}, {71 * s, "failure", "open"},
 		}},
 		{"a tenth that is shorter than 10 ms", Config{ConsecutiveFailures: -1, Window: 10 * ms, MinCalls: 4}, []row{
-			{0, "failure*2", "closed"}, {1*ms - 1, "failure*2", "closed"}, {1 * ms, "failure", "closed"}, {1 * ms, "failure", "open"},
+			{0, "failure*2", "closed"}, {1*ms - 1, "failure*2", "closed"}, {1 * ms, "failure", "closed"}, {5 * ms, "failure", "open"}, // 4, 1 and 1
 		}},
 		{"negative FailingFor", Config{ConsecutiveFailures: -1, FailingFor: -1}, []row{{60 * s, "failure*19", "closed"}, {60 * s, "failure", "open"}}},
 

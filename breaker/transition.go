@@ -24,9 +24,9 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	switch bad := plus(counts.Failures, counts.Overloads); {
 	case r.Outcome == Failure && pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive && lasted >= pol.failingFor:
 		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures%s", counts.ConsecutiveFailures, over(lasted))
-	case ph.shareReached(badEvent, &successes, pol.failure, bad, calls, least):
+	case ph.shareReached(badEvent, &successes, pol.failure, bad, calls, least, now):
 		rule, why = RuleRatio, fmt.Sprintf("%d of %d calls failed", bad, calls)
-	case ph.shareReached(slowEvent, &successes, pol.slow, counts.Slow, timed, least):
+	case ph.shareReached(slowEvent, &successes, pol.slow, counts.Slow, timed, least, now):
 		rule, why = RuleSlow, fmt.Sprintf("%d of %d calls took longer than %v", counts.Slow, timed, pol.cfg.SlowCall)
 	case b.home.trip != nil:
 		return &question{ph.gen, counts}
@@ -37,17 +37,20 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 	return nil
 }
 
-// shareReached reports whether part of whole reaches f, if there are enough calls. Unless FailingFor is negative it
-// must do so without the largest event in the window too, where half as many calls are enough: one lost connection is
-// no reason to open, also if a few other calls fail at some other time (B5, B6).
-func (ph *phase) shareReached(kind eventKind, successes *[buckets]uint64, f fraction, part, whole, least uint64) bool {
+// shareReached reports whether part of whole reaches f at now, if there are enough calls. Unless FailingFor is
+// negative it must do so without the largest event in the window too, where half as many calls are enough, and the
+// events must have begun over half of FailingFor, or of the window if that is shorter. One lost connection is no
+// reason to open, also if its calls are told over some time or a few other calls fail (B5, B6).
+func (ph *phase) shareReached(
+	kind eventKind, successes *[buckets]uint64, f fraction, part, whole, least uint64, now int64,
+) bool {
 	if whole < least || !f.reachedBy(part, whole) {
 		return false
 	}
 	if !ph.pol.spread {
 		return true
 	}
-	part, whole = ph.win.withoutLargest(kind, successes, part, whole)
+	part, whole = ph.win.withoutLargest(kind, successes, part, whole, min(ph.pol.failingFor, int64(ph.pol.cfg.Window))/2, now)
 	return whole >= (least+1)/2 && f.reachedBy(part, whole)
 }
 

@@ -54,7 +54,7 @@ type tally struct {
 	// By eventKind: the size of the largest event that began here, and how many calls of an event that began here
 	// ended in the next bucket.
 	largest, spill [2]uint64
-	begins         [2]bool // by eventKind: an event began here
+	began          [2]int64 // by eventKind: when the first event here began; 0: none did
 }
 
 // An event is calls that speak against the backend and follow one another within some milliseconds, for a tenth of
@@ -157,7 +157,9 @@ func (w *window) happened(kind eventKind, now, width int64) {
 	e := &rest.events[kind]
 	if now-e.last > min(int64(oneEvent), width) || now-e.began >= width {
 		*e = event{began: now, slot: slot}
-		w.current().begins[kind] = true
+		if here := w.current(); here.began[kind] == 0 {
+			here.began[kind] = now
+		}
 	}
 	e.last = now
 	e.size = plus(e.size, 1)
@@ -171,18 +173,21 @@ func (w *window) happened(kind eventKind, now, width int64) {
 	}
 }
 
-// withoutLargest takes the largest event, the newest of several, out of the counts, and the like share of the other
-// calls in its bucket: part of whole is left. Nothing is left if all events began in one bucket. Caller must hold
-// Breaker.mu and have rotated: then all buckets are alive.
-func (w *window) withoutLargest(kind eventKind, successes *[buckets]uint64, part, whole uint64) (restPart, restWhole uint64) {
+// withoutLargest returns part and whole without the largest event, the newest of several, and a proportional number
+// of the other calls of its bucket. It returns 0 and 0 unless the events began in two buckets, over a time of least
+// or more. Caller must hold Breaker.mu and have rotated: then all buckets are alive.
+func (w *window) withoutLargest(
+	kind eventKind, successes *[buckets]uint64, part, whole uint64, least, now int64,
+) (restPart, restWhole uint64) {
 	var largest, others uint64
-	began := 0
+	began, oldest := 0, now
 	newest := int(w.slot.Load())
 	for age := range buckets {
 		i := (newest - age + buckets) % buckets
 		y := &w.rest.bad[i]
-		if y.begins[kind] {
+		if y.began[kind] != 0 {
 			began++
+			oldest = y.began[kind] // buckets come newest first
 		}
 		if y.largest[kind] > largest {
 			largest = y.largest[kind]
@@ -190,7 +195,7 @@ func (w *window) withoutLargest(kind eventKind, successes *[buckets]uint64, part
 			others, _ = bits.Div64(hi, lo, plus(y.against(kind), y.spill[kind])) // at least as much as largest
 		}
 	}
-	if began < 2 {
+	if began < 2 || now-oldest < least {
 		return 0, 0
 	}
 	return minus(part, largest), minus(whole, plus(largest, others))
