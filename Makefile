@@ -28,6 +28,8 @@ GOBIN            := $(or $(shell go env GOBIN),$(firstword $(subst :, ,$(shell g
 GOLANGCI         := $(GOBIN)/golangci-lint
 GOFUMPT          := go tool -modfile=tools/go.mod gofumpt
 
+comma := ,
+
 # $(call in-modules,modules,command) runs command in each of modules, and ends at the first failure.
 define in-modules
 for m in $(1); do echo "[$$m] $(2)"; (cd $$m && $(2)); done
@@ -51,12 +53,12 @@ test:
 # The tests must not depend on how they are run: once or twice, in which order, on how many Ps, or in full.
 .PHONY: test-flags
 test-flags:
-	go test -short -count 2 -cpu 1,2,8 -shuffle on ./...
+	@$(call in-modules,. $(WITH_CODE),go test -short -count 2 -cpu 1$(comma)2$(comma)8 -shuffle on ./...)
 
 # Where int has 32 bits. It takes an emulator, and some minutes, where the kernel does not run 386 programs.
 .PHONY: test-386
 test-386:
-	GOARCH=386 CGO_ENABLED=0 go vet ./...
+	@$(call in-modules,. $(WITH_CODE),GOARCH=386 CGO_ENABLED=0 go vet ./...)
 	bash .ci/test-386 ./breaker ./keyfunc
 
 # Only the nested modules: CI has run the root by then.

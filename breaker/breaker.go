@@ -270,7 +270,7 @@ func (b *Breaker) restart(p *Permit) bool {
 		return false
 	}
 	l.expires = now + int64(ph.pol.cfg.ProbeTimeout)
-	c.lastProbe = now
+	c.lastProbe, l.given = now, now
 	return true
 }
 
@@ -284,6 +284,9 @@ func (b *Breaker) withdraw(p Permit) {
 	}
 	c := b.coldly()
 	i := c.leaseIndex(p.lease)
+	if l := c.leases[i]; c.lastProbe == l.given { // none went out since
+		c.lastProbe = l.before
+	}
 	c.leases = slices.Delete(c.leases, i, i+1)
 	b.slotChanged(b.phase.Load())
 }

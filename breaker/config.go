@@ -70,7 +70,9 @@ type Config struct {
 	// x MaxProbes of them delay nothing; then the time from one to the next doubles with each 8 x MaxProbes more, up
 	// to an hour, or to ProbeTimeout if that is longer. 0: 10 s.
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`
-	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. 0: off.
+	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. If it
+	// opens in that time, that is a failed recovery, however many calls succeeded; a backend that flaps every few
+	// seconds is then served much less. 0: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
 
 	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed; in other states MaxProbes
@@ -144,8 +146,11 @@ func validDuration(d time.Duration) bool { return d >= minDuration && d <= maxDu
 
 // missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten.
 func missingUnit(d time.Duration) string {
-	if d <= 0 || d >= 10*time.Microsecond {
+	switch {
+	case d <= 0 || d >= 100*time.Microsecond:
 		return ""
+	case d >= 10*time.Microsecond:
+		return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Millisecond was meant", int64(d))
 	}
 	return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant", int64(d))
 }

@@ -290,7 +290,7 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 		{Config{OpenFor: -time.Second}, "breaker: Config.OpenFor is -1s, want 0 (1s) or from 1ms to 100 years"},
 		{Config{OpenFor: 5}, "breaker: Config.OpenFor is 5ns, want 0 (1s) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 5*time.Second or 5*time.Millisecond was meant"},
 		{Config{FailingFor: 10*time.Microsecond - 1}, "breaker: Config.FailingFor is 9.999µs, want negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 9999*time.Second or 9999*time.Millisecond was meant"},
-		{Config{SlowCall: 10 * time.Microsecond}, "breaker: Config.SlowCall is 10µs, want 0 (off) or from 1ms to 100 years"},
+		{Config{SlowCall: 30_000}, "breaker: Config.SlowCall is 30µs, want 0 (off) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 30000*time.Millisecond was meant"},
 		{
 			Config{OpenFor: 2 * time.Minute, MaxOpenFor: time.Minute},
 			"breaker: Config.MaxOpenFor is 1m0s, want 0 (10s, or OpenFor if longer) or from OpenFor (2m0s) to 100 years",

@@ -163,8 +163,9 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	if ph.pol.bucket != noWindow {
 		return max(b.used.Load(), ph.win.edge.Load())
 	}
-	if n := int64(b.entered()); ph.win.edge.Swap(n) != n {
-		b.used.Store(now)
+	if n := int64(b.entered()); ph.win.edge.Load() != n {
+		b.used.Store(now) // first: another check may see the mark
+		ph.win.edge.Store(n)
 		return now
 	}
 	return b.used.Load()

@@ -226,14 +226,14 @@ func TestB40_RemoveBesideCallsConcurrentSafe(t *testing.T) {
 	key := Key{Method: "a"}
 	together(5, func(i int) {
 		if i == 0 {
-			for range 500 {
+			for range 200 {
 				g.Remove(key)
 				_ = keysOf(g)
 			}
 			return
 		}
 		b := g.Get(key)
-		for j := range 1000 {
+		for j := range 300 {
 			if b.Evicted() {
 				b = g.Get(key)
 			}

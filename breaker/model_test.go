@@ -116,9 +116,9 @@ func (m *model) counts(now time.Duration) Counts {
 func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	const all = 1 << 40 // no tenth
 	tenth := m.cfg.Window / 10
-	// By tenth: calls, those that speak against the backend, those of them in events that began in the tenth before,
-	// and sizes of the largest event.
-	whole, part, spilled, largest := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
+	// By tenth: calls, those that speak against the backend, sizes of the largest event, and its calls in the next
+	// tenth.
+	whole, part, largest, spill := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
 	began, size, sizeHere := time.Duration(-1), uint64(0), uint64(0)
 	tenths := map[time.Duration]bool{} // that are alive, in which an event began
 	oldest := now                      // when the first of these events began
@@ -142,11 +142,14 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 		against := (slow && r.slow) || (!slow && r.outcome != Success)
 		if against {
 			size++
-			largest[began] = max(largest[began], size)
 			if began != n {
-				spilled[n]++
 				sizeHere++
-				largest[n] = max(largest[n], sizeHere)
+				if sizeHere > largest[n] {
+					largest[n], spill[n] = sizeHere, 0
+				}
+			}
+			if size > largest[began] {
+				largest[began], spill[began] = size, sizeHere
 			}
 		}
 		if (now-m.born)/tenth-n < 10 {
@@ -175,7 +178,8 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 		}
 	}
 	restPart := part[all] - largest[at]
-	restWhole := whole[all] - largest[at] - (whole[at]-part[at])*largest[at]/(part[at]+spilled[at+1])
+	good := func(n time.Duration, of uint64) uint64 { return (whole[n] - part[n]) * of / max(1, part[n]) }
+	restWhole := whole[all] - largest[at] - good(at, largest[at]-spill[at]) - good(at+1, spill[at])
 	return 2*restWhole >= least && reached(restPart, restWhole, ratio)
 }
 

@@ -14,6 +14,8 @@ type lease struct {
 	expires int64
 	lost    bool // seen expired and counted as lost
 	waits   bool // for listeners: its call has not begun, so it cannot be lost
+
+	given, before int64 // when it was given out, and the one before it, for a probe that is withdrawn
 }
 
 // holds says whether the lease takes up a slot of the stay gen at now.
@@ -60,8 +62,10 @@ func (b *Breaker) full(ph *phase, now int64) bool {
 func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
 	c := b.coldly()
 	c.lastLease++
+	c.leases = append(c.leases, lease{
+		id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout), given: now, before: c.lastProbe,
+	})
 	c.lastProbe = now
-	c.leases = append(c.leases, lease{id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout)})
 	return c.lastLease
 }
 

@@ -204,3 +204,78 @@ func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
 		})
 	}
 }
+
+// B28: a custom rule that was asked before the override came opens nothing under it.
+func TestB28_ACustomRuleUnderForceClosed(t *testing.T) {
+	var b *Breaker
+	b = mustNew(t, Config{}, WithTrip(func(Counts) bool {
+		setOverride(t, b, ForceClosed, 0)
+		return true
+	}))
+	report(t, b, 1, Failure)
+	b.ClearOverride(t.Context())
+	if s := b.Snapshot(); s.State != Closed || s.Trips.Total() != 0 {
+		t.Errorf("%v after %d trips, want closed", s.State, s.Trips.Total())
+	}
+}
+
+// A probe that is withdrawn frees its slot also for callers that were told how long the slots are taken.
+func TestB24_AWithdrawnProbeOpensTheGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen {
+				time.Sleep(2 * time.Second)
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var done sync.WaitGroup
+		done.Go(func() { _, _ = b.Acquire(ctx) })
+		time.Sleep(time.Second)
+		if e := refused(t, b); e.Reason != ReasonHalfOpen {
+			t.Errorf("rejected with %v", e)
+		}
+		done.Wait()
+		if p := acquire(t, b); !p.IsProbe() {
+			t.Error("the call after the withdrawal is no probe")
+		}
+	})
+}
+
+// A probe that is withdrawn does not count as the last one that went out, where probes that hang slow down the next.
+func TestB22_B24_AWithdrawnProbeDelaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := false
+		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
+			if e.To == HalfOpen && slow {
+				time.Sleep(2 * time.Second)
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Trip(t.Context(), "test")
+		for range 40 {
+			for !b.Snapshot().Ready {
+				time.Sleep(time.Second)
+			}
+			acquire(t, b) // never reports
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(2 * time.Hour)
+		slow = true
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := b.Acquire(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Acquire returned %v", err)
+		}
+		if !b.Snapshot().Ready {
+			t.Error("the next probe has to wait for one that never went out")
+		}
+	})
+}

@@ -90,6 +90,13 @@ func (y *tally) others(kind eventKind, successes uint64) uint64 {
 	return successes
 }
 
+// share is the part of the other calls in the bucket that n of those against the backend are of these, rounded down.
+func (y *tally) share(kind eventKind, successes, n uint64) uint64 {
+	hi, lo := bits.Mul64(y.others(kind, successes), n)
+	q, _ := bits.Div64(hi, lo, max(n, y.against(kind))) // at least n, so that the quotient has 64 bits
+	return q
+}
+
 // streakSpan is when the first failure of a failure streak and the last one that was counted ended. It means nothing
 // while window.streak is 0.
 type streakSpan struct{ first, last int64 }
@@ -163,13 +170,15 @@ func (w *window) happened(kind eventKind, now, width int64) {
 	}
 	e.last = now
 	e.size = plus(e.size, 1)
-	first := &rest.bad[e.slot]
-	first.largest[kind] = max(first.largest[kind], e.size)
 	if e.slot != slot {
-		first.spill[kind] = plus(first.spill[kind], 1)
 		e.spilled = plus(e.spilled, 1)
 		here := &rest.bad[slot] // for when the bucket in which it began is no longer alive
-		here.largest[kind] = max(here.largest[kind], e.spilled)
+		if e.spilled > here.largest[kind] {
+			here.largest[kind], here.spill[kind] = e.spilled, 0
+		}
+	}
+	if first := &rest.bad[e.slot]; e.size > first.largest[kind] {
+		first.largest[kind], first.spill[kind] = e.size, e.spilled
 	}
 }
 
@@ -191,8 +200,10 @@ func (w *window) withoutLargest(
 		}
 		if y.largest[kind] > largest {
 			largest = y.largest[kind]
-			hi, lo := bits.Mul64(y.others(kind, successes[i]), largest)
-			others, _ = bits.Div64(hi, lo, plus(y.against(kind), y.spill[kind])) // at least as much as largest
+			others = y.share(kind, successes[i], largest-y.spill[kind])
+			if next := (i + 1) % buckets; y.spill[kind] > 0 {
+				others = plus(others, w.rest.bad[next].share(kind, successes[next], y.spill[kind]))
+			}
 		}
 	}
 	if began < 2 || now-oldest < least {

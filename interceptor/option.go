@@ -157,11 +157,14 @@ func WithMinBudget(d time.Duration) Option {
 // minDuration is the shortest duration that an option takes. Shorter ones are nearly always a number without its unit.
 const minDuration = time.Millisecond
 
-// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten.
-// The words are those of package breaker.
+// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten. The
+// words are those of package breaker.
 func missingUnit(d time.Duration) string {
-	if d <= 0 || d >= 10*time.Microsecond {
+	switch {
+	case d <= 0 || d >= 100*time.Microsecond:
 		return ""
+	case d >= 10*time.Microsecond:
+		return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Millisecond was meant", int64(d))
 	}
 	return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant", int64(d))
 }
