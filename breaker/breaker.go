@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Breaker guards one callee. It is Closed, HalfOpen or Open (see the package comment for the way from one to the
+// Breaker guards one backend. It is Closed, HalfOpen or Open (see the package comment for the way from one to the
 // other).
 //
 // Most callers have a [Group] make their breakers, and guards that call Acquire and Done for them. By hand, it is Do,
@@ -224,7 +224,7 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 // listeners took is not charged to the backend. Caller must hold b.mu, which handOver releases.
 func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
 	c := b.cold.Load()
-	if c == nil || c.delivering || len(c.queue) == 0 {
+	if !c.mustDeliver() {
 		b.mu.Unlock()
 		return p, nil
 	}

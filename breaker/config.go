@@ -37,7 +37,7 @@ type Config struct {
 	MinCalls int `json:"minCalls,omitempty" yaml:"minCalls,omitempty"`
 	// Window is how long an outcome counts for the ratio and slow rules. It slides in ten steps. Where both are off,
 	// and there is no rule of WithTrip, nothing looks at the window, so none is kept: a success then reads no clock
-	// (unless MaxConcurrent, Ramp or an override asks for the lock), and all that Snapshot.Window and Event.Counts
+	// (unless MaxConcurrent, Ramp or an override needs the lock), and all that Snapshot.Window and Event.Counts
 	// tell is the number of consecutive failures. 0: 10 s. At least 1 ms.
 	Window time.Duration `json:"window,omitempty" yaml:"window,omitempty"`
 

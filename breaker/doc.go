@@ -1,4 +1,4 @@
-// Package breaker is a circuit breaker: it stops calls to a callee that fails, and lets a few through later to see
+// Package breaker is a circuit breaker: it stops calls to a backend that fails, and lets a few through later to see
 // whether it has recovered. It knows nothing of gRPC and imports the standard library only.
 //
 //	                a rule fires, Trip
@@ -23,7 +23,7 @@
 //
 // Every result is judged in the stay that its call was admitted in: one that comes later is late, is counted as that,
 // and neither opens nor closes anything. A probe holds its slot for Config.ProbeTimeout at most, whatever becomes of
-// its call, so a half-open breaker cannot get stuck. Reading changes nothing. Listeners and rules of one's own run
+// its call, so a half-open breaker cannot get stuck. Reading changes nothing. Listeners and custom rules run
 // outside every lock.
 //
 // Nothing here starts a goroutine or a timer; an open breaker goes half-open when a call asks after its period is

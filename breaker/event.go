@@ -80,7 +80,7 @@ type delivery struct {
 // b.mu.
 func (b *Breaker) unlock() {
 	c := b.cold.Load()
-	if c == nil || c.delivering || len(c.queue) == 0 {
+	if !c.mustDeliver() {
 		b.mu.Unlock()
 		return
 	}
@@ -88,6 +88,10 @@ func (b *Breaker) unlock() {
 	b.mu.Unlock()
 	b.drainQueue(c)
 }
+
+// mustDeliver reports whether whoever releases the lock has events to deliver. c may be nil. Caller must hold
+// Breaker.mu.
+func (c *cold) mustDeliver() bool { return c != nil && !c.delivering && len(c.queue) > 0 }
 
 // drainQueue does the delivering. A listener that calls runtime.Goexit ends this goroutine while it is here: then the
 // deferred call takes the rest over before the goroutine is gone, so that nothing stays behind in the queue.

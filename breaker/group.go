@@ -153,13 +153,18 @@ func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
 	if err != nil {
 		return err
 	}
+	g.install(ps)
+	return nil
+}
+
+// install puts ps in force.
+func (g *Group) install(ps *policies) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.policies = ps
 	for b := range g.table.Load().all() {
 		b.adopt(ps.forKey(b.key))
 	}
-	return nil
 }
 
 // adopt is B34 for one breaker.

@@ -67,7 +67,7 @@ func WithListener(f func(context.Context, Event)) Option {
 	})
 }
 
-// WithTrip adds a rule of one's own: whenever a failure, an overload or a slow call was counted and no rule of the
+// WithTrip adds a custom rule: whenever a failure, an overload or a slow call was counted and no rule of the
 // Config fired, trip is asked, outside every lock, and true opens the breaker. One that panics says false. A nil trip
 // is an error; the last one given counts. Default: none.
 func WithTrip(trip func(Counts) bool) Option {

@@ -33,7 +33,7 @@ type Report struct {
 	Latency time.Duration
 }
 
-// Doubtful says whether the callee is in doubt: the call is a probe, no success has come since the last failure or
+// Doubtful says whether the backend is in doubt: the call is a probe, no success has come since the last failure or
 // overload, or one failure is enough to open. A guard may then look more closely.
 func (p Permit) Doubtful() bool {
 	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && (p.ph.win.doubt.Load() || p.ph.pol.consecutive == 1))
@@ -61,7 +61,7 @@ func (p Permit) Done(ctx context.Context, o Outcome) {
 	p.settle(ctx, Report{Outcome: o})
 }
 
-// DoneAfter is Done for a callee that asked for time.
+// DoneAfter is Done for a backend that asked for time.
 func (p Permit) DoneAfter(ctx context.Context, o Outcome, retryAfter time.Duration) {
 	p.DoneWith(ctx, Report{Outcome: o, RetryAfter: retryAfter})
 }

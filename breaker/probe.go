@@ -38,7 +38,7 @@ const (
 // to an hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been
 // hanging for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a
 // breaker that has only lost its permits must not get stuck. What counts is the probes since the breaker last closed,
-// and since the callee's last good answer in this stay.
+// and since the backend's last good answer in this stay.
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
@@ -162,7 +162,7 @@ func (b *Breaker) slotChanged(ph *phase) {
 	}
 }
 
-// answered counts a good answer to a probe of the half-open stay ph towards closing. The callee is not one that only
+// answered counts a good answer to a probe of the half-open stay ph towards closing. The backend is not one that only
 // hangs, so for the rest of the stay probes that do slow down no new ones. Caller must hold b.mu.
 func (b *Breaker) answered(ctx context.Context, ph *phase, t time.Time) {
 	ph.half.forgiven = b.coldly().lastLease

@@ -38,14 +38,14 @@ func (s *State) UnmarshalText(text []byte) error {
 type Outcome uint8
 
 const (
-	// Success: the callee answered, be it with an error of the caller's making.
+	// Success: the backend answered, be it with an error of the caller's making.
 	Success Outcome = iota
-	// Failure counts against the callee in every rule.
+	// Failure counts against the backend in every rule.
 	Failure
-	// Overload: the callee said that it has too much to do. It counts as a failure in the ratio rule and for a probe,
+	// Overload: the backend said that it has too much to do. It counts as a failure in the ratio rule and for a probe,
 	// and leaves the count of consecutive failures alone.
 	Overload
-	// Ignored says nothing about the callee, as when the caller cancelled. A probe that ends so gives its slot back
+	// Ignored says nothing about the backend, as when the caller cancelled. A probe that ends so gives its slot back
 	// without a verdict.
 	Ignored
 )

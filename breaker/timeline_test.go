@@ -264,12 +264,7 @@ func applyShort(g *Group, cfg Config) error {
 		return err
 	}
 	shorten(ps)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.policies = ps
-	for b := range g.table.Load().all() {
-		b.adopt(ps.forKey(b.key))
-	}
+	g.install(ps)
 	return nil
 }
 

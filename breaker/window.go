@@ -51,8 +51,7 @@ type windowRest struct {
 type tally struct {
 	failures, overloads, slow uint64
 	slowCanceled              uint64 // part of slow: calls that their caller gave up
-	// By eventKind: the size of the largest event that began here, and how many calls of an event that began here
-	// ended in the next bucket.
+	// By eventKind: the size of the largest event that began here, and how many of its calls ended in the next bucket.
 	largest, spill [2]uint64
 	began          [2]int64 // by eventKind: when the first event here began; 0: none did
 }
@@ -183,8 +182,8 @@ func (w *window) happened(kind eventKind, now, width int64) {
 }
 
 // withoutLargest returns part and whole without the largest event, the newest of several, and a proportional number
-// of the other calls of its bucket. It returns 0 and 0 unless the events began in two buckets, over a time of least
-// or more. Caller must hold Breaker.mu and have rotated: then all buckets are alive.
+// of the other calls of the one or two buckets in which it lies. It returns 0 and 0 unless the events began in two
+// buckets, over a time of least or more. Caller must hold Breaker.mu and have rotated: then all buckets are alive.
 func (w *window) withoutLargest(
 	kind eventKind, successes *[buckets]uint64, part, whole uint64, least, now int64,
 ) (restPart, restWhole uint64) {

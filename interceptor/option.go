@@ -133,7 +133,7 @@ func WithRejectionDetails() Option {
 // WithPeerEvidence has the guard look at the header and the trailer of each call. That tells an error of the peer's
 // from one made on this side, with the same text, before anything was asked of the peer; and it finds a pushback in
 // the trailer whatever came before. grpc then copies both for every call. Default: off; the guard looks at trailers
-// while a callee is in doubt, and at those of streams.
+// while a backend is in doubt, and at those of streams.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -157,8 +157,8 @@ func WithMinBudget(d time.Duration) Option {
 // minDuration is the shortest duration that an option takes. Shorter ones are nearly always a number without its unit.
 const minDuration = time.Millisecond
 
-// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was forgotten. The
-// words are those of package breaker.
+// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was
+// forgotten. The words are those of package breaker.
 func missingUnit(d time.Duration) string {
 	switch {
 	case d <= 0 || d >= 100*time.Microsecond:

@@ -62,7 +62,7 @@ func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.P
 // watched is the rest of Unary for a call that more than its error is wanted of.
 //
 // The header and the trailer cost what grpc takes to copy them, and a few allocations. So the guard looks where
-// WithPeerEvidence asks for it; and at the trailer while the callee is in doubt, for then it may hold a pushback (G9).
+// WithPeerEvidence asks for it; and at the trailer while the backend is in doubt, for then it may hold a pushback (G9).
 func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
 	c := g.begin(ctx, b, permit)
 	opts := a.opts
