@@ -197,7 +197,7 @@ func (b *Breaker) adopt(pol *policy) {
 	}
 	if old != nil && pol.bucket != ph.pol.bucket {
 		b.retired = plus(b.retired, old.drain()) // after publishing: see sweep
-		if !old.doubt.Load() {                   // a success ended the row after it was copied
+		if old.doubt.Load()&1 == 0 {             // a success ended the row after it was copied
 			b.phase.Load().win.well()
 		}
 	}

@@ -57,7 +57,7 @@ type (
 	layoutRead struct {
 		phase atomic.Uint64
 		edge  atomic.Int64 // 0: any instant is behind it
-		doubt atomic.Bool
+		doubt atomic.Uint32
 	}
 	layoutTogether struct {
 		read                layoutRead
@@ -89,5 +89,5 @@ func layoutCall(r *layoutRead, admitted, successes *atomic.Uint64) bool {
 		return false
 	}
 	successes.Add(1)
-	return !r.doubt.Load() && r.phase.Load() == 0
+	return r.doubt.Load() == 0 && r.phase.Load() == 0
 }

@@ -31,12 +31,9 @@ type Report struct {
 	Canceled bool
 	// Latency is what the slow rule looks at. 0 or less: the time since Acquire.
 	Latency time.Duration
-}
-
-// Doubtful says whether the backend is in doubt: the call is a probe, no success has come since the last failure or
-// overload, or one failure is enough to open. A guard may then look more closely.
-func (p Permit) Doubtful() bool {
-	return p.lease != 0 || (p.ph != nil && p.ph.win != nil && (p.ph.win.doubt.Load() || p.ph.pol.consecutive == 1))
+	// TakeBack is what SignOfLife returned for this call, if the failure contradicts it: the failure streak continues
+	// where it was then, unless a call has succeeded since. With any other Outcome than Failure it means nothing.
+	TakeBack *Streak
 }
 
 // Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may
@@ -166,8 +163,15 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		return nil
 	}
 	slow := isSlow(ph.pol, p, r, now)
-	if ph.state != Closed || (r.Outcome == Ignored && !slow) {
-		// Not closed: an override let it through. It counts for the totals and decides nothing.
+	if ph.state != Closed {
+		// An override let it through. It counts for the totals and decides nothing.
+		b.book(r.Outcome, slow, t)
+		return nil
+	}
+	if r.Outcome != Success {
+		ph.win.trouble(now, &ph.pol.cfg)
+	}
+	if r.Outcome == Ignored && !slow {
 		b.book(r.Outcome, slow, t)
 		return nil
 	}
@@ -187,13 +191,12 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		c.slow = plus(c.slow, 1) // not through book: the success is in the window
 	case Failure:
 		tally.failures = plus(tally.failures, 1)
+		b.takeBack(ph, r.TakeBack)
 		ph.win.failed(now, ph.pol.merge)
-		ph.win.doubt.Store(true)
 		ph.win.happened(badEvent, now, width)
 		b.book(r.Outcome, slow, t)
 	case Overload:
 		tally.overloads = plus(tally.overloads, 1)
-		ph.win.doubt.Store(true)
 		ph.win.happened(badEvent, now, width)
 		b.book(r.Outcome, slow, t)
 	case Ignored: // slow, and its caller gave up

@@ -265,8 +265,11 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 	p.Done(t.Context(), Failure)
 	p.DoneAfter(t.Context(), Failure, time.Second)
 	p.DoneWith(t.Context(), Report{})
-	if p.IsProbe() || p.Doubtful() || p.Elapsed() != 0 {
-		t.Errorf("probe: %v, doubtful: %v, elapsed: %v; want nothing", p.IsProbe(), p.Doubtful(), p.Elapsed())
+	if p.IsProbe() || p.Doubt() != NoDoubt || p.Elapsed() != 0 {
+		t.Errorf("probe: %v, doubt: %v, elapsed: %v; want nothing", p.IsProbe(), p.Doubt(), p.Elapsed())
+	}
+	if p.SignOfLife() != nil || p.Sustain(t.Context()) {
+		t.Error("the zero Permit does something")
 	}
 }
 
@@ -286,31 +289,13 @@ func TestPermitTellsOfTheCall(t *testing.T) {
 		b := mustNew(t, steady())
 		p := acquire(t, b)
 		time.Sleep(time.Second)
-		if p.IsProbe() || p.Doubtful() || p.Elapsed() != 0 {
-			t.Errorf("closed: probe: %v, doubtful: %v, elapsed: %v; want none", p.IsProbe(), p.Doubtful(), p.Elapsed())
-		}
-		report(t, b, 1, Failure)
-		if !p.Doubtful() || !acquire(t, b).Doubtful() {
-			t.Error("after a failure: not doubtful")
-		}
-		report(t, b, 1, Success)
-		if p.Doubtful() {
-			t.Error("after a success: doubtful")
-		}
-		report(t, b, 1, Overload)
-		report(t, b, 1, Ignored)
-		if !p.Doubtful() {
-			t.Error("after an overload: not doubtful")
-		}
-		report(t, b, 1, Success)
-		if p.Doubtful() {
-			t.Error("after another success: doubtful")
+		if p.IsProbe() || p.Elapsed() != 0 {
+			t.Errorf("closed: probe: %v, elapsed: %v; want none", p.IsProbe(), p.Elapsed())
 		}
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
-		p = acquire(t, b)
-		if !p.IsProbe() || !p.Doubtful() {
-			t.Errorf("probe: %v, doubtful: %v; want both", p.IsProbe(), p.Doubtful())
+		if !acquire(t, b).IsProbe() {
+			t.Error("half-open: no probe")
 		}
 
 		b = mustNew(t, Config{SlowCall: time.Minute})

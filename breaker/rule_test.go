@@ -103,7 +103,7 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 
 // A success takes no lock: another one, held up in the middle of resetting the count, must not keep it from doing so.
 func TestB04_ASuccessResetsBesideOthers(t *testing.T) {
-	for _, doubt := range []bool{false, true} { // either may be all that the other one has done
+	for _, doubt := range []uint32{0, 1} { // either may be all that the other one has done
 		b := mustNew(t, Config{})
 		report(t, b, 4, Failure)
 		b.phase.Load().win.doubt.Store(doubt)

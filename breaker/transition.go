@@ -147,6 +147,9 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 	c.backoff.leavesOpen(now)
 	c.forgiven = c.lastLease
 	next := &phase{state: Closed, win: newWindow(now, ph.pol.bucket)}
+	if e.Rule != RuleManual {
+		next.win.doubt.Store(troubledUntil(now, &ph.pol.cfg))
+	}
 	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
 		next.ramp = &ramp{start: now, credit: rampUnit - 1}
 	}

@@ -24,7 +24,7 @@ type window struct {
 	edge atomic.Int64
 	slot atomic.Uint32
 
-	doubt atomic.Bool // no success has come since the last failure or overload
+	doubt atomic.Uint32 // whether and how long to look at calls more closely, see doubtShift
 
 	streak atomic.Uint64 // length of the failure streak; survives a sliding window (B4)
 
@@ -123,8 +123,8 @@ func (w *window) init(now, width int64) {
 // well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves
 // the cache line shared.
 func (w *window) well() {
-	if w.doubt.Load() || w.streak.Load() != 0 { // both: another success may be between the two stores
-		w.doubt.Store(false)
+	if w.doubt.Load()&1 != 0 || w.streak.Load() != 0 { // both: another success may be between the two stores
+		w.doubt.And(^uint32(1))
 		w.streak.Store(0)
 	}
 }

@@ -171,7 +171,7 @@ func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
 		for range 3 {
 			w.failed(clock(), -1)
 		}
-		w.doubt.Store(true)
+		w.doubt.Store(1)
 		b.mu.Unlock()
 		var wg sync.WaitGroup
 		wg.Go(func() { p.Done(t.Context(), Success) })
@@ -199,7 +199,7 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	if err := g.Apply(Config{FailureRatio: -1}); err != nil {
 		t.Fatal(err)
 	}
-	if !acquire(t, b).Doubtful() {
+	if acquire(t, b).Doubt() != InDoubt {
 		t.Error("after a failure and Apply the callee is not in doubt")
 	}
 }

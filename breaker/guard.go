@@ -1,0 +1,143 @@
+package breaker
+
+import (
+	"context"
+	"time"
+)
+
+// What stands in this file is for writers of guards: of code that acquires permits for calls and finds out whose fault
+// it is when a call fails.
+
+// Doubt tells how closely a guard should look at the end of a call.
+type Doubt uint8
+
+const (
+	// NoDoubt: every outcome of the last Config.Window was a success.
+	NoDoubt Doubt = iota
+	// Troubled: some outcome of the last Config.Window was no success, but the last one was. It lasts up to 5 s
+	// longer than that, and after closing as after a failure.
+	Troubled
+	// InDoubt: the call is a probe, or the last outcome was no success, or one failure is enough to open.
+	InDoubt
+)
+
+// Doubt returns how closely to look at the call. For most calls of a healthy backend it reads one word.
+func (p Permit) Doubt() Doubt {
+	if p.lease != 0 {
+		return InDoubt
+	}
+	if p.ph == nil || p.ph.win == nil {
+		return NoDoubt
+	}
+	if p.ph.pol.consecutive == 1 {
+		return InDoubt
+	}
+	if word := p.ph.win.doubt.Load(); word != 0 {
+		return p.ph.win.doubtAt(word, clock())
+	}
+	return NoDoubt
+}
+
+// The word window.doubt holds until when the backend is troubled, in steps of 2^doubtShift nanoseconds (2.1 s), and in
+// bit 0 whether the last outcome was no success. 31 bits of such steps last for 146 years, 86 of them after the
+// program starts. One word, because there is no room for two beside what every call reads.
+const doubtShift = 31
+
+// trouble notes an outcome at now that was no success. Caller must hold Breaker.mu.
+func (w *window) trouble(now int64, cfg *Config) {
+	w.doubt.Store(troubledUntil(now, cfg) | 1)
+}
+
+// troubledUntil returns the word for a backend that is troubled, but whose last outcome was a success.
+func troubledUntil(now int64, cfg *Config) uint32 {
+	return uint32(min((now+int64(cfg.Window))>>doubtShift+1, 1<<31-1)) << 1
+}
+
+// doubtAt returns what word means at now. A word whose time is over is removed, so that later calls read no clock.
+func (w *window) doubtAt(word uint32, now int64) Doubt {
+	switch {
+	case word&1 != 0:
+		return InDoubt
+	case now>>doubtShift <= int64(word>>1):
+		return Troubled
+	}
+	w.doubt.CompareAndSwap(word, 0)
+	return NoDoubt
+}
+
+// A Streak is a failure streak that a sign of life has ended. See Permit.SignOfLife.
+type Streak struct {
+	gen       uint64
+	failures  uint64
+	span      streakSpan
+	successes uint64 // calls that had succeeded by then, ever
+}
+
+// SignOfLife ends the failure streak because the peer has answered on a stream that is still running. It counts
+// nothing. It returns the streak that it ended, for Report.TakeBack, or nil if there was none or the breaker has
+// changed its state since the call was admitted. Only the streams of a closed breaker give signs of life. Without a
+// streak, SignOfLife takes no lock.
+func (p Permit) SignOfLife() *Streak {
+	b := p.b
+	if b == nil || p.ph.win == nil || p.ph.win.streak.Load() == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ph := b.refresh(clock())
+	if ph.late(p.ph.gen) || ph.kind == gone {
+		return nil
+	}
+	n := ph.win.streak.Swap(0)
+	if n == 0 {
+		return nil
+	}
+	return &Streak{gen: ph.gen, failures: n, span: ph.win.rest.span, successes: b.successes(ph)}
+}
+
+// takeBack continues the streak that a sign of life has ended, unless a call has succeeded since then.
+// Caller must hold b.mu.
+func (b *Breaker) takeBack(ph *phase, s *Streak) {
+	if s == nil || s.gen != ph.gen || s.successes != b.successes(ph) {
+		return
+	}
+	ph.win.resume(s)
+}
+
+// resume puts s in front of the failure streak. Caller must hold Breaker.mu.
+func (w *window) resume(s *Streak) {
+	span := &w.more().span
+	for {
+		n := w.streak.Load()
+		if w.streak.CompareAndSwap(n, plus(n, s.failures)) {
+			if n == 0 {
+				span.last = s.span.last
+			}
+			span.first = s.span.first
+			return
+		}
+	}
+}
+
+// Sustain closes the breaker because the stream of a probe has stayed open for long, whatever SuccessesToClose is and
+// whether or not the probe has reported or its lease is over. It does nothing once the half-open stay of the probe is
+// over. It returns true if nothing was done but a later call may close the breaker: under ForceClosed no probe changes
+// the state. ctx goes to the listeners.
+func (p Permit) Sustain(ctx context.Context) (again bool) {
+	b := p.b
+	if p.lease == 0 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.unlock()
+	t := time.Now()
+	ph := b.refresh(instant(t))
+	switch {
+	case ph.gen != p.ph.gen || ph.kind == gone:
+		return false
+	case ph.override.mode() == ForceClosed:
+		return true
+	}
+	b.toClosed(ctx, ph, Event{Why: "the stream of a probe stayed open"}, t)
+	return false
+}

@@ -1,0 +1,323 @@
+package breaker
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// doubtWithin returns the times since now at which what Doubt returns changes, to a tenth of a second.
+func doubtWithin(t *testing.T, b *Breaker, d time.Duration) (changes []Doubt, at []time.Duration) {
+	t.Helper()
+	start := time.Now()
+	for time.Since(start) <= d {
+		if got := acquire(t, b).Doubt(); len(changes) == 0 || changes[len(changes)-1] != got {
+			changes, at = append(changes, got), append(at, time.Since(start))
+		}
+		time.Sleep(100 * ms)
+	}
+	return changes, at
+}
+
+// G5: a call is in doubt while the last outcome was not a success, and troubled for a Window after that.
+func TestG05_Doubt(t *testing.T) {
+	for _, o := range []Outcome{Failure, Overload, Ignored} {
+		for _, window := range []time.Duration{time.Second, 10 * time.Second, time.Hour} {
+			synctest.Test(t, func(t *testing.T) {
+				b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 10_000, Window: window})
+				if got := acquire(t, b).Doubt(); got != NoDoubt {
+					t.Errorf("at first: doubt is %d, want none", got)
+				}
+				before := acquire(t, b)
+				report(t, b, 1, o)
+				time.Sleep(3 * window)
+				if got := before.Doubt(); got != InDoubt {
+					t.Errorf("after %v: doubt is %d, want in doubt", o, got)
+				}
+				report(t, b, 1, o)
+				report(t, b, 1, Success)
+				changes, at := doubtWithin(t, b, window+6*time.Second)
+				if want := []Doubt{Troubled, NoDoubt}; !slices.Equal(changes, want) {
+					t.Fatalf("after %v and a success: doubt is %d, want %d", o, changes, want)
+				}
+				if at[1] < window || at[1] > window+5*time.Second {
+					t.Errorf("after %v: troubled for %v, want from %v to 5 s longer", o, at[1], window)
+				}
+				if word := b.phase.Load().win.doubt.Load(); word != 0 {
+					t.Errorf("after %v: the word is %d when the trouble is over, want 0", o, word)
+				}
+				report(t, b, 1, o)
+				report(t, b, 1, Success)
+				if got := acquire(t, b).Doubt(); got != Troubled {
+					t.Errorf("after %v, once more: doubt is %d, want troubled", o, got)
+				}
+			})
+		}
+	}
+}
+
+// G5 for a breaker that opens at its first failure, for one that has just closed, and one that was closed by hand.
+func TestG05_DoubtAtOneFailureAndAfterClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{ConsecutiveFailures: 1, FailureRatio: -1})
+		if got := acquire(t, b).Doubt(); got != InDoubt {
+			t.Errorf("one failure opens: doubt is %d, want in doubt", got)
+		}
+		b = mustNew(t, steady())
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Hour)
+		p := acquire(t, b)
+		if got := p.Doubt(); got != InDoubt {
+			t.Errorf("a probe: doubt is %d, want in doubt", got)
+		}
+		p.Done(t.Context(), Success)
+		if got := acquire(t, b).Doubt(); got != Troubled {
+			t.Errorf("just closed: doubt is %d, want troubled", got)
+		}
+		b.Reset(t.Context())
+		if got := acquire(t, b).Doubt(); got != NoDoubt {
+			t.Errorf("after Reset: doubt is %d, want none", got)
+		}
+	})
+}
+
+// The word holds the longest window there is, for as long as a program may run.
+func TestG05_DoubtOfALongWindow(t *testing.T) {
+	cfg := Config{Window: maxDuration}
+	for _, now := range []int64{1, clock(), clock() + int64(80*365*24*time.Hour)} {
+		word := troubledUntil(now, &cfg)
+		w := new(window)
+		if got := w.doubtAt(word, now); got != Troubled {
+			t.Errorf("at %d: doubt is %d, want troubled", now, got)
+		}
+	}
+}
+
+// fails reports n failures through b, 20 ms apart.
+func fails(t *testing.T, b *Breaker, n int) {
+	t.Helper()
+	for range n {
+		report(t, b, 1, Failure)
+		time.Sleep(20 * ms)
+	}
+}
+
+func wantStreak(t *testing.T, what string, b *Breaker, want uint64) {
+	t.Helper()
+	if s := b.Snapshot(); s.State != Closed || s.Window.ConsecutiveFailures != want {
+		t.Errorf("%s: %v with a streak of %d, want closed with %d", what, s.State, s.Window.ConsecutiveFailures, want)
+	}
+}
+
+// S13: a sign of life ends the failure streak and counts nothing; taken back, the streak continues where it was, and
+// has lasted since its first failure.
+func TestS13_SignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{FailureRatio: -1})
+		p := acquire(t, b)
+		if p.SignOfLife() != nil {
+			t.Error("without a streak there is something to take back")
+		}
+		fails(t, b, 4)
+		before := b.Snapshot()
+		streak := p.SignOfLife()
+		wantStreak(t, "sign", b, 0)
+		after := b.Snapshot()
+		after.Window.ConsecutiveFailures = before.Window.ConsecutiveFailures
+		if after != before {
+			t.Errorf("the sign changed the snapshot from %+v to %+v", before, after)
+		}
+		if acquire(t, b).Doubt() != InDoubt {
+			t.Error("a sign of life is no outcome: the backend is in doubt as before")
+		}
+		if p.SignOfLife() != nil {
+			t.Error("a second sign has something to take back")
+		}
+		time.Sleep(2 * time.Second)
+		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		if got := b.State(); got != Open {
+			t.Errorf("the fifth failure, with the sign taken back: %v, want open", got)
+		}
+	})
+}
+
+// S13: what keeps a sign from being taken back, and what does not.
+func TestS13_TakeBack(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		cfg   Config
+		since func(t *testing.T, b *Breaker)
+		r     Report
+		want  uint64
+	}{
+		{"at once", Config{}, nil, Report{Outcome: Failure}, 4},
+		{"failures since then", Config{}, func(t *testing.T, b *Breaker) { fails(t, b, 2) }, Report{Outcome: Failure}, 6},
+		{"a success since then", Config{}, func(t *testing.T, b *Breaker) { report(t, b, 1, Success) }, Report{Outcome: Failure}, 1},
+		{"a success and a failure since then", Config{}, func(t *testing.T, b *Breaker) {
+			report(t, b, 1, Success)
+			fails(t, b, 1)
+		}, Report{Outcome: Failure}, 2},
+		{"a success that takes the lock since then", Config{SlowCall: time.Second}, func(t *testing.T, b *Breaker) {
+			acquire(t, b).DoneWith(t.Context(), Report{Latency: time.Minute})
+		}, Report{Outcome: Failure}, 1},
+		{"a success that has left the window", Config{}, func(t *testing.T, b *Breaker) {
+			report(t, b, 1, Success)
+			time.Sleep(time.Minute)
+		}, Report{Outcome: Failure}, 1},
+		{"a success", Config{}, nil, Report{Outcome: Success}, 0},
+		{"an overload", Config{}, nil, Report{Outcome: Overload}, 0},
+		{"ignored", Config{}, nil, Report{Outcome: Ignored}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := tt.cfg
+			cfg.ConsecutiveFailures, cfg.FailureRatio = 100, -1
+			b := mustNew(t, cfg)
+			p := acquire(t, b)
+			fails(t, b, 3)
+			r := tt.r
+			r.TakeBack = p.SignOfLife()
+			if r.TakeBack == nil {
+				t.Fatalf("%s: no streak", tt.name)
+			}
+			if tt.since != nil {
+				tt.since(t, b)
+			}
+			p.DoneWith(t.Context(), r)
+			wantStreak(t, tt.name, b, tt.want)
+		})
+	}
+}
+
+// S13: a streak that goes on begins with its first failure, whatever came after the sign, and its last failure is the
+// last of all: two that end together after it are one.
+func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
+		p := acquire(t, b)
+		fails(t, b, 3)
+		streak := p.SignOfLife()
+		time.Sleep(59 * time.Second)
+		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		wantStreak(t, "four failures", b, 4)
+		acquire(t, b).Done(t.Context(), Failure)
+		wantStreak(t, "one that ends with the fourth", b, 4)
+		time.Sleep(time.Second)
+		acquire(t, b).Done(t.Context(), Failure)
+		if got := b.State(); got != Open {
+			t.Errorf("the fifth, a minute after the first: %v, want open", got)
+		}
+
+		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
+		p = acquire(t, b)
+		fails(t, b, 3)
+		streak = p.SignOfLife()
+		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		acquire(t, b).Done(t.Context(), Failure)
+		wantStreak(t, "the last of before the sign is 20 ms ago", b, 4)
+	})
+}
+
+// S13: the stay that the stream was admitted in. Neither a sign nor its taking back reaches into another one.
+func TestS13_SignOfAnotherStay(t *testing.T) {
+	b := mustNew(t, Config{FailureRatio: -1, FailingFor: -1})
+	p := acquire(t, b)
+	b.Reset(t.Context())
+	report(t, b, 3, Failure)
+	if p.SignOfLife() != nil {
+		t.Error("a stream of an earlier stay ended a streak")
+	}
+	wantStreak(t, "sign of an earlier stay", b, 3)
+	p = acquire(t, b)
+	streak := p.SignOfLife()
+	b.Reset(t.Context())
+	acquire(t, b).DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+	wantStreak(t, "taken back in another stay", b, 1)
+	b.Trip(t.Context(), "test")
+	if p.SignOfLife() != nil {
+		t.Error("a sign of life for an open breaker")
+	}
+}
+
+// S14: a probe's stream that stays open closes the breaker, whatever SuccessesToClose is, reported or not, lost or not.
+func TestS14_Sustain(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(t *testing.T, b *Breaker, p Permit)
+	}{
+		{"while its lease lasts", func(*testing.T, *Breaker, Permit) {}},
+		{"after it has reported", func(t *testing.T, _ *Breaker, p Permit) { p.Done(t.Context(), Success) }},
+		{"after its lease", func(*testing.T, *Breaker, Permit) { time.Sleep(time.Hour) }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			rec := new(recorder)
+			b := mustNew(t, Config{SuccessesToClose: 3}, WithListener(rec.Transition))
+			b.Trip(t.Context(), "test")
+			time.Sleep(time.Hour)
+			p := acquire(t, b)
+			tt.before(t, b, p)
+			if got := b.State(); got != HalfOpen {
+				t.Fatalf("%s: %v, want half-open", tt.name, got)
+			}
+			if p.Sustain(t.Context()) {
+				t.Errorf("%s: it is to be asked again", tt.name)
+			}
+			events := rec.events
+			last := events[len(events)-1]
+			if last.From != HalfOpen || last.To != Closed || last.Why != "the stream of a probe stayed open" || last.Rule != 0 {
+				t.Errorf("%s: the event is %+v", tt.name, last)
+			}
+			if s := b.Snapshot(); s.State != Closed || s.Recoveries != 1 {
+				t.Errorf("%s: %v after %d recoveries, want closed, 1", tt.name, s.State, s.Recoveries)
+			}
+			n := len(events)
+			if p.Sustain(t.Context()) || len(rec.events) != n {
+				t.Errorf("%s: it acts a second time", tt.name)
+			}
+		})
+	}
+}
+
+// S14: only in the half-open stay of the probe, only for probes, and under ForceClosed later.
+func TestS14_SustainNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{})
+		if p := acquire(t, b); p.Sustain(t.Context()) || b.Snapshot().Generation != 1 {
+			t.Error("a call that is no probe changes the stay")
+		}
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Hour)
+		p := acquire(t, b)
+		if err := b.SetOverride(t.Context(), Override{Mode: ForceClosed, Why: "test", By: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		if !p.Sustain(t.Context()) || b.Snapshot().Underlying != HalfOpen {
+			t.Error("under ForceClosed: want nothing, and to be asked again")
+		}
+		b.ClearOverride(t.Context())
+		b.Trip(t.Context(), "test")
+		if p.Sustain(t.Context()) || b.State() != Open {
+			t.Error("after its stay: want nothing")
+		}
+		time.Sleep(time.Hour)
+		acquire(t, b)
+		if p.Sustain(t.Context()) || b.State() != HalfOpen {
+			t.Error("in another half-open stay: want nothing")
+		}
+	})
+}
+
+// S14: not for a breaker that was removed.
+func TestS14_SustainAfterRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mustGroup(t, Config{})
+		b := g.Get(Key{})
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Hour)
+		p := acquire(t, b)
+		g.Remove(Key{})
+		if p.Sustain(t.Context()) || g.Get(Key{}).State() != Closed {
+			t.Error("a probe of a removed breaker acts")
+		}
+	})
+}
