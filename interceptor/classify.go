@@ -10,37 +10,9 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
-	"github.com/grpcircuit/grpcircuit/keyfunc"
-)
-
-// Result is how a call ended, for a Classifier to judge.
-type Result struct {
-	Call keyfunc.Call
-	Err  error      // as the caller sees it; nil for a success, a stream's io.EOF included
-	Code codes.Code // of Err: its status, also if wrapped; else that of a context error; else Unknown
-
-	// Peer says whether the peer is known to have answered: PeerUnknown for a unary call without WithPeerEvidence. Of
-	// a stream only a trailer is evidence.
-	Peer PeerEvidence
-	// Trailer is what the peer sent at the end; nil where the guard did not look.
-	Trailer metadata.MD
-	// Closed: the caller has closed the connection by now.
-	Closed bool
-	// ShortBudget: the caller's deadline left less than WithMinBudget when the call began. False without that option.
-	ShortBudget bool
-}
-
-// PeerEvidence says whether the peer of a call is known to have answered.
-type PeerEvidence uint8
-
-const (
-	PeerUnknown  PeerEvidence = iota // nobody looked
-	PeerAnswered                     // a header, a message or a trailer came
-	PeerSilent                       // none came
 )
 
 // Classifier judges how a call ended. It runs once for each call that was let through, after it, and must be safe for
@@ -50,64 +22,130 @@ const (
 // Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
-// DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it.
+// DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it. It looks at
+// nothing but the Result and the context:
 //
 //	Success   OK, InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, FailedPrecondition,
-//	          Aborted, OutOfRange, Unimplemented: the peer is there and answered
-//	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and every code above 16
+//	          Aborted, OutOfRange, Unimplemented: the peer is there and answered. A response too large for this side
+//	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and every code above 16. Canceled by the peer.
+//	          Any code that grpc made of what an HTTP proxy answered
 //	Overload  ResourceExhausted
-//	Ignored   Canceled, and Unavailable once the caller has closed the connection; a rejection by any circuit breaker, here or at a remote hop; an error that this side made before
-//	          anything was asked of the peer, or of what it could not take (message too large, marshalling, unknown
-//	          compressor, bad metadata, credentials); DeadlineExceeded where ShortBudget is set and the budget is spent
+//	Ignored   a call that its caller canceled, or whose connection the caller has closed; a rejection by any circuit
+//	          breaker, here or at a remote hop; an error that this side made before anything was asked of the peer
+//	          (message too large to send, marshalling, unknown compressor, bad metadata, credentials);
+//	          DeadlineExceeded where ShortBudget is set and the budget is spent
+//
+// Streams differ in this. A stream on which a header or a message has come is a success also if its caller cancels it. A
+// long-lived one (LongLived) is a success also if it ends by Unavailable, by Canceled, or by the caller's deadline:
+// connections rotate, servers restart. One that is old and got no answer is ignored if it ends by Unavailable or
+// Canceled: it may be a quiet watch, since some servers send their header with the first message.
 //
 // Codes as in https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
 func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	if r.Err == nil {
 		return breaker.Success
 	}
-	switch r.Code {
-	case codes.OK, // an error whose status is OK: the peer answered, and somebody between was careless
-		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.FailedPrecondition,
-		codes.Aborted, codes.OutOfRange, codes.Unimplemented:
-		if IsRejected(r.Err) { // under WithRejectionCode
-			return breaker.Ignored
-		}
-		return breaker.Success
-	case codes.Canceled:
-		return breaker.Ignored // G3: also a connection that the caller closed. Whether the call was slow is for givenUp
-	case codes.DeadlineExceeded:
-		if (r.ShortBudget && BudgetSpent(ctx)) || IsRejected(r.Err) {
-			return breaker.Ignored
-		}
-		return breaker.Failure
-	}
-	if IsRejected(r.Err) { // G7
+	if IsRejected(r.Err) { // G7, whatever WithRejectionCode makes of it
 		return breaker.Ignored
 	}
-	switch r.Code {
-	case codes.Unavailable:
-		if r.Closed { // G3: grpc says Canceled as a rule, and this where the transport went first
-			return breaker.Ignored
+	if leftByCaller(ctx, r) {
+		if r.Answered {
+			return breaker.Success
 		}
-	case codes.ResourceExhausted:
-		if isLocal(r) {
-			return breaker.Ignored
-		}
-		return breaker.Overload
-	case codes.Unauthenticated:
-		if isLocal(r) {
-			return breaker.Ignored
-		}
+		return breaker.Ignored
+	}
+	text := textOf(r.Err)
+	switch {
+	case strings.HasPrefix(text, proxyText):
+		return breaker.Failure
+	case hasPrefix(text, receiptTexts[r.Code]):
 		return breaker.Success
-	case codes.Internal:
-		if isLocal(r) {
-			return breaker.Ignored
-		}
+	case r.Peer != PeerAnswered && hasPrefix(text, localTexts[r.Code]):
+		return breaker.Ignored
+	case r.Peer == PeerUnreached && !timeIsUp(ctx, r):
+		return unreached(r)
+	}
+	return byCode(ctx, r, text)
+}
+
+// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc then says
+// Canceled, or Unavailable where the closed connection was noticed first.
+func leftByCaller(ctx context.Context, r Result) bool {
+	switch r.Code {
+	case codes.Canceled:
+		return r.Closed || BudgetSpent(ctx)
+	case codes.Unavailable:
+		return r.Closed
+	}
+	return false
+}
+
+// timeIsUp reports whether the call ran into the caller's deadline.
+func timeIsUp(ctx context.Context, r Result) bool {
+	return r.Code == codes.DeadlineExceeded && BudgetSpent(ctx)
+}
+
+// unreached judges a call that reached no connection. What made its error is not the backend: credentials, which may fail
+// with any code, a resolver, a balancer. But if the channel has no connection, the backend could not be reached (G5).
+func unreached(r Result) breaker.Outcome {
+	if r.Ready || answers(r.Code) {
+		return breaker.Ignored
 	}
 	return breaker.Failure
 }
 
-// BudgetSpent says whether the caller's time is up: ctx is done, or its deadline has passed although nobody has said so
+// answers reports whether a server that sends code is there and has answered.
+func answers(code codes.Code) bool {
+	switch code {
+	case codes.OK, // an error whose status is OK: the peer answered, and somebody between was careless
+		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
+		return true
+	}
+	return false
+}
+
+// byCode judges what is an error of the peer, or of the way to it (G2, S2).
+func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
+	if answers(r.Code) {
+		return breaker.Success
+	}
+	switch r.Code {
+	case codes.ResourceExhausted:
+		return breaker.Overload
+	case codes.DeadlineExceeded:
+		switch {
+		case !BudgetSpent(ctx): // a service-config timeout, or the peer's doing
+			return breaker.Failure
+		case r.ShortBudget:
+			return breaker.Ignored
+		case r.LongLived():
+			return breaker.Success
+		}
+		return breaker.Failure
+	case codes.Canceled:
+		if !r.Direct && !strings.Contains(text, resetText) {
+			return breaker.Ignored // an interceptor with a context of its own may have canceled it
+		}
+		return lost(r)
+	case codes.Unavailable:
+		return lost(r)
+	}
+	return breaker.Failure
+}
+
+// lost judges a call that the peer or the network ended.
+func lost(r Result) breaker.Outcome {
+	switch {
+	case r.LongLived():
+		return breaker.Success
+	case r.Old:
+		return breaker.Ignored
+	}
+	return breaker.Failure
+}
+
+// BudgetSpent reports whether the caller's time is up: ctx is done, or its deadline has passed although nobody has said so
 // yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's reset
 // overtakes the local timer.
 func BudgetSpent(ctx context.Context) bool {
@@ -161,16 +199,16 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// localTexts are how the messages of errors begin that grpc makes on this side. grpc marks them in no other way. They
-// are looked at only for the codes that these errors have, so a call that succeeds pays nothing; a test makes each of
-// these errors for real, and fails when grpc changes a text (G5).
+// grpc does not mark the errors that it makes on this side, so they are known by how their texts begin. The texts are
+// looked at only for calls that have failed, and for the codes that these errors have. A test makes each of the errors for
+// real, and fails when grpc changes a text (G5).
+
+// localTexts are those that are made before anything is asked of the peer. grpc servers use some of them too, so they mean
+// this only where the peer is not known to have answered.
 var localTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"trying to send message larger than max ",
 		"grpc: message too large ",
-		"grpc: received message larger than max ",
-		"grpc: message after decompression larger than max ",
-		"grpc: received message after decompression larger than max ",
 	},
 	codes.Internal: {
 		"grpc: error while marshaling: ",
@@ -190,27 +228,35 @@ var localTexts = map[codes.Code][]string{
 	},
 }
 
-// receivedTexts are those of localTexts that grpc makes after the peer has answered.
-const receivedText = "after decompression larger than max "
+// receiptTexts are those of a message that was too large to receive, for this side or for the peer: the peer answered.
+var receiptTexts = map[codes.Code][]string{
+	codes.ResourceExhausted: {
+		"grpc: received message larger than max ",
+		"grpc: message after decompression larger than max ",
+		"grpc: received message after decompression larger than max ",
+	},
+}
 
-// isLocal says whether this side made the error. The texts decide; where there is evidence that the peer answered, an
-// error that can only be made before that is the peer's own, whatever it says.
-func isLocal(r Result) bool {
-	s := statusOf(r.Err)
-	if s == nil {
-		return false
+const (
+	proxyText = "unexpected HTTP status code received from server" // what grpc makes of an answer that is not gRPC's
+	resetText = "RST_STREAM"                                       // in the text of a stream that the peer has reset
+)
+
+// textOf returns the message of err's status, and "" if it has none.
+func textOf(err error) string {
+	if s := statusOf(err); s != nil {
+		return s.Message()
 	}
-	text := s.Message()
-	for _, prefix := range localTexts[r.Code] {
-		if strings.HasPrefix(text, prefix) {
-			return r.Peer != PeerAnswered || madeOnReceipt(prefix)
+	return ""
+}
+
+func hasPrefix(text string, prefixes []string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(text, p) {
+			return true
 		}
 	}
 	return false
-}
-
-func madeOnReceipt(prefix string) bool {
-	return strings.Contains(prefix, "received message") || strings.Contains(prefix, receivedText)
 }
 
 // retryAfter is the time that the peer asked for, in the trailer that service-config retries heed or in the status,

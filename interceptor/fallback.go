@@ -38,7 +38,12 @@ type FallbackHandler struct {
 // Fallback makes a handler of a typed function. The function gets the call's context, the request, and the error that the
 // caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or panics, the
 // caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the breaker, and it may
-// make calls of its own.
+// make calls of its own. Calls that it makes with its context get no fallback, whatever guard they pass, so a handler that
+// calls the same method elsewhere cannot call itself without end. With another context they get one.
+//
+// The reply is a copy of the handler's response if both are protobuf messages. With another codec it is a shallow copy,
+// which shares what the response points to with the caller: the handler must make a new response for each call, and must
+// not change it afterwards.
 //
 // Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets status
 // Internal, which wraps the original error.
@@ -201,6 +206,9 @@ func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 	return m.ProtoReflect().Descriptor().FullName(), true
 }
 
+// inFallback marks the context that a fallback handler gets.
+type inFallback struct{}
+
 // attempt is what a fallback needs to know of a call.
 type attempt struct {
 	method     string
@@ -218,6 +226,9 @@ func (a *attempt) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc
 // is to see.
 func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) error {
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
+		return a.err
+	}
+	if ctx.Value(inFallback{}) != nil { // the handler's own call: another fallback would make another one, without end
 		return a.err
 	}
 	f := g.fallbackFor(ctx, a)
@@ -267,7 +278,7 @@ func (h FallbackHandler) serve(ctx context.Context, a *attempt) (served bool) {
 			served = false
 		}
 	}()
-	resp, err := h.answer(ctx, a.req, a.err)
+	resp, err := h.answer(context.WithValue(ctx, inFallback{}, true), a.req, a.err)
 	if err != nil || resp == nil {
 		return false
 	}

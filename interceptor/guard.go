@@ -163,12 +163,18 @@ func (c *pending) elapsed() time.Duration {
 }
 
 // settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending. Whatever
-// user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let through.
+// user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let through. sign is
+// what the first message of a stream has ended, or nil.
 //
 // The call ends when settle begins. The time that the classifier and the listeners take is not the backend's, so
 // neither the slow rule nor Settlement.Duration includes it.
-func (c *pending) settle(ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration) breaker.Outcome {
+func (c *pending) settle(
+	ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration, sign *breaker.Streak,
+) breaker.Outcome {
 	took := c.elapsed()
+	if r.Duration == 0 {
+		r.Duration = took
+	}
 	if latency == 0 {
 		latency = max(1, took) // not 0, for which the breaker would read the clock after the classifier has run
 	}
@@ -180,6 +186,9 @@ func (c *pending) settle(ctx context.Context, r Result, cc *grpc.ClientConn, lat
 		}
 	}()
 	c.judge(ctx, &r, &report, cc)
+	if r.Code != codes.Unavailable { // a lost connection does not speak against a first message (S13)
+		report.TakeBack = sign
+	}
 	reported = true
 	c.permit.DoneWith(ctx, report)
 	c.guard.tellSettled(ctx, c, r, report.Outcome, took)
@@ -192,7 +201,10 @@ func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, 
 	r.Code = codes.Unknown
 	r.Code = codeOf(r.Err)
 	r.ShortBudget = c.short
-	r.Closed = r.Err != nil && closed(cc)
+	if r.Err != nil && cc != nil {
+		state := cc.GetState()
+		r.Closed, r.Ready = state == connectivity.Shutdown, state == connectivity.Ready
+	}
 	outcome := c.guard.classify(ctx, *r)
 	if outcome > breaker.Ignored {
 		outcome = breaker.Failure // as breaker.Report has it, for fallbacks and observers too
@@ -207,7 +219,7 @@ func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, 
 	}
 }
 
-// closed says whether the caller has closed the connection.
+// closed reports whether the caller has closed the connection.
 func closed(cc *grpc.ClientConn) bool {
 	return cc != nil && cc.GetState() == connectivity.Shutdown
 }

@@ -28,6 +28,8 @@ type options struct {
 	details          bool
 	evidence         bool
 	minBudget        time.Duration
+	longStream       time.Duration
+	resetFor         time.Duration // how long a probe waits for a connection after a reset; 0: no reset
 	fallbacks        []fallback
 
 	plain bool // a nil error is a success, nobody wants to know of it, and nothing but the error is looked at
@@ -35,7 +37,7 @@ type options struct {
 }
 
 func collect(opts []Option) (*options, error) {
-	o := &options{code: codes.Unavailable}
+	o := &options{code: codes.Unavailable, longStream: 10 * time.Second}
 	for i, opt := range opts {
 		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
 			return nil, errorf("option %d is nil", i)
@@ -130,10 +132,14 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence has the guard look at the header and the trailer of each call. That tells an error of the peer's
-// from one made on this side, with the same text, before anything was asked of the peer; and it finds a pushback in
-// the trailer whatever came before. grpc then copies both for every call. Default: off; the guard looks at trailers
-// while a backend is in doubt, and at those of streams.
+// WithPeerEvidence has the guard look at the header, the trailer and the peer of each unary call. That tells an error of
+// the peer's from one made on this side, with the same text, before anything was asked of the peer; and it finds a
+// pushback in the trailer whatever came before. grpc then copies both for every call.
+//
+// It also has the options for them pass through interceptors that stand between the guard and grpc. Do not use it with a
+// hedging interceptor there, or another that makes several attempts of one call at once: they would write to the same
+// memory. Default: off. The guard looks while a backend is in doubt, where no interceptor stands between it and grpc, and
+// at streams.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -150,6 +156,19 @@ func WithMinBudget(d time.Duration) Option {
 			return errorf("WithMinBudget: the budget is %v, want 1ms or more%s", d, missingUnit(d))
 		}
 		o.minBudget = d
+		return nil
+	})
+}
+
+// WithLongStream sets how old a stream is before its end by a lost connection no longer counts against the backend: see
+// DefaultClassifier. A probe stream that is still open then closes its breaker. d must be at least 1 ms; anything else is
+// an error. Default: 10 s.
+func WithLongStream(d time.Duration) Option {
+	return optionFunc(func(o *options) error {
+		if d < minDuration {
+			return errorf("WithLongStream: the duration is %v, want 1ms or more%s", d, missingUnit(d))
+		}
+		o.longStream = d
 		return nil
 	})
 }

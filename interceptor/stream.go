@@ -4,13 +4,17 @@ import (
 	"context"
 	"go/token"
 	"io"
+	"math"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
@@ -33,57 +37,60 @@ func (g *Guard) Stream(
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	s := &stream{
-		ctx: ctx, cc: cc, method: method, desc: desc,
+		ctx: ctx, cc: cc, method: method, desc: desc, direct: isGRPC(streamer, streamerName, &streamerEntry),
 		pending: g.begin(ctx, b, permit),
 	}
+	s.pending.start = time.Now()
 	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a span when
-	// it hears that the stream is over, and what the guard makes of that belongs into it.
+	// it is told that the stream is over, and what the guard makes of that belongs into it.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
-	direct := isGRPC(streamer)
-	if direct {
-		inner = append(inner, grpc.Trailer(&s.trailer))
+	if s.direct {
+		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
 	}
 	inner = append(inner, opts...)
 	if permit.IsProbe() {
 		inner = append(inner, &probeOption{of: b})
+		g.reconnect(ctx, cc)
 	}
-	return s.open(direct, func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
+	inner = slices.Clip(inner)
+	return s.open(func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
-// stream is a guarded stream. Its outcome is settled once, by whatever knows it first:
+// stream is a guarded stream. stream_state.go says what settles its outcome.
 //
-//   - the streamer's error, if there is no stream at all;
-//   - RecvMsg: an error, io.EOF being success, or the only message of a stream that is not server-streaming;
-//   - SendMsg and CloseSend: an error other than io.EOF, which only says that RecvMsg knows more;
-//   - grpc.OnFinish, which also hears of a stream that nobody reads;
-//   - the end of the context, where an interceptor between the guard and grpc might keep OnFinish from firing.
-//
-// OnFinish needs care. grpc calls it when a stream of its own is over, and then it is right. But with a retry interceptor
-// inside the guard it fires for each attempt, always while one of the guard's own calls is on the stack; there it decides
-// nothing, and what the call returns does (S5).
-//
-// Context and Header of the stream are never called by the guard: they commit the call, and service-config retries are
-// over (S9).
+// While the stream is running the guard calls neither Context nor Header of it: they commit the call to its attempt, so
+// that grpc's retries are over (S9). It calls Header once the stream has ended.
 type stream struct {
-	grpc.ClientStream
+	grpc.ClientStream // written before the origin is
 
 	pending pending
 	ctx     context.Context //nolint:containedctx // the call's; grpc's own stream has it too, for as long
 	cc      *grpc.ClientConn
 	method  string
 	desc    *grpc.StreamDesc
-	core    bool        // a stream of grpc's own, so OnFinish is right. Written before the stream is handed out
-	direct  bool        // no interceptor between, so OnFinish is about this very stream. Written as core is
-	stop    func() bool // takes the watch on the context back; nil: none. Written before the stream is handed out
 
-	settled  atomic.Bool
-	finished atomic.Pointer[finish] // what OnFinish said when it did not decide
-	busy     atomic.Int32           // calls on the stack that know better than OnFinish
-	sending  atomic.Int32           // SendMsg calls on the stack
-	messages atomic.Bool            // the first has come
-	latency  atomic.Int64           // until the first message, where the slow rule asks for it
+	direct bool          // grpc itself makes the stream, with no interceptor between
+	from   atomic.Uint32 // an origin; once it is not originOpening, ClientStream and stop do not change
+	stop   func() bool   // removes the watch on the context; nil: there is none
 
-	trailer metadata.MD        // of a direct stream: grpc fills it in before it calls OnFinish
+	old  atomic.Pointer[time.Timer]     // of a probe: runs until it is old
+	kept atomic.Pointer[finish]         // what OnFinish said
+	sign atomic.Pointer[breaker.Streak] // what the first message has ended (S13)
+
+	over     atomic.Bool   // the stream has ended
+	settled  atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
+	busy     atomic.Int32  // running calls that know better than OnFinish
+	sending  atomic.Int32  // running calls of SendMsg
+	received atomic.Uint64 // messages
+
+	// For the slow rule, in nanoseconds, where it is on: from when to the first answer (S10).
+	requested atomic.Int64 // since admission; 0: not yet
+	latency   atomic.Int64 // 0: no answer yet
+
+	// Of a direct stream: grpc fills them in before it calls OnFinish.
+	trailer metadata.MD
+	peer    peer.Peer
+
 	optsBuf [7]grpc.CallOption // so that the guard's options cost most calls no allocation
 }
 
@@ -91,64 +98,89 @@ type finish struct{ err error }
 
 var finishedWell = new(finish)
 
-// open makes the stream and sets up what tells of its end. direct says that no interceptor stands between the guard and grpc.
-func (s *stream) open(direct bool, streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
-	s.busy.Add(1) // no lock is held here, nor anywhere: OnFinish may fire before the streamer returns (S4)
-	returned := false
+func (s *stream) origin() origin { return origin(s.from.Load()) }
+
+// open makes the stream and sets up what tells of its end.
+func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
+	done := false
 	defer func() {
-		if !returned {
-			s.lost()
+		if !done {
+			s.on(left, nil)
 		}
 	}()
-	cs, err := streamer()
-	returned = true
+	cs, err := streamer() // no lock is held here, nor anywhere: OnFinish may be called before it returns (S4)
+	done = true
 	if err != nil {
-		s.settle(err, nil)
+		s.on(returned, err)
 		return nil, err // S1
 	}
 	if cs == nil { // an interceptor's mistake, which is for its caller to find
-		if s.claim() {
+		if !s.settled.Swap(true) {
 			s.pending.permit.Done(s.ctx, breaker.Ignored)
 		}
 		return nil, nil
 	}
 	s.ClientStream = cs
-	s.direct = direct
-	s.core = direct || fromGRPC(cs)
-	if !direct {
+	comesFrom := originDirect
+	if !s.direct {
+		comesFrom = originWrapped
+		if fromGRPC(cs) {
+			comesFrom = originHandedOn
+		}
 		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So what
-		// OnFinish has said so far counts for nothing, and the context is watched as well.
-		s.finished.Store(nil)
+		// OnFinish has said so far counts for nothing, and the context is watched as well. Where the context is not one of
+		// package context, that costs a goroutine for as long as the stream is open (S12).
+		s.kept.Store(nil)
 		if s.ctx.Done() != nil {
-			s.stop = context.AfterFunc(s.ctx, s.onContextEnd)
+			s.stop = context.AfterFunc(s.ctx, func() { s.on(contextDone, s.ctx.Err()) })
 		}
 	}
-	s.offStack()
-	if !direct && closed(s.cc) {
-		s.settle(grpc.ErrClientConnClosing, nil) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
+	s.from.Store(uint32(comesFrom))
+	switch {
+	case s.over.Load(): // the context ended meanwhile
+		s.stopWatching()
+	case s.direct:
+		// OnFinish writes kept first, and then reads the origin, which is written by now. So one of the two sees the other.
+		if f := s.kept.Load(); f != nil {
+			s.on(finished, f.err)
+		}
+	case closed(s.cc):
+		s.on(returned, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
+	}
+	if s.pending.permit.IsProbe() && !s.over.Load() {
+		s.startAging()
 	}
 	return s, nil
 }
 
-// isGRPC says whether streamer is grpc's own, with no interceptor between it and the guard. Then OnFinish is sure to fire
-// when the context ends, and there is no need to watch the context as well, at the price of three allocations and a place
-// among the context's children. Should grpc give its function another name, streams stay right and cost that much more,
-// and the test of the allocations says so.
-func isGRPC(streamer grpc.Streamer) bool {
-	pc := reflect.ValueOf(streamer).Pointer()
-	if pc == coreStreamer.Load() {
-		return true
-	}
-	if f := runtime.FuncForPC(pc); f == nil || f.Name() != "google.golang.org/grpc.newClientStream" {
+const (
+	streamerName = "google.golang.org/grpc.newClientStream"
+	invokerName  = "google.golang.org/grpc.invoke"
+)
+
+// Where grpc's own functions begin, once they have been seen.
+var streamerEntry, invokerEntry atomic.Uintptr
+
+// isGRPC reports whether f is grpc's innermost function with this name: then no interceptor stands between it and the
+// guard. OnFinish is sure to be called for a stream, and options for header, trailer and peer disturb nobody. Should grpc
+// rename the function, everything else counts as an interceptor: outcomes stay right but for errors that are told by
+// evidence (G5), streams cost three allocations more, and tests fail.
+func isGRPC(f any, name string, entry *atomic.Uintptr) bool {
+	pc := reflect.ValueOf(f).Pointer()
+	if pc == 0 {
 		return false
 	}
-	coreStreamer.Store(pc)
+	if pc == entry.Load() {
+		return true
+	}
+	if fn := runtime.FuncForPC(pc); fn == nil || fn.Name() != name {
+		return false
+	}
+	entry.Store(pc)
 	return true
 }
 
-var coreStreamer atomic.Uintptr // the entry of grpc's function, once seen
-
-// fromGRPC says whether an interceptor handed on a stream of grpc's own: one of a type that grpc does not export.
+// fromGRPC reports whether grpc made cs: it is of a type that grpc does not export.
 func fromGRPC(cs grpc.ClientStream) bool {
 	t := reflect.TypeOf(cs)
 	if t == nil || t.Kind() != reflect.Pointer {
@@ -158,165 +190,210 @@ func fromGRPC(cs grpc.ClientStream) bool {
 	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
 }
 
-// enter goes before a call to the stream below, leave after it. With nothing between the guard and grpc no call knows better
-// than OnFinish; otherwise each may hide an attempt that is not the last.
+// enter goes before a call to the stream below, leave after it. No call on a direct stream knows better than OnFinish.
+// On others each may hide an attempt that is not the last.
 func (s *stream) enter() {
-	if !s.direct {
+	if s.origin() != originDirect {
 		s.busy.Add(1)
 	}
 }
 
-// leave gets a pointer, because it is deferred: what it points to says whether the call returned or panicked or exited.
-func (s *stream) leave(returned *bool) {
-	if !*returned {
-		s.lost()
+// leave gets a pointer, because it is deferred. It points to whether the call returned, and did not panic or exit.
+func (s *stream) leave(done *bool) {
+	if !*done {
+		s.on(left, nil)
 	}
-	if !s.direct {
-		s.offStack()
-	}
-}
-
-func (s *stream) offStack() {
-	// Off the stack first, then a look for what OnFinish left; OnFinish leaves it first, then looks at the stack. So one of
-	// the two sees the other.
-	if s.busy.Add(-1) > 0 {
+	// The call is subtracted first, and then kept is read. OnFinish writes kept first, and then reads busy. So one of the
+	// two sees the other.
+	if s.origin() == originDirect || s.busy.Add(-1) > 0 {
 		return
 	}
-	f := s.finished.Load()
-	switch {
-	case f == nil:
-	case s.core:
-		s.over(f.err)
-	case closed(s.cc):
-		// It may have been an attempt that is not the last, but there will be no other.
-		s.settle(grpc.ErrClientConnClosing, nil) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
+	if f := s.kept.Load(); f != nil {
+		s.on(callsOver, f.err)
 	}
 }
 
 func (s *stream) onFinish(err error) {
-	if s.settled.Load() {
+	if s.over.Load() {
 		return
 	}
 	f := finishedWell
 	if err != nil {
 		f = &finish{err}
 	}
-	s.finished.Store(f)
-	if s.busy.Load() == 0 {
-		s.over(err)
-	}
-}
-
-// over settles what OnFinish said. Where an interceptor stands between, it may have been about another stream than the one
-// that was handed on; asking that one for its trailer would commit it (S9).
-func (s *stream) over(err error) {
-	if s.direct {
-		s.end(err)
+	s.kept.Store(f)
+	if s.busy.Load() > 0 {
+		s.on(finishedIn, err)
 	} else {
-		s.settle(err, nil)
+		s.on(finished, err)
 	}
 }
 
-// onContextEnd runs on a goroutine of the context's, and only if the context ended before the stream did. It does not use
-// claim: stop may not have been written yet, and there is no watch to take back.
-func (s *stream) onContextEnd() {
-	if !s.settled.Swap(true) {
-		s.report(s.ctx.Err(), nil)
-	}
-}
-
-// end is settle for a stream that is over: it has a trailer, which may hold a pushback (G9). It comes by way of grpc.Trailer
-// where that is sure, because the stream's Trailer must not be called before RecvMsg has returned.
-func (s *stream) end(err error) {
-	var trailer metadata.MD
-	defer func() { s.settle(err, trailer) }() // also if what is below exits the goroutine
-	switch {
-	case err != nil && s.direct:
-		if s.finished.Load() != nil {
-			trailer = s.trailer
-		}
-	case err != nil:
-		safely(func() { trailer = s.Trailer() })
-	case !s.desc.ServerStreams:
-		s.firstMessage() // the only one comes with the end
-	}
-}
-
-// settle ends the guard's interest in the stream. Only the first call does anything.
-func (s *stream) settle(err error, trailer metadata.MD) {
-	if s.claim() {
-		s.report(err, trailer)
-	}
-}
-
-// claim says whether the caller is the one to settle the stream: once it says yes. It takes back the watch on the context.
-func (s *stream) claim() bool {
+// end notes that the stream is over, and reports its outcome unless that has been done.
+func (s *stream) end(sig signal, err error) {
+	s.isOver()
 	if s.settled.Swap(true) {
-		return false
+		return
 	}
+	if err == nil {
+		if !s.desc.ServerStreams {
+			s.answered() // the only message comes with the end
+		}
+		s.report(Result{})
+		return
+	}
+	r := Result{Err: err, Messages: s.received.Load(), Direct: s.direct}
+	defer func() { s.report(r) }() // also if what is below exits the goroutine
+	s.lookAtPeer(sig, &r)
+}
+
+// fail is end for a stream whose call below panicked or exited the goroutine (G1).
+func (s *stream) fail() {
+	s.isOver()
+	if !s.settled.Swap(true) {
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.answerTime()})
+	}
+}
+
+// report reports the outcome, which s.settled says is done. r has what is known besides the call and the time.
+func (s *stream) report(r Result) {
+	if r.Err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
+		return
+	}
+	r.Call = callOf(s.method, s.desc, nil, s.cc)
+	r.Messages = s.received.Load()
+	r.Duration = time.Since(s.pending.start)
+	r.Old = r.Duration >= s.pending.guard.longStream
+	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.sign.Load())
+}
+
+// isOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
+func (s *stream) isOver() {
+	if !s.over.Swap(true) && s.origin() != originOpening {
+		s.stopWatching()
+	}
+}
+
+func (s *stream) stopWatching() {
 	if s.stop != nil {
 		s.stop()
 	}
-	return true
+	if timer := s.old.Load(); timer != nil {
+		timer.Stop()
+	}
 }
 
-func (s *stream) report(err error, trailer metadata.MD) {
-	if err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.firstAfter()})
-		return
+// lookAtPeer fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header and
+// Trailer return at once after RecvMsg has returned the end, and in OnFinish.
+func (s *stream) lookAtPeer(sig signal, r *Result) {
+	from, sending := s.origin(), s.sending.Load() > 0
+	var header metadata.MD
+	switch {
+	case from == originOpening:
+		if s.direct {
+			r.Peer = PeerUnreached
+		}
+	case from == originDirect:
+		if s.kept.Load() == nil { // a message that could not be sent, and grpc has not said so yet
+			break
+		}
+		safely(func() { header, _ = s.ClientStream.Header() }) //nolint:forbidigo // see above
+		r.Trailer = s.trailer
+		r.Peer = PeerSilent
+		if s.peer.Addr == nil {
+			r.Peer = PeerUnreached
+		}
+	case sig == returned && !sending:
+		safely(func() { header, _ = s.ClientStream.Header() }) //nolint:forbidigo // see above
+		safely(func() { r.Trailer = s.ClientStream.Trailer() })
 	}
-	r := Result{Call: callOf(s.method, s.desc, nil, s.cc), Err: err, Trailer: trailer}
-	// A trailer may be there although the error is this side's, of a message that could not be sent.
-	if len(trailer) > 0 && s.sending.Load() == 0 {
+	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
+	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || len(header) > 0)
+	// While SendMsg is running the error may be of the message that it sends, although the peer has answered before.
+	if !sending && (r.Messages > 0 || peerAnswered(header, r.Trailer)) {
 		r.Peer = PeerAnswered
 	}
-	s.pending.settle(s.ctx, r, s.cc, s.firstAfter())
 }
 
-// firstAfter is what the slow rule looks at (S10): the time to the first message. A stream that got none has nothing to
-// look at, so it gets the shortest time there is.
-func (s *stream) firstAfter() time.Duration { return time.Duration(max(1, s.latency.Load())) }
+// startAging starts the timer of a probe, until it is old (S14).
+func (s *stream) startAging() {
+	const never = time.Duration(math.MaxInt64)
+	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
+	s.old.Store(timer) // before it may run
+	s.restart(timer, time.Until(s.pending.start.Add(s.pending.guard.longStream)))
+}
 
-// lost settles a stream whose call below panicked or exited the goroutine (G1).
-func (s *stream) lost() {
-	if s.claim() {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.firstAfter()})
+// restart has the timer run for d, unless the stream is over. The end of a stream is written first, and then stops the
+// timer, so one of the two sees the other.
+func (s *stream) restart(timer *time.Timer, d time.Duration) {
+	timer.Reset(d)
+	if s.over.Load() {
+		timer.Stop()
 	}
+}
+
+// sustain closes the breaker, because the stream of a probe is still open (S14). While the channel has no connection
+// that proves nothing. IDLE does not count as that: after a GOAWAY a live stream has an idle channel.
+func (s *stream) sustain() {
+	again := noConnection(s.cc)
+	if !again {
+		if !s.settled.Swap(true) {
+			s.report(Result{})
+		}
+		again = s.pending.permit.Sustain(s.ctx)
+	}
+	if again {
+		s.restart(s.old.Load(), s.pending.guard.longStream)
+	}
+}
+
+func noConnection(cc *grpc.ClientConn) bool {
+	if cc == nil {
+		return false
+	}
+	state := cc.GetState()
+	return state == connectivity.TransientFailure || state == connectivity.Shutdown
 }
 
 // RecvMsg receives a message and notes how the stream ends.
 func (s *stream) RecvMsg(m any) error {
-	if s.settled.Load() {
+	if s.over.Load() {
 		return s.ClientStream.RecvMsg(m)
 	}
 	s.enter()
-	returned := false
-	defer s.leave(&returned)
+	done := false
+	defer s.leave(&done)
 	err := s.ClientStream.RecvMsg(m)
-	returned = true
+	done = true
 	switch {
 	case err == io.EOF: //nolint:errorlint // RecvMsg returns it as it is; an error that wraps it is something else
-		s.settle(nil, nil)
+		s.on(returned, nil)
 	case err != nil:
-		s.end(err)
-	case !s.desc.ServerStreams:
-		s.end(nil) // S3
+		s.on(returned, err)
 	default:
-		s.firstMessage()
+		first := s.received.Add(1) == 1
+		if !s.desc.ServerStreams {
+			s.on(returned, nil) // S3
+		} else if first {
+			s.firstMessage()
+		}
 	}
 	return err
 }
 
-// firstMessage notes the time to it, and is the success of a probe (S8).
+// firstMessage is the success of a probe (S8). For the streams of a closed breaker it is a sign of life (S13).
 func (s *stream) firstMessage() {
-	if s.messages.Load() || s.messages.Swap(true) {
-		return
-	}
-	if d := s.pending.permit.Elapsed(); d > 0 {
-		s.latency.Store(int64(d))
-	}
-	if s.pending.permit.IsProbe() {
-		s.settle(nil, nil)
+	s.answered()
+	switch {
+	case s.pending.permit.IsProbe():
+		if !s.settled.Swap(true) {
+			s.report(Result{})
+		}
+	case !s.settled.Load():
+		if streak := s.pending.permit.SignOfLife(); streak != nil {
+			s.sign.Store(streak)
+		}
 	}
 }
 
@@ -324,36 +401,63 @@ func (s *stream) firstMessage() {
 func (s *stream) SendMsg(m any) error {
 	s.sending.Add(1)
 	defer s.sending.Add(-1)
+	if s.desc.ServerStreams && s.desc.ClientStreams {
+		s.asked()
+	}
 	return s.through(func() error { return s.ClientStream.SendMsg(m) })
 }
 
 // CloseSend ends the sending and notes whether that ended the stream.
 func (s *stream) CloseSend() error {
+	if !s.desc.ServerStreams {
+		s.asked()
+	}
 	return s.through(s.ClientStream.CloseSend)
 }
 
 func (s *stream) through(call func() error) error {
 	s.enter()
-	returned := false
-	defer s.leave(&returned)
+	done := false
+	defer s.leave(&done)
 	err := call()
-	returned = true
+	done = true
 	if err != nil && err != io.EOF { //nolint:errorlint // as in RecvMsg
-		s.settle(err, nil)
+		s.on(returned, err)
 	}
 	return err
 }
 
-// Header waits for the header. It decides nothing: over a stream of grpc's own OnFinish hears if that is all there will be,
-// and over a retry interceptor RecvMsg may yet make another attempt.
-func (s *stream) Header() (md metadata.MD, err error) {
+// Header waits for the header. It decides nothing: over a retry interceptor RecvMsg may yet make another attempt.
+func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
-	returned := false
-	defer s.leave(&returned)
-	md, err = s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
-	returned = true
-	if f := s.finished.Load(); md == nil && f != nil && s.core {
-		s.end(f.err) // there was nothing but a status: this stream is over, and not another
-	}
+	done := false
+	defer s.leave(&done)
+	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
+	done = true
 	return md, err
 }
+
+// asked notes when the backend could begin to answer: when a client stream is closed, and at the first message that a
+// bidirectional stream sends. A server stream asks when it is created. Before that it is the caller who takes time.
+func (s *stream) asked() {
+	if s.requested.Load() == 0 {
+		s.requested.CompareAndSwap(0, max(1, int64(s.pending.permit.Elapsed())))
+	}
+}
+
+// answered notes how long the first answer has taken.
+func (s *stream) answered() {
+	now := int64(s.pending.permit.Elapsed())
+	if now == 0 {
+		return // nobody wants to know
+	}
+	requested := s.requested.Load()
+	if s.desc.ClientStreams && requested == 0 {
+		return // nothing was asked yet
+	}
+	s.latency.CompareAndSwap(0, now-requested)
+}
+
+// answerTime is what the slow rule looks at (S10): the time to the first answer. A stream that got none has nothing to
+// look at, so it gets the shortest time there is.
+func (s *stream) answerTime() time.Duration { return time.Duration(max(1, s.latency.Load())) }

@@ -2,10 +2,10 @@ package interceptor
 
 import (
 	"context"
-	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
@@ -31,7 +31,7 @@ func (g *Guard) Unary(
 		tellFinished(opts, err)
 		return err
 	}
-	if !g.plain || permit.Doubtful() {
+	if !g.plain || permit.Doubt() != breaker.NoDoubt {
 		return g.watched(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
 	}
 	settled := false
@@ -46,13 +46,14 @@ func (g *Guard) Unary(
 		permit.Done(ctx, breaker.Success)
 		return nil
 	}
-	return g.failed(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err})
+	a := attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
+	return g.failed(ctx, b, permit, a, isGRPC(invoker, invokerName, &invokerEntry))
 }
 
 // failed is the rest of Unary for a call that ended with an error.
-func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt) error {
+func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, direct bool) error {
 	c := pending{guard: g, breaker: b, permit: permit}
-	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err}, a.cc, 0)
+	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err, Direct: direct}, a.cc, 0, nil)
 	if g.fallbacks == nil {
 		return a.err
 	}
@@ -60,23 +61,13 @@ func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.P
 }
 
 // watched is the rest of Unary for a call that more than its error is wanted of.
-//
-// The header and the trailer cost what grpc takes to copy them, and a few allocations. So the guard looks where
-// WithPeerEvidence asks for it; and at the trailer while the backend is in doubt, for then it may hold a pushback (G9).
 func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
 	c := g.begin(ctx, b, permit)
-	opts := a.opts
-	var header, trailer *metadata.MD
-	if g.evidence || permit.Doubtful() {
-		trailer = new(metadata.MD)
-		opts = append(slices.Clip(opts), grpc.Trailer(trailer)) // a copy: the caller's slice may be shared (G1)
-	}
+	direct := isGRPC(invoker, invokerName, &invokerEntry)
+	look := g.lookFor(permit.Doubt(), direct)
+	opts := look.options(a.opts, permit, b)
 	if permit.IsProbe() {
-		opts = append(opts, &probeOption{of: b})
-	}
-	if g.evidence {
-		header = new(metadata.MD)
-		opts = append(opts, grpc.Header(header))
+		g.reconnect(ctx, a.cc)
 	}
 	settled := false
 	defer func() {
@@ -86,19 +77,74 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 	}()
 	a.err = invoker(ctx, a.method, a.req, a.reply, a.cc, opts...)
 	settled = true
-	r := Result{Call: a.call(), Err: a.err}
-	if trailer != nil {
-		r.Trailer = *trailer
-	}
-	if header != nil {
-		r.Peer = PeerSilent
-		if *header != nil || len(*trailer) > 0 {
-			r.Peer = PeerAnswered
-		}
-	}
-	a.outcome = c.settle(ctx, r, a.cc, 0)
+	r := Result{Call: a.call(), Err: a.err, Direct: direct}
+	look.result(&r)
+	a.outcome = c.settle(ctx, r, a.cc, 0, nil)
 	if a.err == nil || g.fallbacks == nil {
 		return a.err
 	}
 	return g.fallBack(ctx, b, &a)
+}
+
+// look is what the guard asks grpc for, to tell whose error it is that a unary call ends with (G5), and the pushback that a
+// trailer may hold (G9). A nil look asks for nothing.
+type look struct {
+	header, trailer metadata.MD
+	peer            peer.Peer
+	onlyPeer        bool
+	direct          bool
+}
+
+// lookFor returns what to ask for. It costs what grpc takes to copy metadata, and some allocations, so it is nothing while
+// all calls succeed. With an interceptor between the guard and grpc it is nothing unless WithPeerEvidence asks for it: a
+// hedging interceptor shares options between attempts that run at once.
+func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
+	switch {
+	case g.evidence, direct && d == breaker.InDoubt:
+		return &look{direct: direct}
+	case direct && d == breaker.Troubled:
+		return &look{direct: direct, onlyPeer: true}
+	}
+	return nil
+}
+
+// options returns opts with those that look needs, and that of a probe. It has no spare capacity, and never shares memory
+// with opts to which it has added something: the caller's slice may be shared (G1).
+func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
+	var added [4]grpc.CallOption
+	n := 0
+	add := func(o grpc.CallOption) { added[n], n = o, n+1 }
+	if l != nil {
+		add(grpc.Peer(&l.peer))
+		if !l.onlyPeer {
+			add(grpc.Header(&l.header))
+			add(grpc.Trailer(&l.trailer))
+		}
+	}
+	if permit.IsProbe() {
+		add(&probeOption{of: b})
+	}
+	if n == 0 {
+		return opts
+	}
+	all := make([]grpc.CallOption, len(opts)+n)
+	copy(all[copy(all, opts):], added[:n])
+	return all
+}
+
+// result fills in what came.
+func (l *look) result(r *Result) {
+	if l == nil {
+		return
+	}
+	r.Trailer = l.trailer
+	switch {
+	case l.direct && l.peer.Addr == nil:
+		r.Peer = PeerUnreached
+	case l.onlyPeer:
+	case peerAnswered(l.header, l.trailer):
+		r.Peer = PeerAnswered
+	default:
+		r.Peer = PeerSilent
+	}
 }

@@ -1,0 +1,52 @@
+package interceptor
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+)
+
+// WithConnectionReset has a probe reset grpc's connection back-off if the channel is in TRANSIENT_FAILURE, and then wait
+// for a connection, for up to wait. Without it a probe that is not wait-for-ready fails with the error of the last
+// attempt to connect, made up to two minutes ago, although the backend may be back by now.
+//
+// The price is more attempts to connect during an outage: one for each probe of each breaker, so one every MaxOpenFor or
+// so in the long run, where grpc makes one every two minutes. That is why it is not the default. It uses
+// ClientConn.ResetConnectBackoff, which grpc calls experimental.
+//
+// wait is from 1 ms to one minute; anything else is an error. A good value is the time that a connection takes, with TLS,
+// and some more: 1 s. The caller of the probe waits for no longer than its context lasts. Default: off.
+func WithConnectionReset(wait time.Duration) Option {
+	return optionFunc(func(o *options) error {
+		if wait < minDuration || wait > maxResetWait {
+			return errorf("WithConnectionReset: the wait is %v, want from 1ms to %v%s", wait, maxResetWait, missingUnit(wait))
+		}
+		o.resetFor = wait
+		return nil
+	})
+}
+
+const maxResetWait = time.Minute
+
+// reconnect has the channel of a probe connect at once, and waits for it (G14). A fail-fast call right after the reset
+// would fail, because the channel stays in TRANSIENT_FAILURE until it is connected.
+func (g *Guard) reconnect(ctx context.Context, cc *grpc.ClientConn) {
+	if g.resetFor == 0 || cc == nil || cc.GetState() != connectivity.TransientFailure {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.resetFor)
+	defer cancel()
+	cc.ResetConnectBackoff()
+	for {
+		switch state := cc.GetState(); state {
+		case connectivity.TransientFailure, connectivity.Connecting:
+			if !cc.WaitForStateChange(ctx, state) {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
