@@ -24,7 +24,9 @@ import (
 type localError struct {
 	name   string
 	code   codes.Code
-	text   string // one of localTexts
+	text   string // one of localTexts, or of receiptTexts
+	// answered: the peer's answer is what cannot be taken, so the text is one of receiptTexts and the call a success.
+	answered bool
 	server []grpc.ServerOption
 	dial   []grpc.DialOption
 	call   func(ctx context.Context, cc *grpc.ClientConn) error
@@ -47,7 +49,7 @@ func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) err
 	}
 }
 
-// localErrors has every text of localTexts at least once: TestG05_EveryTextIsMade holds that.
+// localErrors has every text of localTexts and receiptTexts at least once: TestG05_EveryTextIsMade holds that.
 func localErrors() []localError {
 	tokenless := errors.New("no token")
 	return []localError{
@@ -61,16 +63,17 @@ func localErrors() []localError {
 		},
 		{
 			name: "response too large", code: codes.ResourceExhausted, text: "grpc: received message larger than max ",
-			call: withOptions(grpc.MaxCallRecvMsgSize(1)),
+			answered: true,
+			call:     withOptions(grpc.MaxCallRecvMsgSize(1)),
 		},
 		{
 			name: "response too large once decompressed", code: codes.ResourceExhausted,
-			text: "grpc: received message after decompression larger than max ",
+			text: "grpc: received message after decompression larger than max ", answered: true,
 			call: withOptions(grpc.UseCompressor("gzip"), grpc.MaxCallRecvMsgSize(1000)),
 		},
 		{
 			name: "response too large once decompressed, the old way", code: codes.ResourceExhausted,
-			text: "grpc: message after decompression larger than max ",
+			text: "grpc: message after decompression larger than max ", answered: true,
 			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())}, //nolint:staticcheck // deprecated, and some still use it
 			call: withOptions(grpc.UseCompressor("gzip"), grpc.MaxCallRecvMsgSize(1000)),
 		},
@@ -174,7 +177,8 @@ type brokenCompressor struct{}
 func (brokenCompressor) Do(io.Writer, []byte) error { return errors.New("no dictionary") }
 func (brokenCompressor) Type() string               { return "gzip" }
 
-// Every text is made by grpc itself: this fails when grpc changes one.
+// Every text is made by grpc itself: this fails when grpc changes one. A response that this side could not take is a
+// success, and everything else is ignored.
 func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 	for _, tt := range localErrors() {
 		for name, opts := range map[string][]Option{"default": nil, "evidence": {WithPeerEvidence()}} {
@@ -187,7 +191,11 @@ func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 					if s.Code() != tt.code || !strings.HasPrefix(s.Message(), tt.text) {
 						t.Errorf("grpc says %v %q, want %v %q…: localTexts is out of date", s.Code(), s.Message(), tt.code, tt.text)
 					}
-					wantTally(t, tt.name, g, tally{Ignored: 1})
+					want := breaker.Ignored
+					if tt.answered {
+						want = breaker.Success
+					}
+					wantTally(t, tt.name, g, one(want))
 				})
 			})
 		}
@@ -199,30 +207,36 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 		code codes.Code
 		text string
 	}
-	made := map[entry]bool{}
-	for _, e := range localErrors() {
-		made[entry{e.code, e.text}] = true
-	}
-	listed := 0
-	for code, texts := range localTexts {
-		for _, text := range texts {
-			listed++
-			if !made[entry{code, text}] {
-				t.Errorf("no test makes %v %q for real", code, text)
+	for name, list := range map[string]struct {
+		texts    map[codes.Code][]string
+		answered bool
+	}{"localTexts": {localTexts, false}, "receiptTexts": {receiptTexts, true}} {
+		made := map[entry]bool{}
+		for _, e := range localErrors() {
+			if e.answered == list.answered {
+				made[entry{e.code, e.text}] = true
 			}
 		}
-	}
-	if listed != len(made) {
-		t.Errorf("localTexts has %d texts, the tests make %d", listed, len(made))
+		listed := 0
+		for code, texts := range list.texts {
+			for _, text := range texts {
+				listed++
+				if !made[entry{code, text}] {
+					t.Errorf("no test makes %v %q of %s for real", code, text, name)
+				}
+			}
+		}
+		if listed != len(made) {
+			t.Errorf("%s has %d texts, the tests make %d", name, listed, len(made))
+		}
 	}
 }
 
-// What a peer says in the same words is its own, where somebody looked whether it spoke. Not so for an answer that was too
-// large: that error comes after the peer has answered, whoever makes it.
+// What a peer says in the same words is its own, where somebody looked whether it spoke. A message that was too large to
+// receive is a success whoever says so: the peer answered.
 func TestG05_ThePeerSaysTheSame(t *testing.T) {
 	sendHeader := func(ctx context.Context) { _ = grpc.SendHeader(ctx, metadata.Pairs("key", "value")) }
 	for _, tt := range localErrors() {
-		onReceipt := strings.Contains(tt.name, "response")
 		for _, way := range []struct {
 			name   string
 			opts   []Option
@@ -245,7 +259,10 @@ func TestG05_ThePeerSaysTheSame(t *testing.T) {
 				}})
 				wantCode(t, tt.name, s.plain(), tt.code)
 				want := breaker.Ignored
-				if way.listen && !onReceipt {
+				switch {
+				case tt.answered:
+					want = breaker.Success
+				case way.listen:
 					want = classOf(tt.code)
 				}
 				wantTally(t, way.name+": "+tt.name, g, one(want))
@@ -265,6 +282,8 @@ func TestG05_SimilarTexts(t *testing.T) {
 		{"cut short", status.Error(codes.ResourceExhausted, "trying to send message"), breaker.Overload},
 		{"another case", status.Error(codes.Internal, "Grpc: error while marshaling: x"), breaker.Failure},
 		{"empty", status.Error(codes.Internal, ""), breaker.Failure},
+		{"a receipt's in the middle", status.Error(codes.ResourceExhausted, "x grpc: received message larger than max "), breaker.Overload},
+		{"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "), breaker.Failure},
 		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"), breaker.Overload},
 		{"under Unavailable", status.Error(codes.Unavailable, "grpc: error while marshaling: x"), breaker.Failure},
 		{"under Unknown", status.Error(codes.Unknown, "trying to send message larger than max (2 vs. 1)"), breaker.Failure},

@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,7 +86,7 @@ func TestG09_PushbackOnTheFailureThatOpens(t *testing.T) {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuard(t, pushbackConfig, append(opts, WithKey(oneKey))...)
-				s := newScene(t, g, "")
+				s := newDirectScene(t, g, "")
 				s.srv.Set(pushingBack(tt.err, tt.values...))
 				_ = s.plain()
 				wantState(t, tt.name+", after one failure", g, breaker.Closed)
@@ -100,7 +101,7 @@ func TestG09_PushbackOnAFailedProbe(t *testing.T) {
 	for _, tt := range pushbacks(t) {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, pushbackConfig, WithKey(oneKey))
-			s := newScene(t, g, "")
+			s := newDirectScene(t, g, "")
 			g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
 			time.Sleep(time.Second)
 			s.srv.Set(pushingBack(tt.err, tt.values...))
@@ -121,7 +122,7 @@ func TestG09_PushbackOfAnOverload(t *testing.T) {
 		for name, opts := range map[string][]Option{"default": nil, "evidence": {WithPeerEvidence()}} {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuard(t, pushbackConfig, append(opts, WithKey(oneKey))...)
-				s := newScene(t, g, "")
+				s := newDirectScene(t, g, "")
 				s.srv.Set(pushingBack(tt.err, tt.values...))
 				for range 2 {
 					_ = s.plain()
@@ -132,8 +133,8 @@ func TestG09_PushbackOfAnOverload(t *testing.T) {
 	}
 }
 
-// The trailer of a unary call is looked at while the callee is in doubt; where nothing was wrong before, it takes
-// WithPeerEvidence. RetryInfo is always there.
+// The trailer of a unary call is looked at while the backend is in doubt, and with WithPeerEvidence always. Where one
+// failure is enough to open, every call is in doubt. RetryInfo is always there.
 func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -148,7 +149,7 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 			cfg := pushbackConfig
 			cfg.ConsecutiveFailures = 1
 			g := newGuard(t, cfg, append(tt.opts, WithKey(oneKey))...)
-			s := newScene(t, g, "")
+			s := newDirectScene(t, g, "")
 			s.srv.Set(pushingBack(tt.err, tt.values...))
 			_ = s.plain()
 			wantOpenFor(t, tt.name+", "+tt.pushback.name, g, tt.want)
@@ -156,11 +157,43 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 	}
 }
 
+// With an interceptor between the guard and grpc, no option for the trailer goes inside unless WithPeerEvidence asks: then
+// a pushback in the trailer is not known, whether the call is a probe or not, and RetryInfo still is.
+func TestG09_PushbackThroughAnInterceptor(t *testing.T) {
+	withInfo := withDetails(t, codes.Unavailable, "down", retryIn(3*time.Second))
+	for _, tt := range []struct {
+		name string
+		opts []Option
+		pushback
+	}{
+		{"default", nil, pushback{"trailer", down, []string{"2500"}, time.Second}},
+		{"default", nil, pushback{"both", withInfo, []string{"4000"}, 3 * time.Second}},
+		{"evidence", []Option{WithPeerEvidence()}, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
+		{"evidence", []Option{WithPeerEvidence()}, pushback{"both", withInfo, []string{"4000"}, 4 * time.Second}},
+	} {
+		for _, probe := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGuard(t, pushbackConfig, append(tt.opts, WithKey(oneKey))...)
+				s := newScene(t, g, "")
+				s.srv.Set(pushingBack(tt.err, tt.values...))
+				if probe {
+					g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+					time.Sleep(time.Second)
+				} else {
+					_ = s.plain()
+				}
+				_ = s.plain()
+				wantOpenFor(t, fmt.Sprintf("%s, %s, probe: %v", tt.name, tt.pushback.name, probe), g, tt.want)
+			})
+		}
+	}
+}
+
 // What a failure asked for that did not open, or a call that is no failure, counts for nothing.
 func TestG09_PushbackElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, pushbackConfig, WithKey(oneKey), WithPeerEvidence())
-		s := newScene(t, g, "")
+		s := newDirectScene(t, g, "")
 		s.srv.Set(pushingBack(down, "30000"))
 		_ = s.plain()
 		s.srv.Set(pushingBack(withDetails(t, codes.NotFound, "", retryIn(time.Minute)), "30000"))

@@ -55,7 +55,8 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 		s := openScene(t, WithObserver(heard), WithFallback(forUnary, Fallback(
 			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
 				runs++
-				if gotCtx != ctx || gotReq != req {
+				// The context is marked, and is the caller's in everything else.
+				if gotCtx.Value(ctxKey{}) != "mine" || gotCtx.Done() != ctx.Done() || gotReq != req {
 					t.Errorf("the fallback got %v and %v, want what the caller gave", gotCtx, gotReq)
 				}
 				if len(heard.rejected) != 1 || len(heard.fellBack) != 0 {
@@ -313,23 +314,43 @@ func TestG15_ContextThatIsDone(t *testing.T) {
 	})
 }
 
-// A fallback may call another backend through the same guard, or even the same method.
+// A fallback may call another backend through the same guard, or even the same method. A call with the fallback's context,
+// or one derived from it, does not fall back again, so this does not recurse. With another context it does.
 func TestG15_FallbackThatCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var s *scene
-		s = openScene(t, WithFallback(forUnary, Fallback(func(ctx context.Context, req *request, cause error) (*response, error) {
-			if req.GetText() == "again" {
-				return nil, fmt.Errorf("enough: %w", cause)
+	for _, tt := range []struct {
+		name  string
+		other bool
+		want  tally
+	}{
+		{"its own context", false, tally{Rejected: 2, Served: 1}},
+		{"another context", true, tally{Rejected: 2, Served: 1, NotServed: 1}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var s *scene
+			runs := 0
+			s = openScene(t, WithFallback(forUnary, Fallback(func(ctx context.Context, req *request, cause error) (*response, error) {
+				runs++
+				if req.GetText() == "again" {
+					return nil, fmt.Errorf("enough: %w", cause)
+				}
+				derived, cancel := context.WithTimeout(ctx, time.Minute)
+				defer cancel()
+				if tt.other {
+					derived = t.Context()
+				}
+				if _, err := s.client.Unary(derived, &request{Text: "again"}); !IsRejected(err) {
+					t.Errorf("%s: the call of the fallback got %v, want a rejection", tt.name, err)
+				}
+				return s.client.Unary(ctx, req, Bypass())
+			})))
+			resp, err := s.client.Unary(t.Context(), &request{Text: "first"})
+			if err != nil || resp.GetText() != "first" {
+				t.Errorf("%s: got %q, %v; want the server's echo", tt.name, resp.GetText(), err)
 			}
-			if _, err := s.client.Unary(ctx, &request{Text: "again"}); !IsRejected(err) {
-				t.Errorf("the call of the fallback got %v, want a rejection", err)
+			wantTally(t, tt.name, s.guard, tt.want)
+			if want := 1 + int(tt.want.NotServed); runs != want {
+				t.Errorf("%s: the fallback ran %d times, want %d", tt.name, runs, want)
 			}
-			return s.client.Unary(ctx, req, Bypass())
-		})))
-		resp, err := s.client.Unary(t.Context(), &request{Text: "first"})
-		if err != nil || resp.GetText() != "first" {
-			t.Errorf("got %q, %v; want the server's echo", resp.GetText(), err)
-		}
-		wantTally(t, "a call in a fallback", s.guard, tally{Rejected: 2, Served: 1, NotServed: 1})
-	})
+		})
+	}
 }

@@ -84,7 +84,7 @@ type stream struct {
 	received atomic.Uint64 // messages
 
 	// For the slow rule, in nanoseconds, where it is on: from when to the first answer (S10).
-	requested atomic.Int64 // since admission; 0: not yet
+	requested atomic.Int64 // 1 + the time since admission; 0: not yet
 	latency   atomic.Int64 // 0: no answer yet
 
 	// Of a direct stream: grpc fills them in before it calls OnFinish.
@@ -441,7 +441,7 @@ func (s *stream) Header() (metadata.MD, error) {
 // bidirectional stream sends. A server stream asks when it is created. Before that it is the caller who takes time.
 func (s *stream) asked() {
 	if s.requested.Load() == 0 {
-		s.requested.CompareAndSwap(0, max(1, int64(s.pending.permit.Elapsed())))
+		s.requested.CompareAndSwap(0, int64(s.pending.permit.Elapsed())+1)
 	}
 }
 
@@ -451,11 +451,12 @@ func (s *stream) answered() {
 	if now == 0 {
 		return // nobody wants to know
 	}
-	requested := s.requested.Load()
-	if s.desc.ClientStreams && requested == 0 {
+	if requested := s.requested.Load(); requested > 0 {
+		now -= requested - 1
+	} else if s.desc.ClientStreams {
 		return // nothing was asked yet
 	}
-	s.latency.CompareAndSwap(0, now-requested)
+	s.latency.CompareAndSwap(0, now)
 }
 
 // answerTime is what the slow rule looks at (S10): the time to the first answer. A stream that got none has nothing to

@@ -196,8 +196,13 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 			cs, _ := openFake(ctx, t, g, serverStreams, new(fakeStream))
 			_, _ = drainRaw(cs)
 		},
-		"fake, by OnFinish": func(ctx context.Context) {
-			_, finish := openFake(ctx, t, g, serverStreams, new(fakeStream))
+		"fake, by its context": func(ctx context.Context) {
+			watched := newWatchedContext(ctx)
+			openFake(watched, t, g, serverStreams, new(fakeStream))
+			watched.cancel()
+		},
+		"direct, by OnFinish": func(ctx context.Context) {
+			_, finish := openDirect(ctx, t, g, serverStreams, new(fakeStream))
 			finish(nil)
 		},
 		"fake, that trips the breaker": func(ctx context.Context) {

@@ -24,11 +24,19 @@ type streamEnding struct {
 	dial   []grpc.DialOption
 	run    func(ctx context.Context, r *streamRig, cancel context.CancelFunc)
 	want   tally // 60 ms after that, before anything is cancelled
-	// wrapped: what is so in the arrangement of that name, where OnFinish in a call of the guard's decides nothing.
+	// wrapped: what is so in the arrangement of that name, where OnFinish decides nothing in a call of the guard's.
 	wrapped *tally
+	// inside: what is so where an interceptor stands between the guard and grpc.
+	inside *tally
+	// cancelled: what the streams come to that are in flight until they are cancelled or their connection is closed. A
+	// header that nobody has asked for is known only where no interceptor stands between (S9).
+	cancelled, cancelledInside breaker.Outcome
 }
 
-var inFlight = tally{InFlight: 1}
+var (
+	inFlight = tally{InFlight: 1}
+	ignored  = one(breaker.Ignored)
+)
 
 // server, bidi and upload start a stream of that kind.
 func (r *streamRig) server(ctx context.Context, opts ...grpc.CallOption) grpc.ServerStreamingClient[testpb.Response] {
@@ -80,6 +88,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "messages read, EOF never", script: sends(3, nil), want: inFlight,
+		cancelled: breaker.Success, cancelledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.server(ctx)
 			for range 3 {
@@ -91,14 +100,22 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "abandoned, server live", script: lives(0), want: inFlight,
+		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server done OK", script: sends(0, nil), want: inFlight,
+		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored, // a trailers-only response has no header
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server failed", script: sends(0, down), want: inFlight,
+		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
+	},
+	{
+		name: "abandoned, message not read", script: lives(1), want: inFlight,
+		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
@@ -111,11 +128,35 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "Recv blocked, cancel", script: lives(1), want: one(breaker.Ignored),
+		name: "Recv blocked, cancel", script: lives(1), want: one(breaker.Success),
 		run: func(ctx context.Context, r *streamRig, cancel context.CancelFunc) {
 			s := r.server(ctx)
 			time.AfterFunc(time.Second, cancel)
 			endsWith(r, s, codes.Canceled)
+		},
+	},
+	{
+		name: "Recv blocked, cancel, no answer", script: lives(0), want: one(breaker.Ignored),
+		run: func(ctx context.Context, r *streamRig, cancel context.CancelFunc) {
+			s := r.server(ctx)
+			time.AfterFunc(time.Second, cancel)
+			endsWith(r, s, codes.Canceled)
+		},
+	},
+	{
+		name: "Recv blocked, deadline, old", script: lives(1), want: one(breaker.Success),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			r.Cleanup(cancel)
+			endsWith(r, r.server(ctx), codes.DeadlineExceeded)
+		},
+	},
+	{
+		name: "Recv blocked, deadline, old, no answer", script: lives(0), want: one(breaker.Failure),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			r.Cleanup(cancel)
+			endsWith(r, r.server(ctx), codes.DeadlineExceeded)
 		},
 	},
 	{
@@ -127,11 +168,35 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "Recv blocked, connection closed", script: lives(1), want: one(breaker.Ignored),
+		name: "Recv blocked, connection closed", script: lives(1), want: one(breaker.Success),
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.server(ctx)
 			time.AfterFunc(time.Second, func() { _ = r.conn.Close() })
 			endsWith(r, s, codes.Canceled)
+		},
+	},
+	{
+		name: "Recv blocked, connection closed, no answer", script: lives(0), want: one(breaker.Ignored),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			s := r.server(ctx)
+			time.AfterFunc(time.Second, func() { _ = r.conn.Close() })
+			endsWith(r, s, codes.Canceled)
+		},
+	},
+	{
+		name: "Recv blocked, server stopped, old", script: lives(1), want: one(breaker.Success),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			s := r.server(ctx)
+			time.AfterFunc(time.Minute, r.backend.Stop)
+			endsWith(r, s, codes.Unavailable)
+		},
+	},
+	{
+		name: "Recv blocked, server stopped, old, no answer", script: lives(0), want: one(breaker.Ignored),
+		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
+			s := r.server(ctx)
+			time.AfterFunc(time.Minute, r.backend.Stop)
+			endsWith(r, s, codes.Unavailable)
 		},
 	},
 	{
@@ -143,7 +208,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "nobody reading, connection closed", script: lives(1), want: one(breaker.Ignored),
+		name: "nobody reading, connection closed", script: lives(1), want: one(breaker.Success), inside: &ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			r.server(ctx)
 			synctest.Wait()
@@ -152,6 +217,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, failed without one", script: sends(0, down), want: one(breaker.Failure), wrapped: &inFlight,
+		cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.server(ctx).Header(); md != nil || err != nil {
 				r.Errorf("Header: got %v, %v, want nil, nil", md, err)
@@ -160,6 +226,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, done OK without one", script: sends(0, nil), want: one(breaker.Success), wrapped: &inFlight,
+		cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			_, _ = r.server(ctx).Header()
 		},
@@ -174,6 +241,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header received, nothing else", script: lives(1), want: inFlight,
+		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.bidi(ctx).Header(); md == nil || err != nil {
 				r.Errorf("Header: got %v, %v, want one", md, err)
@@ -196,6 +264,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, Send has EOF, Recv never", script: failing(down), want: inFlight,
+		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.upload(ctx)
 			synctest.Wait()
@@ -206,6 +275,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, CloseSend only", script: testpb.Script{}, want: inFlight,
+		cancelled: breaker.Success, cancelledInside: breaker.Ignored, // the response has come, and nobody reads it
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if err := r.upload(ctx).CloseSend(); err != nil {
 				r.Error(err)
@@ -339,7 +409,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "received too large", want: one(breaker.Ignored),
+		name: "received too large", want: one(breaker.Success), // G5: the peer has answered
 		script: testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 			return s.Send(&testpb.Response{Payload: make([]byte, 100)})
 		}},
@@ -374,7 +444,13 @@ func TestS02_StreamEndings(t *testing.T) {
 
 func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 	t.Helper()
-	want := row.want
+	want, cancelled := row.want, row.cancelled
+	if a.name != "bare" {
+		cancelled = row.cancelledInside
+		if row.inside != nil {
+			want = *row.inside
+		}
+	}
 	if a.wraps() && row.wrapped != nil {
 		if fate == "close" {
 			return // grpc has ended the stream already: only the context can say that its caller has left
@@ -395,7 +471,7 @@ func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		wantTally(t, "an hour later", g, want)
-		after = one(breaker.Ignored)
+		after = one(cancelled)
 	}
 	if fate == "cancel" {
 		cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -47,18 +49,72 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	}
 }
 
-// S4: what OnFinish says while nothing else is going on is the outcome, the first time.
+// S4: with grpc directly below, what OnFinish says is the outcome, the first time.
 func TestS04_OnFinishDecides(t *testing.T) {
 	for _, code := range allCodes() {
 		g := newGuard(t, breaker.Config{})
 		said := statusError(code)
-		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(said) }})
+		want := one(directOutcomeOf(code))
+		cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(said) }})
 		finish(said)
-		wantTally(t, code.String()+": once", g, one(outcomeOf(code)))
+		wantTally(t, code.String()+": once", g, want)
 		finish(down)
 		finish(nil)
 		_, _ = drainRaw(cs)
-		wantTally(t, code.String()+": and no more", g, one(outcomeOf(code)))
+		wantTally(t, code.String()+": and no more", g, want)
+	}
+}
+
+// S4: of a wrapped stream OnFinish decides nothing, whatever it says and however often: it may be about an attempt that
+// lost. What RecvMsg returns decides, or the end of the context.
+func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
+	for _, code := range allCodes() {
+		for _, fires := range []int{1, 3} {
+			synctest.Test(t, func(t *testing.T) {
+				what := fmt.Sprintf("%v x%d", code, fires)
+				g := newGuard(t, breaker.Config{})
+				busy := statusError(codes.ResourceExhausted)
+				cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return busy }})
+				ctx, cancel := context.WithCancel(t.Context())
+				_, finishOther := openFake(ctx, t, g, serverStreams, new(fakeStream))
+				for range fires {
+					finish(statusError(code))
+					finishOther(statusError(code))
+				}
+				synctest.Wait()
+				wantTally(t, what+": OnFinish", g, tally{InFlight: 2})
+				_, _ = drainRaw(cs)
+				wantTally(t, what+": RecvMsg", g, tally{Overload: 1, InFlight: 1})
+				cancel()
+				synctest.Wait()
+				wantTally(t, what+": the end of the context", g, tally{Overload: 1, Ignored: 1})
+			})
+		}
+	}
+}
+
+// S4, S6: once the caller has closed the connection no attempt lives, and OnFinish ends a wrapped stream too: at once, or
+// when the last of the guard's calls has returned.
+func TestS04_OnFinishOnClosedConnection(t *testing.T) {
+	for _, inside := range []bool{false, true} {
+		cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := newGuard(t, breaker.Config{})
+		var finish func(error)
+		f := &fakeStream{send: func(any) error { finish(down); return nil }}
+		cs, finish := openFakeOn(t.Context(), t, g, bothStream, cc, f)
+		finish(down)
+		_ = cs.SendMsg(nil)
+		wantTally(t, "while the connection is open", g, tally{InFlight: 1})
+		_ = cc.Close()
+		if inside {
+			_ = cs.SendMsg(nil)
+		} else {
+			finish(down)
+		}
+		wantTally(t, fmt.Sprintf("once it is closed, in a call: %v", inside), g, one(breaker.Ignored))
 	}
 }
 
@@ -129,9 +185,19 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 		wantTally(t, "abandoned", g, tally{InFlight: 1})
 		cancel()
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled", g, one(breaker.Ignored))
+		wantTally(t, "cancelled after a message", g, one(breaker.Success))
 		finish(down)
-		wantTally(t, "cancelled, OnFinish after it", g, one(breaker.Ignored))
+		wantTally(t, "cancelled after a message, OnFinish after it", g, one(breaker.Success))
+
+		g = newGuard(t, breaker.Config{})
+		ctx, cancel = context.WithCancel(t.Context())
+		_, finish = openFake(ctx, t, g, serverStreams, new(fakeStream))
+		time.Sleep(time.Hour)
+		cancel()
+		time.Sleep(100 * time.Millisecond)
+		wantTally(t, "cancelled before a message", g, one(breaker.Ignored))
+		finish(down)
+		wantTally(t, "cancelled before a message, OnFinish after it", g, one(breaker.Ignored))
 
 		g = newGuard(t, breaker.Config{})
 		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
@@ -184,18 +250,42 @@ func TestS06_ContextOfOddTypes(t *testing.T) {
 
 // What a classifier and an observer of every call get to see of a stream.
 func TestStreamResult(t *testing.T) {
+	header := func() (metadata.MD, error) { return metadata.Pairs("content-type", "application/grpc"), nil }
 	for _, tt := range []struct {
-		name    string
-		end     error
-		trailer func() metadata.MD
-		code    codes.Code
-		peer    PeerEvidence
+		name     string
+		messages int
+		end      error
+		header   func() (metadata.MD, error)
+		trailer  func() metadata.MD
+		after    time.Duration
+		want     Result // without what is the same for all
 	}{
-		{"io.EOF", nil, fakeTrailer("k", "v"), codes.OK, PeerUnknown},
-		{"status with trailer", down, fakeTrailer("k", "v"), codes.Unavailable, PeerAnswered},
-		{"status without", down, nil, codes.Unavailable, PeerUnknown},
-		{"a context error", fmt.Errorf("gone: %w", context.Canceled), nil, codes.Canceled, PeerUnknown},
-		{"no status", errors.New("broken"), nil, codes.Unknown, PeerUnknown},
+		{name: "io.EOF", after: time.Minute, want: Result{Code: codes.OK, Old: true}, trailer: fakeTrailer("k", "v")},
+		{
+			name: "status with the trailer of a gRPC server", end: down, after: time.Minute,
+			trailer: fakeTrailer("content-type", "application/grpc"),
+			want:    Result{Code: codes.Unavailable, Old: true, Peer: PeerAnswered},
+		},
+		{
+			name: "status with another trailer", end: down, after: time.Minute, trailer: fakeTrailer("k", "v"),
+			want: Result{Code: codes.Unavailable, Old: true},
+		},
+		{name: "status without", end: down, after: time.Minute, want: Result{Code: codes.Unavailable, Old: true}},
+		{
+			name: "status after a header", end: down, after: time.Minute, header: header,
+			want: Result{Code: codes.Unavailable, Old: true, Answered: true, Peer: PeerAnswered},
+		},
+		{
+			name: "status after messages", messages: 2, end: down, after: time.Minute,
+			want: Result{Code: codes.Unavailable, Old: true, Answered: true, Messages: 2, Peer: PeerAnswered},
+		},
+		{name: "almost old", end: down, after: 10*time.Second - 1, want: Result{Code: codes.Unavailable}},
+		{name: "just old", end: down, after: 10 * time.Second, want: Result{Code: codes.Unavailable, Old: true}},
+		{
+			name: "a context error", end: fmt.Errorf("gone: %w", context.Canceled), after: time.Second,
+			want: Result{Code: codes.Canceled},
+		},
+		{name: "no status", end: errors.New("broken"), after: time.Second, want: Result{Code: codes.Unknown}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
@@ -205,20 +295,34 @@ func TestStreamResult(t *testing.T) {
 				return breaker.Overload
 			}))
 			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
-				recv: func(any) error { return eofOr(tt.end) }, trailer: tt.trailer,
+				recv: func(any) error {
+					if tt.messages--; tt.messages >= 0 {
+						return nil
+					}
+					return eofOr(tt.end)
+				},
+				header: tt.header, trailer: tt.trailer,
 			})
 			if err := cs.SendMsg(nil); err != nil { // what was sent before says nothing about the end
 				t.Fatal(err)
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(tt.after)
 			_, _ = drainRaw(cs)
 			if len(got) != 1 {
 				t.Fatalf("%s: the classifier ran %d times, want 1", tt.name, len(got))
 			}
-			if got[0].Err != tt.end || got[0].Code != tt.code || got[0].Peer != tt.peer || got[0].Call.Method != "Method" { //nolint:errorlint // the same
-				t.Errorf("%s: the classifier got %+v, want %+v", tt.name, got[0], tt)
+			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same
+				t.Errorf("%s: the classifier got %+v of method %q, want %+v of Method", tt.name, got[0].Err, got[0].Call.Method, tt.end)
 			}
-			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.code, Duration: time.Minute}
+			wantResult := tt.want
+			wantResult.Call, wantResult.Err, wantResult.Duration = got[0].Call, got[0].Err, tt.after
+			if tt.end != nil && tt.trailer != nil {
+				wantResult.Trailer = tt.trailer()
+			}
+			if !reflect.DeepEqual(got[0], wantResult) {
+				t.Errorf("%s: the classifier got %+v, want %+v", tt.name, got[0], wantResult)
+			}
+			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.want.Code, Duration: tt.after}
 			if !slices.Equal(obs.settled, []Settlement{want}) {
 				t.Errorf("%s: the observer heard %+v, want %+v", tt.name, obs.settled, want)
 			}
@@ -261,6 +365,9 @@ func TestG01_StreamUntouched(t *testing.T) {
 		}
 		if len(got) != n+1 || !slices.Equal(got[1:], backing) {
 			t.Errorf("%d options: the streamer got %v, want one more and these", n, got)
+		}
+		if cap(got) != len(got) {
+			t.Errorf("%d options: the streamer got room for %d more, want none", n, cap(got)-len(got))
 		}
 		if spare := backing[n : n+3]; !slices.Equal(spare, make([]grpc.CallOption, 3)) {
 			t.Errorf("%d options: the guard wrote into the caller's slice: %v", n, spare)

@@ -51,7 +51,13 @@ func TestS06_EndsWhileReceiving(t *testing.T) {
 				}
 				time.Sleep(100 * time.Millisecond)
 				synctest.Wait()
-				wantTally(t, "nobody receives any more", g, one(breaker.Ignored))
+				// The end came before the message was there. With grpc directly below, the header is known. In a call of the
+				// guard's OnFinish waits for the call to return, and then there is a message. The context's end does not wait.
+				want := breaker.Success
+				if fate == "cancel" && t.name != "bare" {
+					want = breaker.Ignored
+				}
+				wantTally(t, "nobody receives any more", g, one(want))
 			})
 		})
 	}
@@ -126,7 +132,8 @@ func TestS06_EndsWhileOpening(t *testing.T) {
 }
 
 // S6: an interceptor inside may give the stream a context of its own, which ends for its own reasons: here a timeout of
-// each attempt. The stream is over, and the backend did not answer in time.
+// each attempt. The stream is over, and the backend did not answer in time. Of a wrapped stream OnFinish cannot tell that,
+// since there may be another attempt, but RecvMsg can.
 func TestS06_InnerTimeout(t *testing.T) {
 	for _, a := range streamArrangements {
 		synctest.Test(t, func(t *testing.T) {
@@ -139,12 +146,16 @@ func TestS06_InnerTimeout(t *testing.T) {
 			}
 			g := newGuard(t, breaker.Config{})
 			r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, a.dial...), grpc.WithChainStreamInterceptor(timeout))...)
-			r.server(t.Context())
+			s := r.server(t.Context())
 			time.Sleep(time.Second - 1)
 			synctest.Wait()
 			wantTally(t, a.name+", before the timeout", g, tally{InFlight: 1})
 			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()
+			if a.wraps() {
+				wantTally(t, a.name+", after the timeout", g, tally{InFlight: 1})
+				endsWith(t, s, codes.DeadlineExceeded)
+			}
 			wantTally(t, a.name+", after the timeout", g, one(breaker.Failure))
 		})
 	}
@@ -212,7 +223,11 @@ func TestS07_AbandonedWithLiveContext(t *testing.T) {
 		_ = r.conn.Close()
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		wantTally(t, "after the connection's end", g, one(breaker.Ignored))
+		want := breaker.Ignored
+		if t.name == "bare" {
+			want = breaker.Success // the header has come (S2)
+		}
+		wantTally(t, "after the connection's end", g, one(want))
 	})
 }
 

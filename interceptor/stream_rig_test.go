@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,11 +274,45 @@ func openFake(
 	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
 ) (cs grpc.ClientStream, finish func(error)) {
 	tb.Helper()
-	cs, err := g.Stream(ctx, desc, nil, fullMethod,
+	return openFakeOn(ctx, tb, g, desc, nil, f)
+}
+
+// openFakeOn is openFake for a stream of cc.
+func openFakeOn(
+	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, cc *grpc.ClientConn, f grpc.ClientStream,
+) (cs grpc.ClientStream, finish func(error)) {
+	tb.Helper()
+	cs, err := g.Stream(ctx, desc, cc, fullMethod,
 		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			finish = finisher(opts)
 			return f, nil
 		})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cs, finish
+}
+
+// openDirect is openFake for a stream that the guard takes for one of grpc's, with no interceptor between. The stream has
+// reached a connection.
+func openDirect(
+	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
+) (cs grpc.ClientStream, finish func(error)) {
+	tb.Helper()
+	streamer := func(
+		_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption,
+	) (grpc.ClientStream, error) {
+		for _, o := range opts {
+			if p, ok := o.(grpc.PeerCallOption); ok {
+				p.PeerAddr.Addr = &net.UnixAddr{Name: "for the test"}
+			}
+		}
+		finish = finisher(opts)
+		return f, nil
+	}
+	seen := streamerEntry.Swap(reflect.ValueOf(streamer).Pointer())
+	defer streamerEntry.Store(seen)
+	cs, err := g.Stream(ctx, desc, nil, fullMethod, streamer)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// outcomeOf is rule G2.
+// outcomeOf is rule G2, and G3 where an interceptor stands between the guard and grpc.
 func outcomeOf(c codes.Code) breaker.Outcome {
 	switch c {
 	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
@@ -29,6 +29,14 @@ func outcomeOf(c codes.Code) breaker.Outcome {
 	default:
 		return breaker.Failure
 	}
+}
+
+// directOutcomeOf is outcomeOf with grpc directly below: nobody but the peer can have canceled then (G3).
+func directOutcomeOf(c codes.Code) breaker.Outcome {
+	if c == codes.Canceled {
+		return breaker.Failure
+	}
+	return outcomeOf(c)
 }
 
 func allCodes() []codes.Code {
@@ -132,35 +140,57 @@ func TestS02_StatusAtTheEnd(t *testing.T) {
 					t.Errorf("%v: got %d messages, want %d", code, n, c.messages)
 				}
 				wantCode(t, "stream", err, code)
-				wantTally(t, code.String(), g, one(outcomeOf(code)))
+				want := outcomeOf(code)
+				if t.name == "bare" {
+					want = directOutcomeOf(code)
+				}
+				wantTally(t, code.String(), g, one(want))
 			}
 		}
 	})
 }
 
-// T1: streams that open and then fail open the breaker.
+// T1: streams that open and then fail open the breaker. A first message ends the row of failures; it goes on unless the
+// stream ends with Unavailable (S13). Then the ratio rule opens, when it has seen its 20 calls.
 func TestS02_FailuresAfterCreationOpen(t *testing.T) {
-	inEach(t, func(t arranged) {
-		g := newGuard(t, breaker.Config{ConsecutiveFailures: 5})
-		r := newStreamRig(t, g, sends(2, down), t.dial...)
-		for i := range 100 {
-			s, err := r.client.ServerStream(t.Context(), &testpb.Request{})
-			if i < 5 {
-				if err != nil {
-					t.Fatalf("stream %d: %v", i, err)
+	for _, tt := range []struct {
+		name     string
+		messages int
+		end      error
+		opensAt  int
+		rule     breaker.RuleCounts
+	}{
+		{"Unavailable without a message", 0, down, 5, breaker.RuleCounts{Consecutive: 1}},
+		{"Unavailable after messages", 2, down, 20, breaker.RuleCounts{Ratio: 1}},
+		{"Internal after messages", 2, statusError(codes.Internal), 5, breaker.RuleCounts{Consecutive: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inEach(t, func(t arranged) {
+				g := newGuard(t, breaker.Config{ConsecutiveFailures: 5})
+				r := newStreamRig(t, g, sends(tt.messages, tt.end), t.dial...)
+				for i := range 100 {
+					s, err := r.client.ServerStream(t.Context(), &testpb.Request{})
+					if i < tt.opensAt {
+						if err != nil {
+							t.Fatalf("stream %d: %v", i, err)
+						}
+						endsWith(t, s, codeOf(tt.end))
+					} else if !IsRejected(err) {
+						t.Fatalf("stream %d: got %v, want a rejection", i, err)
+					}
 				}
-				_, err = drain(s)
-				wantCode(t, "stream", err, codes.Unavailable)
-			} else if !IsRejected(err) {
-				t.Fatalf("stream %d: got %v, want a rejection", i, err)
-			}
-		}
-		wantState(t, "after 5 failures", g, breaker.Open)
-		wantTally(t, "after 100 streams", g, tally{Failure: 5, Rejected: 95})
-		if got := r.srv.Received(testpb.Test_ServerStream_FullMethodName); got != 5 {
-			t.Errorf("the server saw %d calls, want 5", got)
-		}
-	})
+				wantState(t, "after the failures", g, breaker.Open)
+				failures := uint64(tt.opensAt)
+				wantTally(t, "after 100 streams", g, tally{Failure: failures, Rejected: 100 - failures})
+				if got := onlyBreaker(t, g).Snapshot().Trips; got != tt.rule {
+					t.Errorf("trips: got %+v, want %+v", got, tt.rule)
+				}
+				if got := r.srv.Received(testpb.Test_ServerStream_FullMethodName); got != tt.opensAt {
+					t.Errorf("the server saw %d calls, want %d", got, tt.opensAt)
+				}
+			})
+		})
+	}
 }
 
 // T4: io.EOF is a success. T31: and it is recorded as one.
@@ -241,7 +271,7 @@ func TestS03_MessageIsNoOutcome(t *testing.T) {
 // S3: SendMsg's io.EOF is no outcome; what RecvMsg then says is. T29: stats.End would have it a success.
 func TestS03_SendEOFLeavesItToReceive(t *testing.T) {
 	inEach(t, func(t arranged) {
-		g := newGuard(t, breaker.Config{})
+		g := newGuard(t, breaker.Config{}, WithLongStream(time.Hour)) // the end of an old one would be ignored (S2)
 		r := newStreamRig(t, g, failing(down), t.dial...)
 		s, err := r.client.Bidi(t.Context())
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,7 @@ type watchedContext struct {
 	ids     int
 	waiting map[int]func()
 	ever    int
+	err     error
 }
 
 func newWatchedContext(parent context.Context) *watchedContext {
@@ -49,6 +51,25 @@ func (c *watchedContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
+// cancel ends the context. Those who watch it know by the time it returns.
+func (c *watchedContext) cancel() {
+	c.mu.Lock()
+	c.err = context.Canceled
+	waiting := c.waiting
+	c.waiting = make(map[int]func())
+	c.mu.Unlock()
+	close(c.done)
+	for _, f := range waiting {
+		f()
+	}
+}
+
+func (c *watchedContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
 func (c *watchedContext) watchers() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -58,7 +79,6 @@ func (c *watchedContext) watchers() int {
 // S12: while a stream that is not grpc's own is open, its context is watched; once it has settled, however that came,
 // it no longer is. So a context that many streams share does not grow.
 func TestS12_WatchIsTakenBack(t *testing.T) {
-	canceled := statusError(codes.Canceled)
 	for name, tt := range map[string]struct {
 		desc   *grpc.StreamDesc
 		f      *fakeStream
@@ -81,7 +101,13 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 			bothStream, &fakeStream{closeSend: func() error { return down }},
 			func(cs grpc.ClientStream, _ func(error)) { _ = cs.CloseSend() },
 		},
-		"OnFinish": {serverStreams, &fakeStream{}, func(_ grpc.ClientStream, finish func(error)) { finish(canceled) }},
+		"RecvMsg, after OnFinish": {
+			serverStreams, &fakeStream{recv: func(any) error { return down }},
+			func(cs grpc.ClientStream, finish func(error)) {
+				finish(statusError(codes.Canceled))
+				_ = cs.RecvMsg(nil)
+			},
+		},
 		"RecvMsg, panic": {
 			serverStreams, &fakeStream{recv: func(any) error { panic("broken") }},
 			func(cs grpc.ClientStream, _ func(error)) { leaves(func() { _ = cs.RecvMsg(nil) }) },
@@ -106,21 +132,43 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 	}
 }
 
-// S12, S8: a probe gives its watch back at its first message, though the stream lives on.
+// S12, S14: a probe has settled at its first message, but it may close the breaker for as long as the stream lives. So its
+// watch is taken back when the stream ends, whatever ends it. Nothing closes the breaker after that.
 func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(t, breaker.Config{})
-		halfOpen(t, g, methodKey)
-		ctx := newWatchedContext(t.Context())
-		cs, _ := openFake(ctx, t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
-		if got := ctx.watchers(); got != 1 {
-			t.Errorf("%d watches before the first message, want 1", got)
-		}
-		_ = cs.RecvMsg(nil)
-		if got := ctx.watchers(); got != 0 {
-			t.Errorf("%d watches after the first message, want 0", got)
-		}
-	})
+	for name, end := range map[string]func(cs grpc.ClientStream, f *fakeStream, ctx *watchedContext){
+		"io.EOF": func(cs grpc.ClientStream, f *fakeStream, _ *watchedContext) {
+			f.recv = nil
+			_ = cs.RecvMsg(nil)
+		},
+		"error": func(cs grpc.ClientStream, f *fakeStream, _ *watchedContext) {
+			f.recv = func(any) error { return down }
+			_ = cs.RecvMsg(nil)
+		},
+		"the context's end": func(_ grpc.ClientStream, _ *fakeStream, ctx *watchedContext) { ctx.cancel() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, breaker.Config{SuccessesToClose: 2})
+			halfOpen(t, g, methodKey)
+			ctx := newWatchedContext(t.Context())
+			f := &fakeStream{recv: func(any) error { return nil }}
+			cs, _ := openFake(ctx, t, g, serverStreams, f)
+			if got := ctx.watchers(); got != 1 {
+				t.Errorf("%s: %d watches before the first message, want 1", name, got)
+			}
+			_ = cs.RecvMsg(nil)
+			wantTally(t, name+": after the first message", g, one(breaker.Success))
+			if got := ctx.watchers(); got != 1 {
+				t.Errorf("%s: %d watches after the first message, want 1", name, got)
+			}
+			end(cs, f, ctx)
+			if got := ctx.watchers(); got != 0 {
+				t.Errorf("%s: %d watches after the end, want 0", name, got)
+			}
+			time.Sleep(time.Minute)
+			wantState(t, name+": long after the end", g, breaker.HalfOpen)
+			wantTally(t, name+": long after the end", g, one(breaker.Success))
+		})
+	}
 }
 
 // S12: no watch where there is nothing to watch: a stream that failed to open, one that did not get so far, a context

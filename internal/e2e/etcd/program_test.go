@@ -1,0 +1,290 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+const (
+	prefix = "events/"
+	// sessionTTL is how long the session's lease lives without a keep-alive. The client sends one at each third of it. Two
+	// thirds must be longer than the outage, grpc's back-off and the longest delay by the guard that is no fault.
+	sessionTTL = 24 * time.Second
+	// lockLimit is the deadline of each attempt to take and release the lock. Without one, etcd's calls would wait for the
+	// connection, and no call would fail in an outage.
+	lockLimit = time.Second
+)
+
+// An activity records when something worked.
+type activity struct {
+	mu      sync.Mutex
+	done    []success     // in the order of their ends
+	changed chan struct{} // closed and replaced when done grows
+}
+
+type success struct{ began, ended time.Time }
+
+func newActivity() *activity { return &activity{changed: make(chan struct{})} }
+
+func (a *activity) note(began time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done = append(a.done, success{began, time.Now()})
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// after returns how long after since the first success ended that did not begin before since. It waits for it, and returns
+// an error if it has not come within limit of since.
+func (a *activity) after(since time.Time, limit time.Duration) (time.Duration, error) {
+	timer := time.NewTimer(time.Until(since.Add(limit)))
+	defer timer.Stop()
+	for {
+		a.mu.Lock()
+		changed := a.changed
+		for _, s := range a.done {
+			if !s.began.Before(since) {
+				a.mu.Unlock()
+				return s.ended.Sub(since), nil
+			}
+		}
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timer.C:
+			return 0, fmt.Errorf("not back %v later", limit)
+		}
+	}
+}
+
+// A writer puts numbered events into etcd, over a connection that is never cut.
+type writer struct {
+	mu    sync.Mutex
+	began []time.Time // when the put of each event began
+}
+
+// run puts events until ctx is done.
+func (w *writer) run(ctx context.Context, t *testing.T, client *clientv3.Client) {
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		w.mu.Lock()
+		n := len(w.began)
+		w.began = append(w.began, time.Now())
+		w.mu.Unlock()
+		// Not ctx: a put that is given up may have been made, or not.
+		if _, err := client.Put(context.WithoutCancel(ctx), prefix+strconv.Itoa(n), ""); err != nil {
+			t.Errorf("put event %d: %v", n, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+func (w *writer) beganAt(n int) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.began[n]
+}
+
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.began)
+}
+
+// A program is a user of etcd: it watches, keeps a lease alive and takes locks.
+type program struct {
+	name    string
+	proxy   *proxy
+	client  *clientv3.Client
+	session *concurrency.Session
+	held    *concurrency.Mutex // taken at the beginning and never released
+	spares  []clientv3.LeaseID // granted in advance; see keepAliveFrom
+
+	watch     *activity // an event arrived; it began when its put did
+	keepAlive *activity // the answer to the first keep-alive of a spare lease; it began when the connections were cut
+	renewal   *activity // an answer to a keep-alive of the session's lease; its beginning is not known
+	lock      *activity // the lock was taken and released
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu           sync.Mutex
+	lockFailures map[string]int
+}
+
+// start runs a program until its stop is called.
+func start(t *testing.T, name, server string, disturbances int, w *writer, opts ...grpc.DialOption) *program {
+	t.Helper()
+	p := &program{
+		name: name, proxy: startProxy(t, server), lockFailures: make(map[string]int),
+		watch: newActivity(), keepAlive: newActivity(), renewal: newActivity(), lock: newActivity(),
+	}
+	p.client = newClient(t, p.proxy.addr, opts...)
+	ctx, cancel := context.WithCancel(t.Context())
+	p.stop = cancel
+	t.Cleanup(func() {
+		cancel()
+		p.running.Wait()
+	})
+
+	var err error
+	if p.session, err = concurrency.NewSession(p.client, concurrency.WithTTL(int(sessionTTL.Seconds()))); err != nil {
+		t.Fatal(err)
+	}
+	p.held = concurrency.NewMutex(p.session, "held/"+name)
+	if err := p.held.Lock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range disturbances {
+		lease, err := p.client.Grant(ctx, 120)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.spares = append(p.spares, lease.ID)
+	}
+	// The session reads the answers too, and tells nobody.
+	renewals, err := p.client.KeepAlive(ctx, p.session.Lease())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.running.Go(func() {
+		for range renewals {
+			p.renewal.note(time.Now())
+		}
+	})
+	events := p.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	if first := <-events; !first.Created {
+		t.Fatalf("%s: the first answer of the watch is %+v", name, first)
+	}
+	p.running.Go(func() { p.readEvents(ctx, t, events, w) })
+	p.running.Go(func() { p.takeLocks(ctx) })
+	return p
+}
+
+// readEvents fails the test for an event that is lost, comes twice, or comes out of order.
+func (p *program) readEvents(ctx context.Context, t *testing.T, events clientv3.WatchChan, w *writer) {
+	next := 0
+	for response := range events {
+		if err := response.Err(); err != nil && ctx.Err() == nil {
+			t.Errorf("%s: watch: %v", p.name, err)
+		}
+		for _, e := range response.Events {
+			n, err := strconv.Atoi(strings.TrimPrefix(string(e.Kv.Key), prefix))
+			if err != nil || n != next {
+				t.Errorf("%s: got event %q, want %d", p.name, e.Kv.Key, next)
+			}
+			next = n + 1
+			p.watch.note(w.beganAt(n))
+		}
+	}
+	if ctx.Err() == nil {
+		t.Errorf("%s: the watch has ended after %d events", p.name, next)
+	}
+}
+
+// takeLocks takes a lock and releases it, again and again.
+func (p *program) takeLocks(ctx context.Context) {
+	pace := time.NewTimer(0)
+	defer pace.Stop()
+	for {
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return
+		}
+		began := time.Now()
+		if err := p.takeLock(ctx); err == nil {
+			p.lock.note(began)
+			pace.Reset(20 * time.Millisecond)
+		} else {
+			p.mu.Lock()
+			p.lockFailures[kind(err)]++
+			p.mu.Unlock()
+			pace.Reset(100 * time.Millisecond)
+		}
+	}
+}
+
+func (p *program) takeLock(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockLimit)
+	defer cancel()
+	m := concurrency.NewMutex(p.session, "again/"+p.name)
+	if err := m.Lock(ctx); err != nil {
+		return err
+	}
+	return m.Unlock(ctx)
+}
+
+// keepAliveFrom keeps a spare lease alive from now on. etcd's client sends the first keep-alive of a lease as soon as it
+// can, on the stream that all leases share, and the next ones at a third of the TTL. So it is the first one that shows when
+// the stream works again.
+func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time, lease clientv3.LeaseID) {
+	answers, err := p.client.KeepAlive(ctx, lease)
+	if err != nil {
+		t.Errorf("%s: keep-alive: %v", p.name, err)
+		return
+	}
+	p.running.Go(func() {
+		if _, ok := <-answers; ok {
+			p.keepAlive.note(cut)
+		} else if ctx.Err() == nil {
+			t.Errorf("%s: the client has given up a lease", p.name)
+		}
+		for range answers { // read to the end, as the client expects
+		}
+	})
+}
+
+// check fails the test unless the session's lease is alive and the lock that was taken at the beginning is still held.
+func (p *program) check(ctx context.Context, t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.session.Done():
+		t.Errorf("%s: the session is over", p.name)
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	ttl, err := p.client.TimeToLive(ctx, p.session.Lease())
+	switch {
+	case err != nil:
+		t.Errorf("%s: the session's lease: %v", p.name, err)
+	case ttl.TTL <= 0:
+		t.Errorf("%s: the session's lease has expired", p.name)
+	}
+	if owner, err := p.client.Txn(ctx).If(p.held.IsOwner()).Commit(); err != nil || !owner.Succeeded {
+		t.Errorf("%s: the lock that was taken at the beginning is lost (%v)", p.name, err)
+	}
+}
+
+func newClient(t *testing.T, addr string, opts ...grpc.DialOption) *clientv3.Client {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{addr}, DialOptions: opts, Logger: zap.NewNop(),
+		DialTimeout: patience, // the client also gives up a lease whose first keep-alive has no answer in this time
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	return client
+}
