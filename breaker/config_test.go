@@ -360,3 +360,18 @@ func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
 		}
 	}
 }
+
+// B2: which durations get a hint that their unit was forgotten, and which hint.
+func TestB02_MissingUnit(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond", 10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
+		10 * time.Microsecond: "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond", 100 * time.Microsecond: "",
+	} {
+		if want != "" {
+			want = "; a number without a unit is nanoseconds, probably " + want + " was meant"
+		}
+		if got := missingUnit(d); got != want {
+			t.Errorf("%d: got %q, want %q", int64(d), got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
@@ -150,6 +151,44 @@ func BenchmarkUnaryEvidence(b *testing.B) {
 		}
 	}
 	checkSuccesses(b, g)
+}
+
+// BenchmarkUnaryDoubt is a call over real grpc, in memory, while nothing has failed for a Window; for a Window after a
+// failure, when grpc is asked for the peer; and while the last outcome was no success, when it is asked for header and
+// trailer too. Without a guard for comparison.
+func BenchmarkUnaryDoubt(b *testing.B) {
+	srv := new(testpb.Server)
+	backend := testpb.StartBufconn(b, srv)
+	for _, bm := range []struct {
+		name   string
+		before breaker.Outcome // of the call before each
+		keep   bool            // the backend stays in doubt
+		plain  bool
+	}{{name: "NoGuard", plain: true}, {name: "NoDoubt"}, {name: "Troubled", before: breaker.Ignored}, {name: "InDoubt", before: breaker.Ignored, keep: true}} {
+		b.Run(bm.name, func(b *testing.B) {
+			g := newGuard(b, breaker.Config{Window: time.Hour}, WithKey(oneKey))
+			dial := g.DialOptions()
+			if bm.plain {
+				dial = nil
+			}
+			client := testpb.NewTestClient(backend.Dial(b, dial...))
+			br := g.Group().Get(breaker.Key{})
+			if bm.before != breaker.Success {
+				settleOne(br, bm.before)
+				settleOne(br, breaker.Success)
+			}
+			ctx, req := context.Background(), new(testpb.Request)
+			b.ReportAllocs()
+			for b.Loop() {
+				if bm.keep {
+					settleOne(br, bm.before)
+				}
+				if _, err := client.Unary(ctx, req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkUnaryKeyFunc is Unary without handles: each call has a Call made of it, and its key hashed.

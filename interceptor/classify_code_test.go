@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -15,7 +16,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// classOf is rule G2, written down a second time.
+// classOf is rule G2, written down a second time, for calls that have reached the peer through an interceptor (G3).
 func classOf(c codes.Code) breaker.Outcome {
 	switch c {
 	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
@@ -160,10 +161,67 @@ func TestG02_ResultByHand(t *testing.T) {
 		{Result{Err: errors.New("x"), Code: codes.ResourceExhausted}, breaker.Overload},
 		{Result{Err: errors.New("x"), Code: codes.Unauthenticated}, breaker.Success},
 		{Result{Err: down, Code: codes.Unavailable, Closed: true}, breaker.Ignored},
+		{Result{Err: down, Code: codes.Unavailable, Peer: PeerUnreached}, breaker.Failure},
+		{Result{Err: down, Code: codes.Unavailable, Peer: PeerUnreached, Ready: true}, breaker.Ignored},
+		{Result{Err: down, Code: codes.NotFound, Peer: PeerUnreached}, breaker.Ignored},
+		{Result{Err: errors.New("x"), Code: codes.DeadlineExceeded, Peer: PeerUnreached, Ready: true}, breaker.Ignored},
 		{Result{Err: down, Code: codes.Unavailable, ShortBudget: true}, breaker.Failure},
 	} {
 		if got := DefaultClassifier(t.Context(), tt.r); got != tt.want {
 			t.Errorf("%+v: %v, want %v", tt.r, got, tt.want)
+		}
+	}
+}
+
+// S2, by hand: the table of how a stream ends against its age and whether it was answered. DefaultClassifier needs no more
+// than the Result has, and the context (S15).
+func TestS02_TableByHand(t *testing.T) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
+	const s, f, i, o = breaker.Success, breaker.Failure, breaker.Ignored, breaker.Overload
+	rst := "stream terminated by RST_STREAM with error code: CANCEL"
+	for _, tt := range []struct {
+		name string
+		ctx  context.Context
+		r    Result
+		want [4]breaker.Outcome // young, not answered; old, not answered; young, answered; long-lived
+	}{
+		{"OK", t.Context(), Result{}, [4]breaker.Outcome{s, s, s, s}},
+		{"NotFound", t.Context(), Result{Code: codes.NotFound}, [4]breaker.Outcome{s, s, s, s}},
+		{"the caller cancels", canceled, Result{Code: codes.Canceled}, [4]breaker.Outcome{i, i, s, s}},
+		{"the caller closes the connection", t.Context(), Result{Code: codes.Canceled, Closed: true}, [4]breaker.Outcome{i, i, s, s}},
+		{
+			"the caller closes the connection, the transport goes first", t.Context(),
+			Result{Code: codes.Unavailable, Closed: true},
+			[4]breaker.Outcome{i, i, s, s},
+		},
+		{"the caller's time is up", expired, Result{Code: codes.DeadlineExceeded}, [4]breaker.Outcome{f, f, f, s}},
+		{"Unavailable", t.Context(), Result{Code: codes.Unavailable}, [4]breaker.Outcome{f, i, f, s}},
+		{"Unavailable, and the caller's time is up", expired, Result{Code: codes.Unavailable}, [4]breaker.Outcome{f, i, f, s}},
+		{"Canceled by the peer", t.Context(), Result{Code: codes.Canceled, Direct: true}, [4]breaker.Outcome{f, i, f, s}},
+		{
+			"Canceled by the peer's reset", t.Context(), Result{Code: codes.Canceled, Err: status.Error(codes.Canceled, rst)},
+			[4]breaker.Outcome{f, i, f, s},
+		},
+		{"Canceled by whoever stands between", t.Context(), Result{Code: codes.Canceled}, [4]breaker.Outcome{i, i, i, i}},
+		{"ResourceExhausted", t.Context(), Result{Code: codes.ResourceExhausted}, [4]breaker.Outcome{o, o, o, o}},
+		{"Internal", t.Context(), Result{Code: codes.Internal}, [4]breaker.Outcome{f, f, f, f}},
+		{"Unknown", t.Context(), Result{Code: codes.Unknown}, [4]breaker.Outcome{f, f, f, f}},
+		{"DataLoss", t.Context(), Result{Code: codes.DataLoss}, [4]breaker.Outcome{f, f, f, f}},
+		{"a code above 16", t.Context(), Result{Code: 77}, [4]breaker.Outcome{f, f, f, f}},
+		{"DeadlineExceeded with time left", t.Context(), Result{Code: codes.DeadlineExceeded}, [4]breaker.Outcome{f, f, f, f}},
+	} {
+		for column, want := range tt.want {
+			r := tt.r
+			r.Old, r.Answered = column&1 != 0, column&2 != 0
+			if r.Code != codes.OK && r.Err == nil {
+				r.Err = status.Error(r.Code, "for the test")
+			}
+			if got := DefaultClassifier(tt.ctx, r); got != want {
+				t.Errorf("%s; old: %v, answered: %v: %v, want %v", tt.name, r.Old, r.Answered, got, want)
+			}
 		}
 	}
 }

@@ -22,14 +22,14 @@ import (
 
 // localError is an error that grpc makes on this side, and how to have it made.
 type localError struct {
-	name   string
-	code   codes.Code
-	text   string // one of localTexts, or of receiptTexts
+	name string
+	code codes.Code
+	text string // one of localTexts, or of receiptTexts
 	// answered: the peer's answer is what cannot be taken, so the text is one of receiptTexts and the call a success.
 	answered bool
-	server []grpc.ServerOption
-	dial   []grpc.DialOption
-	call   func(ctx context.Context, cc *grpc.ClientConn) error
+	server   []grpc.ServerOption
+	dial     []grpc.DialOption
+	call     func(ctx context.Context, cc *grpc.ClientConn) error
 }
 
 // withOptions is a plain call with opts.

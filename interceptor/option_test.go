@@ -34,6 +34,14 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		{"budget without a unit", WithMinBudget(50), "interceptor: WithMinBudget: the budget is 50ns, want 1ms or more; " +
 			"a number without a unit is nanoseconds, probably 50*time.Second or 50*time.Millisecond was meant"},
 		{"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1), "interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more"},
+		{"no age", WithLongStream(0), "interceptor: WithLongStream: the duration is 0s, want 1ms or more"},
+		{"negative age", WithLongStream(-time.Second), "interceptor: WithLongStream: the duration is -1s, want 1ms or more"},
+		{"age without a unit", WithLongStream(10), "interceptor: WithLongStream: the duration is 10ns, want 1ms or more; " +
+			"a number without a unit is nanoseconds, probably 10*time.Second or 10*time.Millisecond was meant"},
+		{
+			"age of almost a millisecond", WithLongStream(time.Millisecond - 1),
+			"interceptor: WithLongStream: the duration is 999.999µs, want 1ms or more",
+		},
 	} {
 		heard := new(recorder)
 		group, err := breaker.NewGroup(breaker.Config{})

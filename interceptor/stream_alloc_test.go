@@ -173,12 +173,25 @@ func TestS12_WatchedStreamsCostNoGoroutine(t *testing.T) {
 	})
 }
 
+// settledSignal is an Observer that sends when a call has settled.
+type settledSignal chan struct{}
+
+func (settledSignal) Rejected(context.Context, *RejectedError)  {}
+func (settledSignal) FellBack(context.Context, FallbackInfo)    {}
+func (settledSignal) Transition(context.Context, breaker.Event) {}
+func (s settledSignal) Settled(context.Context, Settlement)     { s <- struct{}{} }
+
 // S12: once a stream has settled and its caller has dropped it, neither guard nor breaker holds on to its context;
 // nor does the context's parent.
 func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 	type luggage struct{ _ [64]byte }
 	type key struct{}
 	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithObserver(deaf{}))
+	settled := make(settledSignal, 1)
+	tells, err := New(g.Group(), WithObserver(settled))
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := newStreamRig(t, g, sends(1, nil))
 	wrapped := r.backend.Dial(t, append(g.DialOptions(), grpc.WithChainStreamInterceptor(wrap))...)
 	parent, cancel := context.WithCancel(t.Context())
@@ -197,9 +210,10 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 			_, _ = drainRaw(cs)
 		},
 		"fake, by its context": func(ctx context.Context) {
-			watched := newWatchedContext(ctx)
-			openFake(watched, t, g, serverStreams, new(fakeStream))
-			watched.cancel()
+			ctx, cancel := context.WithCancel(ctx)
+			openFake(ctx, t, tells, serverStreams, new(fakeStream))
+			cancel()
+			<-settled
 		},
 		"direct, by OnFinish": func(ctx context.Context) {
 			_, finish := openDirect(ctx, t, g, serverStreams, new(fakeStream))

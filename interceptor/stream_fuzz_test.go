@@ -47,6 +47,7 @@ type fuzzedStream struct {
 	server, probe, deadline bool
 	opening                 byte
 
+	message bool // one has come
 	decided bool
 	outcome breaker.Outcome
 	trace   []string
@@ -58,9 +59,14 @@ func (e *fuzzedStream) decide(o breaker.Outcome) {
 	}
 }
 
+// left is what the end of the context comes to (S2). The stream of a deadline is old by then: a probe has closed the breaker
+// (S14), and another stream is long-lived if a message has come. A header is not known then (S9).
 func (e *fuzzedStream) left() breaker.Outcome {
-	if e.deadline {
+	switch {
+	case e.deadline && !e.message && !e.probe:
 		return breaker.Failure
+	case e.deadline || e.message:
+		return breaker.Success
 	}
 	return breaker.Ignored
 }
@@ -69,23 +75,34 @@ func (e *fuzzedStream) note(format string, args ...any) {
 	e.trace = append(e.trace, fmt.Sprintf(format, args...))
 }
 
-// How a stream opens, and what its Trailer does where the guard asks for it.
+// How a stream opens, and what its Header and its Trailer do where the guard asks for them.
 const (
-	openPlain = iota // no trailer
-	openTrailer
+	openPlain   = iota // neither
+	openTrailer        // that of a gRPC server
 	openTrailerPanics
 	openTrailerExits
 	openTrailerFinishes // OnFinish fires in it
-	openNothing         // neither a stream nor an error
+	openTrailerOther    // of somebody who is no gRPC server
+	openHeader
+	openHeaderPanics
+	openNothing // neither a stream nor an error
 	openFails
 	openPanics
 	openExits
 	openings
 )
 
-// withTrailer is what an error at the end comes to: with a trailer, the peer has answered, so it is the peer's (G5).
-func (e *fuzzedStream) withTrailer(class breaker.Outcome, how byte) breaker.Outcome {
-	if how&0x1f%24 == 23 && (e.opening == openTrailer || e.opening == openTrailerFinishes) {
+// answered is what an error at the end comes to: after a message or a header, or with the trailer of a gRPC server, the
+// peer has answered, so the error is the peer's whatever it says (G5).
+func (e *fuzzedStream) answered(class breaker.Outcome, how byte) breaker.Outcome {
+	if how&0x1f%24 != 23 {
+		return class
+	}
+	switch e.opening {
+	case openTrailer, openTrailerFinishes, openHeader:
+		return breaker.Failure
+	}
+	if e.message {
 		return breaker.Failure
 	}
 	return class
@@ -93,7 +110,8 @@ func (e *fuzzedStream) withTrailer(class breaker.Outcome, how byte) breaker.Outc
 
 // FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods, OnFinish
 // early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there is one
-// outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6, G1).
+// outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6, G1). OnFinish
+// decides nothing, because the stream is wrapped and its connection is not closed.
 func FuzzStreamEndings(f *testing.F) {
 	const ( // flags
 		server, probe, deadline = 1, 2, 4
@@ -116,6 +134,15 @@ func FuzzStreamEndings(f *testing.F) {
 		{server, openTrailerPanics, opError, 8},
 		{0, openTrailerExits, opSend, 0, opErrorThrice, unavailable},
 		{server, openTrailerFinishes, opHeader, 6, opError, 23 | inside},
+		{server, openTrailerOther, opError, 23}, // nobody has answered
+		{server, openHeader, opFinish, 14, opError, 23},
+		{server, openHeader, opLeave, 0},
+		{server, openHeaderPanics, opMessage, 0, opError, 23},
+		{server, 0, opMessage, 0, opLeave, 0},
+		{server | deadline, 0, opMessage, 0}, // long-lived
+		{server | probe | deadline, 0},       // S14
+		{server, 0, opMessage, 0, opSendError, 23},
+		{server, 0, opFinish, unavailable, opEOF, 0},
 		{server | deadline, 0}, // abandoned until its deadline
 		{server, 0, opSendEOF, 0, opEOF, 0, opFinish, unavailable, opFinish, 0},
 		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
@@ -162,13 +189,19 @@ func playStream(t *testing.T, script []byte) {
 	fake := new(fakeStream)
 	switch e.opening {
 	case openTrailer:
+		fake.trailer = fakeTrailer("content-type", "application/grpc")
+	case openTrailerOther:
 		fake.trailer = fakeTrailer("k", "v")
+	case openHeader:
+		fake.header = func() (metadata.MD, error) { return metadata.Pairs("k", "v"), nil }
+	case openHeaderPanics:
+		fake.header = func() (metadata.MD, error) { panic("Header") }
 	case openTrailerPanics:
 		fake.trailer = func() metadata.MD { panic("Trailer") }
 	case openTrailerExits:
 		fake.trailer = func() metadata.MD { runtime.Goexit(); return nil }
 	case openTrailerFinishes:
-		fake.trailer = func() metadata.MD { finish(down); return metadata.Pairs("k", "v") }
+		fake.trailer = func() metadata.MD { finish(down); return metadata.Pairs("content-type", "application/grpc") }
 	}
 	var cs grpc.ClientStream
 	what := leaves(func() {
@@ -256,6 +289,7 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 	switch op {
 	case opMessage:
 		receive(nil)
+		e.message = true
 		if !e.server || e.probe {
 			e.decide(breaker.Success)
 		}
@@ -264,11 +298,11 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 		e.decide(breaker.Success)
 	case opError:
 		receive(eofOr(err))
-		e.decide(e.withTrailer(class, how))
+		e.decide(e.answered(class, how))
 	case opErrorThrice:
 		inside = func() { finish(nil); finish(down); finish(err) }
 		receive(eofOr(err))
-		e.decide(e.withTrailer(class, how))
+		e.decide(e.answered(class, how))
 	case opSend:
 		send(nil)
 	case opSendEOF:
@@ -288,11 +322,12 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 			e.decide(class)
 		}
 	case opHeader:
+		before := fake.header
 		fake.header = func() (metadata.MD, error) { inside(); return nil, err }
 		_, _ = cs.Header()
+		fake.header = before
 	case opFinish:
 		finish(err)
-		e.decide(class)
 	case opLeave:
 		leave()
 	case opRecvPanics:

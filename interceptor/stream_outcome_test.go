@@ -60,7 +60,7 @@ func streamEnds() []streamEnd {
 }
 
 // S2 cell by cell, with the default of WithLongStream: old is 10 s.
-func TestS02_Table(t *testing.T) {
+func TestS02_TableOverGRPC(t *testing.T) {
 	for _, end := range streamEnds() {
 		for _, answer := range []string{"", "header", "message"} {
 			for _, age := range []time.Duration{0, time.Second, 10*time.Second - time.Millisecond, 10 * time.Second, time.Hour} {

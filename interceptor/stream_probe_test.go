@@ -19,9 +19,9 @@ import (
 var probeConfig = breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1, SuccessesToClose: 1}
 
 // newProbeRig is a rig whose next call, if it is of method, is a probe.
-func newProbeRig(tb testing.TB, method string, script testpb.Script, a streamArrangement) *streamRig {
+func newProbeRig(tb testing.TB, method string, script testpb.Script, a streamArrangement, opts ...Option) *streamRig {
 	tb.Helper()
-	g := newGuard(tb, probeConfig)
+	g := newGuard(tb, probeConfig, opts...)
 	r := newStreamRig(tb, g, script, a.dial...)
 	halfOpen(tb, g, breaker.Key{Target: r.conn.Target(), Service: "grpcircuit.testpb.Test", Method: method})
 	return r
@@ -70,7 +70,10 @@ func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	}
 }
 
-// S8, B22: a quiet watch, whose first message comes after its lease, lets the callee back in as well.
+// neverOld has no stream of a test become old, so that S14 closes no breaker.
+var neverOld = WithLongStream(10_000 * time.Hour)
+
+// S8, B22: a quiet watch, whose first message comes after its lease, lets the backend back in as well.
 func TestS08_FirstMessageAfterTheLease(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", testpb.Script{
@@ -78,7 +81,7 @@ func TestS08_FirstMessageAfterTheLease(t *testing.T) {
 				time.Sleep(time.Minute)
 				return sendAll(s, 1, nil)
 			},
-		}, t.streamArrangement)
+		}, t.streamArrangement, neverOld)
 		s := r.server(t.Context())
 		time.Sleep(30 * time.Second)
 		wantState(t, "in the silence", r.guard, breaker.HalfOpen)
@@ -161,7 +164,8 @@ func TestS08_HeaderIsNoMessage(t *testing.T) {
 	})
 }
 
-// S8: a watch that lives for hours, through a trip and a recovery, is one call, and holds nothing.
+// S8: a watch that lives for hours, through a trip and a recovery, is one call, and holds nothing. That it ends with
+// Unavailable then is no failure (S2).
 func TestS08_WatchLivesForHours(t *testing.T) {
 	inEach(t, func(t arranged) {
 		tick := testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -192,7 +196,7 @@ func TestS08_WatchLivesForHours(t *testing.T) {
 		endsWith(t, probe, codes.Unavailable)
 		wantTally(t, "after the probe's end", r.guard, tally{Success: 1, InFlight: 1})
 		endsWith(t, plain, codes.Unavailable)
-		wantTally(t, "after the other's end", r.guard, tally{Success: 1, Failure: 1})
+		wantTally(t, "after the other's end", r.guard, tally{Success: 2})
 	})
 }
 
@@ -232,7 +236,7 @@ func TestS08_MessagesAreNotCalls(t *testing.T) {
 // breaker is not stuck, not even if that goes on.
 func TestS07_SilentProbeIsALease(t *testing.T) {
 	inEach(t, func(t arranged) {
-		r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement)
+		r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement, neverOld)
 		forever := context.WithoutCancel(t.Context())
 		for i := range uint64(5) {
 			r.server(forever)
@@ -255,6 +259,47 @@ func TestS07_SilentProbeIsALease(t *testing.T) {
 		wantTally(t, "after the connection's end", r.guard, tally{Success: 1, Late: 5, Rejected: 5})
 		wantState(t, "after late results", r.guard, breaker.Closed)
 	})
+}
+
+// S14: a probe that is still open when it is old closes the breaker, though nothing has come, and although its lease has
+// run out: one that has settled by its first message where one success is not enough, too.
+func TestS14_OldProbeCloses(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		messages int
+		lease    time.Duration
+		want     tally
+		probes   breaker.ProbeCounts
+	}{
+		{"silent", 0, time.Minute, one(breaker.Success), breaker.ProbeCounts{Success: 1}},
+		{"silent, its lease over", 0, time.Second, tally{Late: 1}, breaker.ProbeCounts{Lost: 1}},
+		{"after a message", 1, time.Minute, one(breaker.Success), breaker.ProbeCounts{Success: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inEach(t, func(t arranged) {
+				g := newGuard(t, breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: tt.lease, SuccessesToClose: 3})
+				r := newStreamRig(t, g, lives(tt.messages), t.dial...)
+				halfOpen(t, g, breaker.Key{Target: r.conn.Target(), Service: "grpcircuit.testpb.Test", Method: "ServerStream"})
+				s := r.server(t.Context())
+				for range tt.messages {
+					if _, err := s.Recv(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(10*time.Second - 1)
+				synctest.Wait()
+				wantState(t, "1 ns before it is old", g, breaker.HalfOpen)
+				time.Sleep(1)
+				synctest.Wait()
+				wantState(t, "once it is old", g, breaker.Closed)
+				wantTally(t, "once it is old", g, tt.want)
+				wantProbeCounts(t, "once it is old", g, tt.probes)
+				_ = r.conn.Close()
+				synctest.Wait()
+				wantTally(t, "in the end", g, tt.want)
+			})
+		})
+	}
 }
 
 // T16: a probe may wait for a connection for as long as it likes; others may probe after its lease.

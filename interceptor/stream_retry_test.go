@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -221,9 +222,9 @@ func TestS09_ProbeRetries(t *testing.T) {
 	})
 }
 
-// S9, from the stream's side: whatever is called and however it ends, the guard asks for neither Context nor Header, and
-// asks for Trailer only once RecvMsg has failed.
-func TestS09_NeverAsksForContextOrHeader(t *testing.T) {
+// S9, from the stream's side: whatever is called and however it ends, the guard does not call Context, and calls Header and
+// Trailer only once RecvMsg has returned an error. A stream that ends well it asks for neither, nor one that has settled.
+func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		for _, end := range []error{nil, down} {
 			synctest.Test(t, func(t *testing.T) {
@@ -232,15 +233,17 @@ func TestS09_NeverAsksForContextOrHeader(t *testing.T) {
 					halfOpen(t, g, methodKey)
 				}
 				messages, over := 0, false
+				var asked []string
+				ask := func(method string) {
+					asked = append(asked, method)
+					if !over {
+						t.Errorf("the guard called %s before the end", method)
+					}
+				}
 				f := &fakeStream{
 					context: func() context.Context { t.Error("the guard called Context"); return nil },
-					header:  func() (metadata.MD, error) { t.Error("the guard called Header"); return nil, nil },
-					trailer: func() metadata.MD {
-						if !over {
-							t.Error("the guard called Trailer before the end")
-						}
-						return nil
-					},
+					header:  func() (metadata.MD, error) { ask("Header"); return nil, nil },
+					trailer: func() metadata.MD { ask("Trailer"); return nil },
 				}
 				f.recv = func(any) error {
 					if messages++; messages <= 3 {
@@ -256,19 +259,79 @@ func TestS09_NeverAsksForContextOrHeader(t *testing.T) {
 				}
 				_ = cs.CloseSend()
 				_ = cs.RecvMsg(nil)
+				_ = cs.RecvMsg(nil)
 				finish(end)
+				var want []string
+				if end != nil && !probe { // a probe has settled at its first message
+					want = []string{"Header", "Trailer"}
+				}
+				if !slices.Equal(asked, want) {
+					t.Errorf("probe: %v, ends with %v: the guard called %v, want %v", probe, end, asked, want)
+				}
 			})
 		}
 	}
 }
 
-// S9: nor for Trailer when OnFinish fires, which need not be about this stream.
-func TestS09_OnFinishAsksForNoTrailer(t *testing.T) {
-	g := newGuard(t, breaker.Config{})
-	f := &fakeStream{trailer: func() metadata.MD { t.Error("the guard called Trailer of a stream that lives"); return nil }}
-	_, finish := openFake(t.Context(), t, g, serverStreams, f)
-	finish(down)
-	wantTally(t, "after OnFinish", g, one(breaker.Failure))
+// S9: nor when OnFinish fires, which need not be about this stream, nor when the context ends.
+func TestS09_OnFinishAsksForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, breaker.Config{})
+		f := &fakeStream{
+			header: func() (metadata.MD, error) {
+				t.Error("the guard called Header of a stream that lives")
+				return nil, nil
+			},
+			trailer: func() metadata.MD { t.Error("the guard called Trailer of a stream that lives"); return nil },
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, finish := openFake(ctx, t, g, serverStreams, f)
+		finish(down)
+		wantTally(t, "after OnFinish", g, tally{InFlight: 1})
+		cancel()
+		synctest.Wait()
+		wantTally(t, "after the context's end", g, one(breaker.Ignored))
+	})
+}
+
+// S9: OnFinish of a stream with grpc directly below is about this very stream, which is over. If it ends badly, its header
+// tells whether it was answered. Its Trailer must not be called before RecvMsg has returned, so the option tells.
+func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
+	for _, header := range []metadata.MD{nil, metadata.Pairs("k", "v")} {
+		for _, end := range []error{nil, down} {
+			var got []Result
+			g := newGuard(t, breaker.Config{}, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+				got = append(got, r)
+				return DefaultClassifier(ctx, r)
+			}))
+			asked, over := 0, false
+			f := &fakeStream{
+				context: func() context.Context { t.Error("the guard called Context"); return nil },
+				header: func() (metadata.MD, error) {
+					asked++
+					if !over {
+						t.Error("the guard called Header before the end")
+					}
+					return header, nil
+				},
+				trailer: func() metadata.MD { t.Error("the guard called Trailer"); return nil },
+			}
+			cs, finish := openDirect(t.Context(), t, g, bothStream, f)
+			_ = cs.SendMsg(nil)
+			over = true
+			finish(end)
+			want := 0
+			if end != nil {
+				want = 1
+			}
+			if asked != want {
+				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, asked, want)
+			}
+			if len(got) != 1 || end != nil && (got[0].Answered != (header != nil) || got[0].Err != end) { //nolint:errorlint // the same
+				t.Errorf("header %v, ends with %v: the classifier got %+v", header, end, got)
+			}
+		}
+	}
 }
 
 // S9, over grpc's own: an interceptor opens two streams, hands one on, and cancels the other before the one that it handed on

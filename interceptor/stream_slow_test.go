@@ -2,6 +2,8 @@ package interceptor
 
 import (
 	"context"
+	"errors"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +21,7 @@ var slowConfig = breaker.Config{
 }
 
 // paced is a script whose streams send their messages at these times after the call came, and end with err at the last.
+// Bidirectional streams count from their first request.
 func paced(err error, end time.Duration, messages ...time.Duration) testpb.Script {
 	play := func(s sender) error {
 		start := time.Now()
@@ -33,7 +36,12 @@ func paced(err error, end time.Duration, messages ...time.Duration) testpb.Scrip
 	}
 	return testpb.Script{
 		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error { return play(s) },
-		OnBidi:         func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error { return play(s) },
+		OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			if _, err := s.Recv(); err != nil {
+				return err
+			}
+			return play(s)
+		},
 		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
 			time.Sleep(end)
 			if err != nil {
@@ -44,7 +52,8 @@ func paced(err error, end time.Duration, messages ...time.Duration) testpb.Scrip
 	}
 }
 
-// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life.
+// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life. A bidirectional
+// stream asks with its first message.
 func TestS10_TimeToFirstMessage(t *testing.T) {
 	const slow = time.Second + 1
 	for _, tt := range []struct {
@@ -62,14 +71,19 @@ func TestS10_TimeToFirstMessage(t *testing.T) {
 		{"quick first message, late failure", paced(down, time.Hour, 0), codes.Unavailable, 0},
 		{"no message, late end", paced(nil, time.Hour), codes.OK, 0},
 		{"no message, late answer", paced(errNotFound, time.Hour), codes.NotFound, 0},
-		{"no message, late failure", paced(down, time.Hour), codes.Unavailable, 0},
+		{"no message, late failure", paced(down, 5*time.Second), codes.Unavailable, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inEach(t, func(t arranged) {
 				g := newGuard(t, slowConfig)
 				r := newStreamRig(t, g, tt.script, t.dial...)
 				endsWith(t, r.server(t.Context()), tt.end)
-				endsWith(t, r.bidi(t.Context()), tt.end)
+				bidi := r.bidi(t.Context())
+				time.Sleep(time.Minute)
+				if err := bidi.Send(&testpb.Request{}); err != nil {
+					t.Fatal(err)
+				}
+				endsWith(t, bidi, tt.end)
 				for key, b := range g.Group().All() {
 					s := b.Snapshot()
 					if s.Successes+s.Failures != 1 || s.SlowCalls != tt.want {
@@ -98,14 +112,23 @@ func TestS10_NoMessageNeverSlow(t *testing.T) {
 	})
 }
 
-// S10 for a stream with one response: that is its first message.
+// S10 for a stream with one response: that is its first message, and CloseSend asks for it. How long the caller takes to
+// send what it has is no matter.
 func TestS10_OnlyResponse(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
 		t.Run(after.String(), func(t *testing.T) {
 			inEach(t, func(t arranged) {
 				g := newGuard(t, slowConfig)
-				r := newStreamRig(t, g, paced(nil, after), t.dial...)
-				if _, err := r.upload(t.Context()).CloseAndRecv(); err != nil {
+				r := newStreamRig(t, g, answersAfter(after), t.dial...)
+				s := r.upload(t.Context())
+				for range 3 {
+					time.Sleep(time.Minute)
+					if err := s.Send(&testpb.Request{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(time.Minute)
+				if _, err := s.CloseAndRecv(); err != nil {
 					t.Fatal(err)
 				}
 				wantTally(t, "answered", g, one(breaker.Success))
@@ -115,6 +138,82 @@ func TestS10_OnlyResponse(t *testing.T) {
 			})
 		})
 	}
+}
+
+// answersAfter is a script whose client streams answer so long after their last request, and whose bidirectional streams
+// so long after each.
+func answersAfter(d time.Duration) testpb.Script {
+	return testpb.Script{
+		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
+			for {
+				if _, err := s.Recv(); errors.Is(err, io.EOF) {
+					time.Sleep(d)
+					return s.SendAndClose(new(testpb.Response))
+				} else if err != nil {
+					return err
+				}
+			}
+		},
+		OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+			for {
+				if _, err := s.Recv(); errors.Is(err, io.EOF) {
+					return nil
+				} else if err != nil {
+					return err
+				}
+				time.Sleep(d)
+				if err := s.Send(new(testpb.Response)); err != nil {
+					return err
+				}
+			}
+		},
+	}
+}
+
+// S10: a chat whose user thinks before the first message is not a slow backend, and later messages hide no slow one.
+func TestS10_BidiFromTheFirstRequest(t *testing.T) {
+	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
+		t.Run(after.String(), func(t *testing.T) {
+			inEach(t, func(t arranged) {
+				g := newGuard(t, slowConfig)
+				r := newStreamRig(t, g, answersAfter(after), t.dial...)
+				s := r.bidi(t.Context())
+				time.Sleep(time.Minute)
+				for range 3 { // the last two while the backend is still at the first
+					if err := s.Send(&testpb.Request{}); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if err := s.CloseSend(); err != nil {
+					t.Fatal(err)
+				}
+				endsWith(t, s, codes.OK)
+				wantTally(t, "answered", g, one(breaker.Success))
+				if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != want {
+					t.Errorf("%d slow calls, want %d", got, want)
+				}
+			})
+		})
+	}
+}
+
+// S10: a bidirectional stream that has sent nothing is never slow.
+func TestS10_BidiThatSendsNothing(t *testing.T) {
+	inEach(t, func(t arranged) {
+		g := newGuard(t, slowConfig)
+		r := newStreamRig(t, g, testpb.Script{
+			OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+				time.Sleep(time.Minute)
+				return sendAll(s, 1, nil)
+			},
+		}, t.dial...)
+		endsWith(t, r.bidi(t.Context()), codes.OK)
+		wantTally(t, "at the end", g, one(breaker.Success))
+		if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
+			t.Errorf("%d slow calls, want 0", got)
+		}
+	})
 }
 
 // S10: a panic ends a stream too, and says nothing about its first message.

@@ -51,7 +51,7 @@ func (c *watchedContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// cancel ends the context. Those who watch it know by the time it returns.
+// cancel ends the context.
 func (c *watchedContext) cancel() {
 	c.mu.Lock()
 	c.err = context.Canceled

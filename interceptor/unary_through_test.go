@@ -3,6 +3,7 @@ package interceptor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -19,32 +20,64 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// ways are the ways that a call may take through Guard.Unary: each but the first asks grpc for more than the caller did.
+// ways are the ways that a call may take through Guard.Unary. An invoker that is not grpc's own counts as an interceptor
+// between the guard and grpc, so only WithPeerEvidence has options for header, trailer and peer go inside (G5).
 var ways = []struct {
 	name    string
 	opts    []Option
 	prepare func(*Guard)
-	added   int // call options beyond the caller's, at most
+	added   []grpc.CallOption // the types of the call options beyond the caller's
 }{
 	{name: "closed"},
 	{name: "closed, classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
-	{name: "closed, evidence", opts: []Option{WithPeerEvidence()}, added: 2},
-	{name: "in doubt", prepare: func(g *Guard) {
-		p, _ := g.Group().Get(methodKey).Acquire(context.Background())
-		p.Done(context.Background(), breaker.Failure)
-	}, added: 1},
-	{name: "probe", prepare: func(g *Guard) {
-		g.Group().Get(methodKey).Trip(context.Background(), "test")
-		time.Sleep(time.Hour)
-	}, added: 2},
+	{name: "closed, evidence", opts: []Option{WithPeerEvidence()}, added: evidenceOptions},
+	{name: "in doubt", prepare: func(g *Guard) { haveOutcomes(g, breaker.Failure) }},
+	{name: "in doubt by a local error", prepare: func(g *Guard) { haveOutcomes(g, breaker.Ignored) }},
+	{name: "troubled", prepare: func(g *Guard) { haveOutcomes(g, breaker.Failure, breaker.Success) }},
+	{
+		name: "in doubt, evidence", opts: []Option{WithPeerEvidence()}, added: evidenceOptions,
+		prepare: func(g *Guard) { haveOutcomes(g, breaker.Failure) },
+	},
+	{name: "probe", prepare: makeProbe, added: []grpc.CallOption{new(probeOption)}},
+	{
+		name: "probe, evidence", opts: []Option{WithPeerEvidence()}, prepare: makeProbe,
+		added: append(slices.Clip(evidenceOptions), new(probeOption)),
+	},
 	{name: "unguarded", opts: []Option{WithMatcher(ForMethods("/no.Such/Method"))}},
+}
+
+var evidenceOptions = []grpc.CallOption{grpc.PeerCallOption{}, grpc.HeaderCallOption{}, grpc.TrailerCallOption{}}
+
+// haveOutcomes has calls of methodKey end with these outcomes.
+func haveOutcomes(g *Guard, outcomes ...breaker.Outcome) {
+	for _, o := range outcomes {
+		p, _ := g.Group().Get(methodKey).Acquire(context.Background())
+		p.Done(context.Background(), o)
+	}
+}
+
+// makeProbe has the next call of methodKey be a probe, in a bubble.
+func makeProbe(g *Guard) {
+	b := g.Group().Get(methodKey)
+	b.Trip(context.Background(), "test")
+	time.Sleep(b.Snapshot().RetryAfter)
+}
+
+// typesOf returns the types of opts, sorted.
+func typesOf(opts []grpc.CallOption) []string {
+	var types []string
+	for _, o := range opts {
+		types = append(types, fmt.Sprintf("%T", o))
+	}
+	slices.Sort(types)
+	return types
 }
 
 // passage is a test on one of the ways.
 type passage struct {
 	*testing.T
 	*Guard
-	added int
+	added []grpc.CallOption
 }
 
 // through runs f once for each of the ways, in a bubble.
@@ -85,8 +118,10 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 				if gotCtx != ctx || gotMethod != fullMethod || gotReq != any(req) || gotReply != any(reply) || gotCC != cc {
 					t.Errorf("the invoker got %v %q %v %v %v, want what the caller gave", gotCtx, gotMethod, gotReq, gotReply, gotCC)
 				}
-				if n := len(gotOpts) - len(opts); n < 0 || n > t.added || !slices.Equal(gotOpts[:len(opts)], opts) {
-					t.Errorf("the invoker got options %v, want the caller's %v and at most %d more", gotOpts, opts, t.added)
+				if n := len(opts); len(gotOpts) < n || !slices.Equal(gotOpts[:n], opts) {
+					t.Errorf("the invoker got options %v, want the caller's %v first", gotOpts, opts)
+				} else if got, want := typesOf(gotOpts[n:]), typesOf(t.added); !slices.Equal(got, want) {
+					t.Errorf("the invoker got %v beyond the caller's options, want %v", got, want)
 				}
 				return want
 			}, opts...)
@@ -95,6 +130,84 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 			}
 			if runs != 1 {
 				t.Errorf("the invoker ran %d times, want 1", runs)
+			}
+		})
+	}
+}
+
+// G5, T21: a slice of options that goes inside has no spare capacity, so an interceptor there cannot write into memory that
+// the caller's next call uses as well.
+func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
+	for _, way := range ways {
+		if way.name == "unguarded" {
+			continue // the guard has nothing to do with it
+		}
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, breaker.Config{}, append([]Option{WithKey(keyfunc.Method)}, way.opts...)...)
+			if way.prepare != nil {
+				way.prepare(g)
+			}
+			opts := append(make([]grpc.CallOption, 0, 8), grpc.WaitForReady(true))
+			var got []grpc.CallOption
+			_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, func(
+				_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption,
+			) error {
+				got = opts
+				return nil
+			}, opts...)
+			if cap(got) != len(got) {
+				t.Errorf("%s: the invoker got %d options and room for %d more, want none", way.name, len(got), cap(got)-len(got))
+			}
+		})
+	}
+}
+
+// G5: with an interceptor between the guard and grpc, no option for header, trailer or peer goes inside, whatever state
+// the breaker is in. A hedging interceptor would share it between attempts that run at once. WithPeerEvidence asks for
+// those of unary calls.
+func TestG05_NoEvidenceThroughAnInterceptor(t *testing.T) {
+	for _, way := range ways {
+		synctest.Test(t, func(t *testing.T) {
+			methodOf := func(context.Context, keyfunc.Call) breaker.Key { return methodKey }
+			g := newGuard(t, breaker.Config{}, append([]Option{WithKey(methodOf)}, way.opts...)...)
+			if way.prepare != nil {
+				way.prepare(g)
+			}
+			var got []grpc.CallOption
+			unary := func(
+				ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			) error {
+				got = opts
+				return invoker(ctx, method, req, reply, cc, opts...)
+			}
+			s := newDirectScene(t, g, "", grpc.WithChainUnaryInterceptor(unary))
+			if err := s.plain(); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := typesOf(got), typesOf(append([]grpc.CallOption{grpc.StaticMethod()}, way.added...)); !slices.Equal(got, want) {
+				t.Errorf("%s: a unary call passed %v inside, want %v", way.name, got, want)
+			}
+		})
+		if len(way.opts) > 0 {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, breaker.Config{}, WithKey(func(context.Context, keyfunc.Call) breaker.Key { return methodKey }))
+			if way.prepare != nil {
+				way.prepare(g)
+			}
+			var got []grpc.CallOption
+			look := func(
+				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
+				got = opts
+				return streamer(ctx, desc, cc, method, opts...)
+			}
+			r := newStreamRig(t, g, sends(1, nil), grpc.WithChainStreamInterceptor(look))
+			endsWith(t, r.server(t.Context()), codes.OK)
+			want := append([]grpc.CallOption{grpc.StaticMethod(), grpc.OnFinish(nil)}, way.added...)
+			if got, want := typesOf(got), typesOf(want); !slices.Equal(got, want) {
+				t.Errorf("%s: a stream passed %v inside, want %v", way.name, got, want)
 			}
 		})
 	}

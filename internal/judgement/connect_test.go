@@ -21,12 +21,12 @@ import (
 
 // comeback is how one client came back after an outage in which nobody could connect.
 type comeback struct {
-	after    time.Duration // from healing to the first call that succeeded
-	rejected int           // calls from healing until then
-	dials    int           // attempts to connect in the outage
-	probes   uint64        // in the outage
-	longest  time.Duration // that a call in the outage took
-	diary    *diary
+	after   time.Duration // from healing to the first call that succeeded
+	failed  int           // calls from healing until then that were sent and failed
+	dials   int           // attempts to connect in the outage
+	probes  uint64        // in the outage
+	longest time.Duration // that a call in the outage took
+	diary   *diary
 }
 
 // guards are the three clients of the tests of the two clocks.
@@ -73,8 +73,8 @@ func comeBack(t *testing.T, guarded bool, opts []interceptor.Option, gap, length
 			case err == nil && !back:
 				back = true
 				c.after = time.Since(healed)
-			case interceptor.IsRejected(err) && !back:
-				c.rejected++
+			case err != nil && !back && !began.Before(healed) && !interceptor.IsRejected(err):
+				c.failed++
 			}
 		}
 		calls := func(until func() bool) {
@@ -117,6 +117,13 @@ func comeBack(t *testing.T, guarded bool, opts []interceptor.Option, gap, length
 // The breaker has one clock and grpc's connection back-off has another. After ten minutes of outage grpc waits for up to
 // two minutes before it connects again, so a fail-fast probe fails without trying. WithConnectionReset has probes connect.
 func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
+	check := func(t *testing.T, name string, c comeback, within time.Duration) {
+		t.Helper()
+		if c.after > within || c.failed > 0 {
+			t.Errorf("%s: first success after %v and %d calls that failed, want at most %v and none;%v",
+				name, c.after, c.failed, within, c.diary)
+		}
+	}
 	const (
 		gap    = time.Second
 		length = 10 * time.Minute
@@ -133,8 +140,8 @@ func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 		c := comeBack(t, tt.guarded, tt.opts, gap, length, unjittered)
 		t.Logf("%s, grpc without jitter: first success after %v; in the outage %d attempts to connect, %d probes, the longest call %v",
 			tt.name, c.after, c.dials, c.probes, c.longest)
-		if resets && c.after > within {
-			t.Errorf("%s: first success after %v, want at most %v;%v", tt.name, c.after, within, c.diary)
+		if resets {
+			check(t, tt.name, c, within)
 		}
 		if !resets && c.after <= beyond {
 			t.Errorf("%s: first success after %v, want more than %v: the test shows nothing", tt.name, c.after, beyond)
@@ -146,8 +153,8 @@ func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 		runs := size(100, 10)
 		for range runs {
 			c := comeBack(t, tt.guarded, tt.opts, gap, length)
-			if tt.opts != nil && c.after > within {
-				t.Errorf("%s: first success after %v, want at most %v;%v", tt.name, c.after, within, c.diary)
+			if tt.opts != nil {
+				check(t, tt.name, c, within)
 			}
 			after = append(after, c.after)
 			dials += c.dials

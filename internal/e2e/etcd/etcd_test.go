@@ -24,15 +24,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	cutEvery = 1500 * time.Millisecond
 	outage   = 6 * time.Second
-	// patience is how long the client without a guard may be away before the test gives up. The client with a guard may be
-	// away for slack longer.
+	// patience is how long the client without a guard may take after the backend is back, before the test gives up.
 	patience = 20 * time.Second
-	// reserve is added where the guard may cost nothing in theory: two busy cores may delay one client and not the other.
+	// reserve is what a busy machine may delay one client and not the other.
 	reserve = 3 * time.Second
 )
 
-// TestWatchLeaseAndLock runs the same program with and without a guard, side by side, through five cuts of all connections
-// and one outage. It compares how long watch, keep-alive and lock are away.
+// TestWatchLeaseAndLock runs the same program with and without a guard, side by side, through five cuts of all
+// connections and one outage. It compares how long watch, keep-alive and lock are away. With -short there is one cut and
+// no outage.
 func TestWatchLeaseAndLock(t *testing.T) {
 	cuts, withOutage := 5, true
 	if testing.Short() {
@@ -133,8 +133,9 @@ type row struct {
 	outage         time.Duration // how long of it the backend was away
 }
 
-// compare waits until both programs work again. It fails the test if the guarded one takes much longer. The breaker may
-// have opened while the backend was away; then it costs at most its longest open period, jitter included.
+// compare waits until both programs work again, and fails the test if the guarded one takes much longer. A cut must
+// not open a breaker, so it may only cost the reserve. In an outage a breaker may open, and it may then delay the
+// program by its longest open period, jitter included.
 func compare(t *testing.T, when string, since time.Time, away time.Duration, plain, guarded *program) (rows []row) {
 	t.Helper()
 	cfg := breaker.Config{}.WithDefaults()

@@ -45,8 +45,8 @@ func (a *activity) note(began time.Time) {
 	a.changed = make(chan struct{})
 }
 
-// after returns how long after since the first success ended that did not begin before since. It waits for it, and returns
-// an error if it has not come within limit of since.
+// after returns how long after since the first success ended that did not begin before since. It waits for that
+// success, and returns an error if there is none until limit has passed.
 func (a *activity) after(since time.Time, limit time.Duration) (time.Duration, error) {
 	timer := time.NewTimer(time.Until(since.Add(limit)))
 	defer timer.Stop()
@@ -157,7 +157,7 @@ func start(t *testing.T, name, server string, disturbances int, w *writer, opts 
 		}
 		p.spares = append(p.spares, lease.ID)
 	}
-	// The session reads the answers too, and tells nobody.
+	// The session gets the same answers, and does not expose them.
 	renewals, err := p.client.KeepAlive(ctx, p.session.Lease())
 	if err != nil {
 		t.Fatal(err)
@@ -230,9 +230,9 @@ func (p *program) takeLock(ctx context.Context) error {
 	return m.Unlock(ctx)
 }
 
-// keepAliveFrom keeps a spare lease alive from now on. etcd's client sends the first keep-alive of a lease as soon as it
-// can, on the stream that all leases share, and the next ones at a third of the TTL. So it is the first one that shows when
-// the stream works again.
+// keepAliveFrom keeps a spare lease alive from now on, to find out when the stream that all leases share works again.
+// etcd's client sends the first keep-alive of a lease as soon as it can, and the next ones at each third of its TTL:
+// the session's keep-alives are too rare to measure with.
 func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time, lease clientv3.LeaseID) {
 	answers, err := p.client.KeepAlive(ctx, lease)
 	if err != nil {
