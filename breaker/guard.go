@@ -79,13 +79,16 @@ type Streak struct {
 // streak, SignOfLife takes no lock.
 func (p Permit) SignOfLife() *Streak {
 	b := p.b
-	if b == nil || p.ph.win == nil || p.ph.win.streak.Load() == 0 {
+	if b == nil {
+		return nil
+	}
+	if now := b.phase.Load(); now.win == nil || now.win.streak.Load() == 0 { // not the window of p: Apply may have replaced it
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ph := b.refresh(clock())
-	if ph.late(p.ph.gen) || ph.kind == gone {
+	if ph.late(p.ph.gen) || ph.kind == gone || ph.win == nil {
 		return nil
 	}
 	n := ph.win.streak.Swap(0)

@@ -52,6 +52,7 @@ var modelMustSee = []string{
 	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
 	"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
 	"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
+	"a sign of life", "a sign taken back", "closed by a probe that stays open", "a probe that stays open under force_closed",
 	"good answer after the lease", "closed by a good answer after the lease",
 	"slow call given up", "slow probe given up", "a streak that has not lasted", "failures seen as one", "a burst that is no ratio",
 	"opened again soon", "a good recovery forgets all", "recoveries forgotten while half-open", "a probe that decides nothing under force_closed",
@@ -152,6 +153,9 @@ func runModel(t *rapid.T, saw seen) {
 		"settle":   r.settle,
 		"settle2":  r.settle,
 		"lose":     r.lose,
+		"sign":     r.sign,
+		"sign2":    r.sign,
+		"sustain":  r.sustain,
 		"widen":    func(*rapid.T) { r.b.widen(2) }, // how it counts is nothing that the model knows of
 		"again":    r.again,
 		"advance":  r.advance,
@@ -210,6 +214,9 @@ func (r *run) take() bool {
 	if p.IsProbe() != tk.probe {
 		r.t.Fatalf("IsProbe is %v, want %v", p.IsProbe(), tk.probe)
 	}
+	if got, want := p.Doubt() == InDoubt, r.m.inDoubt(tk.probe); got != want {
+		r.t.Fatalf("in doubt is %v, want %v", got, want)
+	}
 	tk.permit = p
 	r.nextID++
 	r.out = append(r.out, tk)
@@ -226,6 +233,7 @@ func (r *run) reportAll(i int, rep Report) {
 	r.out = slices.Delete(r.out, i, i+1)
 	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
 	before := *r.m
+	rep.TakeBack = tk.streak
 	tk.permit.DoneWith(context.Background(), rep)
 	late := r.m.settle(tk, rep, r.now())
 	r.noteRules(tk, rep, &before)
@@ -286,6 +294,7 @@ func (r *run) noteRules(tk ticket, rep Report, before *model) {
 	enough := m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures)
 	count("a streak that has not lasted", rep.Outcome == Failure && enough && m.override != ForceClosed)
 	count("failures seen as one", rep.Outcome == Failure && m.streak == before.streak)
+	count("a sign taken back", rep.Outcome == Failure && m.streak > before.streak+1)
 	c := m.counts(now)
 	calls := c.Successes + c.Failures + c.Overloads
 	count("a burst that is no ratio", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) && m.override != ForceClosed &&
@@ -387,6 +396,42 @@ func (r *run) lose(t *rapid.T) {
 	}
 	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
 	r.out = slices.Delete(r.out, i, i+1)
+}
+
+// sign has a stream give a sign of life.
+func (r *run) sign(t *rapid.T) {
+	if len(r.out) == 0 {
+		t.Skip("nothing is out")
+	}
+	tk := &r.out[rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")]
+	streak, sign := tk.permit.SignOfLife(), r.m.signOfLife(*tk, r.now())
+	if (streak == nil) != (sign == nil) {
+		t.Fatalf("a sign of life ended the streak %+v, want %+v", streak, sign)
+	}
+	if sign != nil {
+		tk.streak, tk.sign = streak, sign
+		r.saw["a sign of life"]++
+	}
+}
+
+// sustain has the stream of a probe, which may have reported, stay open for long.
+func (r *run) sustain(t *rapid.T) {
+	all := slices.Concat(r.out, r.done)
+	if len(all) == 0 {
+		t.Skip("there are no calls")
+	}
+	tk := all[rapid.IntRange(0, len(all)-1).Draw(t, "ticket")]
+	gen := r.m.gen
+	got, want := tk.permit.Sustain(context.Background()), r.m.sustain(tk, r.now())
+	if got != want {
+		t.Fatalf("Sustain returned %v, want %v", got, want)
+	}
+	if r.m.gen != gen {
+		r.saw["closed by a probe that stays open"]++
+	}
+	if want {
+		r.saw["a probe that stays open under force_closed"]++
+	}
 }
 
 // again reports a probe a second time.

@@ -34,6 +34,7 @@ type model struct {
 	streak    uint64
 	failing   time.Duration // when the first failure of the streak ended
 	counted   time.Duration // when the last failure that counted in the streak ended
+	doubt     bool          // the last outcome was not a success
 	ramping   bool
 	rampStart time.Duration
 	credit    uint64
@@ -74,6 +75,15 @@ type ticket struct {
 	probe  bool
 	timed  bool // the slow rule was on
 	permit Permit
+
+	sign   *modelStreak // what its sign of life has ended
+	streak *Streak      // the same, as the breaker has it
+}
+
+// modelStreak is a failure streak that a sign of life has ended.
+type modelStreak struct {
+	gen, failures, successes uint64
+	failing, counted         time.Duration
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
@@ -410,6 +420,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 	case tk.probe:
 		m.judge(r, slow, now)
 	case m.state == Closed && (o != Ignored || slow):
+		m.doubt = o != Success
 		if o == Success {
 			m.addSuccess(now, slow)
 			m.streak = 0
@@ -417,11 +428,55 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.alone(false, now), slow && m.alone(true, now)})
 		}
 		if o == Failure {
+			m.takeBack(tk.sign)
 			m.fail(now)
 		}
 		return false, (o != Success || slow) && m.override != ForceClosed
+	case m.state == Closed:
+		m.doubt = true
 	}
 	return false, false
+}
+
+// signOfLife is the first message of a stream.
+func (m *model) signOfLife(tk ticket, now time.Duration) *modelStreak {
+	m.refresh(now)
+	if tk.gen != m.gen || m.state != Closed || m.streak == 0 {
+		return nil
+	}
+	s := &modelStreak{gen: m.gen, failures: m.streak, successes: m.sum.Successes, failing: m.failing, counted: m.counted}
+	m.streak = 0
+	return s
+}
+
+// takeBack continues a streak that a sign of life has ended.
+func (m *model) takeBack(s *modelStreak) {
+	if s == nil || s.gen != m.gen || s.successes != m.sum.Successes {
+		return
+	}
+	if m.streak == 0 {
+		m.counted = s.counted
+	}
+	m.streak += s.failures
+	m.failing = s.failing
+}
+
+// sustain is the stream of a probe that stays open.
+func (m *model) sustain(tk ticket, now time.Duration) (again bool) {
+	m.refresh(now)
+	if !tk.probe || tk.gen != m.gen {
+		return false
+	}
+	if m.override == ForceClosed {
+		return true
+	}
+	m.close(m.cfg.Ramp > 0, now)
+	return false
+}
+
+// inDoubt reports whether a call that has just been admitted is in doubt.
+func (m *model) inDoubt(probe bool) bool {
+	return probe || (m.state == Closed && (m.doubt || m.cfg.ConsecutiveFailures == 1))
 }
 
 // addSuccess puts a success into the window.
@@ -552,7 +607,7 @@ func (m *model) become(s State, now time.Duration) {
 	m.state, m.entered = s, now
 	m.gen++
 	m.results, m.streak, m.born = nil, 0, now
-	m.successes, m.ramping, m.forgivenHere = 0, false, -1
+	m.successes, m.ramping, m.forgivenHere, m.doubt = 0, false, -1, false
 }
 
 func (m *model) tripNow(now time.Duration) {

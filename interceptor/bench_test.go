@@ -123,7 +123,8 @@ func checkRejections(b *testing.B, g *Guard) {
 	}
 }
 
-// BenchmarkUnaryFailure is a call that fails with a status while every rule is off: what a failure costs beyond a success.
+// BenchmarkUnaryFailure is a call that fails with a status while every rule is off: what a failure costs beyond a
+// success.
 func BenchmarkUnaryFailure(b *testing.B) {
 	g := newGuard(b, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
 	ctx := context.Background()

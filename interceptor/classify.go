@@ -22,8 +22,8 @@ import (
 // Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
-// DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it. It looks at
-// nothing but the Result and the context:
+// DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it. It
+// looks at nothing but the Result and the context:
 //
 //	Success   OK, InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, FailedPrecondition,
 //	          Aborted, OutOfRange, Unimplemented: the peer is there and answered. A response too large for this side
@@ -35,10 +35,10 @@ type Classifier func(ctx context.Context, r Result) breaker.Outcome
 //	          (message too large to send, marshalling, unknown compressor, bad metadata, credentials);
 //	          DeadlineExceeded where ShortBudget is set and the budget is spent
 //
-// Streams differ in this. A stream on which a header or a message has come is a success also if its caller cancels it. A
-// long-lived one (LongLived) is a success also if it ends by Unavailable, by Canceled, or by the caller's deadline:
-// connections rotate, servers restart. One that is old and got no answer is ignored if it ends by Unavailable or
-// Canceled: it may be a quiet watch, since some servers send their header with the first message.
+// Streams differ in this. A stream on which a header or a message has come is a success also if its caller cancels
+// it. A long-lived one (LongLived) is a success also if it ends by Unavailable, by Canceled, or by the caller's
+// deadline: connections rotate, servers restart. One that is old and got no answer is ignored if it ends by
+// Unavailable or Canceled: it may be a quiet watch, since some servers send their header with the first message.
 //
 // Codes as in https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
 func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
@@ -68,8 +68,8 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	return byCode(ctx, r, text)
 }
 
-// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc then says
-// Canceled, or Unavailable where the closed connection was noticed first.
+// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc then
+// says Canceled, or Unavailable where the closed connection was noticed first.
 func leftByCaller(ctx context.Context, r Result) bool {
 	switch r.Code {
 	case codes.Canceled:
@@ -85,8 +85,9 @@ func timeIsUp(ctx context.Context, r Result) bool {
 	return r.Code == codes.DeadlineExceeded && BudgetSpent(ctx)
 }
 
-// unreached judges a call that reached no connection. What made its error is not the backend: credentials, which may fail
-// with any code, a resolver, a balancer. But if the channel has no connection, the backend could not be reached (G5).
+// unreached judges a call that reached no connection. What made its error is not the backend: credentials, which may
+// fail with any code, a resolver, a balancer. But if the channel has no connection, the backend could not be reached
+// (G5).
 func unreached(r Result) breaker.Outcome {
 	if r.Ready || answers(r.Code) {
 		return breaker.Ignored
@@ -145,9 +146,9 @@ func lost(r Result) breaker.Outcome {
 	return breaker.Failure
 }
 
-// BudgetSpent reports whether the caller's time is up: ctx is done, or its deadline has passed although nobody has said so
-// yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's reset
-// overtakes the local timer.
+// BudgetSpent reports whether the caller's time is up: ctx is done, or its deadline has passed although nobody has
+// said so yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's
+// reset overtakes the local timer.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
@@ -200,11 +201,11 @@ func codeOf(err error) codes.Code {
 }
 
 // grpc does not mark the errors that it makes on this side, so they are known by how their texts begin. The texts are
-// looked at only for calls that have failed, and for the codes that these errors have. A test makes each of the errors for
-// real, and fails when grpc changes a text (G5).
+// looked at only for calls that have failed, and for the codes that these errors have. A test makes each of the
+// errors for real, and fails when grpc changes a text (G5).
 
-// localTexts are those that are made before anything is asked of the peer. grpc servers use some of them too, so they mean
-// this only where the peer is not known to have answered.
+// localTexts are those that are made before anything is asked of the peer. grpc servers use some of them too, so they
+// mean this only where the peer is not known to have answered.
 var localTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"trying to send message larger than max ",

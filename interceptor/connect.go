@@ -8,16 +8,16 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// WithConnectionReset has a probe reset grpc's connection back-off if the channel is in TRANSIENT_FAILURE, and then wait
-// for a connection, for up to wait. Without it a probe that is not wait-for-ready fails with the error of the last
-// attempt to connect, made up to two minutes ago, although the backend may be back by now.
+// WithConnectionReset has a probe reset grpc's connection back-off if the channel is in TRANSIENT_FAILURE, and then
+// wait for a connection, for up to wait. Without it a probe that is not wait-for-ready fails with the error of the
+// last attempt to connect, made up to two minutes ago, although the backend may be back by now.
 //
-// The price is more attempts to connect during an outage: one for each probe of each breaker, so one every MaxOpenFor or
-// so in the long run, where grpc makes one every two minutes. That is why it is not the default. It uses
+// The price is more attempts to connect during an outage: one for each probe of each breaker, so one every MaxOpenFor
+// or so in the long run, where grpc makes one every two minutes. That is why it is not the default. It uses
 // ClientConn.ResetConnectBackoff, which grpc calls experimental.
 //
-// wait is from 1 ms to one minute; anything else is an error. A good value is the time that a connection takes, with TLS,
-// and some more: 1 s. The caller of the probe waits for no longer than its context lasts. Default: off.
+// wait is from 1 ms to one minute; anything else is an error. A good value is the time that a connection takes, with
+// TLS, and some more: 1 s. The caller of the probe waits for no longer than its context lasts. Default: off.
 func WithConnectionReset(wait time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if wait < minDuration || wait > maxResetWait {

@@ -26,39 +26,41 @@
 //
 // # What a caller sees
 //
-// A call that is let through comes back untouched: its context, options, reply and error are what they would be without
-// the guard. One that is rejected fails at once with a [*RejectedError], whose status code is Unavailable unless
-// WithRejectionCode says otherwise. It matches errors.Is(err, breaker.ErrRejected), and its status carries
-// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer and grpc.Peer
-// options of the caller are left alone; grpc.OnFinish is called. Wait-for-ready does not change that.
+// A call that is let through comes back untouched: its context, options, reply and error are what they would be
+// without the guard. One that is rejected fails at once with a [*RejectedError], whose status code is Unavailable
+// unless WithRejectionCode says otherwise. It matches errors.Is(err, breaker.ErrRejected), and its status carries
+// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer and
+// grpc.Peer options of the caller are left alone; grpc.OnFinish is called. Wait-for-ready does not change that.
 //
 // # Probes and grpc's connection back-off
 //
-// After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast call
-// fails at once with the last connection error. So does a probe, although the server may be back by then: it opens the
-// breaker again, for longer. [WithConnectionReset] has probes connect at once. Without it keep the MaxDelay of
-// grpc.WithConnectParams at or below Config.MaxOpenFor, and start from backoff.DefaultConfig and a MinConnectTimeout of
-// 20 s, which are grpc's: fields of ConnectParams that are left at zero are no defaults, and with BaseDelay and
-// MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready probe waits for the connection, and holds its slot
-// for Config.ProbeTimeout at most, whatever becomes of its call.
+// After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast
+// call fails at once with the last connection error. So does a probe, although the server may be back by then: it
+// opens the breaker again, for longer. [WithConnectionReset] has probes connect at once. Without it keep the MaxDelay
+// of grpc.WithConnectParams at or below Config.MaxOpenFor, and start from backoff.DefaultConfig and a
+// MinConnectTimeout of 20 s, which are grpc's: fields of ConnectParams that are left at zero are no defaults, and
+// with BaseDelay and MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready probe waits for the
+// connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.
 //
 // # Whose error it is
 //
-// grpc does not say whether an error is the peer's or was made on this side. The guard knows the texts of errors that grpc
-// makes. While a backend is in doubt it also asks grpc for the peer, the header and the trailer of a call: credentials that
-// fail reach no peer, and a server that fails with one of grpc's own texts has sent something. It does so only where no
-// interceptor stands between the guard and grpc, unless [WithPeerEvidence] is set. Interceptors that fail calls by
-// themselves belong outside the guard.
+// grpc does not say whether an error is the peer's or was made on this side. The guard knows the texts of errors that
+// grpc makes. While a backend is in doubt it also asks grpc for the peer, the header and the trailer of a call:
+// credentials that fail reach no peer, and a server that fails with one of grpc's own texts has sent something. It
+// does so only where no interceptor stands between the guard and grpc, unless [WithPeerEvidence] is set. Interceptors
+// that fail calls by themselves belong outside the guard.
 //
 // # Streams
 //
-// The outcome of a stream is decided when it ends: by an error from RecvMsg (io.EOF is success), the only response of a
-// client stream, an error from SendMsg other than io.EOF, grpc's OnFinish, or the end of the context. [DefaultClassifier]
-// says which end is what outcome. A stream that nobody finishes holds its permit until its context ends or its connection
-// is closed; as a probe, no longer than Config.ProbeTimeout. A probe succeeds at the first message received, and one that is
-// still open after the time of [WithLongStream] closes its breaker. So a watch that lives for hours does not hold a
-// half-open breaker. Messages are not outcomes. What the slow rule looks at is the time to the first message.
+// The outcome of a stream is decided when it ends: by an error from RecvMsg (io.EOF is success), the only response of
+// a client stream, an error from SendMsg other than io.EOF, grpc's OnFinish, or the end of the context.
+// [DefaultClassifier] says which end is what outcome. A stream that nobody finishes holds its permit until its
+// context ends or its connection is closed; as a probe, no longer than Config.ProbeTimeout. A probe succeeds at the
+// first message received, and one that is still open after the time of [WithLongStream] closes its breaker. So a
+// watch that lives for hours does not hold a half-open breaker. Messages are not outcomes. What the slow rule looks
+// at is the time to the first message.
 //
-// A guarded stream starts no goroutine. With an interceptor between the guard and grpc the guard watches the call's context;
-// if that is of a type that package context does not know, package context starts a goroutine until the stream ends.
+// A guarded stream starts no goroutine. With an interceptor between the guard and grpc the guard watches the call's
+// context; if that is of a type that package context does not know, package context starts a goroutine until the
+// stream ends.
 package interceptor

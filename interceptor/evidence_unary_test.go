@@ -63,8 +63,8 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 	return got[0], err
 }
 
-// fault is a way for a call to fail. Its outcome is want, whether or not the backend is in doubt. If differ is set, it is
-// untold where nobody looks.
+// fault is a way for a call to fail. Its outcome is want, whether or not the backend is in doubt. If differ is set,
+// it is untold where nobody looks.
 type fault struct {
 	name   string
 	script testpb.Script
@@ -275,8 +275,8 @@ func TestG05_PeerEvidenceFromTheFirstCallOn(t *testing.T) {
 	}
 }
 
-// G5: a token service that fails, always or every second time, and with whatever code, opens nothing while the backend is
-// well. Where the backend is dead it does not keep the breaker closed.
+// G5: a token service that fails, always or every second time, and with whatever code, opens nothing while the
+// backend is well. Where the backend is dead it does not keep the breaker closed.
 func TestG05_TokenServiceDown(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		for _, every := range []int{1, 2} {
@@ -394,8 +394,8 @@ func TestG05_NotGRPCBelow(t *testing.T) {
 	}
 }
 
-// G5: with an interceptor between, no option for header, trailer or peer goes inside, however much in doubt the backend is:
-// two attempts at once would write to the same memory. And no slice that goes inside has room for more.
+// G5: with an interceptor between, no option for header, trailer or peer goes inside, however much in doubt the
+// backend is: two attempts at once would write to the same memory. And no slice that goes inside has room for more.
 func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 	for _, doubt := range append(doubts, struct {
 		name string

@@ -35,18 +35,19 @@ type FallbackHandler struct {
 	req, resp reflect.Type // of *Req and *Resp
 }
 
-// Fallback makes a handler of a typed function. The function gets the call's context, the request, and the error that the
-// caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or panics, the
-// caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the breaker, and it may
-// make calls of its own. Calls that it makes with its context get no fallback, whatever guard they pass, so a handler that
-// calls the same method elsewhere cannot call itself without end. With another context they get one.
+// Fallback makes a handler of a typed function. The function gets the call's context, the request, and the error that
+// the caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or
+// panics, the caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the
+// breaker, and it may make calls of its own. Calls that it makes with its context get no fallback, whatever guard
+// they pass, so a handler that calls the same method elsewhere cannot call itself without end. With another context
+// they get one.
 //
-// The reply is a copy of the handler's response if both are protobuf messages. With another codec it is a shallow copy,
-// which shares what the response points to with the caller: the handler must make a new response for each call, and must
-// not change it afterwards.
+// The reply is a copy of the handler's response if both are protobuf messages. With another codec it is a shallow
+// copy, which shares what the response points to with the caller: the handler must make a new response for each call,
+// and must not change it afterwards.
 //
-// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets status
-// Internal, which wraps the original error.
+// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets
+// status Internal, which wraps the original error.
 func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)) FallbackHandler {
 	if f == nil {
 		return FallbackHandler{}
@@ -64,8 +65,8 @@ func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)
 	}
 }
 
-// ForMethods matches the methods with these full names, "/pkg.Service/Method". New checks the names, and in WithFallback the
-// handler's message types, as far as the services' generated code is linked in.
+// ForMethods matches the methods with these full names, "/pkg.Service/Method". New checks the names, and in
+// WithFallback the handler's message types, as far as the services' generated code is linked in.
 func ForMethods(fullMethods ...string) selector.Matcher { return methods(slices.Clone(fullMethods)) }
 
 type methods []string
@@ -95,8 +96,8 @@ type onFailure struct{}
 
 func (onFailure) apply(f *fallback) { f.onFailure = true }
 
-// OnFailure has the fallback answer calls that ran and failed too: those that the classifier judged Failure or Overload.
-// The backend's outcome stays what it was.
+// OnFailure has the fallback answer calls that ran and failed too: those that the classifier judged Failure or
+// Overload. The backend's outcome stays what it was.
 func OnFailure() FallbackOption { return onFailure{} }
 
 type fallback struct {
@@ -105,15 +106,15 @@ type fallback struct {
 	onFailure bool
 }
 
-// WithFallback has h answer the unary calls that where matches when the breaker rejects them, and with OnFailure also when
-// they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
+// WithFallback has h answer the unary calls that where matches when the breaker rejects them, and with OnFailure also
+// when they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
 //
-// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. With a retry
-// interceptor outside, OnFailure answers the first attempt that fails, so nothing is retried.
+// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. With a
+// retry interceptor outside, OnFailure answers the first attempt that fails, so nothing is retried.
 //
-// A nil matcher and a handler without a function are errors. So are the names of ForMethods that cannot be right: none, one
-// that is not of the form "/service/method", and, of services whose descriptors are linked in, a method that the service
-// does not have, one that is a stream, and one whose messages are not the handler's. Default: none.
+// A nil matcher and a handler without a function are errors. So are the names of ForMethods that cannot be right:
+// none, one that is not of the form "/service/method", and, of services whose descriptors are linked in, a method
+// that the service does not have, one that is a stream, and one whose messages are not the handler's. Default: none.
 func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
 	return optionFunc(func(o *options) error {
 		if where == nil {
@@ -145,8 +146,9 @@ func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOpt
 	})
 }
 
-// check finds the methods whose descriptors are linked in. Names that cannot be right are errors: none at all, one that is not
-// of the form, one of a linked-in service without such a method. They would match nothing, and nobody would notice.
+// check finds the methods whose descriptors are linked in. Names that cannot be right are errors: none at all, one
+// that is not of the form, one of a linked-in service without such a method. They would match nothing, and nobody
+// would notice.
 func (m methods) check(option string) (known []protoreflect.MethodDescriptor, err error) {
 	if len(m) == 0 {
 		return nil, errorf("%s: ForMethods has no names", option)
@@ -194,8 +196,8 @@ func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
 	return nil
 }
 
-// protoName is the message name of a type that is a proto.Message, if it has one: a dynamic message has none before it is
-// made, and panics.
+// protoName is the message name of a type that is a proto.Message, if it has one: a dynamic message has none before
+// it is made, and panics.
 func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -222,8 +224,8 @@ type attempt struct {
 
 func (a *attempt) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc) }
 
-// fallBack answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the caller
-// is to see.
+// fallBack answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the
+// caller is to see.
 func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) error {
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
@@ -309,8 +311,8 @@ func mark(a *attempt) {
 	}
 }
 
-// fallbackTypeError is a handler that was set up for calls of other types. Its status is Internal; it wraps the error that
-// the fallback was to answer for.
+// fallbackTypeError is a handler that was set up for calls of other types. Its status is Internal; it wraps the error
+// that the fallback was to answer for.
 type fallbackTypeError struct {
 	method     string
 	handler    FallbackHandler

@@ -162,9 +162,9 @@ func (c *pending) elapsed() time.Duration {
 	return c.permit.Elapsed()
 }
 
-// settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending. Whatever
-// user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let through. sign is
-// what the first message of a stream has ended, or nil.
+// settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending.
+// Whatever user code does in it, the permit settles (G13). latency is for the slow rule; 0: since the call was let
+// through. sign is what the first message of a stream has ended, or nil.
 //
 // The call ends when settle begins. The time that the classifier and the listeners take is not the backend's, so
 // neither the slow rule nor Settlement.Duration includes it.

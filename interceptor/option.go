@@ -132,14 +132,14 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence has the guard look at the header, the trailer and the peer of each unary call. That tells an error of
-// the peer's from one made on this side, with the same text, before anything was asked of the peer; and it finds a
+// WithPeerEvidence has the guard look at the header, the trailer and the peer of each unary call. That tells an error
+// of the peer's from one made on this side, with the same text, before anything was asked of the peer; and it finds a
 // pushback in the trailer whatever came before. grpc then copies both for every call.
 //
-// It also has the options for them pass through interceptors that stand between the guard and grpc. Do not use it with a
-// hedging interceptor there, or another that makes several attempts of one call at once: they would write to the same
-// memory. Default: off. The guard looks while a backend is in doubt, where no interceptor stands between it and grpc, and
-// at streams.
+// It also has the options for them pass through interceptors that stand between the guard and grpc. Do not use it
+// with a hedging interceptor there, or another that makes several attempts of one call at once: they would write to
+// the same memory. Default: off. The guard looks while a backend is in doubt, where no interceptor stands between it
+// and grpc, and at streams.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -160,9 +160,9 @@ func WithMinBudget(d time.Duration) Option {
 	})
 }
 
-// WithLongStream sets how old a stream is before its end by a lost connection no longer counts against the backend: see
-// DefaultClassifier. A probe stream that is still open then closes its breaker. d must be at least 1 ms; anything else is
-// an error. Default: 10 s.
+// WithLongStream sets how old a stream is before its end by a lost connection no longer counts against the backend:
+// see DefaultClassifier. A probe stream that is still open then closes its breaker. d must be at least 1 ms; anything
+// else is an error. Default: 10 s.
 func WithLongStream(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {

@@ -55,8 +55,8 @@ const (
 	PeerUnreached                     // it reached no connection: credentials failed, or there was none
 )
 
-// peerAnswered reports whether a gRPC server sent header and trailer. A response without a header has its content-type in
-// the trailer. What an HTTP proxy answers has neither.
+// peerAnswered reports whether a gRPC server sent header and trailer. A response without a header has its
+// content-type in the trailer. What an HTTP proxy answers has neither.
 func peerAnswered(header, trailer metadata.MD) bool {
 	return len(header) > 0 || len(trailer["content-type"]) > 0
 }

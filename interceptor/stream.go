@@ -41,8 +41,8 @@ func (g *Guard) Stream(
 		pending: g.begin(ctx, b, permit),
 	}
 	s.pending.start = time.Now()
-	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a span when
-	// it is told that the stream is over, and what the guard makes of that belongs into it.
+	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a
+	// span when it is told that the stream is over, and what the guard makes of that belongs into it.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
 	if s.direct {
 		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
@@ -127,9 +127,9 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		if fromGRPC(cs) {
 			comesFrom = originHandedOn
 		}
-		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So what
-		// OnFinish has said so far counts for nothing, and the context is watched as well. Where the context is not one of
-		// package context, that costs a goroutine for as long as the stream is open (S12).
+		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So
+		// what OnFinish has said so far counts for nothing, and the context is watched as well. Where the context is not
+		// one of package context, that costs a goroutine for as long as the stream is open (S12).
 		s.kept.Store(nil)
 		if s.ctx.Done() != nil {
 			s.stop = context.AfterFunc(s.ctx, func() { s.on(contextDone, s.ctx.Err()) })
@@ -162,9 +162,9 @@ const (
 var streamerEntry, invokerEntry atomic.Uintptr
 
 // isGRPC reports whether f is grpc's innermost function with this name: then no interceptor stands between it and the
-// guard. OnFinish is sure to be called for a stream, and options for header, trailer and peer disturb nobody. Should grpc
-// rename the function, everything else counts as an interceptor: outcomes stay right but for errors that are told by
-// evidence (G5), streams cost three allocations more, and tests fail.
+// guard. OnFinish is sure to be called for a stream, and options for header, trailer and peer disturb nobody. Should
+// grpc rename the function, everything else counts as an interceptor: outcomes stay right but for errors that are
+// told by evidence (G5), streams cost three allocations more, and tests fail.
 func isGRPC(f any, name string, entry *atomic.Uintptr) bool {
 	pc := reflect.ValueOf(f).Pointer()
 	if pc == 0 {
@@ -284,8 +284,8 @@ func (s *stream) stopWatching() {
 	}
 }
 
-// lookAtPeer fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header and
-// Trailer return at once after RecvMsg has returned the end, and in OnFinish.
+// lookAtPeer fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header
+// and Trailer return at once after RecvMsg has returned the end, and in OnFinish.
 func (s *stream) lookAtPeer(sig signal, r *Result) {
 	from, sending := s.origin(), s.sending.Load() > 0
 	var header metadata.MD

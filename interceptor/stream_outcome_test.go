@@ -180,8 +180,8 @@ func TestS02_Resets(t *testing.T) {
 	}
 }
 
-// G3 for streams that are canceled by neither their caller nor, as far as is known, the peer. The handler's own Canceled is
-// the peer's where grpc is directly below.
+// G3 for streams that are canceled by neither their caller nor, as far as is known, the peer. The handler's own
+// Canceled is the peer's where grpc is directly below.
 func TestG03_StreamCanceledInside(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t.T, lenient, WithKey(oneKey))

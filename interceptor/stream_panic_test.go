@@ -71,6 +71,27 @@ func TestG01_StreamPanics(t *testing.T) {
 	}
 }
 
+// G1, S13: a panic is a failure like any other but Unavailable, so it takes the sign of life back that the first message
+// was: the row of failures goes on where it stood.
+func TestS13_PanicTakesTheSignBack(t *testing.T) {
+	for _, leave := range []func(){func() { panic("broken") }, runtime.Goexit} {
+		g := newGuard(t, breaker.Config{ConsecutiveFailures: 2})
+		_ = (&calls{guard: g}).call(t.Context(), down)
+		messages := 1
+		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error {
+			if messages--; messages < 0 {
+				leave()
+			}
+			return nil
+		}})
+		_ = cs.RecvMsg(nil)
+		wantState(t, "after the message", g, breaker.Closed)
+		leaves(func() { _ = cs.RecvMsg(nil) })
+		wantTally(t, "after the panic", g, tally{Failure: 2})
+		wantState(t, "after the panic", g, breaker.Open)
+	}
+}
+
 // G1 for Header, which is no end otherwise.
 func TestG01_StreamHeaderPanics(t *testing.T) {
 	for want, leave := range map[any]func(){

@@ -11,6 +11,7 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -292,6 +293,44 @@ func TestS09_OnFinishAsksForNothing(t *testing.T) {
 		synctest.Wait()
 		wantTally(t, "after the context's end", g, one(breaker.Ignored))
 	})
+}
+
+// S9: nor where it ends in another way than by RecvMsg: by SendMsg, by CloseSend, or because its connection was closed while
+// it opened. RecvMsg has returned no error then, and Header of a stream that is not grpc's might wait.
+func TestS09_AsksOnlyAfterReceive(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end    func(grpc.ClientStream)
+		closed bool
+		want   tally
+	}{
+		"SendMsg":                {end: func(cs grpc.ClientStream) { _ = cs.SendMsg(nil) }, want: one(breaker.Failure)},
+		"CloseSend":              {end: func(cs grpc.ClientStream) { _ = cs.CloseSend() }, want: one(breaker.Failure)},
+		"the connection's close": {end: func(grpc.ClientStream) {}, closed: true, want: one(breaker.Ignored)},
+	} {
+		cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cc.Close()
+		f := &fakeStream{
+			send: func(any) error { return down }, closeSend: func() error { return down },
+			header: func() (metadata.MD, error) {
+				t.Errorf("%s: the guard called Header, and RecvMsg has returned no error", name)
+				return nil, nil
+			},
+			trailer: func() metadata.MD {
+				t.Errorf("%s: the guard called Trailer, and RecvMsg has returned no error", name)
+				return nil
+			},
+		}
+		g := newGuard(t, breaker.Config{})
+		if tt.closed {
+			_ = cc.Close()
+		}
+		cs, _ := openFakeOn(t.Context(), t, g, bothStream, cc, f)
+		tt.end(cs)
+		wantTally(t, name, g, tt.want)
+	}
 }
 
 // S9: OnFinish of a stream with grpc directly below is about this very stream, which is over. If it ends badly, its header

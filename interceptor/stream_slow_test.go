@@ -79,7 +79,7 @@ func TestS10_TimeToFirstMessage(t *testing.T) {
 				r := newStreamRig(t, g, tt.script, t.dial...)
 				endsWith(t, r.server(t.Context()), tt.end)
 				bidi := r.bidi(t.Context())
-				time.Sleep(time.Minute)
+				time.Sleep(3 * time.Second)
 				if err := bidi.Send(&testpb.Request{}); err != nil {
 					t.Fatal(err)
 				}

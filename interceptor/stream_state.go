@@ -17,11 +17,11 @@ import "google.golang.org/grpc"
 //
 // "Later" does nothing until the streamer, or the last call, has returned.
 //
-// grpc calls OnFinish when a stream of its own is over. For a direct stream that settles the outcome. An interceptor in
-// between may open several streams for one: a retry interceptor opens a new one for each attempt, always inside one of
-// the guard's calls. So OnFinish decides nothing while a call is running, and what the call returns does (S5). A hedging
-// interceptor opens several at once, and those that lost end at any time. So OnFinish never decides for a wrapped stream,
-// unless the caller has closed the connection, when no attempt can live (S4, S6).
+// grpc calls OnFinish when a stream of its own is over. For a direct stream that settles the outcome. An interceptor
+// in between may open several streams for one: a retry interceptor opens a new one for each attempt, always inside
+// one of the guard's calls. So OnFinish decides nothing while a call is running, and what the call returns does (S5).
+// A hedging interceptor opens several at once, and those that lost end at any time. So OnFinish never decides for a
+// wrapped stream, unless the caller has closed the connection, when no attempt can live (S4, S6).
 
 // origin is where a stream comes from.
 type origin uint32

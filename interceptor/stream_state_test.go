@@ -88,8 +88,8 @@ func TestS04_TheTable(t *testing.T) {
 	}
 }
 
-// S4: attempts that lost. Two streams run inside one, as under a hedging interceptor; the one that loses ends first, by its
-// context, and its OnFinish decides nothing.
+// S4: attempts that lost. Two streams run inside one, as under a hedging interceptor; the one that loses ends first,
+// by its context, and its OnFinish decides nothing.
 func TestS04_HedgingConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{}, WithKey(oneKey))
 	hedge := func(
@@ -184,8 +184,8 @@ func TestS13_FirstMessageIsASignOfLife(t *testing.T) {
 	}
 }
 
-// S14: a quiet probe closes its breaker when it is old, whatever SuccessesToClose is and although its lease has run out, and
-// its timer ends with the stream.
+// S14: a quiet probe closes its breaker when it is old, whatever SuccessesToClose is and although its lease has run
+// out, and its timer ends with the stream.
 func TestS14_QuietProbe(t *testing.T) {
 	inEach(t, func(t arranged) {
 		cfg := probeConfig
@@ -333,8 +333,8 @@ func TestS14_SlowStreamer(t *testing.T) {
 	})
 }
 
-// S10: what the slow rule looks at is the backend's time: of a client stream from CloseSend, of a bidirectional stream from the
-// first message that it sends, to the first answer.
+// S10: what the slow rule looks at is the backend's time: of a client stream from CloseSend, of a bidirectional
+// stream from the first message that it sends, to the first answer.
 func TestS10_FromTheRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name string

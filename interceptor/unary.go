@@ -86,8 +86,8 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 	return g.fallBack(ctx, b, &a)
 }
 
-// look is what the guard asks grpc for, to tell whose error it is that a unary call ends with (G5), and the pushback that a
-// trailer may hold (G9). A nil look asks for nothing.
+// look is what the guard asks grpc for, to tell whose error it is that a unary call ends with (G5), and the pushback
+// that a trailer may hold (G9). A nil look asks for nothing.
 type look struct {
 	header, trailer metadata.MD
 	peer            peer.Peer
@@ -95,9 +95,9 @@ type look struct {
 	direct          bool
 }
 
-// lookFor returns what to ask for. It costs what grpc takes to copy metadata, and some allocations, so it is nothing while
-// all calls succeed. With an interceptor between the guard and grpc it is nothing unless WithPeerEvidence asks for it: a
-// hedging interceptor shares options between attempts that run at once.
+// lookFor returns what to ask for. It costs what grpc takes to copy metadata, and some allocations, so it is nothing
+// while all calls succeed. With an interceptor between the guard and grpc it is nothing unless WithPeerEvidence asks
+// for it: a hedging interceptor shares options between attempts that run at once.
 func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
 	switch {
 	case g.evidence, direct && d == breaker.InDoubt:
@@ -108,8 +108,8 @@ func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
 	return nil
 }
 
-// options returns opts with those that look needs, and that of a probe. It has no spare capacity, and never shares memory
-// with opts to which it has added something: the caller's slice may be shared (G1).
+// options returns opts with those that look needs, and that of a probe. It has no spare capacity, and never shares
+// memory with opts to which it has added something: the caller's slice may be shared (G1).
 func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
 	var added [4]grpc.CallOption
 	n := 0

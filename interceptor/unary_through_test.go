@@ -162,57 +162,6 @@ func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
 	}
 }
 
-// G5: with an interceptor between the guard and grpc, no option for header, trailer or peer goes inside, whatever state
-// the breaker is in. A hedging interceptor would share it between attempts that run at once. WithPeerEvidence asks for
-// those of unary calls.
-func TestG05_NoEvidenceThroughAnInterceptor(t *testing.T) {
-	for _, way := range ways {
-		synctest.Test(t, func(t *testing.T) {
-			methodOf := func(context.Context, keyfunc.Call) breaker.Key { return methodKey }
-			g := newGuard(t, breaker.Config{}, append([]Option{WithKey(methodOf)}, way.opts...)...)
-			if way.prepare != nil {
-				way.prepare(g)
-			}
-			var got []grpc.CallOption
-			unary := func(
-				ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
-			) error {
-				got = opts
-				return invoker(ctx, method, req, reply, cc, opts...)
-			}
-			s := newDirectScene(t, g, "", grpc.WithChainUnaryInterceptor(unary))
-			if err := s.plain(); err != nil {
-				t.Fatal(err)
-			}
-			if got, want := typesOf(got), typesOf(append([]grpc.CallOption{grpc.StaticMethod()}, way.added...)); !slices.Equal(got, want) {
-				t.Errorf("%s: a unary call passed %v inside, want %v", way.name, got, want)
-			}
-		})
-		if len(way.opts) > 0 {
-			continue
-		}
-		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(t, breaker.Config{}, WithKey(func(context.Context, keyfunc.Call) breaker.Key { return methodKey }))
-			if way.prepare != nil {
-				way.prepare(g)
-			}
-			var got []grpc.CallOption
-			look := func(
-				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
-			) (grpc.ClientStream, error) {
-				got = opts
-				return streamer(ctx, desc, cc, method, opts...)
-			}
-			r := newStreamRig(t, g, sends(1, nil), grpc.WithChainStreamInterceptor(look))
-			endsWith(t, r.server(t.Context()), codes.OK)
-			want := append([]grpc.CallOption{grpc.StaticMethod(), grpc.OnFinish(nil)}, way.added...)
-			if got, want := typesOf(got), typesOf(want); !slices.Equal(got, want) {
-				t.Errorf("%s: a stream passed %v inside, want %v", way.name, got, want)
-			}
-		})
-	}
-}
-
 func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
 	through(t, func(t passage) {
 		before := snapshots(t.Guard)

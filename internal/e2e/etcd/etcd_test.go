@@ -31,8 +31,8 @@ const (
 )
 
 // TestWatchLeaseAndLock runs the same program with and without a guard, side by side, through five cuts of all
-// connections and one outage. It compares how long watch, keep-alive and lock are away. With -short there is one cut and
-// no outage.
+// connections and one outage. It compares how long watch, keep-alive and lock are away. With -short there is one cut,
+// and no outage.
 func TestWatchLeaseAndLock(t *testing.T) {
 	cuts, withOutage := 5, true
 	if testing.Short() {
