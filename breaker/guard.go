@@ -125,8 +125,8 @@ func (w *window) resume(s *Streak) {
 // Sustain closes the breaker because the stream of a probe has stayed open for long, whatever SuccessesToClose is and
 // whether or not the probe has reported or its lease is over. It does nothing once the half-open stay of the probe is
 // over. It returns true if nothing was done but a later call may close the breaker: under ForceClosed no probe changes
-// the state. ctx goes to the listeners.
-func (p Permit) Sustain(ctx context.Context) (again bool) {
+// the state, and if connected is false that the stream is open proves nothing. ctx goes to the listeners.
+func (p Permit) Sustain(ctx context.Context, connected bool) (again bool) {
 	b := p.b
 	if p.lease == 0 {
 		return false
@@ -138,7 +138,7 @@ func (p Permit) Sustain(ctx context.Context) (again bool) {
 	switch {
 	case ph.gen != p.ph.gen || ph.kind == gone:
 		return false
-	case ph.override.mode() == ForceClosed:
+	case !connected || ph.override.mode() == ForceClosed:
 		return true
 	}
 	b.toClosed(ctx, ph, Event{Why: "the stream of a probe stayed open"}, t)

@@ -259,7 +259,7 @@ func TestS14_Sustain(t *testing.T) {
 			if got := b.State(); got != HalfOpen {
 				t.Fatalf("%s: %v, want half-open", tt.name, got)
 			}
-			if p.Sustain(t.Context()) {
+			if p.Sustain(t.Context(), true) {
 				t.Errorf("%s: it is to be asked again", tt.name)
 			}
 			events := rec.events
@@ -271,7 +271,7 @@ func TestS14_Sustain(t *testing.T) {
 				t.Errorf("%s: %v after %d recoveries, want closed, 1", tt.name, s.State, s.Recoveries)
 			}
 			n := len(events)
-			if p.Sustain(t.Context()) || len(rec.events) != n {
+			if p.Sustain(t.Context(), true) || len(rec.events) != n {
 				t.Errorf("%s: it acts a second time", tt.name)
 			}
 		})
@@ -282,7 +282,7 @@ func TestS14_Sustain(t *testing.T) {
 func TestS14_SustainNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
-		if p := acquire(t, b); p.Sustain(t.Context()) || b.Snapshot().Generation != 1 {
+		if p := acquire(t, b); p.Sustain(t.Context(), true) || b.Snapshot().Generation != 1 {
 			t.Error("a call that is no probe changes the stay")
 		}
 		b.Trip(t.Context(), "test")
@@ -291,17 +291,23 @@ func TestS14_SustainNothing(t *testing.T) {
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceClosed, Why: "test", By: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if !p.Sustain(t.Context()) || b.Snapshot().Underlying != HalfOpen {
+		if !p.Sustain(t.Context(), true) || b.Snapshot().Underlying != HalfOpen {
 			t.Error("under ForceClosed: want nothing, and to be asked again")
 		}
 		b.ClearOverride(t.Context())
+		if !p.Sustain(t.Context(), false) || b.State() != HalfOpen {
+			t.Error("without a connection: want nothing, and to be asked again")
+		}
 		b.Trip(t.Context(), "test")
-		if p.Sustain(t.Context()) || b.State() != Open {
+		if p.Sustain(t.Context(), false) {
+			t.Error("without a connection, after its stay: want not to be asked again")
+		}
+		if p.Sustain(t.Context(), true) || b.State() != Open {
 			t.Error("after its stay: want nothing")
 		}
 		time.Sleep(time.Hour)
 		acquire(t, b)
-		if p.Sustain(t.Context()) || b.State() != HalfOpen {
+		if p.Sustain(t.Context(), true) || b.State() != HalfOpen {
 			t.Error("in another half-open stay: want nothing")
 		}
 	})
@@ -316,7 +322,7 @@ func TestS14_SustainAfterRemove(t *testing.T) {
 		time.Sleep(time.Hour)
 		p := acquire(t, b)
 		g.Remove(Key{})
-		if p.Sustain(t.Context()) || g.Get(Key{}).State() != Closed {
+		if p.Sustain(t.Context(), true) || g.Get(Key{}).State() != Closed {
 			t.Error("a probe of a removed breaker acts")
 		}
 	})

@@ -422,7 +422,7 @@ func (r *run) sustain(t *rapid.T) {
 	}
 	tk := all[rapid.IntRange(0, len(all)-1).Draw(t, "ticket")]
 	gen := r.m.gen
-	got, want := tk.permit.Sustain(context.Background()), r.m.sustain(tk, r.now())
+	got, want := tk.permit.Sustain(context.Background(), true), r.m.sustain(tk, r.now())
 	if got != want {
 		t.Fatalf("Sustain returned %v, want %v", got, want)
 	}

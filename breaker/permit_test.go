@@ -268,7 +268,7 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 	if p.IsProbe() || p.Doubt() != NoDoubt || p.Elapsed() != 0 {
 		t.Errorf("probe: %v, doubt: %v, elapsed: %v; want nothing", p.IsProbe(), p.Doubt(), p.Elapsed())
 	}
-	if p.SignOfLife() != nil || p.Sustain(t.Context()) {
+	if p.SignOfLife() != nil || p.Sustain(t.Context(), true) {
 		t.Error("the zero Permit does something")
 	}
 }

@@ -173,8 +173,8 @@ func TestG02_ResultByHand(t *testing.T) {
 	}
 }
 
-// S2, by hand: the table of how a stream ends against its age and whether it was answered. DefaultClassifier needs no more
-// than the Result has, and the context (S15).
+// S2, by hand: the table of how a stream ends against its age and whether it was answered. DefaultClassifier needs no
+// more than the Result has, and the context (S15).
 func TestS02_TableByHand(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -191,7 +191,10 @@ func TestS02_TableByHand(t *testing.T) {
 		{"OK", t.Context(), Result{}, [4]breaker.Outcome{s, s, s, s}},
 		{"NotFound", t.Context(), Result{Code: codes.NotFound}, [4]breaker.Outcome{s, s, s, s}},
 		{"the caller cancels", canceled, Result{Code: codes.Canceled}, [4]breaker.Outcome{i, i, s, s}},
-		{"the caller closes the connection", t.Context(), Result{Code: codes.Canceled, Closed: true}, [4]breaker.Outcome{i, i, s, s}},
+		{
+			"the caller closes the connection", t.Context(), Result{Code: codes.Canceled, Closed: true},
+			[4]breaker.Outcome{i, i, s, s},
+		},
 		{
 			"the caller closes the connection, the transport goes first", t.Context(),
 			Result{Code: codes.Unavailable, Closed: true},
@@ -199,7 +202,10 @@ func TestS02_TableByHand(t *testing.T) {
 		},
 		{"the caller's time is up", expired, Result{Code: codes.DeadlineExceeded}, [4]breaker.Outcome{f, f, f, s}},
 		{"Unavailable", t.Context(), Result{Code: codes.Unavailable}, [4]breaker.Outcome{f, i, f, s}},
-		{"Unavailable, and the caller's time is up", expired, Result{Code: codes.Unavailable}, [4]breaker.Outcome{f, i, f, s}},
+		{
+			"Unavailable, and the caller's time is up", expired, Result{Code: codes.Unavailable},
+			[4]breaker.Outcome{f, i, f, s},
+		},
 		{"Canceled by the peer", t.Context(), Result{Code: codes.Canceled, Direct: true}, [4]breaker.Outcome{f, i, f, s}},
 		{
 			"Canceled by the peer's reset", t.Context(), Result{Code: codes.Canceled, Err: status.Error(codes.Canceled, rst)},
@@ -211,7 +217,10 @@ func TestS02_TableByHand(t *testing.T) {
 		{"Unknown", t.Context(), Result{Code: codes.Unknown}, [4]breaker.Outcome{f, f, f, f}},
 		{"DataLoss", t.Context(), Result{Code: codes.DataLoss}, [4]breaker.Outcome{f, f, f, f}},
 		{"a code above 16", t.Context(), Result{Code: 77}, [4]breaker.Outcome{f, f, f, f}},
-		{"DeadlineExceeded with time left", t.Context(), Result{Code: codes.DeadlineExceeded}, [4]breaker.Outcome{f, f, f, f}},
+		{
+			"DeadlineExceeded with time left", t.Context(), Result{Code: codes.DeadlineExceeded},
+			[4]breaker.Outcome{f, f, f, f},
+		},
 	} {
 		for column, want := range tt.want {
 			r := tt.r

@@ -157,8 +157,8 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 	}
 }
 
-// With an interceptor between the guard and grpc, no option for the trailer goes inside unless WithPeerEvidence asks: then
-// a pushback in the trailer is not known, whether the call is a probe or not, and RetryInfo still is.
+// With an interceptor between the guard and grpc, no option for the trailer goes inside unless WithPeerEvidence asks:
+// then a pushback in the trailer is not known, whether the call is a probe or not, and RetryInfo still is.
 func TestG09_PushbackThroughAnInterceptor(t *testing.T) {
 	withInfo := withDetails(t, codes.Unavailable, "down", retryIn(3*time.Second))
 	for _, tt := range []struct {

@@ -203,16 +203,21 @@ func unaryFaults() []fault {
 func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	dial = append(dial, f.dial...)
+	var cc *grpc.ClientConn
 	if f.raw != nil {
-		return startRaw(tb, f.raw).dial(tb, dial...)
+		cc = startRaw(tb, f.raw).dial(tb, dial...)
+	} else {
+		srv := new(testpb.Server)
+		srv.Set(f.script)
+		b := testpb.StartBufconn(tb, srv, f.server...)
+		if f.stop {
+			b.Stop()
+		}
+		cc = b.Dial(tb, dial...)
 	}
-	srv := new(testpb.Server)
-	srv.Set(f.script)
-	b := testpb.StartBufconn(tb, srv, f.server...)
-	if f.stop {
-		b.Stop()
-	}
-	return b.Dial(tb, dial...)
+	cc.Connect()
+	synctest.Wait() // whether the channel is READY is then no matter of chance
+	return cc
 }
 
 func (f *fault) context(ctx context.Context) (context.Context, context.CancelFunc) {

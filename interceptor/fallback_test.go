@@ -314,8 +314,8 @@ func TestG15_ContextThatIsDone(t *testing.T) {
 	})
 }
 
-// A fallback may call another backend through the same guard, or even the same method. A call with the fallback's context,
-// or one derived from it, does not fall back again, so this does not recurse. With another context it does.
+// A fallback may call another backend through the same guard, or even the same method. A call with the fallback's
+// context, or one derived from it, does not fall back again, so this does not recurse. With another context it does.
 func TestG15_FallbackThatCalls(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -328,7 +328,7 @@ func TestG15_FallbackThatCalls(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var s *scene
 			runs := 0
-			s = openScene(t, WithFallback(forUnary, Fallback(func(ctx context.Context, req *request, cause error) (*response, error) {
+			handler := func(ctx context.Context, req *request, cause error) (*response, error) {
 				runs++
 				if req.GetText() == "again" {
 					return nil, fmt.Errorf("enough: %w", cause)
@@ -342,7 +342,8 @@ func TestG15_FallbackThatCalls(t *testing.T) {
 					t.Errorf("%s: the call of the fallback got %v, want a rejection", tt.name, err)
 				}
 				return s.client.Unary(ctx, req, Bypass())
-			})))
+			}
+			s = openScene(t, WithFallback(forUnary, Fallback(handler)))
 			resp, err := s.client.Unary(t.Context(), &request{Text: "first"})
 			if err != nil || resp.GetText() != "first" {
 				t.Errorf("%s: got %q, %v; want the server's echo", tt.name, resp.GetText(), err)

@@ -178,7 +178,7 @@ func (c *pending) settle(
 	if latency == 0 {
 		latency = max(1, took) // not 0, for which the breaker would read the clock after the classifier has run
 	}
-	report := breaker.Report{Outcome: breaker.Failure, Latency: latency}
+	report := breaker.Report{Outcome: breaker.Failure, Latency: latency, TakeBack: sign}
 	reported := false
 	defer func() {
 		if !reported { // a classifier exited the goroutine
@@ -186,8 +186,8 @@ func (c *pending) settle(
 		}
 	}()
 	c.judge(ctx, &r, &report, cc)
-	if r.Code != codes.Unavailable { // a lost connection does not speak against a first message (S13)
-		report.TakeBack = sign
+	if r.Code == codes.Unavailable { // a lost connection does not speak against a first message (S13)
+		report.TakeBack = nil
 	}
 	reported = true
 	c.permit.DoneWith(ctx, report)

@@ -55,8 +55,6 @@ const (
 	PeerUnreached                     // it reached no connection: credentials failed, or there was none
 )
 
-// peerAnswered reports whether a gRPC server sent header and trailer. A response without a header has its
+// peerAnswered reports whether trailer is the whole of a gRPC server's response: one without a header has its
 // content-type in the trailer. What an HTTP proxy answers has neither.
-func peerAnswered(header, trailer metadata.MD) bool {
-	return len(header) > 0 || len(trailer["content-type"]) > 0
-}
+func peerAnswered(trailer metadata.MD) bool { return len(trailer["content-type"]) > 0 }

@@ -80,8 +80,9 @@ type stream struct {
 	over     atomic.Bool   // the stream has ended
 	settled  atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
 	busy     atomic.Int32  // running calls that know better than OnFinish
-	sending  atomic.Int32  // running calls of SendMsg
-	received atomic.Uint64 // messages
+	sending  atomic.Int32  // running calls of SendMsg and CloseSend
+	messages atomic.Uint64 // that have come
+	headed   atomic.Bool   // a header has come, as far as anybody looked
 
 	// For the slow rule, in nanoseconds, where it is on: from when to the first answer (S10).
 	requested atomic.Int64 // 1 + the time since admission; 0: not yet
@@ -132,7 +133,7 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		// one of package context, that costs a goroutine for as long as the stream is open (S12).
 		s.kept.Store(nil)
 		if s.ctx.Done() != nil {
-			s.stop = context.AfterFunc(s.ctx, func() { s.on(contextDone, s.ctx.Err()) })
+			s.stop = context.AfterFunc(s.ctx, s.onContextDone)
 		}
 	}
 	s.from.Store(uint32(comesFrom))
@@ -229,6 +230,19 @@ func (s *stream) onFinish(err error) {
 	}
 }
 
+// grace is how long a call that is running when the context ends may take to return what it knows.
+const grace = 50 * time.Millisecond
+
+// onContextDone runs when the caller's context is done before the stream is. RecvMsg, if it is running, knows more: it
+// mostly returns at once, and then Header tells whether the stream was answered.
+func (s *stream) onContextDone() {
+	if s.busy.Load() == 0 {
+		s.on(contextDone, s.ctx.Err())
+		return
+	}
+	time.AfterFunc(grace, func() { s.on(contextDone, s.ctx.Err()) })
+}
+
 // end notes that the stream is over, and reports its outcome unless that has been done.
 func (s *stream) end(sig signal, err error) {
 	s.isOver()
@@ -242,7 +256,7 @@ func (s *stream) end(sig signal, err error) {
 		s.report(Result{})
 		return
 	}
-	r := Result{Err: err, Messages: s.received.Load(), Direct: s.direct}
+	r := Result{Err: err}
 	defer func() { s.report(r) }() // also if what is below exits the goroutine
 	s.lookAtPeer(sig, &r)
 }
@@ -251,7 +265,9 @@ func (s *stream) end(sig signal, err error) {
 func (s *stream) fail() {
 	s.isOver()
 	if !s.settled.Swap(true) {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Failure, Latency: s.answerTime()})
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{
+			Outcome: breaker.Failure, Latency: s.answerTime(), TakeBack: s.sign.Load(),
+		})
 	}
 }
 
@@ -261,8 +277,14 @@ func (s *stream) report(r Result) {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
 		return
 	}
-	r.Call = callOf(s.method, s.desc, nil, s.cc)
-	r.Messages = s.received.Load()
+	r.Call, r.Direct = callOf(s.method, s.desc, nil, s.cc), s.direct
+	r.Messages = s.messages.Load()
+	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
+	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || s.headed.Load())
+	// While a message is being sent the error may be of that, although the peer has answered before.
+	if s.sending.Load() == 0 && (r.Messages > 0 || s.headed.Load() || peerAnswered(r.Trailer)) {
+		r.Peer = PeerAnswered
+	}
 	r.Duration = time.Since(s.pending.start)
 	r.Old = r.Duration >= s.pending.guard.longStream
 	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.sign.Load())
@@ -287,8 +309,7 @@ func (s *stream) stopWatching() {
 // lookAtPeer fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header
 // and Trailer return at once after RecvMsg has returned the end, and in OnFinish.
 func (s *stream) lookAtPeer(sig signal, r *Result) {
-	from, sending := s.origin(), s.sending.Load() > 0
-	var header metadata.MD
+	from := s.origin()
 	switch {
 	case from == originOpening:
 		if s.direct {
@@ -298,21 +319,22 @@ func (s *stream) lookAtPeer(sig signal, r *Result) {
 		if s.kept.Load() == nil { // a message that could not be sent, and grpc has not said so yet
 			break
 		}
-		safely(func() { header, _ = s.ClientStream.Header() }) //nolint:forbidigo // see above
+		safely(s.lookForHeader)
 		r.Trailer = s.trailer
 		r.Peer = PeerSilent
 		if s.peer.Addr == nil {
 			r.Peer = PeerUnreached
 		}
-	case sig == returned && !sending:
-		safely(func() { header, _ = s.ClientStream.Header() }) //nolint:forbidigo // see above
+	case sig == received:
+		safely(s.lookForHeader)
 		safely(func() { r.Trailer = s.ClientStream.Trailer() })
 	}
-	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
-	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || len(header) > 0)
-	// While SendMsg is running the error may be of the message that it sends, although the peer has answered before.
-	if !sending && (r.Messages > 0 || peerAnswered(header, r.Trailer)) {
-		r.Peer = PeerAnswered
+}
+
+// lookForHeader notes whether a header has come. The stream must have ended.
+func (s *stream) lookForHeader() {
+	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // it has ended
+		s.headed.Store(true)
 	}
 }
 
@@ -336,14 +358,14 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 // sustain closes the breaker, because the stream of a probe is still open (S14). While the channel has no connection
 // that proves nothing. IDLE does not count as that: after a GOAWAY a live stream has an idle channel.
 func (s *stream) sustain() {
-	again := noConnection(s.cc)
-	if !again {
-		if !s.settled.Swap(true) {
-			s.report(Result{})
-		}
-		again = s.pending.permit.Sustain(s.ctx)
+	if s.over.Load() { // it ended when the timer had fired already
+		return
 	}
-	if again {
+	connected := !noConnection(s.cc)
+	if connected && !s.settled.Swap(true) {
+		s.report(Result{})
+	}
+	if s.pending.permit.Sustain(s.ctx, connected) {
 		s.restart(s.old.Load(), s.pending.guard.longStream)
 	}
 }
@@ -368,13 +390,13 @@ func (s *stream) RecvMsg(m any) error {
 	done = true
 	switch {
 	case err == io.EOF: //nolint:errorlint // RecvMsg returns it as it is; an error that wraps it is something else
-		s.on(returned, nil)
+		s.on(received, nil)
 	case err != nil:
-		s.on(returned, err)
+		s.on(received, err)
 	default:
-		first := s.received.Add(1) == 1
+		first := s.messages.Add(1) == 1
 		if !s.desc.ServerStreams {
-			s.on(returned, nil) // S3
+			s.on(received, nil) // S3
 		} else if first {
 			s.firstMessage()
 		}
@@ -399,8 +421,6 @@ func (s *stream) firstMessage() {
 
 // SendMsg sends a message and notes whether that ended the stream.
 func (s *stream) SendMsg(m any) error {
-	s.sending.Add(1)
-	defer s.sending.Add(-1)
 	if s.desc.ServerStreams && s.desc.ClientStreams {
 		s.asked()
 	}
@@ -416,6 +436,8 @@ func (s *stream) CloseSend() error {
 }
 
 func (s *stream) through(call func() error) error {
+	s.sending.Add(1)
+	defer s.sending.Add(-1)
 	s.enter()
 	done := false
 	defer s.leave(&done)
@@ -427,13 +449,19 @@ func (s *stream) through(call func() error) error {
 	return err
 }
 
-// Header waits for the header. It decides nothing: over a retry interceptor RecvMsg may yet make another attempt.
+// Header waits for the header. It decides something only for a stream of grpc's own that has nothing but an end. Over a
+// retry interceptor RecvMsg may yet make another attempt.
 func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false
 	defer s.leave(&done)
 	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	done = true
+	if len(md) > 0 {
+		s.headed.Store(true)
+	} else if f := s.kept.Load(); f != nil && s.origin() == originHandedOn {
+		s.on(received, f.err)
+	}
 	return md, err
 }
 

@@ -241,7 +241,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header received, nothing else", script: lives(1), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
+		cancelled: breaker.Success, cancelledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.bidi(ctx).Header(); md == nil || err != nil {
 				r.Errorf("Header: got %v, %v, want one", md, err)

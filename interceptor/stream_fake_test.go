@@ -93,8 +93,8 @@ func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	}
 }
 
-// S4, S6: once the caller has closed the connection no attempt lives, and OnFinish ends a wrapped stream too: at once, or
-// when the last of the guard's calls has returned.
+// S4, S6: once the caller has closed the connection no attempt lives, and OnFinish ends a wrapped stream too: at once,
+// or when the last of the guard's calls has returned.
 func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 	for _, inside := range []bool{false, true} {
 		cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -312,7 +312,7 @@ func TestStreamResult(t *testing.T) {
 				t.Fatalf("%s: the classifier ran %d times, want 1", tt.name, len(got))
 			}
 			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same
-				t.Errorf("%s: the classifier got %+v of method %q, want %+v of Method", tt.name, got[0].Err, got[0].Call.Method, tt.end)
+				t.Errorf("%s: the classifier got %v of %q, want %v of Method", tt.name, got[0].Err, got[0].Call.Method, tt.end)
 			}
 			wantResult := tt.want
 			wantResult.Call, wantResult.Err, wantResult.Duration = got[0].Call, got[0].Err, tt.after

@@ -59,8 +59,8 @@ func (e *fuzzedStream) decide(o breaker.Outcome) {
 	}
 }
 
-// left is what the end of the context comes to (S2). The stream of a deadline is old by then: a probe has closed the breaker
-// (S14), and another stream is long-lived if a message has come. A header is not known then (S9).
+// left is what the end of the context comes to (S2). The stream of a deadline is old by then: a probe has closed the
+// breaker (S14), and another stream is long-lived if a message has come. A header is not known then (S9).
 func (e *fuzzedStream) left() breaker.Outcome {
 	switch {
 	case e.deadline && !e.message && !e.probe:
@@ -108,10 +108,10 @@ func (e *fuzzedStream) answered(class breaker.Outcome, how byte) breaker.Outcome
 	return class
 }
 
-// FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods, OnFinish
-// early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there is one
-// outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6, G1). OnFinish
-// decides nothing, because the stream is wrapped and its connection is not closed.
+// FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods,
+// OnFinish early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there
+// is one outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6,
+// G1). OnFinish decides nothing, because the stream is wrapped and its connection is not closed.
 func FuzzStreamEndings(f *testing.F) {
 	const ( // flags
 		server, probe, deadline = 1, 2, 4

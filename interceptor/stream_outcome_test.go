@@ -28,13 +28,12 @@ type streamCase struct {
 
 // streamEnd is a row of the table of S2.
 type streamEnd struct {
-	name    string
-	err     error                  // the handler's; nil: io.EOF
-	by      func(*streamRig)       // what ends it, if not the handler
-	budget  bool                   // the caller's deadline ends it
-	cancel  bool                   // the caller cancels it
-	context bool                   // grpc is told of the end by the context: see settlesByContext
-	want    [2][2]breaker.Outcome // by young or old, and by not answered or answered
+	name   string
+	err    error                 // the handler's; nil: io.EOF
+	by     func(*streamRig)      // what ends it, if not the handler
+	budget bool                  // the caller's deadline ends it
+	cancel bool                  // the caller cancels it
+	want   [2][2]breaker.Outcome // by young or old, and by not answered or answered
 }
 
 func streamEnds() []streamEnd {
@@ -45,9 +44,9 @@ func streamEnds() []streamEnd {
 	return []streamEnd{
 		{name: "io.EOF", want: always(s)},
 		{name: "NotFound", err: errNotFound, want: always(s)},
-		{name: "the caller cancels", cancel: true, want: left, context: true},
+		{name: "the caller cancels", cancel: true, want: left},
 		{name: "the caller closes the connection", by: func(r *streamRig) { _ = r.conn.Close() }, want: left},
-		{name: "the caller's time is up", budget: true, want: [2][2]breaker.Outcome{{f, f}, {f, s}}, context: true},
+		{name: "the caller's time is up", budget: true, want: [2][2]breaker.Outcome{{f, f}, {f, s}}},
 		{name: "Unavailable", err: down, want: lost},
 		{name: "the connection is lost", by: func(r *streamRig) { r.backend.Stop() }, want: lost},
 		{name: "ResourceExhausted", err: statusError(codes.ResourceExhausted), want: always(o)},
@@ -121,15 +120,6 @@ func (c streamCase) run() {
 	}
 	if c.answer != "" {
 		answered = 1
-	}
-	if c.end.context && c.answer == "header" && c.name != "bare" {
-		// The guard may be told by the context, before RecvMsg has returned. Then it does not know of the header.
-		want := []breaker.Outcome{c.end.want[old][0], c.end.want[old][1]}
-		got := tallyOf(onlyBreaker(c.T, g).Snapshot())
-		if got != one(want[0]) && got != one(want[1]) {
-			c.Errorf("counts: got %+v, want one of %v", got, want)
-		}
-		return
 	}
 	if c.age == 0 && (c.end.by != nil || c.end.budget || c.end.cancel) {
 		return // whether the answer comes first is chance
@@ -291,8 +281,8 @@ func TestS15_ResultOfAStream(t *testing.T) {
 		},
 		{
 			"three messages, io.EOF", paced(nil, time.Minute, 0, 0, 0),
-			Result{Messages: 3, Duration: time.Minute, Old: true},
-			Result{Messages: 3, Duration: time.Minute, Old: true},
+			Result{Peer: PeerAnswered, Answered: true, Messages: 3, Duration: time.Minute, Old: true, Direct: true},
+			Result{Peer: PeerAnswered, Answered: true, Messages: 3, Duration: time.Minute, Old: true},
 		},
 	} {
 		inEach(t, func(t arranged) {

@@ -71,8 +71,8 @@ func TestG01_StreamPanics(t *testing.T) {
 	}
 }
 
-// G1, S13: a panic is a failure like any other but Unavailable, so it takes the sign of life back that the first message
-// was: the row of failures goes on where it stood.
+// G1, S13: a panic is a failure like any other but Unavailable, so it takes the sign of life back that the first
+// message was: the row of failures goes on where it stood.
 func TestS13_PanicTakesTheSignBack(t *testing.T) {
 	for _, leave := range []func(){func() { panic("broken") }, runtime.Goexit} {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 2})

@@ -261,8 +261,8 @@ func TestS07_SilentProbeIsALease(t *testing.T) {
 	})
 }
 
-// S14: a probe that is still open when it is old closes the breaker, though nothing has come, and although its lease has
-// run out: one that has settled by its first message where one success is not enough, too.
+// S14: a probe that is still open when it is old closes the breaker, though nothing has come, and although its lease
+// has run out: one that has settled by its first message where one success is not enough, too.
 func TestS14_OldProbeCloses(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

@@ -223,8 +223,9 @@ func TestS09_ProbeRetries(t *testing.T) {
 	})
 }
 
-// S9, from the stream's side: whatever is called and however it ends, the guard does not call Context, and calls Header and
-// Trailer only once RecvMsg has returned an error. A stream that ends well it asks for neither, nor one that has settled.
+// S9, from the stream's side: whatever is called and however it ends, the guard does not call Context, and calls Header
+// and Trailer only once RecvMsg has returned an error. A stream that ends well it asks for neither, nor one that has
+// settled.
 func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		for _, end := range []error{nil, down} {
@@ -295,8 +296,8 @@ func TestS09_OnFinishAsksForNothing(t *testing.T) {
 	})
 }
 
-// S9: nor where it ends in another way than by RecvMsg: by SendMsg, by CloseSend, or because its connection was closed while
-// it opened. RecvMsg has returned no error then, and Header of a stream that is not grpc's might wait.
+// S9: nor where it ends in another way than by RecvMsg: by SendMsg, by CloseSend, or because its connection was closed
+// while it opened. RecvMsg has returned no error then, and Header of a stream that is not grpc's might wait.
 func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end    func(grpc.ClientStream)
@@ -333,8 +334,9 @@ func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 	}
 }
 
-// S9: OnFinish of a stream with grpc directly below is about this very stream, which is over. If it ends badly, its header
-// tells whether it was answered. Its Trailer must not be called before RecvMsg has returned, so the option tells.
+// S9: OnFinish of a stream with grpc directly below is about this very stream, which is over. If it ends badly, its
+// header tells whether it was answered. Its Trailer must not be called before RecvMsg has returned, so the option
+// tells.
 func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 	for _, header := range []metadata.MD{nil, metadata.Pairs("k", "v")} {
 		for _, end := range []error{nil, down} {
@@ -366,7 +368,7 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 			if asked != want {
 				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, asked, want)
 			}
-			if len(got) != 1 || end != nil && (got[0].Answered != (header != nil) || got[0].Err != end) { //nolint:errorlint // the same
+			if len(got) != 1 || end != nil && (got[0].Answered != (header != nil) || got[0].Code != codeOf(end)) {
 				t.Errorf("header %v, ends with %v: the classifier got %+v", header, end, got)
 			}
 		}

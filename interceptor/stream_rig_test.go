@@ -293,8 +293,8 @@ func openFakeOn(
 	return cs, finish
 }
 
-// openDirect is openFake for a stream that the guard takes for one of grpc's, with no interceptor between. The stream has
-// reached a connection.
+// openDirect is openFake for a stream that the guard takes for one of grpc's, with no interceptor between. The stream
+// has reached a connection.
 func openDirect(
 	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
 ) (cs grpc.ClientStream, finish func(error)) {

@@ -52,8 +52,8 @@ func paced(err error, end time.Duration, messages ...time.Duration) testpb.Scrip
 	}
 }
 
-// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life. A bidirectional
-// stream asks with its first message.
+// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life. A
+// bidirectional stream asks with its first message.
 func TestS10_TimeToFirstMessage(t *testing.T) {
 	const slow = time.Second + 1
 	for _, tt := range []struct {
@@ -112,8 +112,8 @@ func TestS10_NoMessageNeverSlow(t *testing.T) {
 	})
 }
 
-// S10 for a stream with one response: that is its first message, and CloseSend asks for it. How long the caller takes to
-// send what it has is no matter.
+// S10 for a stream with one response: that is its first message, and CloseSend asks for it. How long the caller takes
+// to send what it has is no matter.
 func TestS10_OnlyResponse(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
 		t.Run(after.String(), func(t *testing.T) {
@@ -140,8 +140,8 @@ func TestS10_OnlyResponse(t *testing.T) {
 	}
 }
 
-// answersAfter is a script whose client streams answer so long after their last request, and whose bidirectional streams
-// so long after each.
+// answersAfter is a script whose client streams answer so long after their last request, and whose bidirectional
+// streams so long after each.
 func answersAfter(d time.Duration) testpb.Script {
 	return testpb.Script{
 		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {

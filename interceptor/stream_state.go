@@ -7,6 +7,7 @@ import "google.golang.org/grpc"
 // origin:
 //
 //	                      opening   direct    handed on  wrapped
+//	RecvMsg returned      -         end       end        end
 //	a call returned       end       end       end        end
 //	OnFinish              later     end       end        if closed
 //	OnFinish in a call    later     end       later      later
@@ -39,31 +40,33 @@ const (
 type signal uint8
 
 const (
-	returned     signal = iota // the streamer, RecvMsg, SendMsg or CloseSend returned the end of the stream
-	finished                   // OnFinish, and no call of the guard's is running that knows better
-	finishedIn                 // OnFinish, while such a call is running
-	callsOver                  // the last of these calls returned, and OnFinish had come before
-	contextDone                // the caller's context is done
-	left                       // a panic or Goexit below
-	probeIsOld                 // the stream is a probe, still open, and has become old
+	received    signal = iota // RecvMsg returned the end of the stream, or Header that there is nothing but the end
+	returned                  // the streamer, SendMsg or CloseSend did
+	finished                  // OnFinish, and no call of the guard's is running that knows better
+	finishedIn                // OnFinish, while such a call is running
+	callsOver                 // the last of these calls returned, and OnFinish had come before
+	contextDone               // the caller's context is done
+	left                      // a panic or Goexit below
+	probeIsOld                // the stream is a probe, still open, and has become old
 
-	signals = 7
+	signals = 8
 )
 
 // reaction is what follows from a signal.
 type reaction uint8
 
 const (
-	nothing    reaction = iota // it cannot come, or decides nothing
-	later                      // OnFinish is kept until the streamer or the last call has returned
-	end                        // the stream is over
-	endIfClosed                // it is over if the caller has closed the connection
-	fail                       // it is over, and has failed (G1)
-	sustain                    // close the breaker (S14)
+	nothing     reaction = iota // it cannot come, or decides nothing
+	later                       // OnFinish is kept until the streamer or the last call has returned
+	end                         // the stream is over
+	endIfClosed                 // it is over if the caller has closed the connection
+	fail                        // it is over, and has failed (G1)
+	sustain                     // close the breaker (S14)
 )
 
 var reactions = [signals][origins]reaction{
 	//           opening  direct   handedOn wrapped
+	received:    {nothing, end, end, end},
 	returned:    {end, end, end, end},
 	finished:    {later, end, end, endIfClosed},
 	finishedIn:  {later, end, later, later},

@@ -2,11 +2,15 @@ package interceptor
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
@@ -67,9 +71,10 @@ func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 	}
 }
 
-// The table as the issue and the comment have it, so that a cell does not change unnoticed.
+// The table once more, as the comment has it, so that a cell does not change unnoticed.
 func TestS04_TheTable(t *testing.T) {
 	want := map[signal][origins]reaction{
+		received:    {nothing, end, end, end},
 		returned:    {end, end, end, end},
 		finished:    {later, end, end, endIfClosed},
 		finishedIn:  {later, end, later, later},
@@ -396,7 +401,7 @@ func TestS10_FromTheRequest(t *testing.T) {
 			}})
 			tt.do(cs)
 			s := cs.(*stream)
-			s.on(returned, nil)
+			s.on(received, nil)
 			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != tt.want {
 				t.Errorf("%s: %d slow calls, want %d", tt.name, got, tt.want)
 			}
@@ -428,4 +433,65 @@ func TestG15_FallbackThatCallsItself(t *testing.T) {
 	if !IsRejected(err) || ran != 2 {
 		t.Errorf("a call that is rejected: %v after %d fallbacks, want the rejection after two", err, ran)
 	}
+}
+
+// S14: a timer that has fired already when its stream ends decides nothing.
+func TestS14_FiredAsTheStreamEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, probeConfig)
+		halfOpen(t, g, methodKey)
+		ctx, cancel := context.WithCancel(t.Context())
+		cs, _ := openFake(ctx, t, g, serverStreams, new(fakeStream))
+		cancel()
+		synctest.Wait()
+		cs.(*stream).on(probeIsOld, nil)
+		wantState(t, "canceled", g, breaker.HalfOpen)
+		wantTally(t, "canceled", g, one(breaker.Ignored))
+	})
+}
+
+// S9: a closed connection says nothing of a stream that an interceptor got elsewhere, so its Header might block.
+func TestS09_StreamFromElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := testpb.StartBufconn(t, new(testpb.Server)).Dial(t)
+		g := newGuard(t, breaker.Config{})
+		elsewhere := func(
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, _ grpc.Streamer, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
+			_ = cc.Close()
+			return other.NewStream(ctx, desc, method, opts...)
+		}
+		r := newStreamRig(t, g, testpb.Script{}, grpc.WithChainStreamInterceptor(elsewhere))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		opened := make(chan struct{})
+		go func() {
+			defer close(opened)
+			_, _ = r.client.Bidi(ctx)
+		}()
+		select {
+		case <-opened:
+		case <-time.After(time.Hour):
+			t.Error("NewStream waits for the header")
+		}
+	})
+}
+
+// G5: what is known before the peer is looked at counts, also if the look exits the goroutine.
+func TestG05_TrailerThatExits(t *testing.T) {
+	g := newGuard(t, breaker.Config{})
+	left := 1
+	f := &fakeStream{
+		recv: func(any) error {
+			if left--; left >= 0 {
+				return nil
+			}
+			return status.Error(codes.Internal, "grpc: error while marshaling: x")
+		},
+		trailer: func() metadata.MD { runtime.Goexit(); return nil },
+	}
+	cs, _ := openFake(t.Context(), t, g, serverStreams, f)
+	_ = cs.RecvMsg(nil)
+	leaves(func() { _ = cs.RecvMsg(nil) })
+	wantTally(t, "a message, then an error with a local text", g, one(breaker.Failure))
 }

@@ -132,8 +132,8 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 	}
 }
 
-// S12, S14: a probe has settled at its first message, but it may close the breaker for as long as the stream lives. So its
-// watch is taken back when the stream ends, whatever ends it. Nothing closes the breaker after that.
+// S12, S14: a probe has settled at its first message, but it may close the breaker for as long as the stream lives. So
+// its watch is taken back when the stream ends, whatever ends it. Nothing closes the breaker after that.
 func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
 	for name, end := range map[string]func(cs grpc.ClientStream, f *fakeStream, ctx *watchedContext){
 		"io.EOF": func(cs grpc.ClientStream, f *fakeStream, _ *watchedContext) {

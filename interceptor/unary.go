@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -14,6 +15,7 @@ import (
 func (g *Guard) Unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
+	opts = slices.Clip(opts) // whoever is inside and adds to it must not write into the caller's memory (G1)
 	b := g.find(ctx, method, nil, req, cc, opts)
 	if b == nil || pastDeadline(ctx) { // G3: grpc ends a call that is late, and that says nothing of the backend
 		return invoker(ctx, method, req, reply, cc, opts...)
@@ -142,7 +144,7 @@ func (l *look) result(r *Result) {
 	case l.direct && l.peer.Addr == nil:
 		r.Peer = PeerUnreached
 	case l.onlyPeer:
-	case peerAnswered(l.header, l.trailer):
+	case len(l.header) > 0, peerAnswered(l.trailer):
 		r.Peer = PeerAnswered
 	default:
 		r.Peer = PeerSilent

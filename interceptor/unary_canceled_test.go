@@ -194,8 +194,9 @@ func TestB06_ShortBudgetIsNotSlow(t *testing.T) {
 	})
 }
 
-// S6, S10: a stream may be canceled at any age. That does not make it slow, with or without a message, and not as a probe
-// either. It is a success if it was answered (S2), and then the time to its first message counts as that of any other.
+// S6, S10: a stream may be canceled at any age. That does not make it slow, with or without a message, and not as a
+// probe either. It is a success if it was answered (S2), and then the time to its first message counts as that of any
+// other.
 func TestS10_CanceledStreamIsNotSlow(t *testing.T) {
 	for name, tt := range map[string]struct {
 		script   testpb.Script

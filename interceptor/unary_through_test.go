@@ -20,8 +20,9 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// ways are the ways that a call may take through Guard.Unary. An invoker that is not grpc's own counts as an interceptor
-// between the guard and grpc, so only WithPeerEvidence has options for header, trailer and peer go inside (G5).
+// ways are the ways that a call may take through Guard.Unary. An invoker that is not grpc's own counts as an
+// interceptor between the guard and grpc, so only WithPeerEvidence has options for header, trailer and peer go inside
+// (G5).
 var ways = []struct {
 	name    string
 	opts    []Option
@@ -135,8 +136,8 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 	}
 }
 
-// G5, T21: a slice of options that goes inside has no spare capacity, so an interceptor there cannot write into memory that
-// the caller's next call uses as well.
+// G5, T21: a slice of options that goes inside has no spare capacity, so an interceptor there cannot write into memory
+// that the caller's next call uses as well.
 func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
 	for _, way := range ways {
 		if way.name == "unguarded" {

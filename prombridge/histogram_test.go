@@ -84,7 +84,13 @@ func TestDurationHistogramOfAGuard(t *testing.T) {
 		}
 		do(30*time.Millisecond, nil)
 		do(20*time.Millisecond, status.Error(codes.NotFound, "an answer"))
-		do(0, status.Error(codes.Canceled, "by the server"))
+		ctx, cancel := context.WithCancel(t.Context())
+		srv.Set(testpb.Script{OnUnary: func(handler context.Context, _ *testpb.Request) (*testpb.Response, error) {
+			cancel()
+			<-handler.Done()
+			return nil, handler.Err()
+		}})
+		_, _ = client.Unary(ctx, &testpb.Request{}) // its caller cancels it at once
 		do(2*time.Second, status.Error(codes.Unavailable, "down"))
 		do(3*time.Second, status.Error(codes.Unavailable, "down"))
 		do(time.Second, nil) // rejected

@@ -57,9 +57,10 @@ func TestWatchLeaseAndLock(t *testing.T) {
 	defer stopWriting()
 	direct := newClient(t, server)
 	writing.Go(func() { w.run(ctx, t, direct) })
+	started := time.Now()
 	for _, p := range programs {
 		for _, a := range []*activity{p.watch, p.lock} {
-			if _, err := a.after(rec.began, patience); err != nil {
+			if _, err := a.after(started, patience); err != nil {
 				t.Fatalf("%s: did not start: %v", p.name, err)
 			}
 		}
