@@ -42,7 +42,9 @@ var guards = []struct {
 
 // comeBack makes one fail-fast call each gap, before, during and after an outage of the given length. Calls do not wait
 // for one another.
-func comeBack(t *testing.T, guarded bool, opts []interceptor.Option, gap, length time.Duration, dial ...grpc.DialOption) (c comeback) {
+func comeBack(
+	t *testing.T, guarded bool, opts []interceptor.Option, gap, length time.Duration, dial ...grpc.DialOption,
+) (c comeback) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		backend := testpb.StartBufconn(t, new(testpb.Server))
@@ -114,8 +116,9 @@ func comeBack(t *testing.T, guarded bool, opts []interceptor.Option, gap, length
 	return c
 }
 
-// The breaker has one clock and grpc's connection back-off has another. After ten minutes of outage grpc waits for up to
-// two minutes before it connects again, so a fail-fast probe fails without trying. WithConnectionReset has probes connect.
+// The breaker has one clock and grpc's connection back-off has another. After ten minutes of outage grpc waits for up
+// to two minutes before it connects again, so a fail-fast probe fails without trying. WithConnectionReset has probes
+// connect.
 func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 	check := func(t *testing.T, name string, c comeback, within time.Duration) {
 		t.Helper()
@@ -130,15 +133,15 @@ func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 		within = 15 * time.Second // with the reset
 		beyond = 30 * time.Second // without it
 	)
-	// grpc draws its jitter from a source that cannot be seeded. Without jitter its attempts come after 1, 1.6, 2.56 s and
-	// so on, and the outage ends in a wait of two minutes.
+	// grpc draws its jitter from a source that cannot be seeded. Without jitter its attempts come after 1, 1.6, 2.56 s
+	// and so on, and the outage ends in a wait of two minutes.
 	connect := backoff.DefaultConfig
 	connect.Jitter = 0
 	unjittered := grpc.WithConnectParams(grpc.ConnectParams{Backoff: connect, MinConnectTimeout: 20 * time.Second})
 	for _, tt := range guards {
 		resets := tt.opts != nil
 		c := comeBack(t, tt.guarded, tt.opts, gap, length, unjittered)
-		t.Logf("%s, grpc without jitter: first success after %v; in the outage %d attempts to connect, %d probes, the longest call %v",
+		t.Logf("%s, grpc without jitter: first success after %v; in the outage %d dials, %d probes, the longest call %v",
 			tt.name, c.after, c.dials, c.probes, c.longest)
 		if resets {
 			check(t, tt.name, c, within)
@@ -199,7 +202,8 @@ type restarts struct {
 
 // liveThroughRestarts also checks that the breaker is closed before each restart.
 func liveThroughRestarts(
-	t *testing.T, cfg breaker.Config, opts []interceptor.Option, period, retry time.Duration, times int, dial ...grpc.DialOption,
+	t *testing.T, cfg breaker.Config, opts []interceptor.Option, period, retry time.Duration, times int,
+	dial ...grpc.DialOption,
 ) (r restarts) {
 	t.Helper()
 	const (
@@ -278,10 +282,11 @@ func TestS14_WatchIsBackSoonAfterEachRestart(t *testing.T) {
 		}
 		t.Logf("retrying %s, without jitter: away %v to %v, first %v, last %v, %d attempts",
 			tt.name, slices.Min(r.away), slices.Max(r.away), r.away[0], r.away[times-1], r.attempts)
-		// The attempt of grpc that follows a reset comes after a second, at the instant at which the probe's wait is over, so
-		// some of the first are shorter.
+		// The attempt of grpc that follows a reset comes after a second, at the instant at which the probe's wait is
+		// over, so some of the first are shorter.
 		if first, last := slices.Max(r.away[:times/3]), slices.Max(r.away[times/3:]); last > first {
-			t.Errorf("retrying %s, without jitter: away for up to %v at first, and for %v later;%v", tt.name, first, last, r.diary)
+			t.Errorf("retrying %s, without jitter: away for up to %v at first, and for %v later;%v",
+				tt.name, first, last, r.diary)
 		}
 		var all, begin, end []time.Duration
 		trips := 0
@@ -296,7 +301,7 @@ func TestS14_WatchIsBackSoonAfterEachRestart(t *testing.T) {
 			all, begin, end = append(all, r.away...), append(begin, r.away[:times/3]...), append(end, r.away[2*times/3:]...)
 			trips += len(r.diary.opened())
 		}
-		t.Logf("retrying %s: away %v to %v, mean %v, of the first third of the day %v, of the last %v; opened %d times in %d restarts",
+		t.Logf("retrying %s: away %v to %v, mean %v, of the first third %v, of the last %v; opened %d times in %d restarts",
 			tt.name, slices.Min(all), slices.Max(all), meanOf(all), meanOf(begin), meanOf(end), trips, len(all))
 		if b, e := meanOf(begin), meanOf(end); e > b+time.Second {
 			t.Errorf("retrying %s: away for %v in the last third of the day, and for %v in the first", tt.name, e, b)

@@ -19,8 +19,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// replica is one of several servers of a service. Its unary calls take one second, and its watches live on. A watch that
-// ends on one server begins again on another, so the service has a presence as well.
+// replica is one of several servers of a service. Its unary calls take one second, and its watches live on. A watch
+// that ends on one server begins again on another, so the service has a presence as well.
 type replica struct {
 	*testpb.Backend
 
@@ -213,7 +213,8 @@ func TestS02_RollingRestartLosesOnlyWhatIsInFlight(t *testing.T) {
 func (s *rolled) onlyInFlight(t *testing.T, name string, r rollout) {
 	t.Helper()
 	if s.failed != s.inFlight || s.rejected != 0 {
-		t.Errorf("%s: %d calls lost and %d rejected, want the %d in flight and none;%v", name, s.failed, s.rejected, s.inFlight, s.diary)
+		t.Errorf("%s: %d calls lost and %d rejected, want the %d in flight and none;%v",
+			name, s.failed, s.rejected, s.inFlight, s.diary)
 	}
 	if r.graceful && s.failed > 0 {
 		t.Errorf("%s: %d calls lost, want none", name, s.failed)
@@ -229,9 +230,9 @@ func (s *rolled) String() string {
 		s.ended, s.onStopped, s.turnedAway, s.longest, s.successes, s.failures, s.ignored)
 }
 
-// Servers that stop within WithLongStream of one another break watches that are young, which is a failure, and where the
-// watches are quiet nothing ends the failure streak from one rollout to another. So the breaker of the watches may open,
-// for seconds. That of the unary calls must not.
+// Servers that stop within WithLongStream of one another break watches that are young, which is a failure, and where
+// the watches are quiet nothing ends the failure streak from one rollout to another. So the breaker of the watches may
+// open, for seconds. That of the unary calls must not.
 func TestS02_FastRollingRestart(t *testing.T) {
 	for _, period := range []time.Duration{0, time.Minute} {
 		for _, r := range []rollout{

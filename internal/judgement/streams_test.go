@@ -266,8 +266,8 @@ func TestS02_WatchesSurviveConnectionRotation(t *testing.T) {
 	}
 }
 
-// Quiet watches are all back within 30 s after an outage in which they were refused. None of them ever reports a success:
-// what closes the breaker is that the stream of a probe stays open.
+// Quiet watches are all back within 30 s after an outage in which they were refused. None of them ever reports a
+// success: what closes the breaker is that the stream of a probe stays open.
 func TestS14_QuietWatchesAreBackAfterAnOutage(t *testing.T) {
 	const (
 		watches = 200
@@ -350,7 +350,8 @@ func TestS14_QuietWatchesAreBackAfterAnOutage(t *testing.T) {
 				events := len(d.all())
 				time.Sleep(time.Hour)
 				if len(d.all()) != events || p.count() != watches {
-					t.Errorf("outage of %v: an hour later %d watches are open and the breaker is %v;%v", tt.outage, p.count(), b.State(), d)
+					t.Errorf("outage of %v: an hour later %d watches are open and the breaker is %v;%v",
+						tt.outage, p.count(), b.State(), d)
 				}
 				cancel()
 				wg.Wait()
@@ -419,7 +420,8 @@ func TestS08_BackendThatBreaksStreamsAfterTheirFirstMessageIsBackedOff(t *testin
 						longest = max(longest, e.OpenFor)
 					}
 					if reached > mostAre {
-						t.Errorf("broken %s: %d of %d streams reach the backend, want at most %d;%v", tt.name, reached, asked, mostAre, d)
+						t.Errorf("broken %s: %d of %d streams reach the backend, want at most %d;%v",
+							tt.name, reached, asked, mostAre, d)
 					}
 					if longest < 10*time.Second {
 						t.Errorf("broken %s: the longest open period is %v, want MaxOpenFor, 10s;%v", tt.name, longest, d)
@@ -544,7 +546,8 @@ func TestS13_ListsCutAfterTheirFirstPageDoNotOpen(t *testing.T) {
 				time.Sleep(tt.gap - 50*time.Millisecond)
 			}
 			s := only(t, g).Snapshot()
-			t.Logf("%s: %d cut after a page, %d successes, %d failures, trips %+v", tt.name, failed, s.Successes, s.Failures, s.Trips)
+			t.Logf("%s: %d cut after a page, %d successes, %d failures, trips %+v",
+				tt.name, failed, s.Successes, s.Failures, s.Trips)
 			if len(d.all()) > 0 {
 				t.Errorf("%s: the breaker opened:%v", tt.name, d)
 			}
