@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// What stands in this file is for writers of guards: of code that acquires permits for calls and finds out whose fault
-// it is when a call fails.
+// This file is for writers of guards: code that acquires permits for calls, and decides whose error it is if one
+// fails.
 
 // Doubt tells how closely a guard should look at the end of a call.
 type Doubt uint8
@@ -14,14 +14,14 @@ type Doubt uint8
 const (
 	// NoDoubt: every outcome of the last Config.Window was a success.
 	NoDoubt Doubt = iota
-	// Troubled: some outcome of the last Config.Window was no success, but the last one was. It lasts up to 5 s
-	// longer than that, and after closing as after a failure.
+	// Troubled: an outcome of the last Config.Window was not a success, but the last one was. It ends up to 5 s after
+	// that window. A breaker that has just closed is troubled for as long, unless Reset closed it.
 	Troubled
-	// InDoubt: the call is a probe, or the last outcome was no success, or one failure is enough to open.
+	// InDoubt: the call is a probe, the last outcome was not a success, or Config.ConsecutiveFailures is 1.
 	InDoubt
 )
 
-// Doubt returns how closely to look at the call. For most calls of a healthy backend it reads one word.
+// Doubt returns how closely a guard should look at the end of the call. With no doubt it reads one word and no clock.
 func (p Permit) Doubt() Doubt {
 	if p.lease != 0 {
 		return InDoubt
@@ -43,7 +43,7 @@ func (p Permit) Doubt() Doubt {
 // program starts. One word, because there is no room for two beside what every call reads.
 const doubtShift = 31
 
-// trouble notes an outcome at now that was no success. Caller must hold Breaker.mu.
+// trouble notes that an outcome at now was not a success. Caller must hold Breaker.mu.
 func (w *window) trouble(now int64, cfg *Config) {
 	w.doubt.Store(troubledUntil(now, cfg) | 1)
 }
@@ -70,13 +70,12 @@ type Streak struct {
 	gen       uint64
 	failures  uint64
 	span      streakSpan
-	successes uint64 // calls that had succeeded by then, ever
+	successes uint64 // calls that had succeeded when the streak ended, over all time
 }
 
 // SignOfLife ends the failure streak because the peer has answered on a stream that is still running. It counts
-// nothing. It returns the streak that it ended, for Report.TakeBack, or nil if there was none or the breaker has
-// changed its state since the call was admitted. Only the streams of a closed breaker give signs of life. Without a
-// streak, SignOfLife takes no lock.
+// nothing. It returns the streak that it ended, for Report.TakeBack. It returns nil if there was no streak, or if the
+// breaker is not closed or has changed its state since the call was admitted. Without a streak it takes no lock.
 func (p Permit) SignOfLife() *Streak {
 	b := p.b
 	if b == nil {
@@ -107,7 +106,7 @@ func (b *Breaker) takeBack(ph *phase, s *Streak) {
 	ph.win.resume(s)
 }
 
-// resume puts s in front of the failure streak. Caller must hold Breaker.mu.
+// resume adds the failures of s to the failure streak, which then began when s did. Caller must hold Breaker.mu.
 func (w *window) resume(s *Streak) {
 	span := &w.more().span
 	for {
@@ -122,10 +121,10 @@ func (w *window) resume(s *Streak) {
 	}
 }
 
-// Sustain closes the breaker because the stream of a probe has stayed open for long, whatever SuccessesToClose is and
-// whether or not the probe has reported or its lease is over. It does nothing once the half-open stay of the probe is
-// over. It returns true if nothing was done but a later call may close the breaker: under ForceClosed no probe changes
-// the state, and if connected is false that the stream is open proves nothing. ctx goes to the listeners.
+// Sustain closes the breaker because the stream of a probe has stayed open for long. It does so whatever
+// SuccessesToClose is, and also if the probe has reported or its lease is over. After the probe's half-open stay it
+// does nothing. It returns true if it did nothing but a later call may close the breaker. That is so under
+// ForceClosed, and if connected is false, because then the stream may not be open in truth. ctx goes to the listeners.
 func (p Permit) Sustain(ctx context.Context, connected bool) (again bool) {
 	b := p.b
 	if p.lease == 0 {

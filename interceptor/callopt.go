@@ -10,9 +10,9 @@ import (
 // and does nothing.
 func Bypass() grpc.CallOption { return bypassOption{} }
 
-// Tag sets Key.Tag for this one call, in place of what the key function gave. Give it values from a small set: each is a
-// breaker of its own. A connection without a Guard takes it and does nothing. If it comes more than once, the last one
-// counts.
+// Tag sets Key.Tag for this one call, in place of what the key function gave. Give it values from a small set: each
+// is a breaker of its own. A connection without a Guard takes it and does nothing. If it comes more than once, the
+// last one counts.
 func Tag(tag string) grpc.CallOption { return &tagOption{tag: tag} }
 
 type bypassOption struct{ grpc.EmptyCallOption }
@@ -22,9 +22,9 @@ type tagOption struct {
 	tag string
 }
 
-// probeOption goes along with a probe. A guard further in that would ask the same breaker, because it was installed twice or
-// shares a group, lets the call pass: it would take the probe for a second one and reject it, and no probe would ever
-// succeed.
+// probeOption goes along with a probe. A guard further in that would ask the same breaker, because it was installed
+// twice or shares a group, lets the call pass: it would take the probe for a second one and reject it, and no probe
+// would ever succeed.
 type probeOption struct {
 	grpc.EmptyCallOption
 	of *breaker.Breaker

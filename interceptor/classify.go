@@ -15,18 +15,19 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Classifier judges how a call ended. It runs once for each call that was let through, after it, and must be safe for
-// concurrent use. Its time is not part of the call's. If it panics, DefaultClassifier judges.
+// Classifier judges how a call ended. It runs when the call has ended; for a probe stream, at the first message or when
+// the stream is old, if that is earlier. It runs at most once for a call that was let through, and not if the call
+// panicked. It must be safe for concurrent use. Its time is not part of the call's. If it panics, DefaultClassifier
+// judges.
 //
-// A unary call that its caller canceled after more than breaker.Config.SlowCall counts as slow, also if it is judged
-// Ignored.
+// A unary call that its caller canceled after more than breaker.Config.SlowCall is slow even if it is Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
 // DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it. It
 // looks at nothing but the Result and the context:
 //
 //	Success   OK, InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, FailedPrecondition,
-//	          Aborted, OutOfRange, Unimplemented: the peer is there and answered. A response too large for this side
+//	          Aborted, OutOfRange, Unimplemented: the peer is there and answered. A message too large for its receiver
 //	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and every code above 16. Canceled by the peer.
 //	          Any code that grpc made of what an HTTP proxy answered
 //	Overload  ResourceExhausted
@@ -35,10 +36,10 @@ type Classifier func(ctx context.Context, r Result) breaker.Outcome
 //	          (message too large to send, marshalling, unknown compressor, bad metadata, credentials);
 //	          DeadlineExceeded where ShortBudget is set and the budget is spent
 //
-// Streams differ in this. A stream on which a header or a message has come is a success also if its caller cancels
-// it. A long-lived one (LongLived) is a success also if it ends by Unavailable, by Canceled, or by the caller's
-// deadline: connections rotate, servers restart. One that is old and got no answer is ignored if it ends by
-// Unavailable or Canceled: it may be a quiet watch, since some servers send their header with the first message.
+// Streams differ. A stream that was Answered is a success also if its caller cancels it. A LongLived one is a success
+// also if it ends by Unavailable, by Canceled, or by the caller's deadline: connections rotate and servers restart.
+// One that is Old and was not answered is ignored if it ends by Unavailable or Canceled: it may be a quiet watch,
+// because some servers send their header with the first message. At its deadline it is a failure.
 //
 // Codes as in https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
 func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
@@ -68,8 +69,8 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	return byCode(ctx, r, text)
 }
 
-// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc then
-// says Canceled, or Unavailable where the closed connection was noticed first.
+// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc
+// returns Canceled, or Unavailable if the call noticed the closed connection first.
 func leftByCaller(ctx context.Context, r Result) bool {
 	switch r.Code {
 	case codes.Canceled:
@@ -85,9 +86,8 @@ func timeIsUp(ctx context.Context, r Result) bool {
 	return r.Code == codes.DeadlineExceeded && BudgetSpent(ctx)
 }
 
-// unreached judges a call that reached no connection. What made its error is not the backend: credentials, which may
-// fail with any code, a resolver, a balancer. But if the channel has no connection, the backend could not be reached
-// (G5).
+// unreached judges a call that reached no connection. If the channel is READY, then credentials, a resolver or a
+// balancer made the error. If it is not, the backend could not be reached (G5).
 func unreached(r Result) breaker.Outcome {
 	if r.Ready || answers(r.Code) {
 		return breaker.Ignored
@@ -98,7 +98,7 @@ func unreached(r Result) breaker.Outcome {
 // answers reports whether a server that sends code is there and has answered.
 func answers(code codes.Code) bool {
 	switch code {
-	case codes.OK, // an error whose status is OK: the peer answered, and somebody between was careless
+	case codes.OK, // an error whose status is OK: the peer answered, and an interceptor returned the wrong error
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
 		return true
@@ -106,7 +106,7 @@ func answers(code codes.Code) bool {
 	return false
 }
 
-// byCode judges what is an error of the peer, or of the way to it (G2, S2).
+// byCode judges an error that the peer or the connection to it made (G2, S2).
 func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 	if answers(r.Code) {
 		return breaker.Success
@@ -116,7 +116,7 @@ func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 		return breaker.Overload
 	case codes.DeadlineExceeded:
 		switch {
-		case !BudgetSpent(ctx): // a service-config timeout, or the peer's doing
+		case !BudgetSpent(ctx): // a timeout of the service config, or a status from the peer
 			return breaker.Failure
 		case r.ShortBudget:
 			return breaker.Ignored
@@ -146,9 +146,8 @@ func lost(r Result) breaker.Outcome {
 	return breaker.Failure
 }
 
-// BudgetSpent reports whether the caller's time is up: ctx is done, or its deadline has passed although nobody has
-// said so yet. The second happens in one of ten calls that run into their deadline side by side, because the peer's
-// reset overtakes the local timer.
+// BudgetSpent reports whether ctx is done, canceled included, or its deadline has passed before ctx is done. The latter
+// happens in one of ten concurrent calls that reach their deadline: the peer's reset comes before the timer.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
@@ -200,12 +199,12 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// grpc does not mark the errors that it makes on this side, so they are known by how their texts begin. The texts are
-// looked at only for calls that have failed, and for the codes that these errors have. A test makes each of the
-// errors for real, and fails when grpc changes a text (G5).
+// grpc does not mark the errors that it makes on this side, so they are recognised by the beginning of their texts.
+// The texts are looked at only for calls that have failed, and for the codes that these errors have. A test makes
+// each of the errors for real, and fails when grpc changes a text (G5).
 
-// localTexts are those that are made before anything is asked of the peer. grpc servers use some of them too, so they
-// mean this only where the peer is not known to have answered.
+// localTexts begin errors that are made before the peer gets a request. grpc servers use some of them too, so they
+// count only if the peer is not known to have answered.
 var localTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"trying to send message larger than max ",
@@ -261,7 +260,7 @@ func hasPrefix(text string, prefixes []string) bool {
 }
 
 // retryAfter is the time that the peer asked for, in the trailer that service-config retries heed or in the status,
-// and 0 if it did not; the longer of the two (G9). Negative and unparsable is none.
+// and 0 if it did not; the longer of the two (G9). Negative and unparsable values count as 0.
 func retryAfter(r Result) time.Duration {
 	var d time.Duration
 	if v := r.Trailer.Get("grpc-retry-pushback-ms"); len(v) == 1 { // gRFC A6

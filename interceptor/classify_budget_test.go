@@ -52,8 +52,9 @@ func TestG04_BudgetSpent(t *testing.T) {
 	})
 }
 
-// T9: real time and a real race. When callers run into their deadlines side by side, the peer's reset overtakes the local
-// timer for some, and ctx.Err() is still nil. Half the callers have told the guard to ignore that, and half have not.
+// T9: real time and a real race. When callers run into their deadlines side by side, the peer's reset overtakes the
+// local timer for some, and ctx.Err() is still nil. Half the callers have told the guard to ignore that, and half
+// have not.
 func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 	const (
 		callers = 16
@@ -154,8 +155,8 @@ func TestG04_MinBudget(t *testing.T) {
 	}
 }
 
-// ShortBudget is a custom classifier's to judge by, and false without the option: even if the deadline had passed when the
-// call began, and the guard knows when that was.
+// ShortBudget is a custom classifier's to judge by, and false without the option: even if the deadline had passed
+// when the call began, and the guard knows when that was.
 func TestG04_ShortBudgetInTheResult(t *testing.T) {
 	for _, tt := range []struct {
 		opts   []Option

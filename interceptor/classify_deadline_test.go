@@ -13,8 +13,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// G3, with G4's meaning of a budget that is spent: the deadline has passed and the context does not know yet. Such a call goes
-// straight on, takes no probe's slot and counts nothing.
+// G3, with G4's meaning of a budget that is spent: the deadline has passed and the context does not know yet. Such a
+// call goes straight on, takes no probe's slot and counts nothing.
 func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 	late := status.Error(codes.DeadlineExceeded, "context deadline exceeded")
 	for _, budget := range []time.Duration{0, -1, -time.Hour} {

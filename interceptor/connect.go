@@ -12,12 +12,13 @@ import (
 // wait for a connection, for up to wait. Without it a probe that is not wait-for-ready fails with the error of the
 // last attempt to connect, made up to two minutes ago, although the backend may be back by now.
 //
-// The price is more attempts to connect during an outage: one for each probe of each breaker, so one every MaxOpenFor
-// or so in the long run, where grpc makes one every two minutes. That is why it is not the default. It uses
-// ClientConn.ResetConnectBackoff, which grpc calls experimental.
+// The price is more attempts to connect during an outage. Each probe makes one at once, and then grpc's back-off starts
+// from its beginning: with default settings some five attempts for each probe, 247 in ten minutes instead of 14. That
+// is why it is not the default. It uses ClientConn.ResetConnectBackoff, which grpc calls experimental.
 //
-// wait is from 1 ms to one minute; anything else is an error. A good value is the time that a connection takes, with
-// TLS, and some more: 1 s. The caller of the probe waits for no longer than its context lasts. Default: off.
+// wait is from 1 ms to one minute; anything else is an error. It should be longer than a connection takes with TLS, and
+// longer than the 1 s after which grpc makes its second attempt: 1.5 s. While the backend is down, the caller of a
+// probe waits for all of it, or until its context ends, also if the backend refuses connections at once. Default: off.
 func WithConnectionReset(wait time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if wait < minDuration || wait > maxResetWait {
@@ -30,8 +31,8 @@ func WithConnectionReset(wait time.Duration) Option {
 
 const maxResetWait = time.Minute
 
-// reconnect has the channel of a probe connect at once, and waits for it (G14). A fail-fast call right after the reset
-// would fail, because the channel stays in TRANSIENT_FAILURE until it is connected.
+// reconnect resets the back-off of a probe's channel and waits for the connection (G14). A fail-fast call right after
+// the reset would fail, because the channel stays in TRANSIENT_FAILURE until it is connected.
 func (g *Guard) reconnect(ctx context.Context, cc *grpc.ClientConn) {
 	if g.resetFor == 0 || cc == nil || cc.GetState() != connectivity.TransientFailure {
 		return

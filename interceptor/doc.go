@@ -36,31 +36,32 @@
 //
 // After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast
 // call fails at once with the last connection error. So does a probe, although the server may be back by then: it
-// opens the breaker again, for longer. [WithConnectionReset] has probes connect at once. Without it keep the MaxDelay
-// of grpc.WithConnectParams at or below Config.MaxOpenFor, and start from backoff.DefaultConfig and a
-// MinConnectTimeout of 20 s, which are grpc's: fields of ConnectParams that are left at zero are no defaults, and
-// with BaseDelay and MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready probe waits for the
-// connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.
+// opens the breaker again, for longer. [WithConnectionReset] makes probes reset the back-off and wait for the
+// connection. Without it keep the MaxDelay of grpc.WithConnectParams at or below Config.MaxOpenFor, and start from
+// backoff.DefaultConfig and a MinConnectTimeout of 20 s, which are grpc's: fields of ConnectParams that are left at
+// zero are no defaults, and with BaseDelay and MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready
+// probe waits for the connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.
 //
 // # Whose error it is
 //
-// grpc does not say whether an error is the peer's or was made on this side. The guard knows the texts of errors that
-// grpc makes. While a backend is in doubt it also asks grpc for the peer, the header and the trailer of a call:
-// credentials that fail reach no peer, and a server that fails with one of grpc's own texts has sent something. It
-// does so only where no interceptor stands between the guard and grpc, unless [WithPeerEvidence] is set. Interceptors
-// that fail calls by themselves belong outside the guard.
+// grpc does not say whether an error is the peer's or was made on this side. The guard recognises the texts of errors
+// that grpc makes. While a backend is in doubt it also asks grpc for the peer, the header and the trailer of a call:
+// with failed credentials there is no peer, and a server that uses one of grpc's own texts has sent a header or a
+// trailer. It asks only if no interceptor stands between the guard and grpc. [WithPeerEvidence] asks through
+// interceptors too, but does not find failed credentials there. Interceptors that fail calls themselves belong
+// outside the guard.
 //
 // # Streams
 //
 // The outcome of a stream is decided when it ends: by an error from RecvMsg (io.EOF is success), the only response of
 // a client stream, an error from SendMsg other than io.EOF, grpc's OnFinish, or the end of the context.
-// [DefaultClassifier] says which end is what outcome. A stream that nobody finishes holds its permit until its
-// context ends or its connection is closed; as a probe, no longer than Config.ProbeTimeout. A probe succeeds at the
-// first message received, and one that is still open after the time of [WithLongStream] closes its breaker. So a
-// watch that lives for hours does not hold a half-open breaker. Messages are not outcomes. What the slow rule looks
-// at is the time to the first message.
+// [DefaultClassifier] maps each end to an outcome. A stream that is neither read to its end nor canceled holds its
+// permit until its context ends or its connection is closed; as a probe, no longer than Config.ProbeTimeout. A probe
+// succeeds at the first message received, and one that is still open after the time of [WithLongStream] closes its
+// breaker. So a watch that lives for hours does not hold a half-open breaker. Messages are not outcomes. What the
+// slow rule looks at is the time to the first message.
 //
 // A guarded stream starts no goroutine. With an interceptor between the guard and grpc the guard watches the call's
-// context; if that is of a type that package context does not know, package context starts a goroutine until the
-// stream ends.
+// context; if that is of a type that is not from package context, package context starts a goroutine until the stream
+// ends.
 package interceptor

@@ -16,16 +16,17 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What the google.rpc.ErrorInfo of a rejection says, whatever its Reason: the circuit is closed to this call. A breaker that is
-// Closed rejects too, while Ramp or MaxConcurrent tell it to; WithRejectionDetails adds state and reason.
+// What the google.rpc.ErrorInfo of a rejection says, whatever its Reason: the circuit is closed to this call. A
+// breaker that is Closed rejects too, while Ramp or MaxConcurrent tell it to; WithRejectionDetails adds state and
+// reason.
 const (
 	ErrorReason = "CIRCUIT_OPEN"
 	ErrorDomain = "github.com/grpcircuit/grpcircuit"
 )
 
 // RejectedError is what a rejected call returns. It is a *breaker.RejectedError, whose Key, State, Reason, Until and
-// RetryAfter it has, with a gRPC status. All calls that a breaker rejects for one reason during one stay in a state share
-// one: treat it as read-only.
+// RetryAfter it has, with a gRPC status. All calls that a breaker rejects for one reason during one stay in a state
+// share one: treat it as read-only.
 type RejectedError struct {
 	*breaker.RejectedError
 	code    codes.Code
@@ -44,9 +45,9 @@ func (e *RejectedError) Error() string {
 // Unwrap returns the *breaker.RejectedError, so that errors.Is and errors.As find it and breaker.ErrRejected.
 func (e *RejectedError) Unwrap() error { return e.RejectedError }
 
-// GRPCStatus makes the status: code Unavailable, or that of WithRejectionCode; google.rpc.ErrorInfo with ErrorReason and
-// ErrorDomain; and google.rpc.RetryInfo with what RetryAfter says now, if it says anything. A server that returns the
-// error to a client of its own sends exactly this: it names no key, unless WithRejectionDetails asks for it.
+// GRPCStatus makes the status: code Unavailable, or that of WithRejectionCode; google.rpc.ErrorInfo with ErrorReason
+// and ErrorDomain; and google.rpc.RetryInfo with what RetryAfter says now, if it says anything. A server that returns
+// the error to a client of its own sends exactly this: it names no key, unless WithRejectionDetails asks for it.
 func (e *RejectedError) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain}
 	message := valid(e.Error())
@@ -70,8 +71,8 @@ func (e *RejectedError) GRPCStatus() *status.Status {
 // valid is text as a proto string may be; a key may hold anything.
 func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
-// IsRejected says whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote hop of
-// this library returned, which its ErrorInfo tells.
+// IsRejected says whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote
+// hop of this library returned, which its ErrorInfo tells.
 func IsRejected(err error) bool {
 	if err == nil {
 		return false

@@ -39,8 +39,9 @@ type FallbackHandler struct {
 // the caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or
 // panics, the caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the
 // breaker, and it may make calls of its own. Calls that it makes with its context get no fallback, whatever guard
-// they pass, so a handler that calls the same method elsewhere cannot call itself without end. With another context
-// they get one.
+// they pass, so a handler that calls the same method elsewhere cannot recurse. After a deadline that context is done;
+// context.WithTimeout(context.WithoutCancel(ctx), d) gives such a call time and keeps the mark. With a context that
+// is not derived from it calls get a fallback.
 //
 // The reply is a copy of the handler's response if both are protobuf messages. With another codec it is a shallow
 // copy, which shares what the response points to with the caller: the handler must make a new response for each call,

@@ -22,7 +22,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// The reply is what the fallback says and nothing else, and a copy of it: a fallback may hand out the same answer for ever.
+// The reply is what the fallback says and nothing else, and a copy of it: a fallback may hand out the same answer for
+// ever.
 func TestG15_ReplyIsACopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached", Payload: []byte("abc")}
@@ -84,8 +85,8 @@ func TestG15_OtherMessages(t *testing.T) {
 	}
 }
 
-// Types that turn out wrong when the call is there: the program is, and must hear of it. What happened to the call is not
-// lost.
+// Types that turn out wrong when the call is there: the program is, and must hear of it. What happened to the call is
+// not lost.
 func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -133,7 +134,8 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	}
 }
 
-// The mark is of this call. A caller who uses one variable for the trailers of all calls must not find an earlier call's.
+// The mark is of this call. A caller who uses one variable for the trailers of all calls must not find an earlier
+// call's.
 func TestG15_MarkIsOfThisCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))

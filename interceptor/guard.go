@@ -188,6 +188,10 @@ func (c *pending) settle(
 	c.judge(ctx, &r, &report, cc)
 	if r.Code == codes.Unavailable { // a lost connection does not speak against a first message (S13)
 		report.TakeBack = nil
+		if r.Old && report.Outcome == breaker.Ignored && !r.Closed {
+			// A quiet watch was open for long. No other outcome of quiet watches ends their failure streak (S13).
+			c.permit.SignOfLife()
+		}
 	}
 	reported = true
 	c.permit.DoneWith(ctx, report)

@@ -6,13 +6,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// handles remembers which breaker guards which method at which target, so that most calls neither take the method's name
-// apart nor hash three strings; the names of one connection's calls are the same strings each time, which compare at a
-// glance. It takes a quarter off what a guarded call costs. Only the default key function has it: what another one makes of
-// a call may change from call to call.
+// handles remembers which breaker guards which method at which target, so that most calls neither take the method's
+// name apart nor hash three strings; the names of one connection's calls are the same strings each time, which
+// compare at a glance. It takes a quarter off what a guarded call costs. Only the default key function has it: what
+// another one makes of a call may change from call to call.
 //
-// A pair has one place. The first to come has it until its breaker is evicted, and others that fall on it go the long way, so
-// handles is bounded, and nothing is allocated while the breakers stay.
+// A pair has one place. The first to come has it until its breaker is evicted, and others that fall on it go the long
+// way, so handles is bounded, and nothing is allocated while the breakers stay.
 type handles [512]atomic.Pointer[handle]
 
 type handle struct {
@@ -36,8 +36,8 @@ func (h *handles) find(g *breaker.Group, target, method string) *breaker.Breaker
 	return b
 }
 
-// place mixes the last eight bytes, in which methods of a service differ, and targets too. That is no good hash, but a fast
-// one: where it fails, a call takes as long as it would without handles.
+// place mixes the last eight bytes, in which methods of a service differ, and targets too. That is no good hash, but
+// a fast one: where it fails, a call takes as long as it would without handles.
 func place(s string) uint64 {
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 	n := len(s)

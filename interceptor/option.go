@@ -132,14 +132,14 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence has the guard look at the header, the trailer and the peer of each unary call. That tells an error
-// of the peer's from one made on this side, with the same text, before anything was asked of the peer; and it finds a
-// pushback in the trailer whatever came before. grpc then copies both for every call.
+// WithPeerEvidence makes the guard ask for the header, the trailer and the peer of each unary call. That distinguishes
+// an error of the peer from one that grpc made in the client with the same text, and finds a pushback in every
+// trailer. Every call then pays for the copies. It has no effect on streams.
 //
-// It also has the options for them pass through interceptors that stand between the guard and grpc. Do not use it
-// with a hedging interceptor there, or another that makes several attempts of one call at once: they would write to
-// the same memory. Default: off. The guard looks while a backend is in doubt, where no interceptor stands between it
-// and grpc, and at streams.
+// The options also pass through interceptors between the guard and grpc. Do not use it with a hedging interceptor
+// there, or another that makes several attempts at once: they would write to the same memory. With an interceptor
+// there, errors of credentials are still judged by code and text. Default: off: the guard asks only while a backend
+// is in doubt and no interceptor is between.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -160,9 +160,10 @@ func WithMinBudget(d time.Duration) Option {
 	})
 }
 
-// WithLongStream sets how old a stream is before its end by a lost connection no longer counts against the backend:
-// see DefaultClassifier. A probe stream that is still open then closes its breaker. d must be at least 1 ms; anything
-// else is an error. Default: 10 s.
+// WithLongStream sets the age from which the end of a stream by a lost connection is not a failure: see
+// DefaultClassifier. A probe stream that is open at that age closes its breaker. If that is not before
+// Config.ProbeTimeout, its lease may be over, and it counts as a lost probe all the same. d must be at least 1 ms;
+// anything else is an error. Default: 10 s.
 func WithLongStream(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {

@@ -41,8 +41,8 @@ func (g *Guard) Stream(
 		pending: g.begin(ctx, b, permit),
 	}
 	s.pending.start = time.Now()
-	// A copy: the caller's slice may be shared (G1). The guard's option goes first: whoever stands outside may end a
-	// span when it is told that the stream is over, and what the guard makes of that belongs into it.
+	// A copy: the caller's slice may be shared (G1). The guard's option goes first, so that the
+	// guard's events are on the span before an interceptor outside ends it in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
 	if s.direct {
 		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
@@ -58,8 +58,8 @@ func (g *Guard) Stream(
 
 // stream is a guarded stream. stream_state.go says what settles its outcome.
 //
-// While the stream is running the guard calls neither Context nor Header of it: they commit the call to its attempt, so
-// that grpc's retries are over (S9). It calls Header once the stream has ended.
+// While the stream is running the guard calls neither its Context nor its Header: either one commits the call to its
+// current attempt, which disables grpc's retries (S9). It calls Header once the stream has ended.
 type stream struct {
 	grpc.ClientStream // written before the origin is
 
@@ -73,16 +73,16 @@ type stream struct {
 	from   atomic.Uint32 // an origin; once it is not originOpening, ClientStream and stop do not change
 	stop   func() bool   // removes the watch on the context; nil: there is none
 
-	old  atomic.Pointer[time.Timer]     // of a probe: runs until it is old
-	kept atomic.Pointer[finish]         // what OnFinish said
-	sign atomic.Pointer[breaker.Streak] // what the first message has ended (S13)
+	aging       atomic.Pointer[time.Timer]     // of a probe: runs until it is old
+	kept        atomic.Pointer[finish]         // the error of OnFinish; nil: OnFinish has not come
+	endedStreak atomic.Pointer[breaker.Streak] // the failure streak that the first message ended (S13)
 
-	over     atomic.Bool   // the stream has ended
-	settled  atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
-	busy     atomic.Int32  // running calls that know better than OnFinish
-	sending  atomic.Int32  // running calls of SendMsg and CloseSend
-	messages atomic.Uint64 // that have come
-	headed   atomic.Bool   // a header has come, as far as anybody looked
+	over      atomic.Bool   // the stream has ended
+	settled   atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
+	busy      atomic.Int32  // running calls whose result decides instead of OnFinish
+	sending   atomic.Int32  // running calls of SendMsg and CloseSend
+	messages  atomic.Uint64 // that have come
+	hasHeader atomic.Bool   // a header was seen; false if nothing has looked for one
 
 	// For the slow rule, in nanoseconds, where it is on: from when to the first answer (S10).
 	requested atomic.Int64 // 1 + the time since admission; 0: not yet
@@ -101,12 +101,12 @@ var finishedWell = new(finish)
 
 func (s *stream) origin() origin { return origin(s.from.Load()) }
 
-// open makes the stream and sets up what tells of its end.
+// open makes the stream, and watches for its end.
 func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
 	done := false
 	defer func() {
 		if !done {
-			s.on(left, nil)
+			s.on(panicked, nil)
 		}
 	}()
 	cs, err := streamer() // no lock is held here, nor anywhere: OnFinish may be called before it returns (S4)
@@ -128,9 +128,9 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		if fromGRPC(cs) {
 			comesFrom = originHandedOn
 		}
-		// An interceptor may have made attempts before this one, lost the guard's option, or got the stream elsewhere. So
-		// what OnFinish has said so far counts for nothing, and the context is watched as well. Where the context is not
-		// one of package context, that costs a goroutine for as long as the stream is open (S12).
+		// An interceptor may have made attempts before this one, dropped the guard's option, or returned a stream of
+		// another connection. So earlier calls of OnFinish count for nothing, and the context is watched as well. With a
+		// context that is not from package context, that costs a goroutine while the stream is open (S12).
 		s.kept.Store(nil)
 		if s.ctx.Done() != nil {
 			s.stop = context.AfterFunc(s.ctx, s.onContextDone)
@@ -162,10 +162,10 @@ const (
 // Where grpc's own functions begin, once they have been seen.
 var streamerEntry, invokerEntry atomic.Uintptr
 
-// isGRPC reports whether f is grpc's innermost function with this name: then no interceptor stands between it and the
-// guard. OnFinish is sure to be called for a stream, and options for header, trailer and peer disturb nobody. Should
-// grpc rename the function, everything else counts as an interceptor: outcomes stay right but for errors that are
-// told by evidence (G5), streams cost three allocations more, and tests fail.
+// isGRPC reports whether f is grpc's own function of this name: then no interceptor stands between it and the guard,
+// OnFinish is certain to be called, and no other attempt shares the options for header, trailer and peer. If grpc
+// renames the function, every f counts as an interceptor: errors are then judged without evidence (G5), streams cost
+// three allocations more, and tests fail.
 func isGRPC(f any, name string, entry *atomic.Uintptr) bool {
 	pc := reflect.ValueOf(f).Pointer()
 	if pc == 0 {
@@ -191,18 +191,18 @@ func fromGRPC(cs grpc.ClientStream) bool {
 	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
 }
 
-// enter goes before a call to the stream below, leave after it. No call on a direct stream knows better than OnFinish.
-// On others each may hide an attempt that is not the last.
+// enter marks the start of a call to the stream below, and leave its end. For a direct stream OnFinish decides, so
+// calls are not counted. In other streams OnFinish during a call may come from an attempt that is retried.
 func (s *stream) enter() {
 	if s.origin() != originDirect {
 		s.busy.Add(1)
 	}
 }
 
-// leave gets a pointer, because it is deferred. It points to whether the call returned, and did not panic or exit.
+// leave gets a pointer because it is deferred: *done is false if the call panicked or exited the goroutine.
 func (s *stream) leave(done *bool) {
 	if !*done {
-		s.on(left, nil)
+		s.on(panicked, nil)
 	}
 	// The call is subtracted first, and then kept is read. OnFinish writes kept first, and then reads busy. So one of the
 	// two sees the other.
@@ -230,11 +230,11 @@ func (s *stream) onFinish(err error) {
 	}
 }
 
-// grace is how long a call that is running when the context ends may take to return what it knows.
+// grace is how long after the end of the context the result of a running call may still decide.
 const grace = 50 * time.Millisecond
 
-// onContextDone runs when the caller's context is done before the stream is. RecvMsg, if it is running, knows more: it
-// mostly returns at once, and then Header tells whether the stream was answered.
+// onContextDone runs if the caller's context ends before the stream. A running RecvMsg mostly returns at once, and
+// then Header shows whether the stream was answered, so its result is preferred.
 func (s *stream) onContextDone() {
 	if s.busy.Load() == 0 {
 		s.on(contextDone, s.ctx.Err())
@@ -245,13 +245,13 @@ func (s *stream) onContextDone() {
 
 // end notes that the stream is over, and reports its outcome unless that has been done.
 func (s *stream) end(sig signal, err error) {
-	s.isOver()
+	s.markOver()
 	if s.settled.Swap(true) {
 		return
 	}
 	if err == nil {
 		if !s.desc.ServerStreams {
-			s.answered() // the only message comes with the end
+			s.noteLatency() // the only message comes with the end
 		}
 		s.report(Result{})
 		return
@@ -263,15 +263,15 @@ func (s *stream) end(sig signal, err error) {
 
 // fail is end for a stream whose call below panicked or exited the goroutine (G1).
 func (s *stream) fail() {
-	s.isOver()
+	s.markOver()
 	if !s.settled.Swap(true) {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{
-			Outcome: breaker.Failure, Latency: s.answerTime(), TakeBack: s.sign.Load(),
+			Outcome: breaker.Failure, Latency: s.answerTime(), TakeBack: s.endedStreak.Load(),
 		})
 	}
 }
 
-// report reports the outcome, which s.settled says is done. r has what is known besides the call and the time.
+// report reports the outcome. The caller has set s.settled. r holds what is known, except for the call and the times.
 func (s *stream) report(r Result) {
 	if r.Err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
@@ -280,18 +280,18 @@ func (s *stream) report(r Result) {
 	r.Call, r.Direct = callOf(s.method, s.desc, nil, s.cc), s.direct
 	r.Messages = s.messages.Load()
 	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
-	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || s.headed.Load())
+	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || s.hasHeader.Load())
 	// While a message is being sent the error may be of that, although the peer has answered before.
-	if s.sending.Load() == 0 && (r.Messages > 0 || s.headed.Load() || peerAnswered(r.Trailer)) {
+	if s.sending.Load() == 0 && (r.Messages > 0 || s.hasHeader.Load() || peerAnswered(r.Trailer)) {
 		r.Peer = PeerAnswered
 	}
 	r.Duration = time.Since(s.pending.start)
 	r.Old = r.Duration >= s.pending.guard.longStream
-	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.sign.Load())
+	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.endedStreak.Load())
 }
 
-// isOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
-func (s *stream) isOver() {
+// markOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
+func (s *stream) markOver() {
 	if !s.over.Swap(true) && s.origin() != originOpening {
 		s.stopWatching()
 	}
@@ -301,7 +301,7 @@ func (s *stream) stopWatching() {
 	if s.stop != nil {
 		s.stop()
 	}
-	if timer := s.old.Load(); timer != nil {
+	if timer := s.aging.Load(); timer != nil {
 		timer.Stop()
 	}
 }
@@ -334,7 +334,7 @@ func (s *stream) lookAtPeer(sig signal, r *Result) {
 // lookForHeader notes whether a header has come. The stream must have ended.
 func (s *stream) lookForHeader() {
 	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // it has ended
-		s.headed.Store(true)
+		s.hasHeader.Store(true)
 	}
 }
 
@@ -342,7 +342,7 @@ func (s *stream) lookForHeader() {
 func (s *stream) startAging() {
 	const never = time.Duration(math.MaxInt64)
 	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
-	s.old.Store(timer) // before it may run
+	s.aging.Store(timer) // before it may run
 	s.restart(timer, time.Until(s.pending.start.Add(s.pending.guard.longStream)))
 }
 
@@ -355,8 +355,8 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 	}
 }
 
-// sustain closes the breaker, because the stream of a probe is still open (S14). While the channel has no connection
-// that proves nothing. IDLE does not count as that: after a GOAWAY a live stream has an idle channel.
+// sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
+// channel has no connection. IDLE counts as connected: after a GOAWAY a live stream has an idle channel.
 func (s *stream) sustain() {
 	if s.over.Load() { // it ended when the timer had fired already
 		return
@@ -366,7 +366,7 @@ func (s *stream) sustain() {
 		s.report(Result{})
 	}
 	if s.pending.permit.Sustain(s.ctx, connected) {
-		s.restart(s.old.Load(), s.pending.guard.longStream)
+		s.restart(s.aging.Load(), s.pending.guard.longStream)
 	}
 }
 
@@ -406,7 +406,7 @@ func (s *stream) RecvMsg(m any) error {
 
 // firstMessage is the success of a probe (S8). For the streams of a closed breaker it is a sign of life (S13).
 func (s *stream) firstMessage() {
-	s.answered()
+	s.noteLatency()
 	switch {
 	case s.pending.permit.IsProbe():
 		if !s.settled.Swap(true) {
@@ -414,7 +414,7 @@ func (s *stream) firstMessage() {
 		}
 	case !s.settled.Load():
 		if streak := s.pending.permit.SignOfLife(); streak != nil {
-			s.sign.Store(streak)
+			s.endedStreak.Store(streak)
 		}
 	}
 }
@@ -422,7 +422,7 @@ func (s *stream) firstMessage() {
 // SendMsg sends a message and notes whether that ended the stream.
 func (s *stream) SendMsg(m any) error {
 	if s.desc.ServerStreams && s.desc.ClientStreams {
-		s.asked()
+		s.noteRequest()
 	}
 	return s.through(func() error { return s.ClientStream.SendMsg(m) })
 }
@@ -430,7 +430,7 @@ func (s *stream) SendMsg(m any) error {
 // CloseSend ends the sending and notes whether that ended the stream.
 func (s *stream) CloseSend() error {
 	if !s.desc.ServerStreams {
-		s.asked()
+		s.noteRequest()
 	}
 	return s.through(s.ClientStream.CloseSend)
 }
@@ -449,8 +449,8 @@ func (s *stream) through(call func() error) error {
 	return err
 }
 
-// Header waits for the header. It decides something only for a stream of grpc's own that has nothing but an end. Over a
-// retry interceptor RecvMsg may yet make another attempt.
+// Header waits for the header. It decides only for a stream that grpc made and that ends without a header. With a
+// retry interceptor inside, RecvMsg may make another attempt.
 func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false
@@ -458,26 +458,26 @@ func (s *stream) Header() (metadata.MD, error) {
 	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	done = true
 	if len(md) > 0 {
-		s.headed.Store(true)
+		s.hasHeader.Store(true)
 	} else if f := s.kept.Load(); f != nil && s.origin() == originHandedOn {
 		s.on(received, f.err)
 	}
 	return md, err
 }
 
-// asked notes when the backend could begin to answer: when a client stream is closed, and at the first message that a
-// bidirectional stream sends. A server stream asks when it is created. Before that it is the caller who takes time.
-func (s *stream) asked() {
+// noteRequest notes the time from which the backend could answer: CloseSend of a client stream, the first SendMsg of a
+// bidirectional stream. A server stream counts from its creation.
+func (s *stream) noteRequest() {
 	if s.requested.Load() == 0 {
 		s.requested.CompareAndSwap(0, int64(s.pending.permit.Elapsed())+1)
 	}
 }
 
-// answered notes how long the first answer has taken.
-func (s *stream) answered() {
+// noteLatency notes how long the first answer has taken.
+func (s *stream) noteLatency() {
 	now := int64(s.pending.permit.Elapsed())
 	if now == 0 {
-		return // nobody wants to know
+		return // the slow rule is off
 	}
 	if requested := s.requested.Load(); requested > 0 {
 		now -= requested - 1
@@ -487,6 +487,5 @@ func (s *stream) answered() {
 	s.latency.CompareAndSwap(0, now)
 }
 
-// answerTime is what the slow rule looks at (S10): the time to the first answer. A stream that got none has nothing to
-// look at, so it gets the shortest time there is.
+// answerTime is what the slow rule compares (S10): the time to the first message. Without a message it is 1 ns.
 func (s *stream) answerTime() time.Duration { return time.Duration(max(1, s.latency.Load())) }

@@ -154,8 +154,8 @@ func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// S4: an interceptor may open two streams, hand one on and cancel the other. OnFinish then says something of a stream that
-// the guard has never seen, while its own is about to end.
+// S4: an interceptor may open two streams, hand one on and cancel the other. OnFinish then says something of a stream
+// that the guard has never seen, while its own is about to end.
 func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
 	const streams = 100
 	synctest.Test(t, func(t *testing.T) {
@@ -183,7 +183,8 @@ func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
 	})
 }
 
-// S11: streams that were open when the breaker trips go on, to the same end as ever, and what they end with is late (B15).
+// S11: streams that were open when the breaker trips go on, to the same end as ever, and what they end with is late
+// (B15).
 func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		inEach(t, func(t arranged) {

@@ -16,8 +16,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// streamEnding is one way for a stream to end: a row of the table of grpc-facts.md, 2.2. Whoever calls has left after run,
-// and does not come back.
+// streamEnding is one way for a stream to end: a row of the table of grpc-facts.md, 2.2. Whoever calls has left after
+// run, and does not come back.
 type streamEnding struct {
 	name   string
 	script testpb.Script
@@ -427,9 +427,10 @@ var streamEndings = []streamEnding{
 	},
 }
 
-// TestS02_StreamEndings has each way for a stream to end, in each arrangement: one outcome, of the right class, and never a
-// permit kept (S1, S2, S3, S4, S6). Where a caller leaves a stream that lives (S7), the permit stays out, for an hour and
-// longer, and is back within 100 ms of the end of what kept the stream alive: the context's, or the connection's. T2.
+// TestS02_StreamEndings has each way for a stream to end, in each arrangement: one outcome, of the right class, and
+// never a permit kept (S1, S2, S3, S4, S6). Where a caller leaves a stream that lives (S7), the permit stays out, for
+// an hour and longer, and is back within 100 ms of the end of what kept the stream alive: the context's, or the
+// connection's. T2.
 func TestS02_StreamEndings(t *testing.T) {
 	for _, row := range streamEndings {
 		for _, a := range streamArrangements {

@@ -19,8 +19,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// S4: how often OnFinish fires while the streamer runs is no matter, if a stream comes of it. That it fires there must not
-// hang either.
+// S4: how often OnFinish fires while the streamer runs is no matter, if a stream comes of it. That it fires there
+// must not hang either.
 func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	for _, fires := range []int{0, 1, 3} {
 		for _, said := range []error{nil, down, statusError(codes.Canceled)} {
@@ -133,8 +133,8 @@ func TestS04_OnFinishLate(t *testing.T) {
 	}
 }
 
-// S5: what OnFinish says while one of the guard's calls runs over a stream that is not grpc's own decides nothing: there
-// may be an interceptor that tries again.
+// S5: what OnFinish says while one of the guard's calls runs over a stream that is not grpc's own decides nothing:
+// there may be an interceptor that tries again.
 func TestS05_OnFinishInsideCalls(t *testing.T) {
 	for _, said := range []error{nil, down} {
 		for name, call := range map[string]func(grpc.ClientStream) error{
@@ -174,7 +174,8 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 	}
 }
 
-// S6 where nothing but the context tells: it ends after the stream has opened, or while it opens, or it cannot end at all.
+// S6 where nothing but the context tells: it ends after the stream has opened, or while it opens, or it cannot end at
+// all.
 func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -230,8 +231,8 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	})
 }
 
-// S6 for types that an interceptor may make: one of grpc's, which says nothing about where the stream comes from, and one
-// that is no pointer.
+// S6 for types that an interceptor may make: one of grpc's, which says nothing about where the stream comes from, and
+// one that is no pointer.
 func TestS06_ContextOfOddTypes(t *testing.T) {
 	for _, f := range []grpc.ClientStream{
 		&grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)},
@@ -331,8 +332,8 @@ func TestStreamResult(t *testing.T) {
 	}
 }
 
-// G1: context, description, method, options, messages, errors and metadata pass through as they are, and the caller's slice of
-// options is never written to (T21), nor kept.
+// G1: context, description, method, options, messages, errors and metadata pass through as they are, and the caller's
+// slice of options is never written to (T21), nor kept.
 func TestG01_StreamUntouched(t *testing.T) {
 	for n := range 10 { // as many options, to either side of what fits into the stream itself
 		g := newGuard(t, breaker.Config{})

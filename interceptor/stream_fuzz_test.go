@@ -42,7 +42,8 @@ func errorOf(n byte) (breaker.Outcome, error) {
 	}
 }
 
-// fuzzedStream is what a fuzzer makes happen to one stream, and what should come of it: the first event that decides does.
+// fuzzedStream is what a fuzzer makes happen to one stream, and what should come of it: the first event that decides
+// does.
 type fuzzedStream struct {
 	server, probe, deadline bool
 	opening                 byte
@@ -267,7 +268,8 @@ const (
 	ops
 )
 
-// step makes one event happen. how is a number for errorOf, and the top bit: whether OnFinish fires with that in the call.
+// step makes one event happen. how is a number for errorOf, and the top bit: whether OnFinish fires with that in the
+// call.
 func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(error), leave func(), op, how byte) {
 	class, err := errorOf(how & 0x1f)
 	inside := func() {

@@ -18,7 +18,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// S6: the watch over the stream has no instant at which an end goes by unseen. A codec holds the call in which it comes.
+// S6: the watch over the stream has no instant at which an end goes by unseen. A codec holds the call in which it
+// comes.
 func TestS06_EndsWhileReceiving(t *testing.T) {
 	for _, fate := range []string{"cancel", "close"} {
 		t.Run(fate, func(t *testing.T) {
@@ -157,8 +158,8 @@ func TestS06_InnerTimeout(t *testing.T) {
 	}
 }
 
-// S6 where grpc says it in another way: of the streams that are in flight when their caller closes the connection, one in a
-// hundred ends with this, because its transport went first.
+// S6 where grpc says it in another way: of the streams that are in flight when their caller closes the connection,
+// one in a hundred ends with this, because its transport went first.
 func TestS06_TransportOfClosedConnection(t *testing.T) {
 	cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -206,8 +207,8 @@ func TestS06_OptionsLost(t *testing.T) {
 	})
 }
 
-// S7: an abandoned stream whose context lives costs no goroutine of the guard's, whatever it lives for, and nothing else
-// changes: permits are no timers.
+// S7: an abandoned stream whose context lives costs no goroutine of the guard's, whatever it lives for, and nothing
+// else changes: permits are no timers.
 func TestS07_AbandonedWithLiveContext(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})

@@ -33,8 +33,8 @@ func leaves(f func()) (with any) {
 	return <-done
 }
 
-// G1, T23: whatever is below panics or exits the goroutine, it is one failure, the permit is back, the watch on the context
-// is taken back, and the panic goes on unchanged.
+// G1, T23: whatever is below panics or exits the goroutine, it is one failure, the permit is back, the watch on the
+// context is taken back, and the panic goes on unchanged.
 func TestG01_StreamPanics(t *testing.T) {
 	type boom struct{ n int }
 	for want, leave := range map[any]func(){

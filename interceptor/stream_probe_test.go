@@ -34,7 +34,8 @@ func wantProbeCounts(tb testing.TB, what string, g *Guard, want breaker.ProbeCou
 	}
 }
 
-// S8: the first message is a probe's success, while the stream lives on; what becomes of the stream later is no outcome.
+// S8: the first message is a probe's success, while the stream lives on; what becomes of the stream later is no
+// outcome.
 func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		inEach(t, func(t arranged) {
@@ -327,8 +328,8 @@ func TestS08_ProbeWaitsForReady(t *testing.T) {
 	})
 }
 
-// S6, B21: a probe whose caller leaves gives its slot back, within 100 ms and with no verdict; so does one whose connection
-// is closed.
+// S6, B21: a probe whose caller leaves gives its slot back, within 100 ms and with no verdict; so does one whose
+// connection is closed.
 func TestS06_ProbeCancelled(t *testing.T) {
 	for _, reading := range []bool{false, true} {
 		inEach(t, func(t arranged) {

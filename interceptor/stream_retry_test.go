@@ -130,8 +130,8 @@ func TestS05_HeaderBeforeRetry(t *testing.T) {
 	})
 }
 
-// S5: an interceptor may try again to open a stream, and hand on the one that opened as grpc made it. What OnFinish said of
-// the others is no news of this one.
+// S5: an interceptor may try again to open a stream, and hand on the one that opened as grpc made it. What OnFinish
+// said of the others is no news of this one.
 func TestS05_CreationRetriedInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again := func(
@@ -375,8 +375,8 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 	}
 }
 
-// S9, over grpc's own: an interceptor opens two streams, hands one on, and cancels the other before the one that it handed on
-// has failed and is retried. Trailer of that one would have committed it.
+// S9, over grpc's own: an interceptor opens two streams, hands one on, and cancels the other before the one that it
+// handed on has failed and is retried. Trailer of that one would have committed it.
 func TestS09_LoserOfTwoAndRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32

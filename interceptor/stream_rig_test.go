@@ -50,8 +50,8 @@ type streamArrangement struct {
 	dial []grpc.DialOption
 }
 
-// streamArrangements are three ways for a stream to reach the guard that must make no difference to a caller: as grpc made
-// it; as grpc made it, through an interceptor; and wrapped, so that OnFinish is not the last word.
+// streamArrangements are three ways for a stream to reach the guard that must make no difference to a caller: as grpc
+// made it; as grpc made it, through an interceptor; and wrapped, so that OnFinish is not the last word.
 var streamArrangements = []streamArrangement{
 	{name: "bare"},
 	{name: "handed on", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(handOn)}},
@@ -177,8 +177,8 @@ func liveOn(s interface {
 	return s.Context().Err()
 }
 
-// hookedCodec stops messages on their way through grpc, so that a test can have a call of the guard's on the stack for as
-// long as it likes.
+// hookedCodec stops messages on their way through grpc, so that a test can have a call of the guard's on the stack
+// for as long as it likes.
 type hookedCodec struct {
 	encoding.CodecV2
 

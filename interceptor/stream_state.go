@@ -2,9 +2,9 @@ package interceptor
 
 import "google.golang.org/grpc"
 
-// A guarded stream is a state machine. Signals tell it that something has happened below, or that time has passed. What
-// follows from a signal depends on where the stream comes from, because grpc.OnFinish does not mean the same for each
-// origin:
+// A guarded stream is a state machine. A signal is a call that returned, grpc.OnFinish, a context that ended, a panic,
+// or time that passed. The reaction depends on the origin of the stream, because OnFinish has another meaning for
+// each:
 //
 //	                      opening   direct    handed on  wrapped
 //	RecvMsg returned      -         end       end        end
@@ -16,13 +16,14 @@ import "google.golang.org/grpc"
 //	panic or Goexit       fail      fail      fail       fail
 //	the probe is old      -         sustain   sustain    sustain
 //
-// "Later" does nothing until the streamer, or the last call, has returned.
+// "later" keeps the error of OnFinish until the streamer, or the last running call, has returned. A stream that turns
+// out not to be direct forgets what came before the streamer returned.
 //
-// grpc calls OnFinish when a stream of its own is over. For a direct stream that settles the outcome. An interceptor
-// in between may open several streams for one: a retry interceptor opens a new one for each attempt, always inside
-// one of the guard's calls. So OnFinish decides nothing while a call is running, and what the call returns does (S5).
-// A hedging interceptor opens several at once, and those that lost end at any time. So OnFinish never decides for a
-// wrapped stream, unless the caller has closed the connection, when no attempt can live (S4, S6).
+// grpc calls OnFinish when a stream that it made is over. For a direct stream that is the outcome. An interceptor may
+// open several streams for one. A retry interceptor opens a new one for each attempt, always inside one of the
+// guard's calls: so OnFinish decides nothing while a call runs, and the result of the call does (S5). A hedging
+// interceptor opens several at once, and the losing ones end at any time: so OnFinish never decides for a wrapped
+// stream, unless the caller has closed the connection, which ends all attempts (S4, S6).
 
 // origin is where a stream comes from.
 type origin uint32
@@ -40,13 +41,13 @@ const (
 type signal uint8
 
 const (
-	received    signal = iota // RecvMsg returned the end of the stream, or Header that there is nothing but the end
-	returned                  // the streamer, SendMsg or CloseSend did
-	finished                  // OnFinish, and no call of the guard's is running that knows better
+	received    signal = iota // RecvMsg returned the end of the stream, or Header returned nothing after OnFinish
+	returned                  // the streamer, SendMsg or CloseSend returned an error
+	finished                  // OnFinish, while no call is running whose result would decide
 	finishedIn                // OnFinish, while such a call is running
 	callsOver                 // the last of these calls returned, and OnFinish had come before
 	contextDone               // the caller's context is done
-	left                      // a panic or Goexit below
+	panicked                  // a call below the guard panicked or exited its goroutine
 	probeIsOld                // the stream is a probe, still open, and has become old
 
 	signals = 8
@@ -56,7 +57,7 @@ const (
 type reaction uint8
 
 const (
-	nothing     reaction = iota // it cannot come, or decides nothing
+	nothing     reaction = iota // the signal cannot occur here, or decides nothing
 	later                       // OnFinish is kept until the streamer or the last call has returned
 	end                         // the stream is over
 	endIfClosed                 // it is over if the caller has closed the connection
@@ -72,11 +73,11 @@ var reactions = [signals][origins]reaction{
 	finishedIn:  {later, end, later, later},
 	callsOver:   {nothing, nothing, end, endIfClosed},
 	contextDone: {end, nothing, end, end},
-	left:        {fail, fail, fail, fail},
+	panicked:    {fail, fail, fail, fail},
 	probeIsOld:  {nothing, sustain, sustain, sustain},
 }
 
-// on is the one way into the state machine. err is how the stream ended, as far as the signal tells.
+// on applies the reaction to a signal. All signals go through it. err is the error that came with the signal, or nil.
 func (s *stream) on(sig signal, err error) {
 	switch reactions[sig][s.origin()] {
 	case nothing, later:

@@ -80,7 +80,7 @@ func TestS04_TheTable(t *testing.T) {
 		finishedIn:  {later, end, later, later},
 		callsOver:   {nothing, nothing, end, endIfClosed},
 		contextDone: {end, nothing, end, end},
-		left:        {fail, fail, fail, fail},
+		panicked:    {fail, fail, fail, fail},
 		probeIsOld:  {nothing, sustain, sustain, sustain},
 	}
 	if len(want) != signals {
@@ -184,6 +184,46 @@ func TestS13_FirstMessageIsASignOfLife(t *testing.T) {
 			synctest.Wait()
 			if got := streak(); got != tt.want {
 				t.Errorf("%s: the streak is %d after the end, want %d", tt.name, got, tt.want)
+			}
+		})
+	}
+}
+
+// S13: quiet watches have no message and no success. That one was open for long ends their failure streak, however it
+// ends, unless its caller ended it.
+func TestS13_QuietWatchIsASignOfLife(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		age   time.Duration
+		close bool
+		want  uint64
+	}{
+		{"young", 9 * time.Second, false, 4},
+		{"old", 10 * time.Second, false, 0},
+		{"old, and the caller closes the connection", 10 * time.Second, true, 3},
+	} {
+		inEach(t, func(t arranged) {
+			g := newGuard(t.T, breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000}, WithKey(oneKey))
+			end, script := down, paced(down, tt.age)
+			if tt.close {
+				script = lives(0)
+			}
+			r := newStreamRig(t.T, g, script, t.dial...)
+			b := g.Group().Get(breaker.Key{})
+			for range 3 {
+				settleOne(b, breaker.Failure)
+			}
+			s := r.server(t.Context())
+			if tt.close {
+				time.Sleep(tt.age)
+				_ = r.conn.Close()
+				_, _ = drain(s)
+			} else {
+				endsWith(t.T, s, codeOfEnd(end))
+			}
+			synctest.Wait()
+			if got := b.Snapshot().Window.ConsecutiveFailures; got != tt.want {
+				t.Errorf("%s: the streak is %d, want %d", tt.name, got, tt.want)
 			}
 		})
 	}
@@ -313,7 +353,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 			end(cs, cancel, b)
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if s.old.Load().Stop() {
+			if s.aging.Load().Stop() {
 				t.Errorf("%s: the timer still runs", name)
 			}
 		})

@@ -15,7 +15,7 @@ import (
 func (g *Guard) Unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
-	opts = slices.Clip(opts) // whoever is inside and adds to it must not write into the caller's memory (G1)
+	opts = slices.Clip(opts) // an interceptor inside that appends must not write into the caller's memory (G1)
 	b := g.find(ctx, method, nil, req, cc, opts)
 	if b == nil || pastDeadline(ctx) { // G3: grpc ends a call that is late, and that says nothing of the backend
 		return invoker(ctx, method, req, reply, cc, opts...)
@@ -34,7 +34,7 @@ func (g *Guard) Unary(
 		return err
 	}
 	if !g.plain || permit.Doubt() != breaker.NoDoubt {
-		return g.watched(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
+		return g.unaryWithEvidence(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
 	}
 	settled := false
 	defer func() {
@@ -62,8 +62,8 @@ func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.P
 	return g.fallBack(ctx, b, &a)
 }
 
-// watched is the rest of Unary for a call that more than its error is wanted of.
-func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
+// unaryWithEvidence is the rest of Unary for a call of which more than the error must be known.
+func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
 	c := g.begin(ctx, b, permit)
 	direct := isGRPC(invoker, invokerName, &invokerEntry)
 	look := g.lookFor(permit.Doubt(), direct)
@@ -88,8 +88,8 @@ func (g *Guard) watched(ctx context.Context, b *breaker.Breaker, permit breaker.
 	return g.fallBack(ctx, b, &a)
 }
 
-// look is what the guard asks grpc for, to tell whose error it is that a unary call ends with (G5), and the pushback
-// that a trailer may hold (G9). A nil look asks for nothing.
+// look holds what the guard asks grpc for: evidence of whose error a unary call ends with (G5), and the pushback in
+// the trailer (G9). A nil look asks for nothing.
 type look struct {
 	header, trailer metadata.MD
 	peer            peer.Peer
@@ -97,9 +97,9 @@ type look struct {
 	direct          bool
 }
 
-// lookFor returns what to ask for. It costs what grpc takes to copy metadata, and some allocations, so it is nothing
-// while all calls succeed. With an interceptor between the guard and grpc it is nothing unless WithPeerEvidence asks
-// for it: a hedging interceptor shares options between attempts that run at once.
+// lookFor returns what to ask for. Asking makes grpc copy metadata, and allocates, so the result is nil while all calls
+// succeed. With an interceptor between the guard and grpc it is nil unless WithPeerEvidence is set: a hedging
+// interceptor shares options between concurrent attempts.
 func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
 	switch {
 	case g.evidence, direct && d == breaker.InDoubt:
@@ -110,8 +110,8 @@ func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
 	return nil
 }
 
-// options returns opts with those that look needs, and that of a probe. It has no spare capacity, and never shares
-// memory with opts to which it has added something: the caller's slice may be shared (G1).
+// options returns opts followed by the options of l and of a probe. The result has no spare capacity. If options are
+// added it is a copy, because the caller's slice may be shared (G1).
 func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
 	var added [4]grpc.CallOption
 	n := 0
@@ -134,7 +134,7 @@ func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker
 	return all
 }
 
-// result fills in what came.
+// result copies the evidence into r.
 func (l *look) result(r *Result) {
 	if l == nil {
 		return

@@ -48,8 +48,8 @@ func TestG11_OneGuardTwoTargets(t *testing.T) {
 	})
 }
 
-// The target is the one that the user wrote, which is there for nothing. That the canonical one is not asked for is held by
-// TestO01_ClosedCallAllocatesNothing too: it would allocate.
+// The target is the one that the user wrote, which is there for nothing. That the canonical one is not asked for is
+// held by TestO01_ClosedCallAllocatesNothing too: it would allocate.
 func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -97,7 +97,8 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	}
 }
 
-// The default key is made without a Call. It is the one that keyfunc.TargetMethod makes of the Call, whatever the method.
+// The default key is made without a Call. It is the one that keyfunc.TargetMethod makes of the Call, whatever the
+// method.
 func TestG11_DefaultKey(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

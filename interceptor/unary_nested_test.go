@@ -123,8 +123,8 @@ func TestG07_RemoteHop(t *testing.T) {
 	}
 }
 
-// T13: rejections are no failures of the breaker that makes them either. Under constant load it closes once the server is
-// back.
+// T13: rejections are no failures of the breaker that makes them either. Under constant load it closes once the
+// server is back.
 func TestG07_OwnRejectionsUnderConstantLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second, Backoff: 1}, WithKey(oneKey))
