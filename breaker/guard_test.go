@@ -152,16 +152,25 @@ func TestS13_TakeBack(t *testing.T) {
 		want  uint64
 	}{
 		{"at once", Config{}, nil, Report{Outcome: Failure}, 4},
-		{"failures since then", Config{}, func(t *testing.T, b *Breaker) { fails(t, b, 2) }, Report{Outcome: Failure}, 6},
-		{"a success since then", Config{}, func(t *testing.T, b *Breaker) { report(t, b, 1, Success) }, Report{Outcome: Failure}, 1},
+		{"failures since then", Config{}, func(t *testing.T, b *Breaker) {
+			t.Helper()
+			fails(t, b, 2)
+		}, Report{Outcome: Failure}, 6},
+		{"a success since then", Config{}, func(t *testing.T, b *Breaker) {
+			t.Helper()
+			report(t, b, 1, Success)
+		}, Report{Outcome: Failure}, 1},
 		{"a success and a failure since then", Config{}, func(t *testing.T, b *Breaker) {
+			t.Helper()
 			report(t, b, 1, Success)
 			fails(t, b, 1)
 		}, Report{Outcome: Failure}, 2},
 		{"a success that takes the lock since then", Config{SlowCall: time.Second}, func(t *testing.T, b *Breaker) {
+			t.Helper()
 			acquire(t, b).DoneWith(t.Context(), Report{Latency: time.Minute})
 		}, Report{Outcome: Failure}, 1},
 		{"a success that has left the window", Config{}, func(t *testing.T, b *Breaker) {
+			t.Helper()
 			report(t, b, 1, Success)
 			time.Sleep(time.Minute)
 		}, Report{Outcome: Failure}, 1},
@@ -246,7 +255,10 @@ func TestS14_Sustain(t *testing.T) {
 		before func(t *testing.T, b *Breaker, p Permit)
 	}{
 		{"while its lease lasts", func(*testing.T, *Breaker, Permit) {}},
-		{"after it has reported", func(t *testing.T, _ *Breaker, p Permit) { p.Done(t.Context(), Success) }},
+		{"after it has reported", func(t *testing.T, _ *Breaker, p Permit) {
+			t.Helper()
+			p.Done(t.Context(), Success)
+		}},
 		{"after its lease", func(*testing.T, *Breaker, Permit) { time.Sleep(time.Hour) }},
 	} {
 		synctest.Test(t, func(t *testing.T) {

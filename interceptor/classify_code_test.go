@@ -192,7 +192,8 @@ func TestS02_TableByHand(t *testing.T) {
 		{"NotFound", t.Context(), Result{Code: codes.NotFound}, [4]breaker.Outcome{s, s, s, s}},
 		{"the caller cancels", canceled, Result{Code: codes.Canceled}, [4]breaker.Outcome{i, i, s, s}},
 		{
-			"the caller closes the connection", t.Context(), Result{Code: codes.Canceled, Closed: true},
+			"the caller closes the connection", t.Context(),
+			Result{Code: codes.Canceled, Closed: true},
 			[4]breaker.Outcome{i, i, s, s},
 		},
 		{
@@ -203,12 +204,14 @@ func TestS02_TableByHand(t *testing.T) {
 		{"the caller's time is up", expired, Result{Code: codes.DeadlineExceeded}, [4]breaker.Outcome{f, f, f, s}},
 		{"Unavailable", t.Context(), Result{Code: codes.Unavailable}, [4]breaker.Outcome{f, i, f, s}},
 		{
-			"Unavailable, and the caller's time is up", expired, Result{Code: codes.Unavailable},
+			"Unavailable, and the caller's time is up", expired,
+			Result{Code: codes.Unavailable},
 			[4]breaker.Outcome{f, i, f, s},
 		},
 		{"Canceled by the peer", t.Context(), Result{Code: codes.Canceled, Direct: true}, [4]breaker.Outcome{f, i, f, s}},
 		{
-			"Canceled by the peer's reset", t.Context(), Result{Code: codes.Canceled, Err: status.Error(codes.Canceled, rst)},
+			"Canceled by the peer's reset", t.Context(),
+			Result{Code: codes.Canceled, Err: status.Error(codes.Canceled, rst)},
 			[4]breaker.Outcome{f, i, f, s},
 		},
 		{"Canceled by whoever stands between", t.Context(), Result{Code: codes.Canceled}, [4]breaker.Outcome{i, i, i, i}},
@@ -218,7 +221,8 @@ func TestS02_TableByHand(t *testing.T) {
 		{"DataLoss", t.Context(), Result{Code: codes.DataLoss}, [4]breaker.Outcome{f, f, f, f}},
 		{"a code above 16", t.Context(), Result{Code: 77}, [4]breaker.Outcome{f, f, f, f}},
 		{
-			"DeadlineExceeded with time left", t.Context(), Result{Code: codes.DeadlineExceeded},
+			"DeadlineExceeded with time left", t.Context(),
+			Result{Code: codes.DeadlineExceeded},
 			[4]breaker.Outcome{f, f, f, f},
 		},
 	} {

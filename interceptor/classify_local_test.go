@@ -282,10 +282,14 @@ func TestG05_SimilarTexts(t *testing.T) {
 		{"cut short", status.Error(codes.ResourceExhausted, "trying to send message"), breaker.Overload},
 		{"another case", status.Error(codes.Internal, "Grpc: error while marshaling: x"), breaker.Failure},
 		{"empty", status.Error(codes.Internal, ""), breaker.Failure},
-		{"a receipt's in the middle", status.Error(codes.ResourceExhausted, "x grpc: received message larger than max "),
-			breaker.Overload},
-		{"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "),
-			breaker.Failure},
+		{
+			"a receipt's in the middle", status.Error(codes.ResourceExhausted, "x grpc: received message larger than max "),
+			breaker.Overload,
+		},
+		{
+			"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "),
+			breaker.Failure,
+		},
 		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"), breaker.Overload},
 		{"under Unavailable", status.Error(codes.Unavailable, "grpc: error while marshaling: x"), breaker.Failure},
 		{"under Unknown", status.Error(codes.Unknown, "trying to send message larger than max (2 vs. 1)"), breaker.Failure},

@@ -406,7 +406,7 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 		name string
 		set  func(b *breaker.Breaker)
 	}{"probe", func(b *breaker.Breaker) {
-		b.Trip(context.Background(), "test")
+		b.Trip(t.Context(), "test")
 		time.Sleep(time.Hour)
 	}}) {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {

@@ -290,7 +290,7 @@ func TestS14_OldProbeCloses(t *testing.T) {
 				time.Sleep(10*time.Second - 1)
 				synctest.Wait()
 				wantState(t, "1 ns before it is old", g, breaker.HalfOpen)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				wantState(t, "once it is old", g, breaker.Closed)
 				wantTally(t, "once it is old", g, tt.want)

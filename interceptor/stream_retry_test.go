@@ -312,7 +312,7 @@ func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer cc.Close()
+		t.Cleanup(func() { _ = cc.Close() })
 		f := &fakeStream{
 			send: func(any) error { return down }, closeSend: func() error { return down },
 			header: func() (metadata.MD, error) {

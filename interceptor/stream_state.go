@@ -6,15 +6,15 @@ import "google.golang.org/grpc"
 // or time that passed. The reaction depends on the origin of the stream, because OnFinish has another meaning for
 // each:
 //
-//	                      opening   direct    handed on  wrapped
-//	RecvMsg returned      -         end       end        end
-//	a call returned       end       end       end        end
-//	OnFinish              later     end       end        if closed
-//	OnFinish in a call    later     end       later      later
-//	the last call left    -         -         end        if closed
-//	context done          end       -         end        end
-//	panic or Goexit       fail      fail      fail       fail
-//	the probe is old      -         sustain   sustain    sustain
+//	                   | opening | direct  | handed on | wrapped
+//	RecvMsg returned   | -       | end     | end       | end
+//	a call returned    | end     | end     | end       | end
+//	OnFinish           | later   | end     | end       | if closed
+//	OnFinish in a call | later   | end     | later     | later
+//	the last call left | -       | -       | end       | if closed
+//	context done       | end     | -       | end       | end
+//	panic or Goexit    | fail    | fail    | fail      | fail
+//	the probe is old   | -       | sustain | sustain   | sustain
 //
 // "later" keeps the error of OnFinish until the streamer, or the last running call, has returned. A stream that turns
 // out not to be direct forgets what came before the streamer returned.
@@ -33,9 +33,9 @@ const (
 	originDirect                 // grpc made it, and no interceptor stands between the guard and grpc
 	originHandedOn               // grpc made it, and an interceptor returned it as it is
 	originWrapped                // anything else
-
-	origins = 4
 )
+
+const origins = 4
 
 // signal is what the state machine reacts to.
 type signal uint8
@@ -49,9 +49,9 @@ const (
 	contextDone               // the caller's context is done
 	panicked                  // a call below the guard panicked or exited its goroutine
 	probeIsOld                // the stream is a probe, still open, and has become old
-
-	signals = 8
 )
+
+const signals = 8
 
 // reaction is what follows from a signal.
 type reaction uint8

@@ -134,7 +134,7 @@ func TestG05_HedgedUnaryConcurrentSafe(t *testing.T) {
 				go func() { errs <- invoker(ctx, method, req, &replies[i], cc, opts...) }()
 			}
 			err := <-errs
-			<-errs
+			_ = <-errs
 			return err
 		}
 		r := newStreamRig(t, g, testpb.Script{}, grpc.WithChainUnaryInterceptor(hedge))
@@ -242,7 +242,7 @@ func TestS14_QuietProbe(t *testing.T) {
 		_ = r.server(ctx)
 		time.Sleep(10*time.Second - 1)
 		wantState(t.T, "just before it is old", g, breaker.HalfOpen)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		wantState(t.T, "when it is old", g, breaker.Closed)
 		cancel()
@@ -341,7 +341,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 		"panic": func(cs grpc.ClientStream, _ func(), _ *breaker.Breaker) {
 			leaves(func() { _ = cs.SendMsg(nil) })
 		},
-		"another stay": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(context.Background()) },
+		"another stay": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(t.Context()) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, probeConfig)
