@@ -134,7 +134,9 @@ func TestG05_HedgedUnaryConcurrentSafe(t *testing.T) {
 				go func() { errs <- invoker(ctx, method, req, &replies[i], cc, opts...) }()
 			}
 			err := <-errs
-			_ = <-errs
+			if other := <-errs; err == nil {
+				err = other
+			}
 			return err
 		}
 		r := newStreamRig(t, g, testpb.Script{}, grpc.WithChainUnaryInterceptor(hedge))

@@ -2,7 +2,6 @@ package judgement
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -166,30 +165,6 @@ func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 		slices.Sort(after)
 		t.Logf("%s, %d runs: first success after %v (median; %v to %v); in the outage %.1f attempts to connect, %.1f probes",
 			tt.name, runs, after[runs/2], after[0], after[runs-1], share(dials, runs), share(probes, runs))
-	}
-}
-
-// How much later than grpc's own wait a guard is, for outages of other lengths. For the documentation.
-func TestG14_TwoClocksByLengthOfOutage(t *testing.T) {
-	if !*full {
-		t.Skip("for the figures only: run it with -full")
-	}
-	for _, length := range []time.Duration{3 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 3 * time.Minute} {
-		var text string
-		for _, tt := range guards {
-			var after []time.Duration
-			var dials int
-			const runs = 50
-			for range runs {
-				c := comeBack(t, tt.guarded, tt.opts, 100*time.Millisecond, length)
-				after = append(after, c.after)
-				dials += c.dials
-			}
-			slices.Sort(after)
-			text += fmt.Sprintf("; %s: %.1f s (to %.1f s), %.1f dials",
-				tt.name, after[runs/2].Seconds(), after[runs-1].Seconds(), share(dials, runs))
-		}
-		t.Logf("outage of %v, calls at 10/s%s", length, text)
 	}
 }
 

@@ -76,6 +76,7 @@ type writer struct {
 
 // run puts events until ctx is done.
 func (w *writer) run(ctx context.Context, t *testing.T, client *clientv3.Client) {
+	t.Helper()
 	for tick := time.NewTicker(20 * time.Millisecond); ; {
 		w.mu.Lock()
 		n := len(w.began)
@@ -178,6 +179,7 @@ func start(t *testing.T, name, server string, disturbances int, w *writer, opts 
 
 // readEvents fails the test for an event that is lost, comes twice, or comes out of order.
 func (p *program) readEvents(ctx context.Context, t *testing.T, events clientv3.WatchChan, w *writer) {
+	t.Helper()
 	next := 0
 	for response := range events {
 		if err := response.Err(); err != nil && ctx.Err() == nil {
@@ -234,6 +236,7 @@ func (p *program) takeLock(ctx context.Context) error {
 // etcd's client sends the first keep-alive of a lease as soon as it can, and the next ones at each third of its TTL:
 // the session's keep-alives are too rare to measure with.
 func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time, lease clientv3.LeaseID) {
+	t.Helper()
 	answers, err := p.client.KeepAlive(ctx, lease)
 	if err != nil {
 		t.Errorf("%s: keep-alive: %v", p.name, err)
