@@ -221,6 +221,18 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 		p = acquire(t, b)
 		fails(t, b, 3)
 		streak = p.SignOfLife()
+		time.Sleep(30 * time.Second)
+		fails(t, b, 1)
+		time.Sleep(30 * time.Second)
+		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		if got := b.State(); got != Open {
+			t.Errorf("a failure after the sign, and the fifth a minute after the first: %v, want open", got)
+		}
+
+		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
+		p = acquire(t, b)
+		fails(t, b, 3)
+		streak = p.SignOfLife()
 		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
 		acquire(t, b).Done(t.Context(), Failure)
 		wantStreak(t, "the last of before the sign is 20 ms ago", b, 4)

@@ -45,6 +45,14 @@ func (p Permit) Elapsed() time.Duration {
 	return time.Duration(clock() - p.start)
 }
 
+// ProbeTimeout is the Config.ProbeTimeout that the call was let through with.
+func (p Permit) ProbeTimeout() time.Duration {
+	if p.ph == nil {
+		return 0
+	}
+	return p.ph.pol.cfg.ProbeTimeout
+}
+
 // IsProbe says whether the call is a probe of a half-open breaker.
 func (p Permit) IsProbe() bool { return p.lease != 0 }
 

@@ -63,7 +63,7 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 		return breaker.Success
 	case r.Peer != PeerAnswered && hasPrefix(text, localTexts[r.Code]):
 		return breaker.Ignored
-	case r.Peer == PeerUnreached && !timeIsUp(ctx, r):
+	case r.Peer == PeerUnreached && !timeIsUp(ctx, r, text):
 		return unreached(r)
 	}
 	return byCode(ctx, r, text)
@@ -81,9 +81,10 @@ func leftByCaller(ctx context.Context, r Result) bool {
 	return false
 }
 
-// timeIsUp reports whether the call ran into the caller's deadline.
-func timeIsUp(ctx context.Context, r Result) bool {
-	return r.Code == codes.DeadlineExceeded && BudgetSpent(ctx)
+// timeIsUp reports whether the call ran into the caller's deadline, or into the timeout of a service config, while grpc
+// waited for a connection or for a free stream.
+func timeIsUp(ctx context.Context, r Result, text string) bool {
+	return r.Code == codes.DeadlineExceeded && (BudgetSpent(ctx) || strings.HasPrefix(text, deadlineText))
 }
 
 // unreached judges a call that reached no connection. If the channel is READY, then credentials, a resolver or a
@@ -238,8 +239,9 @@ var receiptTexts = map[codes.Code][]string{
 }
 
 const (
-	proxyText = "unexpected HTTP status code received from server" // what grpc makes of an answer that is not gRPC's
-	resetText = "RST_STREAM"                                       // in the text of a stream that the peer has reset
+	deadlineText = "context deadline exceeded"                        // what grpc says when a context of its own, or the caller's, has ended
+	proxyText    = "unexpected HTTP status code received from server" // what grpc makes of an answer that is not gRPC's
+	resetText    = "RST_STREAM"                                       // in the text of a stream that the peer has reset
 )
 
 // textOf returns the message of err's status, and "" if it has none.

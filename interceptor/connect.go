@@ -16,7 +16,7 @@ import (
 // from its beginning: with default settings some five attempts for each probe, 247 in ten minutes instead of 14. That
 // is why it is not the default. It uses ClientConn.ResetConnectBackoff, which grpc calls experimental.
 //
-// wait is from 1 ms to one minute; anything else is an error. It should be longer than a connection takes with TLS, and
+// wait is from 1 ms to one minute; anything else is an error. A probe waits for half of Config.ProbeTimeout at most. It should be longer than a connection takes with TLS, and
 // longer than the 1 s after which grpc makes its second attempt: 1.5 s. While the backend is down, the caller of a
 // probe waits for all of it, or until its context ends, also if the backend refuses connections at once. Default: off.
 func WithConnectionReset(wait time.Duration) Option {
@@ -33,11 +33,14 @@ const maxResetWait = time.Minute
 
 // reconnect resets the back-off of a probe's channel and waits for the connection (G14). A fail-fast call right after
 // the reset would fail, because the channel stays in TRANSIENT_FAILURE until it is connected.
-func (g *Guard) reconnect(ctx context.Context, cc *grpc.ClientConn) {
-	if g.resetFor == 0 || cc == nil || cc.GetState() != connectivity.TransientFailure {
+func (c *pending) reconnect(ctx context.Context, cc *grpc.ClientConn) {
+	if c.guard.resetFor == 0 || cc == nil || cc.GetState() != connectivity.TransientFailure {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.resetFor)
+	start := time.Now()
+	defer func() { c.waited = time.Since(start) }()
+	// Half of the lease is for the call: a probe that reports after its lease is no verdict.
+	ctx, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.permit.ProbeTimeout()/2))
 	defer cancel()
 	cc.ResetConnectBackoff()
 	for {

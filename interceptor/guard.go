@@ -139,8 +139,9 @@ type pending struct {
 	guard   *Guard
 	breaker *breaker.Breaker
 	permit  breaker.Permit
-	start   time.Time // zero unless something needs it
-	short   bool      // the caller gave less than WithMinBudget
+	start   time.Time     // zero unless something needs it
+	waited  time.Duration // for a connection, as a probe: the backend's time begins after it
+	short   bool          // the caller gave less than WithMinBudget
 }
 
 func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit) pending {
@@ -157,9 +158,17 @@ func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Pe
 // elapsed is how long the call has taken so far. Where nothing needs to know, it reads no clock and is 0.
 func (c *pending) elapsed() time.Duration {
 	if !c.start.IsZero() {
-		return time.Since(c.start)
+		return time.Since(c.start) - c.waited
 	}
-	return c.permit.Elapsed()
+	return c.permitted()
+}
+
+// permitted is the time since the call was let through, without the wait for a connection; 0 where it was not noted.
+func (c *pending) permitted() time.Duration {
+	if d := c.permit.Elapsed(); d > 0 {
+		return max(1, d-c.waited)
+	}
+	return 0
 }
 
 // settle classifies the end of a call, reports it and returns the verdict. It must run once for each pending.
@@ -186,7 +195,10 @@ func (c *pending) settle(
 		}
 	}()
 	c.judge(ctx, &r, &report, cc)
-	if r.Code == codes.Unavailable { // a lost connection does not speak against a first message (S13)
+	if r.LongLived() { // what happens to it now says nothing about a message that came long ago (S13)
+		report.TakeBack = nil
+	}
+	if r.Code == codes.Unavailable { // nor does a lost connection
 		report.TakeBack = nil
 		if r.Old && report.Outcome == breaker.Ignored && !r.Closed {
 			// A quiet watch was open for long. No other outcome of quiet watches ends their failure streak (S13).

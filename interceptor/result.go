@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
@@ -58,3 +59,9 @@ const (
 // peerAnswered reports whether trailer is a complete response of a gRPC server. A response without a header has its
 // content-type in the trailer; the answer of an HTTP proxy has no such trailer.
 func peerAnswered(trailer metadata.MD) bool { return len(trailer["content-type"]) > 0 }
+
+// unreachedPeer reports whether grpc has not filled in p. The address alone may be nil, where the dialer's connection has
+// none.
+func unreachedPeer(p *peer.Peer) bool {
+	return p.Addr == nil && p.LocalAddr == nil && p.AuthInfo == nil
+}

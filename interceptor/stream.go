@@ -50,7 +50,7 @@ func (g *Guard) Stream(
 	inner = append(inner, opts...)
 	if permit.IsProbe() {
 		inner = append(inner, &probeOption{of: b})
-		g.reconnect(ctx, cc)
+		s.pending.reconnect(ctx, cc)
 	}
 	inner = slices.Clip(inner)
 	return s.open(func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
@@ -70,8 +70,10 @@ type stream struct {
 	desc    *grpc.StreamDesc
 
 	direct bool          // grpc itself makes the stream, with no interceptor between
-	from   atomic.Uint32 // an origin; once it is not originOpening, ClientStream and stop do not change
+	from   atomic.Uint32 // an origin; once it is not originOpening, ClientStream, created and stop do not change
 	stop   func() bool   // removes the watch on the context; nil: there is none
+
+	created time.Time // when the streamer returned the stream: it is old that long after
 
 	aging       atomic.Pointer[time.Timer]     // of a probe: runs until it is old
 	kept        atomic.Pointer[finish]         // the error of OnFinish; nil: OnFinish has not come
@@ -80,6 +82,8 @@ type stream struct {
 	over      atomic.Bool   // the stream has ended
 	settled   atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
 	busy      atomic.Int32  // running calls whose result decides instead of OnFinish
+	receiving atomic.Int32  // running calls of RecvMsg
+	heading   atomic.Int32  // running calls of Header
 	sending   atomic.Int32  // running calls of SendMsg and CloseSend
 	messages  atomic.Uint64 // that have come
 	hasHeader atomic.Bool   // a header was seen; false if nothing has looked for one
@@ -121,7 +125,7 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		}
 		return nil, nil
 	}
-	s.ClientStream = cs
+	s.ClientStream, s.created = cs, time.Now()
 	comesFrom := originDirect
 	if !s.direct {
 		comesFrom = originWrapped
@@ -218,6 +222,12 @@ func (s *stream) onFinish(err error) {
 	if s.over.Load() {
 		return
 	}
+	// grpc's Header ends a stream that has no header with nil, also one whose connection was lost, and only RecvMsg returns
+	// the error.
+	if err == nil && s.heading.Load() > 0 && s.messages.Load() == 0 {
+		time.AfterFunc(grace, func() { s.on(noHeader, nil) })
+		return
+	}
 	f := finishedWell
 	if err != nil {
 		f = &finish{err}
@@ -230,7 +240,8 @@ func (s *stream) onFinish(err error) {
 	}
 }
 
-// grace is how long after the end of the context the result of a running call may still decide.
+// grace is how long a call that knows more may still decide after the end of the context, or after a Header that found
+// nothing.
 const grace = 50 * time.Millisecond
 
 // onContextDone runs if the caller's context ends before the stream. A running RecvMsg mostly returns at once, and
@@ -246,6 +257,9 @@ func (s *stream) onContextDone() {
 // end notes that the stream is over, and reports its outcome unless that has been done.
 func (s *stream) end(sig signal, err error) {
 	s.markOver()
+	// While a message is being sent the error may be of that, although the peer has answered. This is read first: a SendMsg
+	// that has returned by now, with an error that ended the stream, has settled it.
+	sending := s.sending.Load() > 0
 	if s.settled.Swap(true) {
 		return
 	}
@@ -253,12 +267,20 @@ func (s *stream) end(sig signal, err error) {
 		if !s.desc.ServerStreams {
 			s.noteLatency() // the only message comes with the end
 		}
-		s.report(Result{})
+		s.report(Result{}, false)
 		return
 	}
 	r := Result{Err: err}
-	defer func() { s.report(r) }() // also if what is below exits the goroutine
+	defer func() { s.report(r, sending) }() // also if what is below exits the goroutine
 	s.lookAtPeer(sig, &r)
+}
+
+// giveUp is end for a stream of which only grpc knows how it ended: Header found no header, and nobody receives.
+func (s *stream) giveUp() {
+	s.markOver()
+	if !s.settled.Swap(true) {
+		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Ignored, Latency: s.answerTime()})
+	}
 }
 
 // fail is end for a stream whose call below panicked or exited the goroutine (G1).
@@ -271,8 +293,9 @@ func (s *stream) fail() {
 	}
 }
 
-// report reports the outcome. The caller has set s.settled. r holds what is known, except for the call and the times.
-func (s *stream) report(r Result) {
+// report reports the outcome. The caller has set s.settled. r holds what is known, except for the call and the times. If
+// a message was being sent, what came from the peer proves nothing about the error.
+func (s *stream) report(r Result, sending bool) {
 	if r.Err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
 		return
@@ -281,12 +304,12 @@ func (s *stream) report(r Result) {
 	r.Messages = s.messages.Load()
 	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
 	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || s.hasHeader.Load())
-	// While a message is being sent the error may be of that, although the peer has answered before.
-	if s.sending.Load() == 0 && (r.Messages > 0 || s.hasHeader.Load() || peerAnswered(r.Trailer)) {
+	if !sending && (r.Messages > 0 || s.hasHeader.Load() || peerAnswered(r.Trailer)) {
 		r.Peer = PeerAnswered
 	}
 	r.Duration = time.Since(s.pending.start)
-	r.Old = r.Duration >= s.pending.guard.longStream
+	// Not while it opens: it waited for a connection, or for attempts that failed.
+	r.Old = s.origin() != originOpening && time.Since(s.created) >= s.pending.guard.longStream
 	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.endedStreak.Load())
 }
 
@@ -316,13 +339,14 @@ func (s *stream) lookAtPeer(sig signal, r *Result) {
 			r.Peer = PeerUnreached
 		}
 	case from == originDirect:
-		if s.kept.Load() == nil { // a message that could not be sent, and grpc has not said so yet
+		// Where OnFinish has not come, RecvMsg must have returned the end: then too grpc has filled in trailer and peer.
+		if s.kept.Load() == nil && sig != received {
 			break
 		}
 		safely(s.lookForHeader)
 		r.Trailer = s.trailer
 		r.Peer = PeerSilent
-		if s.peer.Addr == nil {
+		if unreachedPeer(&s.peer) {
 			r.Peer = PeerUnreached
 		}
 	case sig == received:
@@ -343,7 +367,7 @@ func (s *stream) startAging() {
 	const never = time.Duration(math.MaxInt64)
 	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
 	s.aging.Store(timer) // before it may run
-	s.restart(timer, time.Until(s.pending.start.Add(s.pending.guard.longStream)))
+	s.restart(timer, s.pending.guard.longStream)
 }
 
 // restart has the timer run for d, unless the stream is over. The end of a stream is written first, and then stops the
@@ -356,26 +380,35 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 }
 
 // sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
-// channel has no connection. IDLE counts as connected: after a GOAWAY a live stream has an idle channel.
+// stream has no connection.
 func (s *stream) sustain() {
 	if s.over.Load() { // it ended when the timer had fired already
 		return
 	}
-	connected := !noConnection(s.cc)
+	connected := s.connected()
+	defer func() { // also if an observer exits the goroutine
+		if s.pending.permit.Sustain(s.ctx, connected) {
+			s.restart(s.aging.Load(), s.pending.guard.longStream)
+		}
+	}()
 	if connected && !s.settled.Swap(true) {
-		s.report(Result{})
-	}
-	if s.pending.permit.Sustain(s.ctx, connected) {
-		s.restart(s.aging.Load(), s.pending.guard.longStream)
+		s.report(Result{}, false)
 	}
 }
 
-func noConnection(cc *grpc.ClientConn) bool {
-	if cc == nil {
+// connected reports whether the stream may have a connection. RecvMsg returns when the connection is lost, so while it
+// runs an idle channel is no sign of that: after a GOAWAY a live stream has one. Without RecvMsg it is.
+func (s *stream) connected() bool {
+	if s.cc == nil {
+		return true
+	}
+	switch s.cc.GetState() {
+	case connectivity.Ready:
+		return true
+	case connectivity.TransientFailure, connectivity.Shutdown:
 		return false
 	}
-	state := cc.GetState()
-	return state == connectivity.TransientFailure || state == connectivity.Shutdown
+	return s.receiving.Load() > 0
 }
 
 // RecvMsg receives a message and notes how the stream ends.
@@ -384,6 +417,8 @@ func (s *stream) RecvMsg(m any) error {
 		return s.ClientStream.RecvMsg(m)
 	}
 	s.enter()
+	s.receiving.Add(1)
+	defer s.receiving.Add(-1)
 	done := false
 	defer s.leave(&done)
 	err := s.ClientStream.RecvMsg(m)
@@ -410,7 +445,7 @@ func (s *stream) firstMessage() {
 	switch {
 	case s.pending.permit.IsProbe():
 		if !s.settled.Swap(true) {
-			s.report(Result{})
+			s.report(Result{}, false)
 		}
 	case !s.settled.Load():
 		if streak := s.pending.permit.SignOfLife(); streak != nil {
@@ -455,6 +490,8 @@ func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false
 	defer s.leave(&done)
+	s.heading.Add(1)
+	defer s.heading.Add(-1)
 	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	done = true
 	if len(md) > 0 {
@@ -469,13 +506,13 @@ func (s *stream) Header() (metadata.MD, error) {
 // bidirectional stream. A server stream counts from its creation.
 func (s *stream) noteRequest() {
 	if s.requested.Load() == 0 {
-		s.requested.CompareAndSwap(0, int64(s.pending.permit.Elapsed())+1)
+		s.requested.CompareAndSwap(0, int64(s.pending.permitted())+1)
 	}
 }
 
 // noteLatency notes how long the first answer has taken.
 func (s *stream) noteLatency() {
-	now := int64(s.pending.permit.Elapsed())
+	now := int64(s.pending.permitted())
 	if now == 0 {
 		return // the slow rule is off
 	}

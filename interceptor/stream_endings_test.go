@@ -225,7 +225,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "Header only, done OK without one", script: sends(0, nil), want: one(breaker.Success), wrapped: &inFlight,
+		name: "Header only, done OK without one", script: sends(0, nil), want: one(breaker.Ignored), wrapped: &inFlight,
 		cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			_, _ = r.server(ctx).Header()

@@ -13,6 +13,7 @@ import "google.golang.org/grpc"
 //	OnFinish in a call | later   | end     | later     | later
 //	the last call left | -       | -       | end       | if closed
 //	context done       | end     | -       | end       | end
+//	Header found none  | -       | give up | give up   | -
 //	panic or Goexit    | fail    | fail    | fail      | fail
 //	the probe is old   | -       | sustain | sustain   | sustain
 //
@@ -47,11 +48,12 @@ const (
 	finishedIn                // OnFinish, while such a call is running
 	callsOver                 // the last of these calls returned, and OnFinish had come before
 	contextDone               // the caller's context is done
+	noHeader                  // OnFinish(nil) in Header, and nobody has received since then
 	panicked                  // a call below the guard panicked or exited its goroutine
 	probeIsOld                // the stream is a probe, still open, and has become old
 )
 
-const signals = 8
+const signals = 9
 
 // reaction is what follows from a signal.
 type reaction uint8
@@ -61,6 +63,7 @@ const (
 	later                       // OnFinish is kept until the streamer or the last call has returned
 	end                         // the stream is over
 	endIfClosed                 // it is over if the caller has closed the connection
+	giveUp                      // it is over, and how it ended is not known
 	fail                        // it is over, and has failed (G1)
 	sustain                     // close the breaker (S14)
 )
@@ -73,6 +76,7 @@ var reactions = [signals][origins]reaction{
 	finishedIn:  {later, end, later, later},
 	callsOver:   {nothing, nothing, end, endIfClosed},
 	contextDone: {end, nothing, end, end},
+	noHeader:    {nothing, giveUp, giveUp, nothing},
 	panicked:    {fail, fail, fail, fail},
 	probeIsOld:  {nothing, sustain, sustain, sustain},
 }
@@ -87,6 +91,8 @@ func (s *stream) on(sig signal, err error) {
 		if closed(s.cc) {
 			s.end(sig, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
 		}
+	case giveUp:
+		s.giveUp()
 	case fail:
 		s.fail()
 	case sustain:

@@ -69,7 +69,7 @@ func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permi
 	look := g.lookFor(permit.Doubt(), direct)
 	opts := look.options(a.opts, permit, b)
 	if permit.IsProbe() {
-		g.reconnect(ctx, a.cc)
+		c.reconnect(ctx, a.cc)
 	}
 	settled := false
 	defer func() {
@@ -141,11 +141,11 @@ func (l *look) result(r *Result) {
 	}
 	r.Trailer = l.trailer
 	switch {
-	case l.direct && l.peer.Addr == nil:
-		r.Peer = PeerUnreached
-	case l.onlyPeer:
 	case len(l.header) > 0, peerAnswered(l.trailer):
 		r.Peer = PeerAnswered
+	case l.direct && unreachedPeer(&l.peer):
+		r.Peer = PeerUnreached
+	case l.onlyPeer:
 	default:
 		r.Peer = PeerSilent
 	}

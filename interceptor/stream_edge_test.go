@@ -1,0 +1,368 @@
+package interceptor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
+)
+
+// headerOnly is a script whose streams send their header and then live until the call's context ends.
+func headerOnly() testpb.Script {
+	return testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+		if err := s.SendHeader(metadata.Pairs("k", "v")); err != nil {
+			return err
+		}
+		<-s.Context().Done()
+		return s.Context().Err()
+	}}
+}
+
+// dialWith is a connection through a dialer of the test's.
+func dialWith(t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, error), opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	cc, err := grpc.NewClient("passthrough:///test", append(append(g.DialOptions(), opts...),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cc.Close() })
+	return cc
+}
+
+// S2: RecvMsg may return the caller's deadline before OnFinish is called. Then too the guard asks for the header.
+func TestS02_HeaderOnlyAtItsDeadlineConcurrentSafe(t *testing.T) {
+	for range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, lenient, WithKey(oneKey), WithLongStream(time.Second))
+			r := newStreamRig(t, g, headerOnly())
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			_, _ = drain(r.server(ctx))
+			synctest.Wait()
+			wantTally(t, "long-lived, at its deadline", g, one(breaker.Success))
+		})
+	}
+}
+
+// The same where chance does not decide: OnFinish never comes.
+func TestS02_ReceivedBeforeOnFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, lenient)
+		cs, _ := openDirect(t.Context(), t, g, serverStreams, &fakeStream{
+			recv:   func(any) error { return down },
+			header: func() (metadata.MD, error) { return metadata.Pairs("k", "v"), nil },
+		})
+		time.Sleep(time.Minute)
+		_ = cs.RecvMsg(nil)
+		wantTally(t, "long-lived, lost", g, one(breaker.Success))
+	})
+}
+
+// S2: a stream is old that long after it was created. The wait for a connection does not age it, nor do attempts that an
+// interceptor makes before it returns one.
+func TestS02_TheWaitForAConnectionIsNoAge(t *testing.T) {
+	inEach(t, func(t arranged) {
+		g := newGuard(t.T, lenient, WithKey(oneKey))
+		hang := func(ctx context.Context) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		client := testpb.NewTestClient(dialWith(t.T, g, hang, t.dial...))
+		if _, err := client.ServerStream(t.Context(), new(testpb.Request)); err == nil {
+			t.Fatal("a stream without a connection")
+		}
+		wantTally(t.T, "it could not be created", g, one(breaker.Failure))
+
+		g = newGuard(t.T, lenient, WithKey(oneKey))
+		r := newStreamRig(t.T, g, failing(down), t.dial...)
+		r.backend.Stop()
+		r.conn.Connect()
+		time.AfterFunc(15*time.Second, r.backend.Restart)
+		s, err := r.client.ServerStream(t.Context(), new(testpb.Request), grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = drain(s)
+		synctest.Wait()
+		wantTally(t.T, "it was refused as soon as it was created", g, one(breaker.Failure))
+	})
+}
+
+// S2, G3: a stream that the handler ends with Canceled, young and long-lived.
+func TestS02_CanceledByThePeer(t *testing.T) {
+	for age, want := range map[time.Duration]breaker.Outcome{time.Second: breaker.Failure, time.Hour: breaker.Success} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, lenient, WithKey(oneKey))
+			r := newStreamRig(t, g, paced(statusError(codes.Canceled), age, 0))
+			endsWith(t, r.server(t.Context()), codes.Canceled)
+			wantTally(t, age.String(), g, one(want))
+		})
+	}
+}
+
+// S9: a caller that asks for the header first hides nothing. grpc's Header ends a stream whose connection is lost with
+// nil, and RecvMsg has the error.
+func TestS09_HeaderOfALostStream(t *testing.T) {
+	for _, end := range []error{nil, down} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, lenient)
+			var finish func(error)
+			f := &fakeStream{
+				header: func() (metadata.MD, error) { finish(nil); return nil, nil },
+				recv:   func(any) error { return eofOr(end) },
+			}
+			cs, fin := openDirect(t.Context(), t, g, serverStreams, f)
+			finish = fin
+			_, _ = cs.Header()
+			wantTally(t, "after Header", g, tally{InFlight: 1})
+			_ = cs.RecvMsg(nil)
+			want := breaker.Success
+			if end != nil {
+				want = breaker.Failure
+			}
+			wantTally(t, "RecvMsg decides", g, one(want))
+			time.Sleep(time.Second)
+			wantTally(t, "and nothing else", g, one(want))
+		})
+	}
+}
+
+// S8: a probe that is canceled before a message is ignored, whether or not a header has come.
+func TestS08_CanceledProbeWithAHeader(t *testing.T) {
+	inEach(t, func(t arranged) {
+		g := newGuard(t.T, probeConfig, WithKey(oneKey))
+		r := newStreamRig(t.T, g, headerOnly(), t.dial...)
+		halfOpen(t.T, g, breaker.Key{})
+		ctx, cancel := context.WithCancel(t.Context())
+		s := r.server(ctx)
+		if _, err := s.Header(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = drain(s) }()
+		synctest.Wait()
+		cancel()
+		time.Sleep(time.Second)
+		wantState(t.T, "canceled", g, breaker.HalfOpen)
+		wantTally(t.T, "canceled", g, one(breaker.Ignored))
+	})
+}
+
+// S13: what ends a long-lived stream says nothing about a message that came long ago. Watches of a day that a load balancer
+// resets do not add up to a failure streak.
+func TestS13_DayLongWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := New(nil, WithKey(oneKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reset := status.Error(codes.Internal, "stream terminated by RST_STREAM with error code: INTERNAL_ERROR")
+		r := newStreamRig(t, g, paced(reset, 24*time.Hour, 0, 12*time.Hour))
+		for day := range 10 {
+			s, err := r.client.ServerStream(t.Context(), new(testpb.Request))
+			if err != nil {
+				t.Fatalf("day %d: %v", day, err)
+			}
+			if n, _ := drain(s); n != 2 {
+				t.Fatalf("day %d: %d messages, want 2", day, n)
+			}
+		}
+	})
+}
+
+// S13: only the streams of a breaker that is closed give a sign of life, once, and not after their end.
+func TestS13_NoSignAfterTheEnd(t *testing.T) {
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000})
+	cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
+	b := onlyBreaker(t, g)
+	s := cs.(*stream)
+	s.on(received, down)
+	settleOne(b, breaker.Failure)
+	s.firstMessage()
+	if got := b.Snapshot().Window.ConsecutiveFailures; got != 2 {
+		t.Errorf("the streak is %d, want 2", got)
+	}
+}
+
+// S14: a stream whose connection is gone proves nothing, although nobody receives and so nobody was told. The channel is
+// IDLE then.
+func TestS14_DeadProbeThatNobodyReads(t *testing.T) {
+	inEach(t, func(t arranged) {
+		g := newGuard(t.T, probeConfig, WithKey(oneKey))
+		r := newStreamRig(t.T, g, lives(0), t.dial...)
+		_ = mustUnary(t.T, r)
+		halfOpen(t.T, g, breaker.Key{})
+		_ = r.bidi(t.Context())
+		time.Sleep(time.Second)
+		r.backend.Stop()
+		time.Sleep(20 * time.Second)
+		wantState(t.T, "after the server was stopped", g, breaker.HalfOpen)
+		_ = r.conn.Close()
+	})
+}
+
+// S14: an observer that exits the goroutine of the timer does not keep the breaker half-open.
+func TestS14_ObserverThatExits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := probeConfig
+		cfg.SuccessesToClose = 5
+		g := newGuard(t, cfg, WithObserver(exits{}))
+		halfOpen(t, g, methodKey)
+		cs, _ := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
+		time.Sleep(11 * time.Second)
+		wantState(t, "old", g, breaker.Closed)
+		_ = cs.RecvMsg(nil)
+	})
+}
+
+type exits struct{ deafToAll }
+
+func (exits) Probed(context.Context, Settlement) { runtime.Goexit() }
+
+// G5: a call that waits for a free stream until the timeout of a service config fails too.
+func TestG05_NoFreeStreamWithinAServiceConfigTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := New(nil, WithKey(oneKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := new(testpb.Server)
+		srv.Set(lives(1))
+		backend := testpb.StartBufconn(t, srv, grpc.MaxConcurrentStreams(1))
+		client := testpb.NewTestClient(backend.Dial(t, append(g.DialOptions(), grpc.WithDefaultServiceConfig(
+			`{"methodConfig": [{"name": [{"service": "grpcircuit.testpb.Test", "method": "Unary"}], "timeout": "0.2s"}]}`))...))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s, err := client.ServerStream(ctx, new(testpb.Request), Bypass()) // has the only one
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		for range 300 {
+			_, _ = client.Unary(t.Context(), new(testpb.Request))
+		}
+		wantState(t, "no free stream", g, breaker.Open)
+	})
+}
+
+type noAddr struct{ net.Conn }
+
+func (noAddr) RemoteAddr() net.Addr { return nil }
+func (noAddr) LocalAddr() net.Addr  { return nil }
+
+// G5: a dialer may make connections without addresses. Their calls reach the backend all the same.
+func TestG05_ConnectionWithoutAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, err := New(nil, WithKey(oneKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := new(testpb.Server)
+		srv.Set(failing(statusError(codes.Internal)))
+		backend := testpb.StartBufconn(t, srv)
+		client := testpb.NewTestClient(dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
+			c, err := backend.DialContext(ctx, "")
+			if err != nil {
+				return nil, err
+			}
+			return noAddr{c}, nil
+		}))
+		opened := false
+		for range 100 {
+			_, err := client.Unary(t.Context(), new(testpb.Request))
+			opened = opened || IsRejected(err)
+			_, err = client.ServerStream(t.Context(), new(testpb.Request))
+			opened = opened || IsRejected(err)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if !opened {
+			t.Error("the backend fails all calls, and the breaker does not open")
+		}
+	})
+}
+
+// G14: the wait for the connection is not the backend's. It makes no probe slow, and is no part of its duration.
+func TestG14_TheWaitIsNotCharged(t *testing.T) {
+	for _, kind := range []string{"unary", "stream"} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := probeConfig
+			cfg.SlowCall = 200 * time.Millisecond
+			obs := new(settlements)
+			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithObserver(obs))
+			backend := testpb.StartBufconn(t, new(testpb.Server))
+			backend.Stop()
+			cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
+				time.Sleep(500 * time.Millisecond)
+				return backend.DialContext(ctx, "")
+			})
+			cc.Connect()
+			time.Sleep(5 * time.Minute)
+			halfOpen(t, g, breaker.Key{})
+			backend.Restart()
+			client := testpb.NewTestClient(cc)
+			if kind == "unary" {
+				if _, err := client.Unary(t.Context(), new(testpb.Request)); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				s, err := client.ServerStream(t.Context(), &testpb.Request{Count: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = drain(s)
+			}
+			wantState(t, kind+": the backend answered at once", g, breaker.Closed)
+			if len(obs.settled) != 1 || obs.settled[0].Duration > 100*time.Millisecond {
+				t.Errorf("%s: the observer was told of %+v", kind, obs.settled)
+			}
+		})
+	}
+}
+
+// G14: a wait longer than the lease would leave no probe with a verdict.
+func TestG14_TheWaitLeavesTimeForTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, probeConfig, WithKey(oneKey), WithConnectionReset(time.Minute))
+		_, cc := inBackoff(t, g)
+		halfOpen(t, g, breaker.Key{})
+		start := time.Now()
+		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
+		wantCode(t, "the backend is down", err, codes.Unavailable)
+		if got, want := time.Since(start), probeConfig.ProbeTimeout/2; got != want {
+			t.Errorf("the probe waits for %v, want half of its lease, %v", got, want)
+		}
+		wantState(t, "the backend is down", g, breaker.Open)
+	})
+}
+
+// G9: where an interceptor stands between, a pushback in the trailer is seen only with WithPeerEvidence, RetryInfo always.
+// That of a connection that is lost is none.
+func TestG09_NoPushbackOfALostConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := probeConfig
+		g := newGuard(t, cfg, WithKey(oneKey))
+		cc := startRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).dial(t, g.DialOptions()...)
+		b := halfOpen(t, g, breaker.Key{})
+		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
+		wantCode(t, "lost", err, codes.Unavailable)
+		if got := b.Snapshot().RetryAfter; got != 10*time.Second { // the second period, of 5 s doubled
+			t.Errorf("open for %v, want 10s", got)
+		}
+	})
+}
