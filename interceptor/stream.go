@@ -405,10 +405,11 @@ func (s *stream) connected() bool {
 	switch s.cc.GetState() {
 	case connectivity.Ready:
 		return true
+	case connectivity.Idle, connectivity.Connecting:
+		return s.receiving.Load() > 0
 	case connectivity.TransientFailure, connectivity.Shutdown:
-		return false
 	}
-	return s.receiving.Load() > 0
+	return false
 }
 
 // RecvMsg receives a message and notes how the stream ends.
