@@ -37,7 +37,7 @@ func (g *Guard) Stream(
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	s := &stream{
-		ctx: ctx, cc: cc, method: method, desc: desc, direct: isGRPC(streamer, streamerName, &streamerEntry),
+		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
 		pending: g.begin(ctx, b, permit),
 	}
 	s.pending.start = time.Now()
@@ -158,30 +158,35 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 	return s, nil
 }
 
-const (
-	streamerName = "google.golang.org/grpc.newClientStream"
-	invokerName  = "google.golang.org/grpc.invoke"
+// grpcFunc is a function of grpc's own that interceptors end in.
+type grpcFunc struct {
+	name  string
+	entry atomic.Uintptr // where it begins, once it has been seen
+	other atomic.Uintptr // where the last function began that was another one: finding a name takes long
+}
+
+var (
+	grpcStreamer = grpcFunc{name: "google.golang.org/grpc.newClientStream"}
+	grpcInvoker  = grpcFunc{name: "google.golang.org/grpc.invoke"}
 )
 
-// Where grpc's own functions begin, once they have been seen.
-var streamerEntry, invokerEntry atomic.Uintptr
-
-// isGRPC reports whether f is grpc's own function of this name: then no interceptor stands between it and the guard,
-// OnFinish is certain to be called, and no other attempt shares the options for header, trailer and peer. If grpc
-// renames the function, every f counts as an interceptor: errors are then judged without evidence (G5), streams cost
-// three allocations more, and tests fail.
-func isGRPC(f any, name string, entry *atomic.Uintptr) bool {
+// is reports whether f is grpc's own function: then no interceptor stands between it and the guard, OnFinish is certain
+// to be called, and no other attempt shares the options for header, trailer and peer. If grpc renames the function, every
+// f counts as an interceptor: errors are then judged without evidence (G5), streams cost three allocations more, and
+// tests fail.
+func (g *grpcFunc) is(f any) bool {
 	pc := reflect.ValueOf(f).Pointer()
-	if pc == 0 {
+	switch pc {
+	case 0, g.other.Load():
 		return false
-	}
-	if pc == entry.Load() {
+	case g.entry.Load():
 		return true
 	}
-	if fn := runtime.FuncForPC(pc); fn == nil || fn.Name() != name {
+	if fn := runtime.FuncForPC(pc); fn == nil || fn.Name() != g.name {
+		g.other.Store(pc)
 		return false
 	}
-	entry.Store(pc)
+	g.entry.Store(pc)
 	return true
 }
 

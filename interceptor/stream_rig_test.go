@@ -310,8 +310,8 @@ func openDirect(
 		finish = finisher(opts)
 		return f, nil
 	}
-	seen := streamerEntry.Swap(reflect.ValueOf(streamer).Pointer())
-	defer streamerEntry.Store(seen)
+	seen := grpcStreamer.entry.Swap(reflect.ValueOf(streamer).Pointer())
+	defer grpcStreamer.entry.Store(seen)
 	cs, err := g.Stream(ctx, desc, nil, fullMethod, streamer)
 	if err != nil {
 		tb.Fatal(err)

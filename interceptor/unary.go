@@ -49,7 +49,7 @@ func (g *Guard) Unary(
 		return nil
 	}
 	a := attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
-	return g.failed(ctx, b, permit, a, isGRPC(invoker, invokerName, &invokerEntry))
+	return g.failed(ctx, b, permit, a, grpcInvoker.is(invoker))
 }
 
 // failed is the rest of Unary for a call that ended with an error.
@@ -65,7 +65,7 @@ func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.P
 // unaryWithEvidence is the rest of Unary for a call of which more than the error must be known.
 func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
 	c := g.begin(ctx, b, permit)
-	direct := isGRPC(invoker, invokerName, &invokerEntry)
+	direct := grpcInvoker.is(invoker)
 	look := g.lookFor(permit.Doubt(), direct)
 	opts := look.options(a.opts, permit, b)
 	if permit.IsProbe() {
