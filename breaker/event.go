@@ -55,6 +55,7 @@ type Event struct {
 	OpenFor    time.Duration `json:"openFor"`    // the open period that begins, jitter included; 0 unless To is Open
 	Counts     Counts        `json:"counts"`     // of the window that the rule fired on; zero unless From is Closed
 	Failed     int           `json:"failed"`     // recoveries that failed, which the back-off counts
+	Override   Mode          `json:"override"`   // in force at the transition; zero: none. Under Shadow no call is rejected
 }
 
 // Listener hears of every transition. Calls for one breaker come one after another and in order, on the goroutine of

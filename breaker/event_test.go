@@ -144,3 +144,30 @@ func TestCounts(t *testing.T) {
 		}
 	}
 }
+
+// B31: an event names the override in force, so that a trip in shadow mode is not taken for rejections.
+func TestB31_EventNamesTheOverride(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rec := new(recorder)
+		b := mustNew(t, Config{ConsecutiveFailures: 1}, WithListener(rec.Transition))
+		set := func(m Mode) {
+			if err := b.SetOverride(t.Context(), Override{Mode: m, Why: "test", By: "test", TTL: time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(Shadow)
+		report(t, b, 1, Failure)
+		set(ForceClosed)
+		b.Reset(t.Context())
+		b.ClearOverride(t.Context())
+		report(t, b, 1, Failure)
+		set(Shadow)
+		time.Sleep(2 * time.Hour) // it is over by then
+		b.Reset(t.Context())
+		var got []Mode
+		for _, e := range rec.heard() {
+			got = append(got, e.Override)
+		}
+		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})
+	})
+}

@@ -360,7 +360,7 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		return false
 	}
 	e := events[s.gen-2]
-	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, Failed: s.failed}
+	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, Failed: s.failed, Override: s.override}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}

@@ -175,6 +175,7 @@ func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.T
 	}
 	e.Key, e.From, e.To = b.key, ph.state, next.state
 	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.backoff.at(next.entered, ph.pol)
+	e.Override = ph.override.mode()
 	c.queue = append(c.queue, delivery{ctx, e})
 }
 

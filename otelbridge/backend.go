@@ -22,8 +22,8 @@ type kind struct {
 	severity log.Severity
 }
 
-// backend carries events. It is the seam between what is told and how: spans and logs take the same events, so moving from
-// one to the other is a matter of one option.
+// backend carries events. It is the seam between what is told and how: spans and logs take the same events, so moving
+// from one to the other is a matter of one option.
 type backend interface {
 	// wants says whether an event of this kind would be kept. No event is built unless it says so (O1).
 	wants(ctx context.Context, k kind) bool

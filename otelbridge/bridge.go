@@ -14,10 +14,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/interceptor"
 )
 
-// Bridge tells OpenTelemetry of transitions, rejections and probes, as the events that the package comment lists. It is an
-// interceptor.Observer, for interceptor.WithObserver; it asks to hear of probes, and not of other calls, so one that is let
-// through by a closed breaker costs nothing. Without a span that records, or a logger that wants the event, the rest costs
-// some tens of nanoseconds and allocates nothing.
+// Bridge tells OpenTelemetry of transitions, rejections and probes, as the events that the package comment lists. It
+// is an interceptor.Observer, for interceptor.WithObserver; it asks to hear of probes, and not of other calls, so one
+// that is let through by a closed breaker costs nothing. Without a span that records, or a logger that wants the
+// event, the rest costs some tens of nanoseconds and allocates nothing.
 //
 // A Bridge is safe for concurrent use, serves any number of guards, and should serve all of a program. It owns no
 // goroutine and no timer, and keeps no span and no context. It must come from New; the zero Bridge is not usable.
@@ -61,7 +61,8 @@ func (b *Bridge) Transition(ctx context.Context, e breaker.Event) {
 	}
 }
 
-// Rejected tells of a call that was not let through, unless its span has been told of 8 already, and counts it on the span.
+// Rejected tells of a call that was not let through, unless its span has been told of 8 already, and counts it on the
+// span.
 func (b *Bridge) Rejected(ctx context.Context, e *interceptor.RejectedError) {
 	if b.tracer != nil {
 		b.rejectedSpan(ctx, e)
@@ -94,17 +95,26 @@ func (b *Bridge) Probed(ctx context.Context, s interceptor.Settlement) {
 // FellBack tells nothing: see the package comment.
 func (*Bridge) FellBack(context.Context, interceptor.FallbackInfo) {}
 
-// O6: what these leave out is as much on purpose as what they have. Event.Why may hold the words of a person, and the cause
-// of an error may hold anything.
+// O6: what these leave out is as much on purpose as what they have. Event.Why may hold the words of a person, and the
+// cause of an error may hold anything.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 7),
+	attrs := append(make([]attribute.KeyValue, 0, 8),
 		attrName.String(text(e.Key.String())), attrState.String(e.To.String()), attrPreviousState.String(e.From.String()))
 	if e.Rule != 0 {
 		attrs = append(attrs, attrRule.String(e.Rule.String()))
 	}
-	if e.Counts.Calls() > 0 {
+	// The figure that the rule looks at, and no other: it would look like the reason.
+	switch e.Rule {
+	case breaker.RuleConsecutive:
+		attrs = append(attrs, attrConsecutiveFailures.Int64(figure(e.Counts.ConsecutiveFailures)))
+	case breaker.RuleRatio, breaker.RuleCustom: // what a custom rule looks at is not known
 		attrs = append(attrs, attrFailureRatio.Float64(e.Counts.FailureRatio()))
+	case breaker.RuleSlow:
+		attrs = append(attrs, attrSlowRatio.Float64(e.Counts.SlowRatio()))
+	}
+	if e.Override != 0 {
+		attrs = append(attrs, attrOverride.String(e.Override.String()))
 	}
 	if e.To == breaker.Open {
 		attrs = append(attrs, attrOpenMS.Int64(millis(e.OpenFor)))

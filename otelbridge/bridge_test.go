@@ -63,7 +63,37 @@ var tellings = []struct {
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "slow",
-			"circuit_breaker.failure_ratio": 0., "circuit_breaker.open_ms": int64(5001),
+			"circuit_breaker.slow_ratio": 1., "circuit_breaker.open_ms": int64(5001),
+		},
+	},
+	{
+		what: "trip by failures in a row, in shadow mode, among calls that mostly succeed",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleConsecutive, At: at, OpenFor: time.Second, Override: breaker.Shadow,
+				Counts: breaker.Counts{Successes: 95, Failures: 5, ConsecutiveFailures: 5},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "consecutive",
+			"circuit_breaker.consecutive_failures": int64(5), "circuit_breaker.override": "shadow", "circuit_breaker.open_ms": int64(1000),
+		},
+	},
+	{
+		what: "trip by a custom rule",
+		tell: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleCustom, At: at, OpenFor: time.Second,
+				Counts: breaker.Counts{Successes: 3, Failures: 1},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "custom",
+			"circuit_breaker.failure_ratio": 0.25, "circuit_breaker.open_ms": int64(1000),
 		},
 	},
 	{
@@ -171,6 +201,7 @@ var tellings = []struct {
 	},
 }
 
+// O9: each event has what it should have, and no figure that the rule did not look at.
 func TestSpanEvents(t *testing.T) {
 	for _, tt := range tellings {
 		t.Run(tt.what, func(t *testing.T) {
@@ -254,7 +285,7 @@ func TestLogRecordsOfLeastSeverity(t *testing.T) {
 			t.Errorf("%s to %v, want transitions to open only", r.EventName(), got)
 		}
 	}
-	if got, want := len(l.records), 3; got != want {
+	if got, want := len(l.records), 5; got != want {
 		t.Errorf("%d records, want %d", got, want)
 	}
 }

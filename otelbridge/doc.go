@@ -35,7 +35,8 @@
 //
 // # Events
 //
-//	circuit_breaker.state_change  a transition. Attributes: name, state, previous_state, rule, failure_ratio, open_ms
+//	circuit_breaker.state_change  a transition: name, state, previous_state, rule, the figure that the rule looked at,
+//	                              override, open_ms
 //	circuit_breaker.rejected      a call was not let through: name, state, reason, retry_after_ms
 //	circuit_breaker.probe         how a probe of a half-open breaker went: name, state, outcome, rpc.response.status_code
 //
@@ -47,7 +48,11 @@
 //	previous_state  before the transition
 //	reason          open, half_open, ramp, forced or concurrency
 //	rule            what opened the breaker: consecutive, ratio, slow, custom or probe; manual for Trip and Reset
-//	failure_ratio   of the calls in the window that the rule fired on; absent where there were none
+//	failure_ratio   of the calls in the window, if rule is ratio or custom; absent otherwise
+//	slow_ratio      of the calls in the window, if rule is slow; absent otherwise
+//	consecutive_failures  the length of the failure streak, if rule is consecutive; absent otherwise
+//	override        shadow, force_open or force_closed, if one was in force: under shadow no call is rejected although the
+//	                state is open; absent otherwise
 //	open_ms         the open period that begins
 //	retry_after_ms  how long until the breaker may let a call through; absent where nobody knows
 //	outcome         success, failure, overload or ignored
@@ -98,6 +103,14 @@
 // The histogram of call durations is prombridge's alone: with OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin has it.
 //
-// The SDK keeps 2000 attribute sets for an instrument and folds the rest into one. The trips of 333 breakers fill
-// that; a program with more raises it, with metric.WithCardinalityLimit of the SDK.
+// Counters never fall while a key is observed, also if its breaker was evicted and made anew; what the old breaker
+// counted between the last collection and its eviction is lost. A key that was left out of a collection, because its
+// breaker was idle or gone, starts again from zero, five minutes after that at the earliest. Until then it has a
+// state and no counters, so that readers with different intervals all see that the series was gone.
+//
+// The SDK keeps 2000 attribute sets for an instrument, the first that it gets, and folds the rest into one with the
+// attribute otel.metric.overflow. The trips of 333 breakers fill that, and the states of 666. Breakers that are not
+// closed are reported first, so the limit hides closed ones. A program with more breakers raises it:
+//
+//	metric.NewMeterProvider(metric.WithReader(reader), metric.WithCardinalityLimit(100_000)) // go.opentelemetry.io/otel/sdk/metric
 package otelbridge

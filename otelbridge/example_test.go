@@ -60,7 +60,7 @@ func ExampleNew() {
 	//   circuit_breaker.state: open
 	//   circuit_breaker.previous_state: closed
 	//   circuit_breaker.rule: consecutive
-	//   circuit_breaker.failure_ratio: 1
+	//   circuit_breaker.consecutive_failures: 2
 	//   rpc.method: shop.Orders/Get
 	// circuit_breaker.rejected
 	//   circuit_breaker.name: shop.Orders/Get

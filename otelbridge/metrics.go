@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -31,8 +32,9 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
 	}
+	l := newLedger()
 	r, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		return in.observe(ctx, o, g)
+		return in.observe(ctx, o, g, l)
 	}, in.all...)
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
@@ -44,12 +46,11 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 type instruments struct {
 	all []metric.Observable
 
-	state, override, inFlight, breakers                         metric.Int64ObservableUpDownCounter
-	calls, slowCalls, lateResults, rejections, shadowRejections metric.Int64ObservableCounter
-	trips, recoveries, probes, fallbacks                        metric.Int64ObservableCounter
-	evictions, overflow, unguarded                              metric.Int64ObservableCounter
-	notClosed                                                   metric.Float64ObservableCounter
-	stateEntered, failureRatio, slowRatio                       metric.Float64ObservableGauge
+	state, override, inFlight, breakers   metric.Int64ObservableUpDownCounter
+	sums                                  [counters]metric.Int64ObservableCounter // by counterOf
+	notClosed                             metric.Float64ObservableCounter
+	evictions, overflow, unguarded        metric.Int64ObservableCounter
+	stateEntered, failureRatio, slowRatio metric.Float64ObservableGauge
 }
 
 func newInstruments(m metric.Meter) (*instruments, error) {
@@ -78,20 +79,20 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 
 	in.state = level(metricState, unitBreaker, "State of the circuit breaker: 1 for the one it is in, 0 for the others.")
 	in.override = level(metricOverride, unitBreaker, "Override of the circuit breaker: 1 for the one in force, 0 for the others.")
-	in.calls = counter(metricCalls, unitCall, "Calls that were let through, by outcome.")
-	in.slowCalls = counter(metricSlowCalls, unitCall, "Calls that took longer than the policy allows.")
-	in.lateResults = counter(metricLateResults, unitResult, "Results of calls that were let through in an earlier stay in a state, and of probes after their lease.")
-	in.rejections = counter(metricRejections, unitCall, "Calls that were not let through, by reason.")
-	in.shadowRejections = counter(metricShadowRejections, unitCall, "Calls that would not have been let through but for shadow mode, by reason.")
-	in.trips = counter(metricTrips, unitTrip, "Times that the circuit breaker opened, by rule.")
-	in.recoveries = counter(metricRecoveries, unitRecovery, "Times that the circuit breaker closed after having been open.")
-	in.probes = counter(metricProbes, unitProbe, "Probes of the half-open circuit breaker, by result.")
+	in.sums[sumCalls] = counter(metricCalls, unitCall, "Calls that were let through, by outcome.")
+	in.sums[sumSlowCalls] = counter(metricSlowCalls, unitCall, "Calls that took longer than the policy allows.")
+	in.sums[sumLateResults] = counter(metricLateResults, unitResult, "Results of calls that were let through in an earlier stay in a state, and of probes after their lease.")
+	in.sums[sumRejections] = counter(metricRejections, unitCall, "Calls that were not let through, by reason.")
+	in.sums[sumShadow] = counter(metricShadowRejections, unitCall, "Calls that would not have been let through but for shadow mode, by reason.")
+	in.sums[sumTrips] = counter(metricTrips, unitTrip, "Times that the circuit breaker opened, by rule.")
+	in.sums[sumRecoveries] = counter(metricRecoveries, unitRecovery, "Times that the circuit breaker closed after having been open.")
+	in.sums[sumProbes] = counter(metricProbes, unitProbe, "Probes of the half-open circuit breaker, by result.")
 	in.notClosed = seconds(metricOpen, "Time that the circuit breaker was not closed.")
 	in.stateEntered = gauge(metricStateEntered, unitSeconds, "Unix time of the last transition.")
 	in.failureRatio = gauge(metricFailureRatio, unitRatio, "Failed calls among those in the window; absent where there are too few, or no rule looks at them.")
 	in.slowRatio = gauge(metricSlowRatio, unitRatio, "Slow calls among those in the window; absent where there are too few, or no rule looks at them.")
 	in.inFlight = level(metricInFlight, unitCall, "Calls that were let through and have not ended.")
-	in.fallbacks = counter(metricFallbacks, unitCall, "Calls that a fallback was to answer, by result.")
+	in.sums[sumFallbacks] = counter(metricFallbacks, unitCall, "Calls that a fallback was to answer, by result.")
 	in.breakers = level(metricBreakers, unitBreaker, "Circuit breakers in the group.")
 	in.evictions = counter(metricEvictions, unitBreaker, "Circuit breakers that made room for another key.")
 	in.overflow = counter(metricOverflow, unitCall, "Calls that got the overflow breaker for want of room.")
@@ -99,30 +100,60 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	return in, errors.Join(errs...)
 }
 
-func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breaker.Group) error {
+func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breaker.Group, l *ledger) error {
 	stats := g.Stats()
 	o.ObserveInt64(in.breakers, int64(stats.Breakers))
 	o.ObserveInt64(in.evictions, figure(stats.Evictions))
 	o.ObserveInt64(in.overflow, figure(stats.Overflow))
 	o.ObserveInt64(in.unguarded, figure(stats.Unguarded))
-	return in.observeAll(ctx, o, g.All(), stats.Breakers)
+
+	l.mu.Lock() // readers may collect at the same time
+	defer l.mu.Unlock()
+	l.begin()
+	if err := in.observeAll(ctx, o, g, g.All(), l, stats.Breakers); err != nil {
+		return err // not all keys came: none of them counts as left out
+	}
+	l.end(time.Now())
+	return nil
 }
 
-// observeAll observes some n breakers. One that is evicted and made anew meanwhile may come up as two with one key, and
-// what is observed twice adds up.
-func (in *instruments) observeAll(ctx context.Context, o metric.Observer, all iter.Seq2[breaker.Key, *breaker.Breaker], n int) error {
+// observeAll observes some n breakers. The SDK keeps a limited number of attribute sets for an instrument, the first
+// that it gets, and folds the others into one. So breakers that are not closed come first. A breaker that is evicted
+// and made anew meanwhile may come up as two with one key, and what is observed twice adds up. Caller must hold l.mu.
+func (in *instruments) observeAll(
+	ctx context.Context, o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], l *ledger, n int,
+) error {
 	seen := make(map[breaker.Key]struct{}, n)
-	for key, b := range all {
-		if err := ctx.Err(); err != nil {
-			return err // the reader's time is up; it has what there is
+	for _, closedOnes := range [...]bool{false, true} {
+		for key, b := range all {
+			if err := ctx.Err(); err != nil {
+				return err // the reader's time is up; it has what there is
+			}
+			if _, again := seen[key]; again || (!closedOnes && b.State() == breaker.Closed) {
+				continue
+			}
+			seen[key] = struct{}{}
+			if live, s, ok := snapshot(g, key, b); ok {
+				in.observeBreaker(o, s, l, live)
+			}
 		}
-		if _, again := seen[key]; again {
-			continue
-		}
-		seen[key] = struct{}{}
-		in.observeBreaker(o, b.Snapshot())
 	}
 	return nil
+}
+
+// snapshot returns a Snapshot of the breaker that key has, and that breaker: b, unless it was evicted meanwhile.
+func snapshot(g *breaker.Group, key breaker.Key, b *breaker.Breaker) (*breaker.Breaker, breaker.Snapshot, bool) {
+	const tries = 3 // as often as a key may be evicted and made anew while this runs
+	for range tries {
+		if s := b.Snapshot(); !b.Evicted() {
+			return b, s, true
+		}
+		var ok bool
+		if b, ok = g.Lookup(key); !ok {
+			break
+		}
+	}
+	return nil, breaker.Snapshot{}, false
 }
 
 var (
@@ -130,81 +161,45 @@ var (
 	modes  = [...]breaker.Mode{breaker.ForceOpen, breaker.ForceClosed, breaker.Shadow}
 )
 
-func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot) {
-	l := labels(s.Key)
+// observeBreaker observes b, which s is of. Caller must hold l.mu.
+func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot, l *ledger, b *breaker.Breaker) {
+	attrs := labels(s.Key)
 	for _, state := range states {
-		o.ObserveInt64(in.state, one(s.State == state), with(l, labelState, state.String()))
+		o.ObserveInt64(in.state, one(s.State == state), with(attrs, labelState, state.String()))
 	}
 	for _, mode := range modes {
-		o.ObserveInt64(in.override, one(s.Override.Mode == mode), with(l, labelMode, mode.String()))
+		o.ObserveInt64(in.override, one(s.Override.Mode == mode), with(attrs, labelMode, mode.String()))
 	}
-	for _, f := range [...]struct {
-		outcome breaker.Outcome
-		n       uint64
-	}{
-		{breaker.Success, s.Successes},
-		{breaker.Failure, s.Failures},
-		{breaker.Overload, s.Overloads},
-		{breaker.Ignored, s.Ignored},
-	} {
-		o.ObserveInt64(in.calls, figure(f.n), with(l, labelOutcome, f.outcome.String()))
+	own := metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
+	if report, ok := l.observe(s.Key, b, sumsOf(&s), time.Now()); ok {
+		in.observeSums(o, report, attrs, own)
 	}
-	for _, f := range [...]struct {
-		reason      breaker.Reason
-		n, inShadow uint64
-	}{
-		{breaker.ReasonOpen, s.Rejections.Open, s.ShadowRejections.Open},
-		{breaker.ReasonHalfOpen, s.Rejections.HalfOpen, s.ShadowRejections.HalfOpen},
-		{breaker.ReasonRamp, s.Rejections.Ramp, s.ShadowRejections.Ramp},
-		{breaker.ReasonForced, s.Rejections.Forced, s.ShadowRejections.Forced},
-		{breaker.ReasonConcurrency, s.Rejections.Concurrency, s.ShadowRejections.Concurrency},
-	} {
-		attrs := with(l, labelReason, f.reason.String())
-		o.ObserveInt64(in.rejections, figure(f.n), attrs)
-		o.ObserveInt64(in.shadowRejections, figure(f.inShadow), attrs)
-	}
-	for _, f := range [...]struct {
-		rule breaker.Rule
-		n    uint64
-	}{
-		{breaker.RuleConsecutive, s.Trips.Consecutive},
-		{breaker.RuleRatio, s.Trips.Ratio},
-		{breaker.RuleSlow, s.Trips.Slow},
-		{breaker.RuleCustom, s.Trips.Custom},
-		{breaker.RuleProbe, s.Trips.Probe},
-		{breaker.RuleManual, s.Trips.Manual},
-	} {
-		o.ObserveInt64(in.trips, figure(f.n), with(l, labelRule, f.rule.String()))
-	}
-	for _, f := range [...]struct {
-		result string
-		n      uint64
-	}{
-		{breaker.Success.String(), s.Probes.Success},
-		{breaker.Failure.String(), s.Probes.Failure},
-		{breaker.Ignored.String(), s.Probes.Ignored},
-		{resultLost, s.Probes.Lost},
-	} {
-		o.ObserveInt64(in.probes, figure(f.n), with(l, labelResult, f.result))
-	}
-	o.ObserveInt64(in.fallbacks, figure(s.Fallbacks.Served), with(l, labelResult, resultServed))
-	o.ObserveInt64(in.fallbacks, figure(s.Fallbacks.Failed), with(l, labelResult, resultFailed))
-
-	attrs := metric.WithAttributeSet(attribute.NewSet(l[:len(l)-1]...))
-	o.ObserveInt64(in.slowCalls, figure(s.SlowCalls), attrs)
-	o.ObserveInt64(in.lateResults, figure(s.Late), attrs)
-	o.ObserveInt64(in.recoveries, figure(s.Recoveries), attrs)
-	o.ObserveInt64(in.inFlight, figure(s.InFlight), attrs)
-	o.ObserveFloat64(in.notClosed, s.NotClosed.Seconds(), attrs)
-	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, attrs)
+	o.ObserveInt64(in.inFlight, figure(s.InFlight), own)
+	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, own)
 	calls := s.Window.Calls()
 	if calls > 0 && calls >= s.MinCalls {
-		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), attrs)
+		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), own)
 	}
 	// The slow rule also counts the calls that their callers canceled (B6): while a backend hangs there may be no
 	// others. max, because counters saturate (B11), and a sum would wrap.
 	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls {
-		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), attrs)
+		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), own)
+	}
+}
+
+// observeSums observes the counters of a breaker. attrs are its attributes, own is a set of them.
+func (in *instruments) observeSums(o metric.Observer, report sums, attrs [5]attribute.KeyValue, own metric.MeasurementOption) {
+	for i := range sumSeries {
+		series := &sumSeries[i]
+		set := own
+		if series.label != "" {
+			set = with(attrs, series.label, series.value)
+		}
+		if series.by == sumNotClosed {
+			o.ObserveFloat64(in.notClosed, time.Duration(figure(report[i])).Seconds(), set)
+		} else {
+			o.ObserveInt64(in.sums[series.by], figure(report[i]), set)
+		}
 	}
 }
 

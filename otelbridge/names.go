@@ -13,8 +13,8 @@ import (
 )
 
 // This file has every name that goes out. There is no semantic convention for circuit breakers yet; these follow the
-// request for one, https://github.com/open-telemetry/semantic-conventions/issues/2355, as far as it goes, in a namespace
-// of their own. Event names hold nothing dynamic, as the conventions for events ask.
+// request for one, https://github.com/open-telemetry/semantic-conventions/issues/2355, as far as it goes, in a
+// namespace of their own. Event names hold nothing dynamic, as the conventions for events ask.
 
 // ScopeName is the name of the instrumentation scope of all spans, log records and metrics of this package.
 const ScopeName = "github.com/grpcircuit/grpcircuit/otelbridge"
@@ -32,8 +32,12 @@ const (
 	attrReason        = attribute.Key("circuit_breaker.reason")
 	attrRule          = attribute.Key("circuit_breaker.rule")
 	attrFailureRatio  = attribute.Key("circuit_breaker.failure_ratio")
+	attrSlowRatio     = attribute.Key("circuit_breaker.slow_ratio")
+	attrOverride      = attribute.Key("circuit_breaker.override")
 	attrOpenMS        = attribute.Key("circuit_breaker.open_ms")
 	attrRetryAfterMS  = attribute.Key("circuit_breaker.retry_after_ms")
+
+	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
 
 	// A probe without its outcome would say nothing, and none of the names above means it.
 	attrOutcome = attribute.Key("circuit_breaker.outcome")
@@ -48,9 +52,9 @@ const (
 // schemaURL says which version of the conventions the rpc names are of.
 const schemaURL = semconv.SchemaURL
 
-// A Prometheus exporter makes of these what DESIGN.md lists: it turns dots into underscores, appends the unit, and _total
-// to counters. Units in braces are annotations, which it drops. State, override, in_flight and breakers are up-down
-// counters, because it would append _ratio to a gauge without a unit.
+// A Prometheus exporter makes of these what DESIGN.md lists: it turns dots into underscores, appends the unit, and
+// _total to counters. Units in braces are annotations, which it drops. State, override, in_flight and breakers are
+// up-down counters, because it would append _ratio to a gauge without a unit.
 const (
 	metricState            = "grpc.client.breaker.state"
 	metricOverride         = "grpc.client.breaker.override"
@@ -121,12 +125,12 @@ func rpcMethod(key breaker.Key) string {
 	return text(key.Service + "/" + key.Method)
 }
 
-// maxText is how many bytes of a key a telemetry back end is asked to carry, as prombridge has it: a key of a megabyte on every
-// event and every series would choke it.
+// maxText is how many bytes of a key a telemetry back end is asked to carry, as prombridge has it: a key of a
+// megabyte on every event and every series would choke it.
 const maxText = 1024
 
-// text returns s as an exporter can carry it: escaped, and if that is longer than maxText, cut off and told apart by a hash,
-// a cryptographic one, because whoever makes up keys must not be able to find two that collide.
+// text returns s as an exporter can carry it: escaped, and if that is longer than maxText, cut off and told apart by
+// a hash, a cryptographic one, because whoever makes up keys must not be able to find two that collide.
 func text(s string) string {
 	out := escaped(s)
 	if len(out) <= maxText {
@@ -137,9 +141,9 @@ func text(s string) string {
 	return strings.ToValidUTF8(out[:maxText-len(tail)], "") + tail
 }
 
-// escaped returns s as an exporter can carry it. A key may hold any bytes, and an exporter that speaks protobuf throws away a
-// whole batch for one string that is not UTF-8. Invalid bytes become \xff, and so that no two keys become one, a backslash
-// becomes two.
+// escaped returns s as an exporter can carry it. A key may hold any bytes, and an exporter that speaks protobuf
+// throws away a whole batch for one string that is not UTF-8. Invalid bytes become \xff, and so that no two keys
+// become one, a backslash becomes two.
 func escaped(s string) string {
 	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
 		return s

@@ -7,8 +7,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Option sets up a Bridge or the metrics. Options come from the With functions of this package. New and RegisterMetrics
-// take the same ones, so that a program can hand one list to both; each ignores those that are not for it, and a nil Option.
+// Option sets up a Bridge or the metrics. Options come from the With functions of this package. New and
+// RegisterMetrics take the same ones, so that a program can hand one list to both; each ignores those that are not
+// for it, and a nil Option.
 type Option interface{ apply(*options) }
 
 type optionFunc func(*options)
@@ -43,21 +44,21 @@ func collect(opts []Option) options {
 	return o
 }
 
-// WithTracerProvider sets who makes the spans of WithRejectedSpans. Span events need no provider: they go on spans that are
-// there. It is for New. Default, and what nil stands for: the global provider, also if it is set later.
+// WithTracerProvider sets who makes the spans of WithRejectedSpans. Span events need no provider: they go on spans
+// that are there. It is for New. Default, and what nil stands for: the global provider, also if it is set later.
 func WithTracerProvider(p trace.TracerProvider) Option {
 	return optionFunc(func(o *options) { o.tracers = p })
 }
 
-// WithMeterProvider sets who makes the instruments. It is for RegisterMetrics. Default, and what nil stands for: the global
-// provider, also if it is set later.
+// WithMeterProvider sets who makes the instruments. It is for RegisterMetrics. Default, and what nil stands for: the
+// global provider, also if it is set later.
 func WithMeterProvider(p metric.MeterProvider) Option {
 	return optionFunc(func(o *options) { o.meters = p })
 }
 
-// WithLoggerProvider sends events as log records to p, and none to spans: the same names and attributes, as the event name
-// and the attributes of a record, with the trace and the span of the call's context. A transition to open has severity
-// WARN, everything else INFO, and nothing is built for what the logger says it does not want.
+// WithLoggerProvider sends events as log records to p, and none to spans: the same names and attributes, as the event
+// name and the attributes of a record, with the trace and the span of the call's context. A transition to open has
+// severity WARN, everything else INFO, and nothing is built for what the logger says it does not want.
 //
 // A span gets no more records of rejections than it would get events (see the package comment), be it sampled or not;
 // without a span every rejection is a record. It is for New. A nil p is the global provider, also if it is set later.
@@ -66,10 +67,11 @@ func WithLoggerProvider(p log.LoggerProvider) Option {
 	return optionFunc(func(o *options) { o.loggers, o.logs = p, true })
 }
 
-// WithRejectedSpans makes a span for every rejected call, which has none otherwise unless grpc's own plugin stands before
-// the guard: a child of the span in the call's context, internal, of no length, with an error status, the attributes of
-// circuit_breaker.rejected and error.type CIRCUIT_OPEN. Its name is circuit_breaker.rejected, as it is no RPC. The event
-// on the caller's span remains. There is no bound but that of the sampler. It is for New. Default: off.
+// WithRejectedSpans makes a span for every rejected call, which has none otherwise unless grpc's own plugin stands
+// before the guard: a child of the span in the call's context, internal, of no length, with an error status, the
+// attributes of circuit_breaker.rejected and error.type CIRCUIT_OPEN. Its name is circuit_breaker.rejected, as it is
+// no RPC. The event on the caller's span remains. There is no bound but that of the sampler. It is for New. Default:
+// off.
 func WithRejectedSpans() Option {
 	return optionFunc(func(o *options) { o.rejectedSpans = true })
 }

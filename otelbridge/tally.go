@@ -21,14 +21,14 @@ const (
 // tally counts the rejections under each span, and writes the count on the span, where it is right when the span ends:
 // nobody tells when that is.
 //
-// It knows spans by their identifiers, so it keeps none alive, and has room for so many and no more: 1024 in 32 KiB. They
-// fall into sets by their identifier, and a new one takes the place of the one in its set whose last rejection is the longest
-// ago. The count that is forgotten so stands on the span, and is read there when the span comes again. Spans of the SDK can
-// be read, which the API does not promise; with others a span that comes again begins anew.
+// It knows spans by their identifiers, so it keeps none alive, and has room for so many and no more: 1024 in 32 KiB.
+// They fall into sets by their identifier, and a new one takes the place of the one in its set whose last rejection
+// is the longest ago. The count that is forgotten so stands on the span, and is read there when the span comes again.
+// Spans of the SDK can be read, which the API does not promise; with others a span that comes again begins anew.
 //
-// A map from span to count would need to know when a span ends: a finalizer, or a span processor that the user would have to
-// register. Reading the count from the span each time would do without memory, but costs more, loses counts when two calls
-// are rejected at once, and fails where the span has all the attributes that its limit allows.
+// A map from span to count would need to know when a span ends: a finalizer, or a span processor that the user would
+// have to register. Reading the count from the span each time would do without memory, but costs more, loses counts
+// when two calls are rejected at once, and fails where the span has all the attributes that its limit allows.
 type tally struct{ sets [tallySets]tallySet }
 
 type tallySet struct {
@@ -47,8 +47,8 @@ type spanID struct {
 	span  trace.SpanID
 }
 
-// add counts one rejection under span, and returns how many there were with this one. If span cannot be told from others,
-// each is the first.
+// add counts one rejection under span, and returns how many there were with this one. If span cannot be told from
+// others, each is the first.
 func (t *tally) add(span trace.Span) int64 {
 	sc := span.SpanContext()
 	if !sc.IsValid() {
