@@ -68,7 +68,7 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 type fault struct {
 	name   string
 	script testpb.Script
-	raw    func(*http2.Framer, uint32) error // in place of a gRPC server
+	raw    testpb.RawAnswer // in place of a gRPC server
 	server []grpc.ServerOption
 	dial   []grpc.DialOption
 	opts   []grpc.CallOption
@@ -160,13 +160,13 @@ func unaryFaults() []fault {
 			dial: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}]}`)},
 		},
 		{name: "canceled by the handler", script: fails(codes.Canceled, "x"), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM CANCEL", raw: resets(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM CANCEL after a message", raw: answersMessage(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM INTERNAL_ERROR", raw: resets(http2.ErrCodeInternal), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM NO_ERROR", raw: resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM REFUSED_STREAM", raw: resets(http2.ErrCodeRefusedStream), code: codes.Unavailable, want: breaker.Failure},
+		{name: "RST_STREAM CANCEL", raw: testpb.Resets(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
+		{name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
+		{name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal, want: breaker.Failure},
+		{name: "RST_STREAM NO_ERROR", raw: testpb.Resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
+		{name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable, want: breaker.Failure},
 		{
-			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: resets(http2.ErrCodeEnhanceYourCalm), code: codes.ResourceExhausted,
+			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm), code: codes.ResourceExhausted,
 			want: breaker.Overload,
 		},
 		{
@@ -178,7 +178,7 @@ func unaryFaults() []fault {
 		"400": codes.Internal, "401": codes.Unauthenticated, "403": codes.PermissionDenied, "404": codes.Unimplemented,
 		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable, "500": codes.Unknown,
 	} {
-		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: answersHTML(httpStatus), code: code, want: breaker.Failure})
+		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code, want: breaker.Failure})
 	}
 	// Credentials may fail with a status of their own. Of some codes grpc makes Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
@@ -205,7 +205,7 @@ func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn
 	dial = append(dial, f.dial...)
 	var cc *grpc.ClientConn
 	if f.raw != nil {
-		cc = startRaw(tb, f.raw).dial(tb, dial...)
+		cc = testpb.StartRaw(tb, f.raw).Dial(tb, dial...)
 	} else {
 		srv := new(testpb.Server)
 		srv.Set(f.script)
@@ -469,7 +469,7 @@ func TestG03_CanceledInside(t *testing.T) {
 		dial []grpc.DialOption
 		want breaker.Outcome
 	}{
-		{"RST_STREAM", resets(http2.ErrCodeCancel), nil, breaker.Failure},
+		{"RST_STREAM", testpb.Resets(http2.ErrCodeCancel), nil, breaker.Failure},
 		{"own context", nil, []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(
 			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 		) error {

@@ -357,7 +357,7 @@ func TestG09_NoPushbackOfALostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		g := newGuard(t, cfg, WithKey(oneKey))
-		cc := startRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).dial(t, g.DialOptions()...)
+		cc := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).Dial(t, g.DialOptions()...)
 		b := halfOpen(t, g, breaker.Key{})
 		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
 		wantCode(t, "lost", err, codes.Unavailable)

@@ -148,17 +148,17 @@ func TestS02_Resets(t *testing.T) {
 		code   codes.Code
 		want   breaker.Outcome
 	}{
-		{"CANCEL", resets(http2.ErrCodeCancel), codes.Canceled, breaker.Failure},
-		{"CANCEL after a message", answersMessage(http2.ErrCodeCancel), codes.Canceled, breaker.Failure},
-		{"INTERNAL_ERROR", resets(http2.ErrCodeInternal), codes.Internal, breaker.Failure},
-		{"REFUSED_STREAM", resets(http2.ErrCodeRefusedStream), codes.Unavailable, breaker.Failure},
-		{"ENHANCE_YOUR_CALM", resets(http2.ErrCodeEnhanceYourCalm), codes.ResourceExhausted, breaker.Overload},
-		{"HTML 404", answersHTML("404"), codes.Unimplemented, breaker.Failure},
-		{"HTML 403", answersHTML("403"), codes.PermissionDenied, breaker.Failure},
+		{"CANCEL", testpb.Resets(http2.ErrCodeCancel), codes.Canceled, breaker.Failure},
+		{"CANCEL after a message", testpb.ResetsAfterMessage(http2.ErrCodeCancel), codes.Canceled, breaker.Failure},
+		{"INTERNAL_ERROR", testpb.Resets(http2.ErrCodeInternal), codes.Internal, breaker.Failure},
+		{"REFUSED_STREAM", testpb.Resets(http2.ErrCodeRefusedStream), codes.Unavailable, breaker.Failure},
+		{"ENHANCE_YOUR_CALM", testpb.Resets(http2.ErrCodeEnhanceYourCalm), codes.ResourceExhausted, breaker.Overload},
+		{"HTML 404", testpb.AnswersHTML("404"), codes.Unimplemented, breaker.Failure},
+		{"HTML 403", testpb.AnswersHTML("403"), codes.PermissionDenied, breaker.Failure},
 	} {
 		inEach(t, func(t arranged) {
 			g := newGuard(t.T, lenient, WithKey(oneKey))
-			cc := startRaw(t.T, tt.answer).dial(t.T, append(g.DialOptions(), t.dial...)...)
+			cc := testpb.StartRaw(t.T, tt.answer).Dial(t.T, append(g.DialOptions(), t.dial...)...)
 			s, err := testpb.NewTestClient(cc).ServerStream(t.Context(), new(testpb.Request))
 			if err == nil {
 				_, err = drain(s)

@@ -3,15 +3,18 @@
 package behaviour
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/failsafe-go/failsafe-go/failsafegrpc"
+	"github.com/failsafe-go/failsafe-go/fallback"
 	"github.com/failsafe-go/failsafe-go/timeout"
 	aegisbreaker "github.com/go-kratos/aegis/circuitbreaker"
 	"github.com/go-kratos/aegis/circuitbreaker/sre"
@@ -38,6 +41,8 @@ type dialer func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grp
 type grpcClient struct {
 	dialer   func(tb testing.TB, w want) dialer
 	rejected func(error) bool
+	// fallback is dialer with a fallback that does as answer does for the unary calls that fail or are rejected.
+	fallback func(tb testing.TB, w want, answer func(ctx context.Context) error) dialer
 	// retriable is what the library offers to a retry interceptor, if anything.
 	retriable func(error) bool
 }
@@ -54,6 +59,24 @@ var grpcLibraries = []*library{
 					panic(err)
 				}
 				guard, err := interceptor.New(group)
+				if err != nil {
+					panic(err)
+				}
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					return b.DialTarget(tb, target, slices.Concat(guard.DialOptions(), opts)...)
+				}
+			},
+			fallback: func(tb testing.TB, w want, answer func(ctx context.Context) error) dialer {
+				tb.Helper()
+				group, err := ourbreaker.NewGroup(ourConfig(w))
+				if err != nil {
+					panic(err)
+				}
+				handler := interceptor.Fallback(func(ctx context.Context, _ *testpb.Request, _ error) (*testpb.Response, error) {
+					return new(testpb.Response), answer(ctx)
+				})
+				guard, err := interceptor.New(group,
+					interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), handler, interceptor.OnFailure()))
 				if err != nil {
 					panic(err)
 				}
@@ -90,6 +113,15 @@ var grpcLibraries = []*library{
 					return b.DialTarget(tb, target, append([]grpc.DialOption{guard}, opts...)...)
 				}
 			},
+			fallback: func(tb testing.TB, w want, answer func(ctx context.Context) error) dialer {
+				tb.Helper()
+				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
+					cb := circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(w.ratio, uint(w.minCalls), w.window).Build()
+					fb := fallback.NewWithFunc(func(e failsafe.Execution[any]) (any, error) { return nil, answer(e.Context()) })
+					guard := grpc.WithChainUnaryInterceptor(failsafegrpc.NewUnaryClientInterceptor[any](fb, cb))
+					return b.DialTarget(tb, target, append([]grpc.DialOption{guard}, opts...)...)
+				}
+			},
 			rejected: func(err error) bool { return errors.Is(err, circuitbreaker.ErrOpen) },
 		},
 		lacks: map[feature]lack{
@@ -119,7 +151,8 @@ var grpcLibraries = []*library{
 			rejected: func(err error) bool { return errors.Is(err, breaker.ErrServiceUnavailable) },
 		},
 		lacks: throttle(map[feature]lack{
-			hasStreams: cannot("guards no streams: they pass its breaker by"),
+			hasStreams:  cannot("guards no streams: they pass its breaker by"),
+			hasFallback: notFor("its client has no fallback"),
 		}),
 	},
 	{
@@ -146,7 +179,8 @@ var grpcLibraries = []*library{
 			rejected: func(err error) bool { return errors.Is(err, kratosbreaker.ErrNotAllowed) },
 		},
 		lacks: throttle(map[feature]lack{
-			hasStreams: cannot("guards no streams: its client takes no middleware for them"),
+			hasStreams:  cannot("guards no streams: its client takes no middleware for them"),
+			hasFallback: notFor("its middleware has no fallback"),
 		}),
 	},
 }
@@ -165,6 +199,7 @@ func retryDelay(err error) time.Duration {
 var grpcTopics = []topic{
 	{title: "gRPC: unary calls", scenarios: unaryCalls},
 	{title: "gRPC: streams", scenarios: streams},
+	{title: "gRPC: whose fault it is", scenarios: faults},
 }
 
 // grpcWant is what the gRPC scenarios ask for: open at half of 20 calls, or where there is such a rule at 5 failures in a row.
@@ -180,6 +215,8 @@ type rig struct {
 	backend *testpb.Backend
 	conn    *grpc.ClientConn
 	client  testpb.TestClient
+
+	rawReached *atomic.Int64 // requests at a server that speaks no gRPC
 }
 
 // rig dials a server that does as script says.

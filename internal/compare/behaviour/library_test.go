@@ -204,6 +204,7 @@ const (
 	hasCause     feature = "cause"
 	hasSteps     feature = "steps"   // a call that begins and ends with a function each, tied together
 	hasStreams   feature = "streams" // guarded
+	hasFallback  feature = "fallback"
 )
 
 // hallmarks are the scenarios that stand for a feature: a library that has no listeners is told so once, and not in every row
@@ -212,6 +213,7 @@ var hallmarks = map[feature]string{
 	hasStreak: "T02", hasRatio: "T04", hasWindow: "T09", hasSlow: "T21", hasHang: "T23", hasRetry: "O11", hasBackoff: "O12",
 	hasJitter: "O13", hasAsked: "O14", hasManual: "O15", hasForce: "O16", hasShadow: "O17", hasProbes: "H02", hasSuccesses: "H04",
 	hasRamp: "H17", hasListener: "E01", hasState: "O08", hasCounts: "N02", hasCause: "E09", hasLive: "K05", hasStreams: "S01",
+	hasFallback: "W06",
 }
 
 // lack says how a missing feature counts.

@@ -1,4 +1,4 @@
-package interceptor
+package testpb
 
 import (
 	"bytes"
@@ -15,15 +15,19 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// rawServer speaks HTTP/2, and answers each request as answer does. It knows nothing of gRPC.
-type rawServer struct {
+// A RawServer speaks HTTP/2 in memory and answers each request as its function does. It does not implement gRPC.
+type RawServer struct {
 	listener *bufconn.Listener
-	answer   func(f *http2.Framer, stream uint32) error
+	answer   RawAnswer
 }
 
-func startRaw(tb testing.TB, answer func(f *http2.Framer, stream uint32) error) *rawServer {
+// A RawAnswer writes the response to a request. If it returns an error the server closes the connection.
+type RawAnswer func(f *http2.Framer, stream uint32) error
+
+// StartRaw serves until the test ends.
+func StartRaw(tb testing.TB, answer RawAnswer) *RawServer {
 	tb.Helper()
-	s := &rawServer{listener: bufconn.Listen(1 << 16), answer: answer}
+	s := &RawServer{listener: bufconn.Listen(1 << 16), answer: answer}
 	tb.Cleanup(func() { _ = s.listener.Close() })
 	go func() {
 		for {
@@ -37,7 +41,7 @@ func startRaw(tb testing.TB, answer func(f *http2.Framer, stream uint32) error) 
 	return s
 }
 
-func (s *rawServer) serve(conn net.Conn) {
+func (s *RawServer) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	preface := make([]byte, len(http2.ClientPreface))
 	if _, err := io.ReadFull(conn, preface); err != nil {
@@ -70,33 +74,38 @@ func (s *rawServer) serve(conn net.Conn) {
 	}
 }
 
-func (s *rawServer) dial(tb testing.TB, opts ...grpc.DialOption) *grpc.ClientConn {
+// DialContext opens a connection to the server, whatever the address. It fits [grpc.WithContextDialer].
+func (s *RawServer) DialContext(ctx context.Context, _ string) (net.Conn, error) {
+	return s.listener.DialContext(ctx)
+}
+
+// Dial returns a gRPC connection to the server, closed when tb ends.
+func (s *RawServer) Dial(tb testing.TB, opts ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	cc, err := grpc.NewClient("passthrough:///bufconn", append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.listener.DialContext(ctx) }))...)
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(s.DialContext))...)
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("testpb: dial: %v", err)
 	}
 	tb.Cleanup(func() { _ = cc.Close() })
 	return cc
 }
 
-// resets answers with RST_STREAM.
-func resets(code http2.ErrCode) func(*http2.Framer, uint32) error {
+// Resets answers with RST_STREAM.
+func Resets(code http2.ErrCode) RawAnswer {
 	return func(f *http2.Framer, stream uint32) error { return f.WriteRSTStream(stream, code) }
 }
 
-// answersHTML answers as a proxy does that finds no gRPC server.
-func answersHTML(httpStatus string) func(*http2.Framer, uint32) error {
+// AnswersHTML answers as a proxy does that finds no gRPC server.
+func AnswersHTML(httpStatus string) RawAnswer {
 	return func(f *http2.Framer, stream uint32) error {
 		err := writeHeaders(f, stream, false, ":status", httpStatus, "content-type", "text/html")
 		return errors.Join(err, f.WriteData(stream, true, []byte("<html>no such page</html>")))
 	}
 }
 
-// answersMessage answers with a header and one empty message, and then resets the stream.
-func answersMessage(code http2.ErrCode) func(*http2.Framer, uint32) error {
+// ResetsAfterMessage answers with a header and one empty message, and then resets the stream.
+func ResetsAfterMessage(code http2.ErrCode) RawAnswer {
 	return func(f *http2.Framer, stream uint32) error {
 		return errors.Join(
 			writeHeaders(f, stream, false, ":status", "200", "content-type", "application/grpc"),
