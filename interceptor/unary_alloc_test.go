@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
@@ -113,6 +115,49 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 		err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce)
 		if got := testing.AllocsPerRun(100, func() { status.Code(err) }); got == 0 {
 			t.Errorf("%s: the status came for nothing", tt.name)
+		}
+	}
+}
+
+// G5: what it costs to look at a call more closely, over real grpc: nothing while nothing has failed for a Window. The
+// calls are measured in turns, because what grpc takes varies by a few from one run to the next.
+func TestG05_CostOfDoubt(t *testing.T) {
+	backend := testpb.StartBufconn(t, new(testpb.Server))
+	plain := testpb.NewTestClient(backend.Dial(t))
+	ctx, req := t.Context(), new(testpb.Request)
+	call := func(c testpb.TestClient) {
+		if _, err := c.Unary(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		before func(b *breaker.Breaker) // each call
+		most   float64
+	}{
+		{"no doubt", func(*breaker.Breaker) {}, 0},
+		{"troubled", func(b *breaker.Breaker) {
+			settleOne(b, breaker.Ignored)
+			settleOne(b, breaker.Success)
+		}, 2},
+		{"in doubt", func(b *breaker.Breaker) { settleOne(b, breaker.Ignored) }, 6},
+	} {
+		g := newGuard(t, breaker.Config{Window: time.Hour}, WithKey(oneKey))
+		guarded := testpb.NewTestClient(backend.Dial(t, g.DialOptions()...))
+		b := g.Group().Get(breaker.Key{})
+		const rounds = 31
+		var diffs []float64
+		for range rounds {
+			without := testing.AllocsPerRun(10, func() { call(plain) })
+			with := testing.AllocsPerRun(10, func() {
+				tt.before(b)
+				call(guarded)
+			})
+			diffs = append(diffs, with-without)
+		}
+		slices.Sort(diffs)
+		if got := diffs[rounds/2]; got > tt.most {
+			t.Errorf("%s: a guarded call costs %v allocations more than an unguarded one, want at most %v", tt.name, got, tt.most)
 		}
 	}
 }
