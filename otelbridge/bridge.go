@@ -108,7 +108,7 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 	switch e.Rule {
 	case breaker.RuleConsecutive:
 		attrs = append(attrs, attrConsecutiveFailures.Int64(figure(e.Counts.ConsecutiveFailures)))
-	case breaker.RuleRatio, breaker.RuleCustom: // what a custom rule looks at is not known
+	case breaker.RuleRatio:
 		attrs = append(attrs, attrFailureRatio.Float64(e.Counts.FailureRatio()))
 	case breaker.RuleSlow:
 		attrs = append(attrs, attrSlowRatio.Float64(e.Counts.SlowRatio()))

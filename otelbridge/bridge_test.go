@@ -93,7 +93,7 @@ var tellings = []struct {
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "custom",
-			"circuit_breaker.failure_ratio": 0.25, "circuit_breaker.open_ms": int64(1000),
+			"circuit_breaker.open_ms": int64(1000),
 		},
 	},
 	{

@@ -48,7 +48,7 @@
 //	previous_state  before the transition
 //	reason          open, half_open, ramp, forced or concurrency
 //	rule            what opened the breaker: consecutive, ratio, slow, custom or probe; manual for Trip and Reset
-//	failure_ratio   of the calls in the window, if rule is ratio or custom; absent otherwise
+//	failure_ratio   of the calls in the window, if rule is ratio; absent otherwise
 //	slow_ratio      of the calls in the window, if rule is slow; absent otherwise
 //	consecutive_failures  the length of the failure streak, if rule is consecutive; absent otherwise
 //	override        shadow, force_open or force_closed, if one was in force: under shadow no call is rejected although the
@@ -103,14 +103,15 @@
 // The histogram of call durations is prombridge's alone: with OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin has it.
 //
-// Counters never fall while a key is observed, also if its breaker was evicted and made anew; what the old breaker
-// counted between the last collection and its eviction is lost. A key that was left out of a collection, because its
-// breaker was idle or gone, starts again from zero, five minutes after that at the earliest. Until then it has a
-// state and no counters, so that readers with different intervals all see that the series was gone.
+// Counters are totals of a key. They go on if its breaker was evicted, removed or idle and the key gets a breaker again:
+// RegisterMetrics keeps the totals of 10 000 keys that have no breaker. What a breaker counts between the last collection and
+// its eviction is lost. For readers with delta temporality use WithDeltaTemporality: the SDK forgets a series that a
+// collection left out, and would count its total twice. Register a group once, for as long as the provider lives.
 //
 // The SDK keeps 2000 attribute sets for an instrument, the first that it gets, and folds the rest into one with the
-// attribute otel.metric.overflow. The trips of 333 breakers fill that, and the states of 666. Breakers that are not
-// closed are reported first, so the limit hides closed ones. A program with more breakers raises it:
+// attribute otel.metric.overflow. The trips of 333 breakers fill that, and the states of 666. Breakers that are not closed or
+// have an override are reported first, and counters of those that ever were, so the limit hides healthy ones. Above the
+// limit the overflow series may fall when a breaker opens for the first time. A program with more breakers raises it:
 //
 //	metric.NewMeterProvider(metric.WithReader(reader), metric.WithCardinalityLimit(100_000)) // go.opentelemetry.io/otel/sdk/metric
 package otelbridge

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,14 +28,16 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 	if g == nil {
 		return nil, errors.New("otelbridge: RegisterMetrics: the group is nil")
 	}
-	meter := collect(opts).meters.Meter(ScopeName)
+	options := collect(opts)
+	meter := options.meters.Meter(ScopeName)
 	in, err := newInstruments(meter)
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
 	}
-	l := newLedger()
-	r, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		return in.observe(ctx, o, g, l)
+	l := newLedger(options.delta)
+	r, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		in.observe(o, g, l)
+		return nil
 	}, in.all...)
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
@@ -100,7 +103,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	return in, errors.Join(errs...)
 }
 
-func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breaker.Group, l *ledger) error {
+func (in *instruments) observe(o metric.Observer, g *breaker.Group, l *ledger) {
 	stats := g.Stats()
 	o.ObserveInt64(in.breakers, int64(stats.Breakers))
 	o.ObserveInt64(in.evictions, figure(stats.Evictions))
@@ -110,35 +113,55 @@ func (in *instruments) observe(ctx context.Context, o metric.Observer, g *breake
 	l.mu.Lock() // readers may collect at the same time
 	defer l.mu.Unlock()
 	l.begin()
-	if err := in.observeAll(ctx, o, g, g.All(), l, stats.Breakers); err != nil {
-		return err // not all keys came: none of them counts as left out
-	}
-	l.end(time.Now())
-	return nil
+	in.observeAll(o, g, g.All(), l, stats.Breakers)
+	l.end()
 }
 
-// observeAll observes some n breakers. The SDK keeps a limited number of attribute sets for an instrument, the first
-// that it gets, and folds the others into one. So breakers that are not closed come first. A breaker that is evicted
-// and made anew meanwhile may come up as two with one key, and what is observed twice adds up. Caller must hold l.mu.
+// observed is a breaker in one collection.
+type observed struct {
+	breaker.Snapshot
+
+	account *account
+	sums    sums
+	quiet   bool // closed, and without an override
+}
+
+// observeAll observes the breakers of all, which are about n. The SDK keeps a limited number of attribute sets for an
+// instrument, the first that it gets, and folds the others into one. So the states of breakers that are not closed come
+// first, and the counters in the order of their ranks. The context of the collection is not looked at: the SDK drops what
+// it knows of a series that is not observed.
+//
+// If a key is evicted and made anew meanwhile, all may have it twice, and what is observed twice adds up. Caller must hold
+// l.mu.
 func (in *instruments) observeAll(
-	ctx context.Context, o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], l *ledger, n int,
-) error {
+	o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], l *ledger, n int,
+) {
 	seen := make(map[breaker.Key]struct{}, n)
-	for _, closedOnes := range [...]bool{false, true} {
-		for key, b := range all {
-			if err := ctx.Err(); err != nil {
-				return err // the reader's time is up; it has what there is
-			}
-			if _, again := seen[key]; again || (!closedOnes && b.State() == breaker.Closed) {
-				continue
-			}
-			seen[key] = struct{}{}
-			if live, s, ok := snapshot(g, key, b); ok {
-				in.observeBreaker(o, s, l, live)
+	breakers := make([]observed, 0, n)
+	for key, b := range all {
+		if _, again := seen[key]; again {
+			continue
+		}
+		live, s, ok := snapshot(g, key, b)
+		if !ok {
+			continue
+		}
+		seen[key] = struct{}{}
+		quiet := s.Underlying == breaker.Closed && s.Override.Mode == 0
+		account, sums := l.observe(key, live, sumsOf(&s), quiet)
+		breakers = append(breakers, observed{s, account, sums, quiet})
+	}
+	for _, quiet := range [...]bool{false, true} {
+		for i := range breakers {
+			if breakers[i].quiet == quiet {
+				in.observeState(o, &breakers[i].Snapshot)
 			}
 		}
 	}
-	return nil
+	slices.SortFunc(breakers, func(a, b observed) int { return a.account.rank.compare(b.account.rank) })
+	for i := range breakers {
+		in.observeSums(o, breakers[i].Key, &breakers[i].sums)
+	}
 }
 
 // snapshot returns a Snapshot of the breaker that key has, and that breaker: b, unless it was evicted meanwhile.
@@ -161,8 +184,8 @@ var (
 	modes  = [...]breaker.Mode{breaker.ForceOpen, breaker.ForceClosed, breaker.Shadow}
 )
 
-// observeBreaker observes b, which s is of. Caller must hold l.mu.
-func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot, l *ledger, b *breaker.Breaker) {
+// observeState observes what may rise and fall.
+func (in *instruments) observeState(o metric.Observer, s *breaker.Snapshot) {
 	attrs := labels(s.Key)
 	for _, state := range states {
 		o.ObserveInt64(in.state, one(s.State == state), with(attrs, labelState, state.String()))
@@ -171,9 +194,6 @@ func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot, l *
 		o.ObserveInt64(in.override, one(s.Override.Mode == mode), with(attrs, labelMode, mode.String()))
 	}
 	own := metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
-	if report, ok := l.observe(s.Key, b, sumsOf(&s), time.Now()); ok {
-		in.observeSums(o, report, attrs, own)
-	}
 	o.ObserveInt64(in.inFlight, figure(s.InFlight), own)
 	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, own)
 	calls := s.Window.Calls()
@@ -187,18 +207,25 @@ func (in *instruments) observeBreaker(o metric.Observer, s breaker.Snapshot, l *
 	}
 }
 
-// observeSums observes the counters of a breaker. attrs are its attributes, own is a set of them.
-func (in *instruments) observeSums(o metric.Observer, report sums, attrs [5]attribute.KeyValue, own metric.MeasurementOption) {
+// observeSums observes the counters of a key.
+func (in *instruments) observeSums(o metric.Observer, key breaker.Key, all *sums) {
+	attrs := labels(key)
+	var sets [len(sumSeries)]metric.MeasurementOption
 	for i := range sumSeries {
 		series := &sumSeries[i]
-		set := own
-		if series.label != "" {
+		set := sets[sameSet[i]]
+		switch {
+		case set != nil:
+		case series.label == "":
+			set = metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
+		default:
 			set = with(attrs, series.label, series.value)
 		}
+		sets[i] = set
 		if series.by == sumNotClosed {
-			o.ObserveFloat64(in.notClosed, time.Duration(figure(report[i])).Seconds(), set)
+			o.ObserveFloat64(in.notClosed, time.Duration(figure(all[i])).Seconds(), set)
 		} else {
-			o.ObserveInt64(in.sums[series.by], figure(report[i]), set)
+			o.ObserveInt64(in.sums[series.by], figure(all[i]), set)
 		}
 	}
 }

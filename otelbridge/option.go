@@ -23,6 +23,7 @@ type options struct {
 	loggers       log.LoggerProvider
 	logs          bool // events go to loggers
 	rejectedSpans bool
+	delta         bool // of the readers of the metrics
 }
 
 func collect(opts []Option) options {
@@ -54,6 +55,14 @@ func WithTracerProvider(p trace.TracerProvider) Option {
 // global provider, also if it is set later.
 func WithMeterProvider(p metric.MeterProvider) Option {
 	return optionFunc(func(o *options) { o.meters = p })
+}
+
+// WithDeltaTemporality says that the readers of the meter provider ask for delta temporality of counters. A key that was
+// left out of a collection, because its breaker was idle or gone, then starts again from zero, so that nothing is counted
+// twice. Without it counters are totals, as readers with cumulative temporality need them. All readers of the provider
+// must have the same temporality. It is for RegisterMetrics. Default: cumulative.
+func WithDeltaTemporality() Option {
+	return optionFunc(func(o *options) { o.delta = true })
 }
 
 // WithLoggerProvider sends events as log records to p, and none to spans: the same names and attributes, as the event

@@ -1,34 +1,35 @@
 package otelbridge
 
 import (
+	"cmp"
+	"math"
+	"slices"
 	"sync"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A key may get another breaker, which counts from zero: the first was evicted, or removed. And a breaker that is
-// idle has no series until a call comes. An observable counter must not fall, and the SDK forgets what it has not
-// been told of in a collection: the next figure is then all new to it. So the sums of a key follow these rules.
-//
-//   - While a key is observed in every collection its sums go on, whatever breaker it has.
-//   - A key that was left out of a collection starts again from zero: its sums are what has been counted since then.
-//   - It does so after restAfter at the earliest. Until then its sums stay out, though not its state. Several readers may
-//     collect at different intervals, and each must have noticed that the series was gone.
+// A key may get another breaker, which counts from zero: the first one was evicted or removed. And a breaker that is idle
+// has no series until a call comes. The SDK forgets a series that a collection left out: it takes the next total of it for
+// new. So a reader with cumulative temporality needs the total of all breakers of the key, and one with delta temporality
+// needs, after a gap, what was counted since the gap. The bridge cannot see what its readers use, so an option says it.
 
-// restAfter is how long the sums of a key that was left out stay out at least. It is as long as Prometheus takes to
-// call a series stale, and longer than readers commonly wait.
-const restAfter = 5 * time.Minute
+// maxGone is how many keys without a breaker the ledger keeps totals of: as many as a group has breakers by default.
+const maxGone = 10_000
 
 // sums are the figures of a breaker that only grow, in the order of sumSeries.
 type sums [len(sumSeries)]uint64
 
-// plus and minus work figure by figure. Figures saturate in package breaker (B11), so a sum may have to as well.
+// plus and minus work figure by figure, and stop at the largest figure and at zero.
 func (s sums) plus(o sums) sums {
 	for i := range s {
-		s[i] = max(s[i], s[i]+o[i])
+		if s[i] > math.MaxUint64-o[i] {
+			s[i] = math.MaxUint64
+		} else {
+			s[i] += o[i]
+		}
 	}
 	return s
 }
@@ -40,71 +41,105 @@ func (s sums) minus(o sums) sums {
 	return s
 }
 
-// ledger keeps the sums of a group's keys from falling.
+// ledger holds what has been reported of each key, so that counters never fall.
 type ledger struct {
+	delta bool // the readers have delta temporality
+
 	mu sync.Mutex
 	// Guarded by mu.
-	round uint64 // of collections
+	round uint64 // the number of the collection
+	seq   uint64 // the last rank given out
 	keys  map[breaker.Key]*account
+	gone  []*account // of breakers that were evicted, the oldest first; some may have come back
 }
 
-func newLedger() *ledger { return &ledger{keys: make(map[breaker.Key]*account)} }
+func newLedger(delta bool) *ledger {
+	return &ledger{delta: delta, keys: make(map[breaker.Key]*account)}
+}
 
-// account is what the ledger knows of a key.
+// account holds the totals of one key.
 type account struct {
-	b     *breaker.Breaker
-	last  sums      // of b, when they were observed last
-	add   sums      // what earlier breakers of the key have counted
-	base  sums      // what b had counted when the key started again
-	round uint64    // of the last collection that had the key
-	out   time.Time // when the first collection left it out; zero: none has
+	key   breaker.Key
+	b     *breaker.Breaker // nil: it was evicted
+	last  sums             // of b, in the last collection that had it
+	add   sums             // what earlier breakers of the key have counted
+	base  sums             // delta temporality: what b had counted before the gap
+	round uint64           // of the last collection that had the key
+	out   bool             // a collection has left the key out since then
+	rank  rank
 }
 
-// observe returns the sums to report for a key whose breaker b has counted now, and whether to report them.
-// Caller must hold l.mu.
-func (l *ledger) observe(key breaker.Key, b *breaker.Breaker, counted sums, now time.Time) (report sums, ok bool) {
-	a := l.keys[key]
-	if a == nil {
-		a = &account{b: b}
-		l.keys[key] = a
-	}
-	a.round = l.round
-	switch {
-	case a.out.IsZero():
-		if a.b != b {
-			a.add, a.base = a.add.plus(a.last.minus(a.base)), sums{}
+// rank is the place of a key in the order in which sums are observed. It must not change from one collection to the next,
+// or keys would cross the SDK's limit and be counted twice. Keys that have ever been of interest come first, and stay
+// there.
+type rank struct {
+	quiet bool // always closed so far, without an override
+	seq   uint64
+}
+
+func (r rank) compare(o rank) int {
+	if r.quiet != o.quiet {
+		if r.quiet {
+			return 1
 		}
-	case now.Sub(a.out) < restAfter:
-		return sums{}, false
-	default:
-		base := sums{}
-		if a.b == b {
-			base = a.last
-		}
-		*a = account{round: l.round, base: base}
+		return -1
 	}
-	a.b, a.last = b, counted
-	return a.add.plus(counted.minus(a.base)), true
+	return cmp.Compare(r.seq, o.seq)
 }
 
 // begin starts a collection. Caller must hold l.mu.
 func (l *ledger) begin() { l.round++ }
 
-// end notes which keys a collection has left out. Those that will not come back with the same breaker are forgotten
-// once all readers know. Caller must hold l.mu.
-func (l *ledger) end(now time.Time) {
-	for key, a := range l.keys {
-		switch {
-		case a.round == l.round:
-		case a.out.IsZero():
-			a.out = now
-		case now.Sub(a.out) >= restAfter && a.b.Evicted():
-			delete(l.keys, key)
-		}
+// observe returns the account of a key and the sums to report for it. b is its breaker, which has counted so much; quiet
+// reports whether b is closed and without an override. Caller must hold l.mu.
+func (l *ledger) observe(key breaker.Key, b *breaker.Breaker, counted sums, quiet bool) (*account, sums) {
+	a := l.keys[key]
+	if a == nil {
+		l.seq++
+		a = &account{key: key, b: b, rank: rank{quiet: true, seq: l.seq}}
+		l.keys[key] = a
 	}
+	if a.rank.quiet && !quiet {
+		l.seq++
+		a.rank = rank{seq: l.seq}
+	}
+	switch {
+	case a.out && l.delta:
+		a.add, a.base = sums{}, sums{}
+		if a.b == b {
+			a.base = a.last
+		}
+	case a.b != b && a.b != nil:
+		a.add, a.base = a.add.plus(a.last.minus(a.base)), sums{}
+	}
+	a.b, a.last, a.round, a.out = b, counted, l.round, false
+	return a, a.add.plus(counted.minus(a.base))
 }
 
-// sumSeries says which figure of a Snapshot is observed by which counter, with which attribute.
+// end notes which keys the collection has left out. Caller must hold l.mu.
+func (l *ledger) end() {
+	for _, a := range l.keys {
+		if a.round == l.round {
+			continue
+		}
+		a.out = true
+		if a.b != nil && a.b.Evicted() { // keep the totals, and not the breaker
+			a.add, a.base, a.last = a.add.plus(a.last.minus(a.base)), sums{}, sums{}
+			a.b = nil
+			l.gone = append(l.gone, a)
+		}
+	}
+	n := 0
+	for n < len(l.gone) && (l.gone[n].b != nil || l.delta || len(l.gone)-n > maxGone) {
+		if a := l.gone[n]; a.b == nil && l.keys[a.key] == a {
+			delete(l.keys, a.key)
+		}
+		n++
+	}
+	l.gone = slices.Delete(l.gone, 0, n)
+}
+
+// sumSeries lists the figures of a Snapshot that only grow, with the counter and the attribute of each.
 var sumSeries = [...]struct {
 	of    func(*breaker.Snapshot) uint64
 	by    counterOf
@@ -148,6 +183,19 @@ var sumSeries = [...]struct {
 	{func(s *breaker.Snapshot) uint64 { return s.Recoveries }, sumRecoveries, "", ""},
 	{func(s *breaker.Snapshot) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", ""}, // nanoseconds
 }
+
+// sameSet has for each of sumSeries the first one with the same attribute: they share a set.
+var sameSet = func() (first [len(sumSeries)]int) {
+	for i := range sumSeries {
+		for j := range sumSeries {
+			if sumSeries[i].label == sumSeries[j].label && sumSeries[i].value == sumSeries[j].value {
+				first[i] = j
+				break
+			}
+		}
+	}
+	return first
+}()
 
 // counterOf names a counter of instruments.
 type counterOf uint8

@@ -1,33 +1,30 @@
 package otelbridge
 
 import (
-	"context"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.opentelemetry.io/otel/metric/noop"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// temporalities are a cumulative and a delta reader of one provider.
-func temporalities() (cumulative, delta meters) {
-	c := sdkmetric.NewManualReader()
-	d := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality {
+// newDeltaMeters is newMeters with delta temporality.
+func newDeltaMeters(opts ...sdkmetric.Option) meters {
+	r := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality {
 		return metricdata.DeltaTemporality
 	}))
-	p := sdkmetric.NewMeterProvider(sdkmetric.WithReader(c), sdkmetric.WithReader(d))
-	return meters{c, p}, meters{d, p}
+	return meters{r, sdkmetric.NewMeterProvider(append(opts, sdkmetric.WithReader(r))...)}
 }
 
 // callsOf returns how many successful calls are reported for the method, and -1 if none are.
 func callsOf(got map[string]float64, method string) float64 {
-	return series(got, "calls{", "grpc.method="+method, "outcome=success")
+	return series(got, "calls{", "grpc.method="+method+",", "outcome=success")
 }
 
 func series(got map[string]float64, parts ...string) float64 {
@@ -56,11 +53,12 @@ func succeedOn(t *testing.T, g *breaker.Group, method string, n int) {
 	}
 }
 
-// A key that gets another breaker between two collections goes on: its sums never fall, and no delta is negative.
-func TestO07_SumsGoOnAfterAnEviction(t *testing.T) {
+// O7: a key that gets another breaker between two collections goes on: its counters never fall, and no delta is negative.
+func TestO07_AnotherBreakerBetweenCollections(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
-	cumulative, delta := temporalities()
+	cumulative, delta := newMeters(), newDeltaMeters()
 	register(t, g, cumulative)
+	register(t, g, delta, WithDeltaTemporality())
 	all := 0.
 	for round, n := range []int{5, 3, 1, 7} {
 		if round > 0 {
@@ -82,168 +80,220 @@ func TestO07_SumsGoOnAfterAnEviction(t *testing.T) {
 	}
 }
 
-// What the calls of a key that comes and goes add up to, in whatever order two readers with different intervals
-// collect: a series never falls while it is there, deltas are never negative, and no call is told of twice.
-func TestO07_KeyThatComesAndGoes(t *testing.T) {
+// O7: a key that collections have left out, because its breaker was idle or gone. Totals go on where they were, deltas tell of
+// every call once, whether more or fewer calls come than before.
+func TestO07_KeyThatComesBack(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		away func(g *breaker.Group)
+		name  string
+		away  func(g *breaker.Group)
 		apart time.Duration
 	}{
-		{"idle, and back soon", func(*breaker.Group) {}, 61 * time.Minute},
+		{"idle", func(*breaker.Group) {}, 61 * time.Minute},
 		{"idle for long", func(*breaker.Group) {}, 3 * time.Hour},
-		{"removed, and back soon", func(g *breaker.Group) { g.Remove(breaker.Key{Method: "m"}) }, 70 * time.Second},
+		{"removed", func(g *breaker.Group) { g.Remove(breaker.Key{Method: "m"}) }, 20 * time.Second},
 		{"removed for long", func(g *breaker.Group) { g.Remove(breaker.Key{Method: "m"}) }, 3 * time.Hour},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			g := newGroup(t, breaker.Config{})
-			cumulative, delta := temporalities()
-			register(t, g, cumulative)
-			var told float64     // by deltas
-			previous := -1.      // of the cumulative series
-			sums, resets := 0., 0 // as who reads the cumulative series adds up
-			succeedOn(t, g, "m", 10)
-			look := func(m meters) {
-				got := callsOf(m.collect(t), "m")
-				if m.reader == delta.reader {
-					if got < 0 && got != -1 {
-						t.Errorf("%s: a delta of %v", tt.name, got)
-					}
-					told += max(0, got)
-					return
-				}
-				switch {
-				case got == -1:
-				case previous == -1 || got < previous:
-					if previous != -1 {
-						t.Errorf("%s: the series falls from %v to %v without a gap", tt.name, previous, got)
-					}
-					sums += got
-					resets++
-				default:
-					sums += got - previous
-				}
-				previous = got
-			}
-			pass := func(d time.Duration) {
-				for i := time.Duration(0); i < d; i += 10 * time.Second {
-					time.Sleep(10 * time.Second)
-					look(cumulative)
-					if i%time.Minute == 0 { // less often
-						look(delta)
+		for _, more := range []int{7, 10, 12} {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGroup(t, breaker.Config{})
+				cumulative, delta := newMeters(), newDeltaMeters()
+				register(t, g, cumulative)
+				register(t, g, delta, WithDeltaTemporality())
+				told, last := 0., 0.
+				collect := func() {
+					told += max(0, callsOf(delta.collect(t), "m"))
+					if got := callsOf(cumulative.collect(t), "m"); got >= 0 {
+						if got < last {
+							t.Errorf("%s: the counter falls from %v to %v", tt.name, last, got)
+						}
+						last = got
 					}
 				}
-			}
-			pass(time.Minute)
-			tt.away(g)
-			pass(tt.apart)
-			succeedOn(t, g, "m", 7)
-			if got := series(cumulative.collect(t), "state{", "grpc.method=m", "state=closed"); got != 1 {
-				t.Errorf("%s: back, and the state is %v, want reported at once", tt.name, got)
-			}
-			pass(10 * time.Minute)
-			look(delta)
-			if told != 17 || sums != 17 {
-				t.Errorf("%s: 17 calls came, deltas tell of %v, cumulative sums of %v", tt.name, told, sums)
-			}
-			if resets != 2 {
-				t.Errorf("%s: the cumulative series begins %d times, want twice", tt.name, resets)
-			}
-		})
+				pass := func(d time.Duration) {
+					for range d / (10 * time.Second) {
+						time.Sleep(10 * time.Second)
+						collect()
+					}
+				}
+				succeedOn(t, g, "m", 10)
+				pass(time.Minute)
+				tt.away(g)
+				pass(tt.apart)
+				if got := callsOf(cumulative.collect(t), "m"); got != -1 {
+					t.Errorf("%s: away, and the counter is %v", tt.name, got)
+				}
+				succeedOn(t, g, "m", more)
+				pass(time.Minute)
+				if want := float64(10 + more); told != want || last != want {
+					t.Errorf("%s: deltas tell of %v calls, the counter of %v, want %v", tt.name, told, last, want)
+				}
+			})
+		}
 	}
 }
 
-// What is gone for good is forgotten, so that keys that come and go take no memory.
-func TestO07_SumsAreForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(10))
-		l := newLedger()
+// O7: keys that come and go all the time, at the bound of the group. Every call is told that was counted by a breaker which a
+// collection saw after it.
+func TestO07_Churn(t *testing.T) {
+	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(2))
+	cumulative, delta := newMeters(), newDeltaMeters()
+	register(t, g, cumulative)
+	register(t, g, delta, WithDeltaTemporality())
+	told := map[string]float64{}
+	var last map[string]float64
+	for round := range 300 {
+		for i := range 2 {
+			succeedOn(t, g, fmt.Sprintf("m%d", (round+i*2)%5), 3)
+		}
+		deltas := delta.collect(t)
+		for _, m := range []string{"m0", "m1", "m2", "m3", "m4"} {
+			told[m] += max(0, callsOf(deltas, m))
+		}
+		now := cumulative.collect(t)
+		neverFall(t, last, now)
+		last = now
+	}
+	sum := 0.
+	for _, n := range told {
+		sum += n
+	}
+	if sum != 300*2*3 {
+		t.Errorf("deltas tell of %v calls, want %d", sum, 300*2*3)
+	}
+}
+
+// O7: what the ledger keeps is bounded, whatever comes and goes.
+func TestO07_TheLedgerIsBounded(t *testing.T) {
+	for _, delta := range []bool{false, true} {
+		const n = 1000
+		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(n))
+		l := newLedger(delta)
 		collect := func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.begin()
 			for key, b := range g.All() {
-				l.observe(key, b, sums{}, time.Now())
+				l.observe(key, b, sums{}, true)
 			}
-			l.end(time.Now())
+			l.end()
 		}
-		for i := range 1000 {
-			succeedOn(t, g, fmt.Sprint(i), 1)
+		for round := range maxGone/n + 3 {
+			for i := range n {
+				succeedOn(t, g, fmt.Sprint(round, i), 1)
+			}
 			collect()
 		}
-		time.Sleep(restAfter)
-		collect()
-		if got := len(l.keys); got > 10 {
-			t.Errorf("the ledger knows %d keys, want at most those of the 10 breakers", got)
+		most := n + maxGone
+		if delta {
+			most = n
 		}
-	})
-}
-
-// A collection that ends early, because its context does, says nothing of the keys that it did not come to.
-func TestO07_CollectionThatEndedEarly(t *testing.T) {
-	g := newGroup(t, breaker.Config{})
-	cumulative, _ := temporalities()
-	register(t, g, cumulative)
-	succeedOn(t, g, "m", 3)
-	if got := callsOf(cumulative.collect(t), "m"); got != 3 {
-		t.Fatalf("%v calls, want 3", got)
-	}
-	in, err := newInstruments(cumulative.provider.Meter("another"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLedger()
-	l.begin()
-	l.observe(breaker.Key{Method: "m"}, g.Get(breaker.Key{Method: "m"}), sums{}, time.Now())
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := in.observe(ctx, noop.Observer{}, g, l); err == nil {
-		t.Fatal("a collection whose context is done succeeds")
-	}
-	if !l.keys[breaker.Key{Method: "m"}].out.IsZero() {
-		t.Error("the key counts as left out")
+		if got := len(l.keys); got > most || len(l.gone) > maxGone {
+			t.Errorf("delta is %v: %d keys and %d without a breaker, want at most %d", delta, got, len(l.gone), most)
+		}
+		for _, a := range l.gone {
+			if a.b != nil {
+				t.Fatal("it keeps a breaker that was evicted")
+			}
+		}
 	}
 }
 
-// Saturated figures stay where they are.
+// B11: figures stop at the largest one.
 func TestO07_SumsSaturate(t *testing.T) {
-	const most = 1<<64 - 1
-	a, b := sums{0: most, 1: 5, 2: 3}, sums{0: 1, 1: most, 2: 4}
-	if got := a.plus(b); got[0] != most || got[1] != 5 || got[2] != 7 {
+	a, b := sums{0: math.MaxUint64, 1: 5, 2: 3}, sums{0: 1, 1: math.MaxUint64, 2: 4}
+	if got := a.plus(b); got[0] != math.MaxUint64 || got[1] != math.MaxUint64 || got[2] != 7 {
 		t.Errorf("plus: %v", got[:3])
 	}
-	if got := a.minus(b); got[0] != most-1 || got[1] != 0 || got[2] != 0 {
+	if got := a.minus(b); got[0] != math.MaxUint64-1 || got[1] != 0 || got[2] != 0 {
 		t.Errorf("minus: %v", got[:3])
 	}
 }
 
-// With more breakers than the SDK's limit of 2000 attribute sets has room for, it is closed ones that are hidden.
-func TestO08_TheLimitHidesClosedBreakers(t *testing.T) {
+// O8: with more breakers than the SDK's limit of 2000 attribute sets has room for, it is healthy ones that are hidden: not
+// those that are open, and not those with an override, whatever it is.
+func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	m := newMeters()
 	register(t, g, m)
 	const n = 3000
-	open := map[string]bool{}
+	mode := map[string]breaker.Mode{}
 	for i := range n {
 		method := fmt.Sprintf("m%04d", i)
 		b := g.Get(breaker.Key{Method: method})
-		if i%10 == 9 { // 300: the trips of 333 fit
+		if i%10 != 9 { // 300 of interest: the trips of 333 fit
+			continue
+		}
+		mode[method] = breaker.Mode(i / 10 % 4) // 0: none
+		if mode[method] == 0 || mode[method] == breaker.ForceClosed {
 			b.Trip(t.Context(), "test")
-			open[method] = true
+		}
+		if mode[method] != 0 {
+			if err := b.SetOverride(t.Context(), breaker.Override{Mode: mode[method], Why: "test", By: "test"}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	got := m.collect(t)
+	seen := map[string]int{} // by method
+	for name, v := range got {
+		_, rest, _ := strings.Cut(name, "grpc.method=")
+		method, _, _ := strings.Cut(rest, ",")
+		switch {
+		case strings.HasPrefix(name, "trips{") && strings.Contains(name, "rule=manual"),
+			v == 1 && mode[method] == 0 && strings.HasPrefix(name, "state{") && strings.Contains(name, "state=open"),
+			v == 1 && mode[method] != 0 && strings.HasPrefix(name, "override{") && strings.Contains(name, "mode="+mode[method].String()):
+			seen[method]++
+		}
+	}
 	hidden := 0
-	for method := range open {
-		if series(got, "state{", "grpc.method="+method+",", "state=open") != 1 ||
-			series(got, "trips{", "grpc.method="+method+",", "rule=manual") != 1 {
+	for method := range mode {
+		if seen[method] != 2 {
 			hidden++
 		}
 	}
 	if hidden > 0 {
-		t.Errorf("%d of %d open breakers are hidden", hidden, len(open))
+		t.Errorf("%d of %d breakers that are open or have an override are hidden", hidden, len(mode))
 	}
 	if series(got, "trips{otel.metric.overflow") == -1 {
 		t.Error("nothing is hidden: the test wants more breakers than the limit has room for")
+	}
+}
+
+// O8: above the limit, breakers that open and close again do not make others cross it: nothing is counted twice.
+func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
+	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
+	cumulative, delta := newMeters(sdkmetric.WithCardinalityLimit(41)), newDeltaMeters(sdkmetric.WithCardinalityLimit(41))
+	register(t, g, cumulative)
+	register(t, g, delta, WithDeltaTemporality())
+	for i := range 20 { // of which ten fit, with four outcomes each
+		succeedOn(t, g, fmt.Sprintf("m%02d", i), 100)
+	}
+	for i := range 5 {
+		g.Get(breaker.Key{Method: fmt.Sprintf("m%02d", i*3)}).Trip(t.Context(), "test") // these come first from now on
+	}
+	total := func(m meters) (sum float64) {
+		for name, v := range m.collect(t) {
+			if strings.HasPrefix(name, "calls") {
+				sum += v
+			}
+		}
+		return sum
+	}
+	if got := total(delta); got != 2000 {
+		t.Fatalf("the first collection tells of %v calls, want 2000", got)
+	}
+	for round := range 10 {
+		b := g.Get(breaker.Key{Method: fmt.Sprintf("m%02d", round%5*3)})
+		b.Reset(t.Context())
+		if got := total(delta); got != 0 {
+			t.Errorf("round %d: a delta of %v calls, and none came", round, got)
+		}
+		if got := total(cumulative); got != 2000 {
+			t.Errorf("round %d: %v calls in all, want 2000", round, got)
+		}
+		b.Trip(t.Context(), "test")
+		if got := total(delta); got != 0 {
+			t.Errorf("round %d: a delta of %v calls, and none came", round, got)
+		}
 	}
 }
