@@ -103,15 +103,17 @@
 // The histogram of call durations is prombridge's alone: with OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin has it.
 //
-// Counters are totals of a key. They go on if its breaker was evicted, removed or idle and the key gets a breaker again:
-// RegisterMetrics keeps the totals of 10 000 keys that have no breaker. What a breaker counts between the last collection and
-// its eviction is lost. For readers with delta temporality use WithDeltaTemporality: the SDK forgets a series that a
-// collection left out, and would count its total twice. Register a group once, for as long as the provider lives.
+// Counters are totals of a key. They go on if its breaker was evicted, removed or idle and the key gets a breaker
+// again: RegisterMetrics keeps the totals of 10 000 keys that have no breaker. What a breaker counts between the last
+// collection and its eviction is lost. For readers with delta temporality use WithDeltaTemporality: the SDK forgets a
+// series that a collection left out, and would count its total twice. Register a group once, for as long as the
+// provider lives.
 //
 // The SDK keeps 2000 attribute sets for an instrument, the first that it gets, and folds the rest into one with the
-// attribute otel.metric.overflow. The trips of 333 breakers fill that, and the states of 666. Breakers that are not closed or
-// have an override are reported first, and counters of those that ever were, so the limit hides healthy ones. Above the
-// limit the overflow series may fall when a breaker opens for the first time. A program with more breakers raises it:
+// attribute otel.metric.overflow. The trips of 333 breakers fill that, and the states of 666. Breakers that are not
+// closed or have an override are reported first, and counters of those that ever were, so the limit hides healthy
+// ones. Above the limit the overflow series may fall when a breaker opens for the first time. A program with more
+// breakers raises it:
 //
 //	metric.NewMeterProvider(metric.WithReader(reader), metric.WithCardinalityLimit(100_000)) // go.opentelemetry.io/otel/sdk/metric
 package otelbridge

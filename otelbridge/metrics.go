@@ -127,12 +127,12 @@ type observed struct {
 }
 
 // observeAll observes the breakers of all, which are about n. The SDK keeps a limited number of attribute sets for an
-// instrument, the first that it gets, and folds the others into one. So the states of breakers that are not closed come
-// first, and the counters in the order of their ranks. The context of the collection is not looked at: the SDK drops what
-// it knows of a series that is not observed.
+// instrument, the first that it gets, and folds the others into one. So the states of breakers that are not closed
+// come first, and the counters in the order of their ranks. The context of the collection is not looked at: the SDK
+// drops what it knows of a series that is not observed.
 //
-// If a key is evicted and made anew meanwhile, all may have it twice, and what is observed twice adds up. Caller must hold
-// l.mu.
+// If a key is evicted and made anew meanwhile, all may have it twice, and what is observed twice adds up. Caller must
+// hold l.mu.
 func (in *instruments) observeAll(
 	o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], l *ledger, n int,
 ) {

@@ -57,10 +57,10 @@ func WithMeterProvider(p metric.MeterProvider) Option {
 	return optionFunc(func(o *options) { o.meters = p })
 }
 
-// WithDeltaTemporality says that the readers of the meter provider ask for delta temporality of counters. A key that was
-// left out of a collection, because its breaker was idle or gone, then starts again from zero, so that nothing is counted
-// twice. Without it counters are totals, as readers with cumulative temporality need them. All readers of the provider
-// must have the same temporality. It is for RegisterMetrics. Default: cumulative.
+// WithDeltaTemporality says that the readers of the meter provider ask for delta temporality of counters. A key that
+// was left out of a collection, because its breaker was idle or gone, then starts again from zero, so that nothing is
+// counted twice. Without it counters are totals, as readers with cumulative temporality need them. All readers of the
+// provider must have the same temporality. It is for RegisterMetrics. Default: cumulative.
 func WithDeltaTemporality() Option {
 	return optionFunc(func(o *options) { o.delta = true })
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A key may get another breaker, which counts from zero: the first one was evicted or removed. And a breaker that is idle
-// has no series until a call comes. The SDK forgets a series that a collection left out: it takes the next total of it for
-// new. So a reader with cumulative temporality needs the total of all breakers of the key, and one with delta temporality
-// needs, after a gap, what was counted since the gap. The bridge cannot see what its readers use, so an option says it.
+// A key may get another breaker, which counts from zero: the first one was evicted or removed. And a breaker that is
+// idle has no series until a call comes. The SDK forgets a series that a collection left out: it takes the next total
+// of it for new. So a reader with cumulative temporality needs the total of all breakers of the key, and one with
+// delta temporality needs, after a gap, what was counted since the gap. The bridge cannot see what its readers use,
+// so an option says it.
 
 // maxGone is how many keys without a breaker the ledger keeps totals of: as many as a group has breakers by default.
 const maxGone = 10_000
@@ -69,9 +70,9 @@ type account struct {
 	rank  rank
 }
 
-// rank is the place of a key in the order in which sums are observed. It must not change from one collection to the next,
-// or keys would cross the SDK's limit and be counted twice. Keys that have ever been of interest come first, and stay
-// there.
+// rank is the place of a key in the order in which sums are observed. It must not change from one collection to the
+// next, or keys would cross the SDK's limit and be counted twice. Keys that have ever been of interest come first,
+// and stay there.
 type rank struct {
 	quiet bool // always closed so far, without an override
 	seq   uint64
@@ -90,8 +91,8 @@ func (r rank) compare(o rank) int {
 // begin starts a collection. Caller must hold l.mu.
 func (l *ledger) begin() { l.round++ }
 
-// observe returns the account of a key and the sums to report for it. b is its breaker, which has counted so much; quiet
-// reports whether b is closed and without an override. Caller must hold l.mu.
+// observe returns the account of a key and the sums to report for it. b is its breaker, which has counted so much;
+// quiet reports whether b is closed and without an override. Caller must hold l.mu.
 func (l *ledger) observe(key breaker.Key, b *breaker.Breaker, counted sums, quiet bool) (*account, sums) {
 	a := l.keys[key]
 	if a == nil {

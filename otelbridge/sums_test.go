@@ -53,7 +53,8 @@ func succeedOn(t *testing.T, g *breaker.Group, method string, n int) {
 	}
 }
 
-// O7: a key that gets another breaker between two collections goes on: its counters never fall, and no delta is negative.
+// O7: a key that gets another breaker between two collections goes on: its counters never fall, and no delta is
+// negative.
 func TestO07_AnotherBreakerBetweenCollections(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
 	cumulative, delta := newMeters(), newDeltaMeters()
@@ -80,8 +81,8 @@ func TestO07_AnotherBreakerBetweenCollections(t *testing.T) {
 	}
 }
 
-// O7: a key that collections have left out, because its breaker was idle or gone. Totals go on where they were, deltas tell of
-// every call once, whether more or fewer calls come than before.
+// O7: a key that collections have left out, because its breaker was idle or gone. Totals go on where they were,
+// deltas tell of every call once, whether more or fewer calls come than before.
 func TestO07_KeyThatComesBack(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -132,8 +133,8 @@ func TestO07_KeyThatComesBack(t *testing.T) {
 	}
 }
 
-// O7: keys that come and go all the time, at the bound of the group. Every call is told that was counted by a breaker which a
-// collection saw after it.
+// O7: keys that come and go all the time, at the bound of the group. Every call is told that was counted by a breaker
+// which a collection saw after it.
 func TestO07_Churn(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(2))
 	cumulative, delta := newMeters(), newDeltaMeters()
@@ -209,8 +210,8 @@ func TestO07_SumsSaturate(t *testing.T) {
 	}
 }
 
-// O8: with more breakers than the SDK's limit of 2000 attribute sets has room for, it is healthy ones that are hidden: not
-// those that are open, and not those with an override, whatever it is.
+// O8: with more breakers than the SDK's limit of 2000 attribute sets has room for, it is healthy ones that are
+// hidden: not those that are open, and not those with an override, whatever it is.
 func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	m := newMeters()

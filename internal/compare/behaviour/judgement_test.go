@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// judgement is about what a breaker does to a backend that is well, or well again, as the library sets it up when it is told
-// nothing. The defaults of before of this library itself failed J01 to J05.
+// judgement holds scenarios about healthy backends, and backends that have recovered. J01 to J04 use the library's own
+// preset where it has one.
 var judgement = []*scenario{
 	{
 		id: "J01", title: "100 calls lost with one connection, and nothing else: the next calls pass", rule: "B4, B5",
@@ -56,15 +56,17 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J04", title: "15 s after an outage of an hour, 95% of the calls pass", rule: "B17",
-		why:   "a back-off that grows with the outage makes it longer",
+		id: "J04", title: "15 s after an outage of an hour, 95% of the calls pass, whenever in its open period it ends", rule: "B17",
+		why:   "a long open period, or a back-off that grows with the outage, makes the outage longer",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
-			b := c.test(c.lib.preset())
-			b.slowly(time.Hour, failure)
-			b.drive(15*time.Second, success)
-			if passed := b.drive(time.Second, success); passed < rate*95/100 {
-				c.failf("15 s after an outage of an hour, less than 95%% of the calls pass")
+			for more := time.Duration(0); more < time.Minute; more += 5 * time.Second {
+				b := c.test(c.lib.preset())
+				b.slowly(time.Hour+more, failure)
+				b.drive(15*time.Second, success)
+				if passed := b.drive(time.Second, success); passed < rate*95/100 {
+					c.failf("15 s after an outage of an hour, less than 95%% of the calls pass")
+				}
 			}
 		},
 	},
@@ -148,11 +150,19 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J08", title: "A backend that hangs is given up, though its callers cancel before it answers", rule: "B6",
+		id: "J08", title: "A backend that hangs is shielded, although its callers cancel before it answers", rule: "B6",
 		why:   "impatient callers are how one learns of a backend that hangs; their calls end as canceled, which is no failure",
-		needs: []feature{hasStates, hasSlow, hasContext},
+		needs: []feature{hasStates, hasContext},
 		run: func(c *cell) {
-			b := c.make(want{slow: time.Second, ratio: 0.5, minCalls: 10, window: 10 * time.Minute})
+			// By a rule on slow calls, or by a time limit of the library's own.
+			w := want{slow: time.Second, ratio: 0.5, minCalls: 10, window: 10 * time.Minute}
+			if _, no := c.lib.lacks[hasSlow]; no {
+				w = want{failures: 5, hang: time.Second}
+				if l, no := c.lib.lacks[hasHang]; no {
+					c.give(verdict{Mark: lacking, Reason: l.why})
+				}
+			}
+			b := c.make(w)
 			for range 100 {
 				if !b.tryFor(5*time.Second, ignored) {
 					return
@@ -172,10 +182,10 @@ func (s subject) loseAtOnce(n int) {
 		}
 	}
 	s.c.settle()
-	if len(ends) < n/2 {
-		s.c.failf("lets through less than half of %d calls at once, before anything has failed", n)
+	if len(ends) < 5 {
+		s.c.failf("lets through fewer than 5 of %d calls at once, before anything has failed", n)
 	}
-	s.c.sleep(time.Second)
+	s.c.sleep(500 * time.Millisecond) // below the time limits that some libraries have by default
 	var wg sync.WaitGroup
 	for _, end := range ends {
 		wg.Go(func() { end(failure) })
@@ -199,15 +209,19 @@ func (s subject) slowly(d time.Duration, o outcome) {
 	}
 }
 
-// tryFor makes one call that takes d and ends with o, and says whether it was let through.
+// tryFor makes one call that takes d, or until its context ends, and ends with o. It reports whether it was let through.
 func (s subject) tryFor(d time.Duration, o outcome) bool {
 	ctx, cancel := context.WithCancel(bg)
 	defer cancel()
 	ran := false
 	// what it returns is what it was told
-	_ = s.do(ctx, func(context.Context) error {
+	_ = s.do(ctx, func(ctx context.Context) error {
 		ran = true
-		time.Sleep(d)
+		select {
+		case <-time.After(d):
+		case <-ctx.Done(): // a time limit
+			return ctx.Err()
+		}
 		if o == ignored {
 			cancel()
 		}

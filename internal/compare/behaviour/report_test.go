@@ -80,8 +80,8 @@ An adapter does what a user of the library would have to write, and no more:
 
 The scenarios were written by the authors of grpcircuit, from its rules, and many after bugs seen in the others. They ask what these
 authors think matters; a library that was made for something else is not bad for failing them. What grpcircuit fails stands here too.
-The rows J01 to J08 and W01 to W06 were written after faults of grpcircuit itself, when they had been mended: earlier versions of it
-failed all of them. J01 to J04 take each library as its own constructor makes it when it is told nothing.
+The rows J01 to J08 and W01 to W06 were written after faults of grpcircuit itself, once it was mended. J01 to J04 use the preset of
+each library, that is, what its constructor makes without settings, or with the few that it cannot do without.
 
 | mark | meaning |
 |---|---|

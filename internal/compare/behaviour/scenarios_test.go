@@ -27,7 +27,7 @@ var topics = []topic{
 	{title: "Listeners", scenarios: listeners},
 	{title: "Panics, concurrency, counts, keys", scenarios: calls},
 	{title: "Under load", scenarios: load},
-	{title: "Judging right, told nothing", scenarios: judgement},
+	{title: "Healthy backends, and recovered ones", scenarios: judgement},
 }
 
 var scenarios = slices.Concat(rows(topics), rows(grpcTopics))
