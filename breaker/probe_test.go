@@ -261,3 +261,34 @@ func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
 		}
 	})
 }
+
+// B20: a probe that is slow and failed has failed: that is what people are told.
+func TestB20_WhyAProbeOpens(t *testing.T) {
+	for o, want := range map[Outcome]string{Success: "probe was slow", Failure: "probe failed", Overload: "probe failed"} {
+		synctest.Test(t, func(t *testing.T) {
+			rec := new(recorder)
+			cfg := steady()
+			cfg.SlowCall = time.Second
+			b := mustNew(t, cfg, WithListener(rec.Transition))
+			b.Trip(t.Context(), "test")
+			time.Sleep(time.Hour)
+			p := acquire(t, b)
+			time.Sleep(2 * time.Second)
+			p.Done(t.Context(), o)
+			events := rec.heard()
+			if got := events[len(events)-1]; got.To != Open || got.Why != want {
+				t.Errorf("%v: to %v because %q, want open because %q", o, got.To, got.Why, want)
+			}
+		})
+	}
+}
+
+func TestPermitTellsOfTheLease(t *testing.T) {
+	b := mustNew(t, Config{ProbeTimeout: 7 * time.Second})
+	if got := acquire(t, b).ProbeTimeout(); got != 7*time.Second {
+		t.Errorf("got %v, want 7s", got)
+	}
+	if got := (Permit{}).ProbeTimeout(); got != 0 {
+		t.Errorf("the zero Permit: got %v, want 0", got)
+	}
+}
