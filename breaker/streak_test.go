@@ -325,3 +325,12 @@ func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 		}
 	}
 }
+
+// How long failures lasted is said from a millisecond on.
+func TestB31_HowLongFailuresLasted(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "", ms - 1: "", ms: " over 1ms", 1500*time.Microsecond + 1: " over 1ms", time.Hour: " over 1h0m0s"} {
+		if got := over(int64(d)); got != want {
+			t.Errorf("%v: got %q, want %q", d, got, want)
+		}
+	}
+}
