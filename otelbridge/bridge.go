@@ -112,6 +112,7 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 		attrs = append(attrs, attrFailureRatio.Float64(e.Counts.FailureRatio()))
 	case breaker.RuleSlow:
 		attrs = append(attrs, attrSlowRatio.Float64(e.Counts.SlowRatio()))
+	case breaker.RuleCustom, breaker.RuleProbe, breaker.RuleManual: // they look at something else
 	}
 	if e.Override != 0 {
 		attrs = append(attrs, attrOverride.String(e.Override.String()))

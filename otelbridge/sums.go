@@ -212,9 +212,9 @@ const (
 	sumLateResults
 	sumRecoveries
 	sumNotClosed // in seconds; the others count
-
-	counters = int(sumNotClosed)
 )
+
+const counters = int(sumNotClosed) // those of Int64
 
 func sumsOf(s *breaker.Snapshot) (all sums) {
 	for i := range sumSeries {
