@@ -215,6 +215,36 @@ func TestS14_DeadProbeThatNobodyReads(t *testing.T) {
 	})
 }
 
+// S14: the same for one that was read before.
+func TestS14_DeadProbeThatNobodyReadsAnyMore(t *testing.T) {
+	inEach(t, func(t arranged) {
+		cfg := probeConfig
+		cfg.SuccessesToClose = 5
+		g := newGuard(t.T, cfg, WithKey(oneKey))
+		r := newStreamRig(t.T, g, lives(1), t.dial...)
+		halfOpen(t.T, g, breaker.Key{})
+		s := r.bidi(t.Context())
+		if _, err := s.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		r.backend.Stop()
+		time.Sleep(20 * time.Second)
+		wantState(t.T, "after the server was stopped", g, breaker.HalfOpen)
+		_ = r.conn.Close()
+	})
+}
+
+// S9: once Header has returned, OnFinish is right again.
+func TestS09_OnFinishAfterHeader(t *testing.T) {
+	g := newGuard(t, lenient)
+	cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{
+		header: func() (metadata.MD, error) { return metadata.Pairs("k", "v"), nil },
+	})
+	_, _ = cs.Header()
+	finish(nil)
+	wantTally(t, "ended well", g, one(breaker.Success))
+}
+
 // S14: an observer that exits the goroutine of the timer does not keep the breaker half-open.
 func TestS14_ObserverThatExits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
