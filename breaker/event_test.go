@@ -107,7 +107,7 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 func TestEventJSON(t *testing.T) {
 	e := Event{
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed",
-		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, Failed: 10,
+		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, Failed: 10, Override: Shadow,
 		Counts: Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
 	}
 	text, err := json.Marshal(e)
@@ -116,7 +116,8 @@ func TestEventJSON(t *testing.T) {
 	}
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
 		`"why":"probe failed","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
-		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failed":10}`
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failed":10,` +
+		`"override":"shadow"}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
 	}
