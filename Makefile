@@ -91,7 +91,7 @@ fuzz:
 		done; \
 	done
 
-# The one place that names the version of gremlins. It takes half an hour on two cores; see docs/mutation.md.
+# The one place that names the version of gremlins. It takes three quarters of an hour on two cores; see docs/mutation.md.
 GREMLINS_VERSION := v0.6.0
 
 .PHONY: mutation
