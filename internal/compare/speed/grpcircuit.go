@@ -45,7 +45,7 @@ func (s settings) grpcircuit() breaker.Config {
 		// The rule stays on, and does not fire: failures wait for the breaker's lock, and where a goroutine loses its
 		// core while it holds the lock, those of all goroutines come in a row.
 		cfg.ConsecutiveFailures = 1000
-	case Open, UnaryOpen:
+	case Open, HalfOpen, UnaryOpen:
 		cfg.FailingFor = -1 // it is opened by failures of one instant
 	default:
 	}
