@@ -69,11 +69,11 @@ func TestNothingStarts(t *testing.T) {
 		found = append(found, startsIn(t, a.from)...)
 	}
 	want := []string{
-		"interceptor/connect.go reconnect: context.WithTimeout", // while a probe waits for a connection: canceled when it returns
-		"interceptor/stream.go open: context.AfterFunc",         // for a stream that is not grpc's own: the end of its context
-		"interceptor/stream.go onFinish: time.AfterFunc",        // 50 ms, for RecvMsg after a Header that found nothing
-		"interceptor/stream.go onContextDone: time.AfterFunc",   // 50 ms, for a call that is running when the context ends
-		"interceptor/stream.go startAging: time.AfterFunc",      // of a probe stream (S14): until it, or its half-open stay, ends
+		"interceptor/connect.go reconnect: context.WithTimeout",  // while a probe waits for a connection: canceled when it returns
+		"interceptor/stream.go open: context.AfterFunc",          // for a stream that is not grpc's own: the end of its context
+		"interceptor/stream.go onFinish: time.AfterFunc",         // 50 ms, for RecvMsg after a Header that found nothing
+		"interceptor/stream.go onContextDone: time.AfterFunc",    // 50 ms, for a call that is running when the context ends
+		"interceptor/stream_probe.go startAging: time.AfterFunc", // of a probe stream (S14): until it, or its half-open stay, ends
 	}
 	if !slices.Equal(found, want) {
 		t.Errorf("goroutines and timers are started by %q, want %q", found, want)

@@ -71,7 +71,7 @@ func (e *RejectedError) GRPCStatus() *status.Status {
 // valid is text as a proto string may be; a key may hold anything.
 func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
-// IsRejected says whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote
+// IsRejected reports whether err is or wraps a circuit breaker's rejection: one of this process, or one that a remote
 // hop of this library returned, which its ErrorInfo tells.
 func IsRejected(err error) bool {
 	if err == nil {

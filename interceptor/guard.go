@@ -195,15 +195,13 @@ func (c *pending) settle(
 		}
 	}()
 	c.judge(ctx, &r, &report, cc)
-	if r.LongLived() { // what happens to it now says nothing about a message that came long ago (S13)
+	lost := r.Code == codes.Unavailable
+	if lost || r.LongLived() { // neither says anything about a message that came before, or long ago (S13)
 		report.TakeBack = nil
 	}
-	if r.Code == codes.Unavailable { // nor does a lost connection
-		report.TakeBack = nil
-		if r.Old && report.Outcome == breaker.Ignored && !r.Closed {
-			// A quiet watch was open for long. No other outcome of quiet watches ends their failure streak (S13).
-			c.permit.SignOfLife()
-		}
+	if lost && r.Old && report.Outcome == breaker.Ignored && !r.Closed {
+		// A quiet watch was open for long. No other outcome of quiet watches ends their failure streak (S13).
+		c.permit.SignOfLife()
 	}
 	reported = true
 	c.permit.DoneWith(ctx, report)

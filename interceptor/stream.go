@@ -2,17 +2,12 @@ package interceptor
 
 import (
 	"context"
-	"go/token"
 	"io"
-	"math"
-	"reflect"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
@@ -120,9 +115,7 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		return nil, err // S1
 	}
 	if cs == nil { // an interceptor's mistake, which is for its caller to find
-		if !s.settled.Swap(true) {
-			s.pending.permit.Done(s.ctx, breaker.Ignored)
-		}
+		s.endAs(breaker.Ignored)
 		return nil, nil
 	}
 	s.ClientStream, s.created = cs, time.Now()
@@ -156,48 +149,6 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		s.startAging()
 	}
 	return s, nil
-}
-
-// grpcFunc is a function of grpc's own that interceptors end in.
-type grpcFunc struct {
-	name  string
-	entry atomic.Uintptr // where it begins, once it has been seen
-	other atomic.Uintptr // where the last function began that was another one: finding a name takes long
-}
-
-var (
-	grpcStreamer = grpcFunc{name: "google.golang.org/grpc.newClientStream"}
-	grpcInvoker  = grpcFunc{name: "google.golang.org/grpc.invoke"}
-)
-
-// is reports whether f is grpc's own function: then no interceptor stands between it and the guard, OnFinish is certain
-// to be called, and no other attempt shares the options for header, trailer and peer. If grpc renames the function, every
-// f counts as an interceptor: errors are then judged without evidence (G5), streams cost three allocations more, and
-// tests fail.
-func (g *grpcFunc) is(f any) bool {
-	pc := reflect.ValueOf(f).Pointer()
-	switch pc {
-	case 0, g.other.Load():
-		return false
-	case g.entry.Load():
-		return true
-	}
-	if fn := runtime.FuncForPC(pc); fn == nil || fn.Name() != g.name {
-		g.other.Store(pc)
-		return false
-	}
-	g.entry.Store(pc)
-	return true
-}
-
-// fromGRPC reports whether grpc made cs: it is of a type that grpc does not export.
-func fromGRPC(cs grpc.ClientStream) bool {
-	t := reflect.TypeOf(cs)
-	if t == nil || t.Kind() != reflect.Pointer {
-		return false
-	}
-	t = t.Elem()
-	return t.PkgPath() == "google.golang.org/grpc" && !token.IsExported(t.Name())
 }
 
 // enter marks the start of a call to the stream below, and leave its end. For a direct stream OnFinish decides, so
@@ -280,20 +231,12 @@ func (s *stream) end(sig signal, err error) {
 	s.lookAtPeer(sig, &r)
 }
 
-// giveUp is end for a stream of which only grpc knows how it ended: Header found no header, and nobody receives.
-func (s *stream) giveUp() {
-	s.markOver()
-	if !s.settled.Swap(true) {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Ignored, Latency: s.answerTime()})
-	}
-}
-
-// fail is end for a stream whose call below panicked or exited the goroutine (G1).
-func (s *stream) fail() {
+// endAs is end for a stream that has no error to judge.
+func (s *stream) endAs(o breaker.Outcome) {
 	s.markOver()
 	if !s.settled.Swap(true) {
 		s.pending.permit.DoneWith(s.ctx, breaker.Report{
-			Outcome: breaker.Failure, Latency: s.answerTime(), TakeBack: s.endedStreak.Load(),
+			Outcome: o, Latency: s.answerTime(), TakeBack: s.endedStreak.Load(),
 		})
 	}
 }
@@ -365,56 +308,6 @@ func (s *stream) lookForHeader() {
 	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // it has ended
 		s.hasHeader.Store(true)
 	}
-}
-
-// startAging starts the timer of a probe, until it is old (S14).
-func (s *stream) startAging() {
-	const never = time.Duration(math.MaxInt64)
-	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
-	s.aging.Store(timer) // before it may run
-	s.restart(timer, s.pending.guard.longStream)
-}
-
-// restart has the timer run for d, unless the stream is over. The end of a stream is written first, and then stops the
-// timer, so one of the two sees the other.
-func (s *stream) restart(timer *time.Timer, d time.Duration) {
-	timer.Reset(d)
-	if s.over.Load() {
-		timer.Stop()
-	}
-}
-
-// sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
-// stream has no connection.
-func (s *stream) sustain() {
-	if s.over.Load() { // it ended when the timer had fired already
-		return
-	}
-	connected := s.connected()
-	defer func() { // also if an observer exits the goroutine
-		if s.pending.permit.Sustain(s.ctx, connected) {
-			s.restart(s.aging.Load(), s.pending.guard.longStream)
-		}
-	}()
-	if connected && !s.settled.Swap(true) {
-		s.report(Result{}, false)
-	}
-}
-
-// connected reports whether the stream may have a connection. RecvMsg returns when the connection is lost, so while it
-// runs an idle channel is no sign of that: after a GOAWAY a live stream has one. Without RecvMsg it is.
-func (s *stream) connected() bool {
-	if s.cc == nil {
-		return true
-	}
-	switch s.cc.GetState() {
-	case connectivity.Ready:
-		return true
-	case connectivity.Idle, connectivity.Connecting:
-		return s.receiving.Load() > 0
-	case connectivity.TransientFailure, connectivity.Shutdown:
-	}
-	return false
 }
 
 // RecvMsg receives a message and notes how the stream ends.

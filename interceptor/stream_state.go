@@ -1,6 +1,10 @@
 package interceptor
 
-import "google.golang.org/grpc"
+import (
+	"google.golang.org/grpc"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
 
 // A guarded stream is a state machine. A signal is a call that returned, grpc.OnFinish, a context that ended, a panic,
 // or time that passed. The reaction depends on the origin of the stream, because OnFinish has another meaning for
@@ -92,9 +96,9 @@ func (s *stream) on(sig signal, err error) {
 			s.end(sig, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
 		}
 	case giveUp:
-		s.giveUp()
+		s.endAs(breaker.Ignored)
 	case fail:
-		s.fail()
+		s.endAs(breaker.Failure)
 	case sustain:
 		s.sustain()
 	}

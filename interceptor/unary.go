@@ -49,17 +49,24 @@ func (g *Guard) Unary(
 		return nil
 	}
 	a := attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
-	return g.failed(ctx, b, permit, a, grpcInvoker.is(invoker))
+	return g.failed(ctx, b, permit, a, invoker)
 }
 
-// failed is the rest of Unary for a call that ended with an error.
-func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, direct bool) error {
+// failed is the rest of Unary for a call that ended with an error. A function of its own, so that a success does not pay
+// for what it keeps on the heap.
+func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
 	c := pending{guard: g, breaker: b, permit: permit}
-	a.outcome = c.settle(ctx, Result{Call: a.call(), Err: a.err, Direct: direct}, a.cc, 0, nil)
-	if g.fallbacks == nil {
+	return c.settleUnary(ctx, &a, Result{Direct: grpcInvoker.is(invoker)})
+}
+
+// settleUnary is the end of a call that took more than the shortest way: it settles the call as r says, and falls back.
+func (c *pending) settleUnary(ctx context.Context, a *attempt, r Result) error {
+	r.Call, r.Err = a.call(), a.err
+	a.outcome = c.settle(ctx, r, a.cc, 0, nil)
+	if a.err == nil || c.guard.fallbacks == nil {
 		return a.err
 	}
-	return g.fallBack(ctx, b, &a)
+	return c.guard.fallBack(ctx, c.breaker, a)
 }
 
 // unaryWithEvidence is the rest of Unary for a call of which more than the error must be known.
@@ -79,13 +86,9 @@ func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permi
 	}()
 	a.err = invoker(ctx, a.method, a.req, a.reply, a.cc, opts...)
 	settled = true
-	r := Result{Call: a.call(), Err: a.err, Direct: direct}
+	r := Result{Direct: direct}
 	look.result(&r)
-	a.outcome = c.settle(ctx, r, a.cc, 0, nil)
-	if a.err == nil || g.fallbacks == nil {
-		return a.err
-	}
-	return g.fallBack(ctx, b, &a)
+	return c.settleUnary(ctx, &a, r)
 }
 
 // look holds what the guard asks grpc for: evidence of whose error a unary call ends with (G5), and the pushback in

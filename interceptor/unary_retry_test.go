@@ -96,7 +96,7 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 }
 
 // An attempt that runs into the retry interceptor's own timeout: inside, the guard sees a context that is done;
-// outside, one that is not. It is the callee's failure either way.
+// outside, one that is not. It is the backend's failure either way.
 func TestG10_TimeoutOfAnAttempt(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
