@@ -16,6 +16,7 @@ import (
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/interceptor"
+	"github.com/grpcircuit/grpcircuit/internal/tcpproxy"
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
@@ -309,16 +310,16 @@ func resetConnection(t *testing.T, cfg breaker.Config) (*grpc.ClientConn, *inter
 		<-ctx.Done()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}})
-	p := startProxy(t, testpb.StartTCP(t, srv).Target())
+	p := tcpproxy.Start(t, testpb.StartTCP(t, srv).Target())
 	guard := newGuard(t, cfg)
-	conn := dial(t, p.addr, reconnecting(guard)...)
+	conn := dial(t, p.Addr, reconnecting(guard)...)
 	ends := make(chan error, resetInFlight)
 	for range resetInFlight {
 		go func() { ends <- call(t.Context(), conn, 20*time.Second) }()
 	}
 	await(t, "all calls are at the server", func() bool { return srv.Total() == resetInFlight })
 	srv.Set(testpb.Script{})
-	p.reset()
+	p.Cut()
 	for range resetInFlight {
 		if err := <-ends; status.Code(err) != codes.Unavailable {
 			t.Errorf("a call on the connection that was reset ended with %v, want Unavailable", err)

@@ -70,7 +70,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 	defer func() { report(t, rows, guarded, plain, guard.Group(), rec) }()
 	for i := range cuts {
 		for _, p := range programs {
-			p.proxy.cut()
+			p.proxy.Cut()
 		}
 		cut := time.Now()
 		for _, p := range programs {
@@ -85,7 +85,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 
 	if withOutage {
 		for _, p := range programs {
-			p.proxy.refuse()
+			p.proxy.Refuse()
 		}
 		cut := time.Now()
 		for _, p := range programs {
@@ -93,7 +93,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 		}
 		pause(ctx, time.Until(cut.Add(outage)))
 		for _, p := range programs {
-			p.proxy.listen(t)
+			p.proxy.Listen(t)
 		}
 		back := time.Now()
 		rows = append(rows, compare(t, "outage", cut, back.Sub(cut), plain, guarded)...)

@@ -14,6 +14,8 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"github.com/grpcircuit/grpcircuit/internal/tcpproxy"
 )
 
 const (
@@ -110,7 +112,7 @@ func (w *writer) count() int {
 // A program is a user of etcd: it watches, keeps a lease alive and takes locks.
 type program struct {
 	name    string
-	proxy   *proxy
+	proxy   *tcpproxy.Proxy
 	client  *clientv3.Client
 	session *concurrency.Session
 	held    *concurrency.Mutex // taken at the beginning and never released
@@ -132,10 +134,10 @@ type program struct {
 func start(t *testing.T, name, server string, disturbances int, w *writer, opts ...grpc.DialOption) *program {
 	t.Helper()
 	p := &program{
-		name: name, proxy: startProxy(t, server), lockFailures: make(map[string]int),
+		name: name, proxy: tcpproxy.Start(t, server), lockFailures: make(map[string]int),
 		watch: newActivity(), keepAlive: newActivity(), renewal: newActivity(), lock: newActivity(),
 	}
-	p.client = newClient(t, p.proxy.addr, opts...)
+	p.client = newClient(t, p.proxy.Addr, opts...)
 	ctx, cancel := context.WithCancel(t.Context())
 	p.stop = cancel
 	t.Cleanup(func() {

@@ -1,4 +1,5 @@
-package etcd
+// Package tcpproxy puts a TCP proxy between a client and a server of a test, so that the test can cut connections.
+package tcpproxy
 
 import (
 	"errors"
@@ -10,10 +11,12 @@ import (
 	"time"
 )
 
-// A proxy passes bytes between clients and a server. It can cut all connections and refuse new ones.
-type proxy struct {
-	to   string
-	addr string
+// A Proxy passes bytes between clients and a server. It can cut all connections and refuse new ones.
+type Proxy struct {
+	// Addr is where it listens.
+	Addr string
+
+	to string
 
 	running sync.WaitGroup
 
@@ -22,22 +25,23 @@ type proxy struct {
 	conns    map[*net.TCPConn]struct{}
 }
 
-func startProxy(t *testing.T, to string) *proxy {
-	t.Helper()
+// Start starts a proxy on a free port of 127.0.0.1, to the server at the address to. It ends with the test.
+func Start(tb testing.TB, to string) *Proxy {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	p := &proxy{to: to, addr: l.Addr().String(), conns: make(map[*net.TCPConn]struct{})}
+	p := &Proxy{to: to, Addr: l.Addr().String(), conns: make(map[*net.TCPConn]struct{})}
 	p.serve(l)
-	t.Cleanup(func() {
-		p.refuse()
+	tb.Cleanup(func() {
+		p.Refuse()
 		p.running.Wait()
 	})
 	return p
 }
 
-func (p *proxy) serve(l net.Listener) {
+func (p *Proxy) serve(l net.Listener) {
 	p.mu.Lock()
 	p.listener = l
 	p.mu.Unlock()
@@ -65,7 +69,7 @@ func (p *proxy) serve(l net.Listener) {
 }
 
 // pass returns when the connection is closed from either side, or cut.
-func (p *proxy) pass(client *net.TCPConn) {
+func (p *Proxy) pass(client *net.TCPConn) {
 	defer func() {
 		p.mu.Lock()
 		delete(p.conns, client)
@@ -87,8 +91,8 @@ func (p *proxy) pass(client *net.TCPConn) {
 	both.Wait()
 }
 
-// cut resets all connections. New ones are accepted at once.
-func (p *proxy) cut() {
+// Cut resets all connections. New ones are accepted at once.
+func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -98,8 +102,8 @@ func (p *proxy) cut() {
 	clear(p.conns)
 }
 
-// refuse resets all connections and stops listening: new connections are refused.
-func (p *proxy) refuse() {
+// Refuse resets all connections and stops listening: new connections are refused.
+func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	l := p.listener
 	p.listener = nil
@@ -107,21 +111,21 @@ func (p *proxy) refuse() {
 	if l != nil {
 		_ = l.Close()
 	}
-	p.cut()
+	p.Cut()
 }
 
-// listen accepts connections again, on the same port.
-func (p *proxy) listen(t *testing.T) {
-	t.Helper()
+// Listen accepts connections again, on the same port.
+func (p *Proxy) Listen(tb testing.TB) {
+	tb.Helper()
 	// Another connection of this machine may use the port for a moment.
 	for limit := time.Now().Add(3 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		l, err := net.Listen("tcp", p.addr)
+		l, err := net.Listen("tcp", p.Addr)
 		if err == nil {
 			p.serve(l)
 			return
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(limit) {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 }
