@@ -184,7 +184,7 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 // evicts publishes first and looks for calls in flight after that, so one of the two sees the other. Any other change
 // of phase leaves a call that was admitted in the old generation, which is what it was.
 func (b *Breaker) enter(ph *phase, counter *atomic.Uint64) bool {
-	bump(counter)
+	inc(counter)
 	if b.phase.Load() == ph {
 		return true
 	}
@@ -210,11 +210,11 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 	b.used.Store(instant(t))
 	p, reason := b.decide(ctx, ph, t)
 	if reason == 0 {
-		bump(&b.admitted)
+		inc(&b.admitted)
 		return b.handOver(ctx, p)
 	}
 	c := b.coldly()
-	bump(&c.rejections[reason])
+	inc(&c.rejections[reason])
 	err := b.refusal(c, reason)
 	b.unlock()
 	return Permit{}, err

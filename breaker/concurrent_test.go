@@ -205,14 +205,14 @@ func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	if s := b.Snapshot(); s.Successes != 0 || s.InFlight != 1 {
 		t.Errorf("%d successes, %d in flight, want 0 and 1", s.Successes, s.InFlight)
 	}
-	bump(&w.successes[3])
+	inc(&w.successes[3])
 	b.sweep(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
 		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
 	}
 	b.Reset(t.Context())
 	acquire(t, b)
-	bump(&w.successes[3])
+	inc(&w.successes[3])
 	b.sweep(ph)
 	b.sweep(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
@@ -330,7 +330,7 @@ func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
 	if err := g.Apply(Config{Window: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
-	bump(&then.win.successes[0]) // as if it had looked at the phase before Apply
+	inc(&then.win.successes[0]) // as if it had looked at the phase before Apply
 	b.sweep(then)
 	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
 		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)

@@ -21,9 +21,9 @@ func minus(a, b uint64) uint64 {
 	return a - min(a, b)
 }
 
-// bump adds one to a counter that others add to as well (B11), and returns what that comes to, or 0 beyond the most
+// inc adds one to a counter that others add to as well (B11), and returns what that comes to, or 0 beyond the most
 // there is.
-func bump(c *atomic.Uint64) (n uint64) {
+func inc(c *atomic.Uint64) (n uint64) {
 	if n = c.Add(1); n == 0 {
 		c.Store(math.MaxUint64)
 	}

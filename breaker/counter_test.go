@@ -39,7 +39,7 @@ func TestB11_CountersSaturate(t *testing.T) {
 	for _, tt := range []struct{ from, want uint64 }{{0, 1}, {most - 1, most}, {most, most}} {
 		var c atomic.Uint64
 		c.Store(tt.from)
-		bump(&c)
+		inc(&c)
 		if got := c.Load(); got != tt.want {
 			t.Errorf("bump of %d: got %d, want %d", tt.from, got, tt.want)
 		}

@@ -77,7 +77,7 @@ func (g *Group) evict() bool {
 			victims[best] = victims[n-1]
 			if b.leave(func(now int64) bool { _, ok := b.evictable(now); return ok }) {
 				g.forget(b)
-				bump(&g.evictions)
+				inc(&g.evictions)
 				return true
 			}
 		}

@@ -132,7 +132,7 @@ func (g *Group) Stats() GroupStats {
 
 // CountUnguarded counts a call that went past its breaker because its key function panicked. Guards call it; it is here
 // so that collectors find all figures in one place.
-func (g *Group) CountUnguarded() { bump(&g.unguarded) }
+func (g *Group) CountUnguarded() { inc(&g.unguarded) }
 
 // Listen has l told of every transition from now on, until stop is called; it may still hear one that is being told
 // then. The same Listener (==) is registered once, however often it comes, until each of the stops was called. A nil
@@ -216,7 +216,7 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 	}
 	g.freeIdle()
 	if g.live >= g.max && !g.evict() {
-		bump(&g.overflows)
+		inc(&g.overflows)
 		return g.overflowBreaker()
 	}
 	b := newBreaker(key, hash, g.policies.forKey(key), &g.home)

@@ -104,10 +104,10 @@ func (b *Breaker) reject(r Reason, now int64) {
 	}
 	c := b.cold.Load() // there is one: a breaker that rejects has not only had fast successes
 	if lanes := c.laned(); lanes != nil {
-		bump(&pick(lanes).rejections[r])
+		inc(&pick(lanes).rejections[r])
 		return
 	}
-	b.meet(&c.rejections[r], bump(&c.rejections[r]))
+	b.meet(&c.rejections[r], inc(&c.rejections[r]))
 }
 
 // entered is how many permits have been given out, ever.

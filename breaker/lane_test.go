@@ -261,7 +261,7 @@ func TestB09_SweepCollectsFromLanes(t *testing.T) {
 	acquire(t, b)
 	ph := b.phase.Load()
 	b.Reset(t.Context())
-	bump(&ph.win.lanes()[5].successes[4])
+	inc(&ph.win.lanes()[5].successes[4])
 	b.sweep(ph)
 	b.sweep(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.InFlight != 0 || s.Window.Successes != 0 {
@@ -432,7 +432,7 @@ func TestPick(t *testing.T) {
 		// What is in the pool now, on any P, and then a number that nobody has had.
 		for i := range uint32(1000) {
 			laneNumbers.Put(&i)
-			bump(&pick(of).admitted)
+			inc(&pick(of).admitted)
 			laneNumbers.Get()
 		}
 		for i := range of {

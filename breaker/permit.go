@@ -290,8 +290,8 @@ func (b *Breaker) CountFallback(served bool) {
 	c := b.coldly()
 	b.mu.Unlock()
 	if served {
-		bump(&c.fallbacks[1])
+		inc(&c.fallbacks[1])
 	} else {
-		bump(&c.fallbacks[0])
+		inc(&c.fallbacks[0])
 	}
 }

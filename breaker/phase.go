@@ -85,6 +85,32 @@ func (p *policy) stamp() int64 {
 	return 0
 }
 
+// late reports whether a call that was admitted in generation gen reports in another one (B15).
+func (ph *phase) late(gen uint64) bool {
+	jitter()
+	if seededBug == bugLate {
+		return false
+	}
+	return ph.gen != gen
+}
+
+// publish makes ph the phase of b in one step, with its state, generation and deadline (B16). Caller must hold b.mu.
+func (b *Breaker) publish(ph *phase) {
+	jitter()
+	if seededBug == bugDeadline && ph.state == Open && ph.gen != b.phase.Load().gen {
+		early := *ph
+		early.gate = &gate{rejected: ph.gate.rejected}
+		early.gate.until.Store(early.entered)
+		b.phase.Store(&early)
+		b.yieldLock()
+		if b.phase.Load() != &early {
+			return
+		}
+	}
+	b.phase.Store(ph)
+	jitter()
+}
+
 // republish changes a copy of the current phase and publishes it in the same generation.
 // Caller must hold b.mu.
 func (b *Breaker) republish(change func(*phase)) *phase {

@@ -58,6 +58,18 @@ func (b *Breaker) full(ph *phase, now int64) bool {
 	return !free
 }
 
+// claim gives out a slot if one is free (B19). Caller must hold b.mu.
+func (b *Breaker) claim(ph *phase, now int64) (lease uint64, ok bool) {
+	if b.full(ph, now) {
+		return 0, false
+	}
+	jitter()
+	if seededBug == bugSlot {
+		b.yieldLock()
+	}
+	return b.lease(ph, now), true
+}
+
 // lease gives out a slot, which must be free. Caller must hold b.mu.
 func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
 	c := b.coldly()

@@ -104,6 +104,15 @@ type cause struct {
 	asked  time.Duration
 }
 
+// fire opens because a rule fired (B9). Caller must hold b.mu since before the rules were evaluated.
+func (b *Breaker) fire(ctx context.Context, ph *phase, why cause, t time.Time) {
+	jitter()
+	if seededBug == bugTrip {
+		b.yieldLock()
+	}
+	b.toOpen(ctx, ph, why, t)
+}
+
 // toOpen starts an open stay. Caller must hold b.mu.
 func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time) {
 	now := instant(t)

@@ -3,6 +3,7 @@ package breaker
 import (
 	"math"
 	"math/bits"
+	"runtime"
 	"sync/atomic"
 )
 
@@ -118,6 +119,21 @@ func (w *window) init(now, width int64) {
 	if width != noWindow {
 		w.edge.Store(now + width)
 	}
+}
+
+// succeeded counts a success in one of the window's sets of counters. It needs no lock (B9).
+func (w *window) succeeded(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
+	bucket = &in[w.slot.Load()]
+	if seededBug == bugWindow { // reads and writes in two steps, and loses what others count between them
+		n = bucket.Load() + 1
+		runtime.Gosched()
+		bucket.Store(n)
+		return bucket, n
+	}
+	jitter()
+	n = inc(bucket)
+	jitter()
+	return bucket, n
 }
 
 // well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves

@@ -195,7 +195,7 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 			}
 			switch e.what {
 			case 0:
-				bump(&w.successes[w.slot.Load()])
+				inc(&w.successes[w.slot.Load()])
 			case 1:
 				w.current().failures++
 			case 2:
