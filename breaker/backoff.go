@@ -65,9 +65,9 @@ func (f *backoff) opens(ph *phase, rule Rule, succeeded uint64, now int64) {
 	case rule == RuleManual || ph.state != Closed:
 	case ph.ramp != nil: // B27
 		f.fail(ph.pol.cfg)
-	case minus(succeeded, f.closedAt) > uint64(ph.pol.cfg.SuccessesToClose):
+	case satSub(succeeded, f.closedAt) > uint64(ph.pol.cfg.SuccessesToClose):
 		f.failed = 0
-	case f.period > 0 && now-ph.entered <= int64(max(ph.pol.cfg.Window, f.period)):
+	case f.period > 0 && now-ph.since <= int64(max(ph.pol.cfg.Window, f.period)):
 		f.fail(ph.pol.cfg)
 	}
 }

@@ -24,15 +24,15 @@ func (b *borderWindow) at(millis int64) *borderWindow {
 func (b *borderWindow) good(n uint64) { b.successes[b.slot.Load()].Add(n) }
 
 func (b *borderWindow) bad() {
-	tally := b.current()
+	tally := b.currentBucket()
 	tally.failures++
-	b.happened(badEvent, b.now, tenthOfIt)
+	b.addToBurst(badBurst, b.now, tenthOfIt)
 }
 
 // rest is what is left of the failures and of all calls without the largest event.
 func (b *borderWindow) rest() (part, whole uint64) {
-	c, successes := b.survey(b.now, tenthOfIt)
-	return b.withoutLargest(badEvent, &successes, c.Failures, c.Calls(), 0, b.now)
+	c, successes := b.countsByBucket(b.now, tenthOfIt)
+	return b.withoutLargest(badBurst, &successes, c.Failures, c.Calls(), 0, b.now)
 }
 
 // B5, B6: an event that crosses the border of two tenths is left out with its share of the good calls of both. Of the

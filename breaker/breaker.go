@@ -31,9 +31,9 @@ type Breaker struct {
 	key   Key
 	hash  uint64
 
-	// used is when a call last asked for the breaker, as far as a clock was read: every decision under mu sets it, and
+	// lastUsed is when a call last asked for the breaker, as far as a clock was read: every decision under mu sets it, and
 	// rejections do once in usedEvery. What it misses is closed calls that take no lock; see lastUse.
-	used atomic.Int64
+	lastUsed atomic.Int64
 
 	// A breaker is born closed, so its first phase and window live inside it: one allocation.
 	firstPhase  phase
@@ -46,15 +46,15 @@ type Breaker struct {
 	mu      sync.Mutex
 	retired uint64 // guarded by mu: successes that are in no window any more
 
-	home *home
-	cold atomic.Pointer[cold] // nil until something other than a fast success happened
+	shared *shared
+	lazy atomic.Pointer[lazyState] // nil until something other than a fast success happened
 }
 
-// cold is the part of a breaker that one whose calls all succeed never needs.
-type cold struct {
+// lazyState is the part of a breaker that one whose calls all succeed never needs.
+type lazyState struct {
 	rejections [reasons]atomic.Uint64 // by Reason; counted without the lock
 	fallbacks  [2]atomic.Uint64       // failed, served
-	lanes      atomic.Pointer[[]lane] // nil until cores meet; then for good
+	stripes      atomic.Pointer[[]stripe] // nil until cores meet; then for good
 
 	// All below is guarded by Breaker.mu.
 
@@ -75,19 +75,19 @@ type cold struct {
 	forgiven  uint64 // the last lease when it closed last: the backend has answered since, so none up to it slows probes down
 	lastProbe int64  // when the last one was let out
 
-	refusals [reasons][3]*RejectedError // by Reason and State, made when first needed
+	rejectedErrors [reasons][3]*RejectedError // by Reason and State, made when first needed
 
 	seq        uint64
 	queue      []delivery
-	heard      []Listener // who has still to hear queue[0]; nil: nobody has heard it
+	undelivered      []Listener // who has still to hear queue[0]; nil: nobody has heard it
 	delivering bool
 }
 
-// home is what breakers of one group share.
-type home struct {
+// shared is what breakers of one group share.
+type shared struct {
 	group *Group // nil for a breaker from New
 	trip  func(Counts) bool
-	ears  ears
+	listeners  listeners
 }
 
 // New returns a closed breaker that belongs to no group. It takes the options WithListener and WithTrip; an option that
@@ -104,16 +104,16 @@ func New(key Key, cfg Config, opts ...Option) (*Breaker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBreaker(key, key.hash(), pol, o.home(nil)), nil
+	return newBreaker(key, key.hash(), pol, o.shared(nil)), nil
 }
 
-func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
+func newBreaker(key Key, hash uint64, pol *policy, h *shared) *Breaker {
 	t := time.Now()
 	now := instant(t)
-	b := &Breaker{home: h, key: key, hash: hash}
-	b.used.Store(now)
+	b := &Breaker{shared: h, key: key, hash: hash}
+	b.lastUsed.Store(now)
 	b.firstWindow.init(now, pol.bucket)
-	b.firstPhase = phase{gen: 1, pol: pol, win: &b.firstWindow, entered: now, wall: t.UnixNano()}
+	b.firstPhase = phase{gen: 1, pol: pol, win: &b.firstWindow, since: now, wall: t.UnixNano()}
 	b.phase.Store(b.firstPhase.withKind())
 	return b
 }
@@ -122,23 +122,23 @@ func newBreaker(key Key, hash uint64, pol *policy, h *home) *Breaker {
 // (WithIdleTimeout) or was removed. Its methods act on the breaker that its key has now, at the price of a lookup
 // each time. A caller that keeps a *Breaker for long may check Evicted and get it anew.
 func (b *Breaker) Evicted() bool {
-	if b.phase.Load().kind != gone {
+	if b.phase.Load().kind != removed {
 		return false
 	}
 	b.mu.Lock() // an eviction that is called off is over by then
 	defer b.mu.Unlock()
-	return b.phase.Load().kind == gone
+	return b.phase.Load().kind == removed
 }
 
 // Key returns the key that the breaker was made for.
 func (b *Breaker) Key() Key { return b.key }
 
-// coldly returns the cold part, making it if need be. Caller must hold b.mu.
-func (b *Breaker) coldly() *cold {
-	c := b.cold.Load()
+// ensureLazy returns the cold part, making it if need be. Caller must hold b.mu.
+func (b *Breaker) ensureLazy() *lazyState {
+	c := b.lazy.Load()
 	if c == nil {
-		c = new(cold)
-		b.cold.Store(c)
+		c = new(lazyState)
+		b.lazy.Store(c)
 	}
 	return c
 }
@@ -159,15 +159,15 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	ph := b.phase.Load()
 	switch ph.kind {
 	case admitUntimed, admitPlain:
-		if b.enter(ph, &b.admitted) {
+		if b.admitFast(ph, &b.admitted) {
 			return Permit{b: b, ph: ph}, nil
 		}
 	case admitTimed:
-		if b.enter(ph, &b.admitted) {
+		if b.admitFast(ph, &b.admitted) {
 			return Permit{b: b, ph: ph, start: clock()}, nil
 		}
-	case admitLaned:
-		if b.enter(ph, &pick(b.cold.Load().laned()).admitted) {
+	case admitStriped:
+		if b.admitFast(ph, &stripeFor(b.lazy.Load().loadStripes()).admitted) {
 			return Permit{b: b, ph: ph, start: ph.pol.stamp()}, nil
 		}
 	case rejectUntil:
@@ -175,24 +175,24 @@ func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 			b.reject(ph.gate.rejected.Reason, now)
 			return Permit{}, ph.gate.rejected
 		}
-	case askLocked, gone:
+	case needsLock, removed:
 	}
 	return b.acquireLocked(ctx)
 }
 
-// enter counts a call in, in Breaker.admitted or a lane, without the lock. The second look is for eviction alone: who
+// admitFast counts a call in, in Breaker.admitted or a lane, without the lock. The second look is for eviction alone: who
 // evicts publishes first and looks for calls in flight after that, so one of the two sees the other. Any other change
 // of phase leaves a call that was admitted in the old generation, which is what it was.
-func (b *Breaker) enter(ph *phase, counter *atomic.Uint64) bool {
+func (b *Breaker) admitFast(ph *phase, counter *atomic.Uint64) bool {
 	inc(counter)
 	if b.phase.Load() == ph {
 		return true
 	}
-	return b.enteredLate(counter)
+	return b.stillInGroup(counter)
 }
 
-func (b *Breaker) enteredLate(counter *atomic.Uint64) bool {
-	if b.phase.Load().kind != gone {
+func (b *Breaker) stillInGroup(counter *atomic.Uint64) bool {
+	if b.phase.Load().kind != removed {
 		return true
 	}
 	counter.Add(^uint64(0))
@@ -203,33 +203,33 @@ func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
 	b.mu.Lock()
 	t := time.Now() // under the lock, so that decisions come in the order of their instants
 	ph := b.refresh(instant(t))
-	if ph.kind == gone {
+	if ph.kind == removed {
 		b.mu.Unlock()
 		return b.successor().Acquire(ctx)
 	}
-	b.used.Store(instant(t))
+	b.lastUsed.Store(instant(t))
 	p, reason := b.decide(ctx, ph, t)
 	if reason == 0 {
 		inc(&b.admitted)
-		return b.handOver(ctx, p)
+		return b.deliverThenGrant(ctx, p)
 	}
-	c := b.coldly()
+	c := b.ensureLazy()
 	inc(&c.rejections[reason])
-	err := b.refusal(c, reason)
+	err := b.rejectedError(c, reason)
 	b.unlock()
 	return Permit{}, err
 }
 
-// handOver delivers the events of the admission and then hands the permit over, with its times set to now: what
-// listeners took is not charged to the backend. Caller must hold b.mu, which handOver releases.
-func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
-	c := b.cold.Load()
+// deliverThenGrant delivers the events of the admission and then hands the permit over, with its times set to now: what
+// listeners took is not charged to the backend. Caller must hold b.mu, which deliverThenGrant releases.
+func (b *Breaker) deliverThenGrant(ctx context.Context, p Permit) (Permit, error) {
+	c := b.lazy.Load()
 	if !c.mustDeliver() {
 		b.mu.Unlock()
 		return p, nil
 	}
 	if p.lease != 0 {
-		c.leases[c.leaseIndex(p.lease)].waits = true
+		c.leases[c.leaseIndex(p.lease)].pending = true
 	}
 	handed := false
 	defer func() {
@@ -241,7 +241,7 @@ func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // B24
 	}
-	if handed = b.restart(&p); handed {
+	if handed = b.restartClock(&p); handed {
 		return p, nil
 	}
 	b.withdraw(p)
@@ -249,10 +249,10 @@ func (b *Breaker) handOver(ctx context.Context, p Permit) (Permit, error) {
 	return b.Acquire(ctx)
 }
 
-// restart makes the call of p begin now. It reports false if p is a probe whose lease has run out, so that another
+// restartClock makes the call of p begin now. It reports false if p is a probe whose lease has run out, so that another
 // one may have its slot. If the half-open stay is over, the call is one of an earlier stay, like others that are in
 // flight.
-func (b *Breaker) restart(p *Permit) bool {
+func (b *Breaker) restartClock(p *Permit) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
@@ -260,9 +260,9 @@ func (b *Breaker) restart(p *Permit) bool {
 	if p.lease == 0 {
 		return true
 	}
-	c, ph := b.coldly(), b.phase.Load()
+	c, ph := b.ensureLazy(), b.phase.Load()
 	l := &c.leases[c.leaseIndex(p.lease)]
-	l.waits = false
+	l.pending = false
 	if l.gen != ph.gen {
 		return true
 	}
@@ -270,7 +270,7 @@ func (b *Breaker) restart(p *Permit) bool {
 		return false
 	}
 	l.expires = now + int64(ph.pol.cfg.ProbeTimeout)
-	c.lastProbe, l.given = now, now
+	c.lastProbe, l.issued = now, now
 	return true
 }
 
@@ -282,10 +282,10 @@ func (b *Breaker) withdraw(p Permit) {
 	if p.lease == 0 {
 		return
 	}
-	c := b.coldly()
+	c := b.ensureLazy()
 	i := c.leaseIndex(p.lease)
-	if l := c.leases[i]; c.lastProbe == l.given { // none went out since
-		c.lastProbe = l.before
+	if l := c.leases[i]; c.lastProbe == l.issued { // none went out since
+		c.lastProbe = l.previous
 	}
 	c.leases = slices.Delete(c.leases, i, i+1)
 	b.slotChanged(b.phase.Load())
@@ -304,23 +304,23 @@ func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, R
 		return Permit{b: b, ph: ph, start: now}, 0
 	case Shadow:
 	}
-	lease, reason := b.ask(ctx, ph, t)
+	lease, reason := b.admit(ctx, ph, t)
 	if reason != 0 && mode == Shadow {
-		c := b.coldly()
-		c.shadow[reason] = plus(c.shadow[reason], 1)
+		c := b.ensureLazy()
+		c.shadow[reason] = satAdd(c.shadow[reason], 1)
 		reason = 0
 	}
 	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
 }
 
-// ask is decide without overrides. MaxConcurrent is for the closed state; MaxProbes bounds the others, where a limit
+// admit is decide without overrides. MaxConcurrent is for the closed state; MaxProbes bounds the others, where a limit
 // that is filled by permits that never report would keep the breaker from ever probing. What is used up by asking, a
 // ramp's credit, is taken last. Caller must hold b.mu.
-func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
+func (b *Breaker) admit(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
 	now := instant(t)
 	switch ph.state {
 	case Closed:
-		if b.crowded(ph, now) {
+		if b.atConcurrencyLimit(ph, now) {
 			return 0, ReasonConcurrency
 		}
 		if ph.ramp != nil && !ph.ramp.take(now, ph.pol) {
@@ -341,9 +341,9 @@ func (b *Breaker) ask(ctx context.Context, ph *phase, t time.Time) (lease uint64
 	return lease, 0
 }
 
-// refusal returns the error for a call rejected for reason, the same one for all calls of a stay.
+// rejectedError returns the error for a call rejected for reason, the same one for all calls of a stay.
 // Caller must hold b.mu.
-func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
+func (b *Breaker) rejectedError(c *lazyState, reason Reason) *RejectedError {
 	ph := b.phase.Load()
 	if reason == ReasonOpen || reason == ReasonHalfOpen {
 		return ph.gate.rejected
@@ -352,10 +352,10 @@ func (b *Breaker) refusal(c *cold, reason Reason) *RejectedError {
 	if reason == ReasonForced {
 		state = Open
 	}
-	e := c.refusals[reason][state]
+	e := c.rejectedErrors[reason][state]
 	if e == nil {
 		e = &RejectedError{Key: b.key, State: state, Reason: reason}
-		c.refusals[reason][state] = e
+		c.rejectedErrors[reason][state] = e
 	}
 	return e
 }
@@ -365,14 +365,14 @@ func (b *Breaker) successes(ph *phase) uint64 {
 	if ph.win == nil {
 		return b.retired
 	}
-	return plus(b.retired, ph.win.held())
+	return satAdd(b.retired, ph.win.total())
 }
 
 // settled is how many permits have reported. Caller must hold b.mu.
 func (b *Breaker) settled() uint64 {
 	n := b.successes(b.phase.Load())
-	if c := b.cold.Load(); c != nil {
-		n = plus(n, c.failures, c.overloads, c.ignored, c.late)
+	if c := b.lazy.Load(); c != nil {
+		n = satAdd(n, c.failures, c.overloads, c.ignored, c.late)
 	}
 	return n
 }
@@ -382,24 +382,24 @@ func (b *Breaker) settled() uint64 {
 // Caller must hold b.mu.
 func (b *Breaker) inFlight() uint64 {
 	settled := b.settled()
-	return minus(b.entered(), settled)
+	return satSub(b.admittedTotal(), settled)
 }
 
 // running is inFlight without the probes that are known to be lost. Caller must hold b.mu.
 func (b *Breaker) running(now int64) uint64 {
 	var lost uint64
-	if c := b.cold.Load(); c != nil {
+	if c := b.lazy.Load(); c != nil {
 		for _, l := range c.leases {
 			if l.lost || now >= l.expires {
 				lost++
 			}
 		}
 	}
-	return minus(b.inFlight(), lost)
+	return satSub(b.inFlight(), lost)
 }
 
-// crowded reports whether MaxConcurrent calls are in flight. Caller must hold b.mu.
-func (b *Breaker) crowded(ph *phase, now int64) bool {
+// atConcurrencyLimit reports whether MaxConcurrent calls are in flight. Caller must hold b.mu.
+func (b *Breaker) atConcurrencyLimit(ph *phase, now int64) bool {
 	limit := ph.pol.cfg.MaxConcurrent
 	return limit > 0 && b.running(now) >= uint64(limit)
 }

@@ -201,20 +201,20 @@ func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	acquire(t, b) // its success is counted below, as if the goroutine had been held up
 	ph := b.phase.Load()
 	w := ph.win
-	b.sweep(ph) // nothing has ended
+	b.drainStale(ph) // nothing has ended
 	if s := b.Snapshot(); s.Successes != 0 || s.InFlight != 1 {
 		t.Errorf("%d successes, %d in flight, want 0 and 1", s.Successes, s.InFlight)
 	}
 	inc(&w.successes[3])
-	b.sweep(ph)
+	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
 		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
 	}
 	b.Reset(t.Context())
 	acquire(t, b)
 	inc(&w.successes[3])
-	b.sweep(ph)
-	b.sweep(ph)
+	b.drainStale(ph)
+	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
 		t.Errorf("after its stay: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
 	}
@@ -331,7 +331,7 @@ func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	inc(&then.win.successes[0]) // as if it had looked at the phase before Apply
-	b.sweep(then)
+	b.drainStale(then)
 	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
 		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)
 	}

@@ -219,7 +219,7 @@ func failureGap(d Config) time.Duration {
 	if d.FailingFor < 0 {
 		return 0
 	}
-	return max(d.FailingFor, oneEvent+1)
+	return max(d.FailingFor, burstGap+1)
 }
 
 // failuresThatOpen is which of the failures that are gap apart opens, if it is one of the first most (B4, B5).

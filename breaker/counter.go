@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// plus adds counters. B11: they saturate instead of wrapping.
-func plus(a uint64, more ...uint64) uint64 {
+// satAdd adds counters. B11: they saturate instead of wrapping.
+func satAdd(a uint64, more ...uint64) uint64 {
 	for _, m := range more {
 		if a > math.MaxUint64-m {
 			return math.MaxUint64
@@ -16,8 +16,8 @@ func plus(a uint64, more ...uint64) uint64 {
 	return a
 }
 
-// minus is a - b, and 0 where that would be negative.
-func minus(a, b uint64) uint64 {
+// satSub is a - b, and 0 where that would be negative.
+func satSub(a, b uint64) uint64 {
 	return a - min(a, b)
 }
 

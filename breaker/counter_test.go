@@ -25,14 +25,14 @@ func TestB11_CountersSaturate(t *testing.T) {
 		{most, []uint64{most, most}, most},
 		{1, []uint64{most, 5}, most},
 	} {
-		if got := plus(tt.a, tt.more...); got != tt.want {
+		if got := satAdd(tt.a, tt.more...); got != tt.want {
 			t.Errorf("plus(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
 		}
 	}
 	for _, tt := range []struct{ a, b, want uint64 }{
 		{0, 0, 0}, {3, 2, 1}, {2, 3, 0}, {0, most, 0}, {most, most, 0}, {most, 0, most},
 	} {
-		if got := minus(tt.a, tt.b); got != tt.want {
+		if got := satSub(tt.a, tt.b); got != tt.want {
 			t.Errorf("minus(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
@@ -50,7 +50,7 @@ func TestB11_CountersSaturate(t *testing.T) {
 func fill(b *Breaker, v uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.coldly()
+	c := b.ensureLazy()
 	b.admitted.Store(v)
 	b.retired = v
 	c.failures, c.overloads, c.ignored, c.late, c.slow, c.recoveries = v, v, v, v, v, v
@@ -127,7 +127,7 @@ func TestB11_AFullWindowTrips(t *testing.T) {
 	p := acquire(t, b)
 	w := b.phase.Load().win
 	b.mu.Lock()
-	*w.current() = tally{failures: most - 1, overloads: 1}
+	*w.currentBucket() = badCounts{failures: most - 1, overloads: 1}
 	b.mu.Unlock()
 	p.Done(t.Context(), Failure)
 	if got := b.State(); got != Open {
@@ -141,7 +141,7 @@ func TestB11_AWindowSaturates(t *testing.T) {
 		w.successes[i].Store(most - 5)
 	}
 	for i := range buckets {
-		w.more().bad[i] = tally{failures: most - 5, overloads: most - 5, slow: most - 5, slowCanceled: most - 5}
+		w.ensureLazy().bad[i] = badCounts{failures: most - 5, overloads: most - 5, slow: most - 5, slowCanceled: most - 5}
 	}
 	got := w.counts(0, 10)
 	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most, SlowCanceled: most})
@@ -151,7 +151,7 @@ func TestB11_AWindowSaturates(t *testing.T) {
 	if r := got.FailureRatio(); r != 1 {
 		t.Errorf("FailureRatio is %v, want 1", r)
 	}
-	if got := w.held(); got != most {
+	if got := w.total(); got != most {
 		t.Errorf("held is %d, want the most there is", got)
 	}
 	if got := w.drain(); got != most {

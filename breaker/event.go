@@ -22,16 +22,16 @@ type Counts struct {
 }
 
 // Calls is the number of calls in the window that had an outcome.
-func (c Counts) Calls() uint64 { return plus(c.Successes, c.Failures, c.Overloads) }
+func (c Counts) Calls() uint64 { return satAdd(c.Successes, c.Failures, c.Overloads) }
 
 // FailureRatio is (failures + overloads) / calls, and 0 where there are no calls.
-func (c Counts) FailureRatio() float64 { return ratio(plus(c.Failures, c.Overloads), c.Calls()) }
+func (c Counts) FailureRatio() float64 { return ratio(satAdd(c.Failures, c.Overloads), c.Calls()) }
 
 // SlowRatio is slow calls / (calls + SlowCanceled), and 0 where there are no calls.
 func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
 
 // timed is the number of calls that the slow rule looks at.
-func (c Counts) timed() uint64 { return plus(c.Calls(), c.SlowCanceled) }
+func (c Counts) timed() uint64 { return satAdd(c.Calls(), c.SlowCanceled) }
 
 func ratio(part, whole uint64) float64 {
 	if whole == 0 {
@@ -80,7 +80,7 @@ type delivery struct {
 // at a time (B30: order); the others leave their events in the queue and go on with their calls. Caller must hold
 // b.mu.
 func (b *Breaker) unlock() {
-	c := b.cold.Load()
+	c := b.lazy.Load()
 	if !c.mustDeliver() {
 		b.mu.Unlock()
 		return
@@ -92,11 +92,11 @@ func (b *Breaker) unlock() {
 
 // mustDeliver reports whether whoever releases the lock has events to deliver. c may be nil. Caller must hold
 // Breaker.mu.
-func (c *cold) mustDeliver() bool { return c != nil && !c.delivering && len(c.queue) > 0 }
+func (c *lazyState) mustDeliver() bool { return c != nil && !c.delivering && len(c.queue) > 0 }
 
 // drainQueue does the delivering. A listener that calls runtime.Goexit ends this goroutine while it is here: then the
 // deferred call takes the rest over before the goroutine is gone, so that nothing stays behind in the queue.
-func (b *Breaker) drainQueue(c *cold) {
+func (b *Breaker) drainQueue(c *lazyState) {
 	emptied := false
 	defer func() {
 		if !emptied {
@@ -113,32 +113,32 @@ func (b *Breaker) drainQueue(c *cold) {
 			return
 		}
 		// Popped before it is handed out: a listener that exits must not see it again.
-		if c.heard == nil {
-			c.heard = b.home.ears.list()
+		if c.undelivered == nil {
+			c.undelivered = b.shared.listeners.list()
 		}
-		if len(c.heard) == 0 {
-			c.heard = nil
+		if len(c.undelivered) == 0 {
+			c.undelivered = nil
 			c.pop()
 			b.mu.Unlock()
 			continue
 		}
-		l, d := c.heard[0], c.queue[0]
-		if c.heard = c.heard[1:]; len(c.heard) == 0 {
-			c.heard = nil
+		l, d := c.undelivered[0], c.queue[0]
+		if c.undelivered = c.undelivered[1:]; len(c.undelivered) == 0 {
+			c.undelivered = nil
 			c.pop()
 		}
 		b.mu.Unlock()
-		tell(l, d)
+		deliver(l, d)
 	}
 }
 
 // pop drops the first delivery, and lets go of its context. Caller must hold Breaker.mu.
-func (c *cold) pop() {
+func (c *lazyState) pop() {
 	c.queue[0] = delivery{}
 	c.queue = c.queue[1:]
 }
 
-func tell(l Listener, d delivery) {
+func deliver(l Listener, d delivery) {
 	defer func() { _ = recover() }() // B30: a panicking listener changes nothing else
 	l.Transition(d.ctx, d.event)
 }

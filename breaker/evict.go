@@ -30,13 +30,13 @@ func (g *Group) Remove(key Key) bool {
 		return false
 	}
 	b.remove()
-	g.forget(b)
+	g.detach(b)
 	return true
 }
 
-// forget takes b, which has gone, out of the table. Caller must hold g.mu.
-func (g *Group) forget(b *Breaker) {
-	g.table.Load().bury(b)
+// detach takes b, which has gone, out of the table. Caller must hold g.mu.
+func (g *Group) detach(b *Breaker) {
+	g.table.Load().remove(b)
 	if b == g.overflow.Load() {
 		g.overflow.Store(nil)
 		return
@@ -49,7 +49,7 @@ func (g *Group) forget(b *Breaker) {
 // come meanwhile overflow. Caller must hold g.mu.
 func (g *Group) evict() bool {
 	start := clock()
-	if start < g.rested {
+	if start < g.nextSearch {
 		return false
 	}
 	t := g.table.Load()
@@ -57,7 +57,7 @@ func (g *Group) evict() bool {
 		var victims [evictionSample]victim
 		n := 0
 		for ; looked < len(t.slots) && n < len(victims); looked++ {
-			b := t.next(&g.hand)
+			b := t.next(&g.evictCursor)
 			if b == nil || b == g.overflow.Load() {
 				continue
 			}
@@ -75,14 +75,14 @@ func (g *Group) evict() bool {
 			}
 			b := victims[best].b
 			victims[best] = victims[n-1]
-			if b.leave(func(now int64) bool { _, ok := b.evictable(now); return ok }) {
-				g.forget(b)
+			if b.tryEvict(func(now int64) bool { _, ok := b.evictable(now); return ok }) {
+				g.detach(b)
 				inc(&g.evictions)
 				return true
 			}
 		}
 	}
-	g.rested = start + 11*(clock()-start)
+	g.nextSearch = start + 11*(clock()-start)
 	return false
 }
 
@@ -100,9 +100,9 @@ func (g *Group) freeIdle() {
 	now := clock()
 	t := g.table.Load()
 	for range idleSample {
-		b := t.next(&g.idleHand)
-		if b != nil && g.unusedFor(b, now) && b.leave(func(now int64) bool { return g.unusedFor(b, now) }) {
-			g.forget(b)
+		b := t.next(&g.idleCursor)
+		if b != nil && g.unusedFor(b, now) && b.tryEvict(func(now int64) bool { return g.unusedFor(b, now) }) {
+			g.detach(b)
 		}
 	}
 }
@@ -126,7 +126,7 @@ func (g *Group) unusedFor(b *Breaker, now int64) bool {
 func (t *table) next(hand *int) *Breaker {
 	b := t.slots[*hand&(len(t.slots)-1)].Load()
 	*hand = (*hand + 1) & (len(t.slots) - 1)
-	if b == buried {
+	if b == tombstone {
 		return nil
 	}
 	return b
@@ -137,7 +137,7 @@ func (t *table) next(hand *int) *Breaker {
 // sample of which one goes.
 func (b *Breaker) evictable(now int64) (lastUse int64, ok bool) {
 	ph := b.phase.Load()
-	if ph.kind == gone || ph.override.inForce(now) {
+	if ph.kind == removed || ph.override.inForce(now) {
 		return 0, false
 	}
 	lastUse = b.lastUse(ph, now)
@@ -158,33 +158,33 @@ func (b *Breaker) evictable(now int64) (lastUse int64, ok bool) {
 // look that last found more.
 func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	if ph.state != Closed {
-		return b.used.Load()
+		return b.lastUsed.Load()
 	}
 	if ph.pol.bucket != noWindow {
-		return max(b.used.Load(), ph.win.edge.Load())
+		return max(b.lastUsed.Load(), ph.win.edge.Load())
 	}
-	if n := int64(b.entered()); ph.win.edge.Load() != n {
-		b.used.Store(now) // first: another check may see the mark
+	if n := int64(b.admittedTotal()); ph.win.edge.Load() != n {
+		b.lastUsed.Store(now) // first: another check may see the mark
 		ph.win.edge.Store(n)
 		return now
 	}
-	return b.used.Load()
+	return b.lastUsed.Load()
 }
 
-// leave takes the breaker out of service if it is idle, has no override, and may still leave. It publishes first and
+// tryEvict takes the breaker out of service if it is idle, has no override, and may still tryEvict. It publishes first and
 // looks for calls in flight after that: see enter.
-func (b *Breaker) leave(may func(now int64) bool) bool {
+func (b *Breaker) tryEvict(may func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
 	ph := b.refresh(now)
-	if ph.kind == gone || ph.override != nil || !may(now) {
+	if ph.kind == removed || ph.override != nil || !may(now) {
 		return false
 	}
 	if b.running(now) > 0 { // so that no caller takes the detour in vain; what decides is the look after publishing
 		return false
 	}
-	b.publishGone(ph)
+	b.publishEvicted(ph)
 	if b.running(now) > 0 {
 		b.phase.Store(ph)
 		return false
@@ -196,13 +196,13 @@ func (b *Breaker) leave(may func(now int64) bool) bool {
 func (b *Breaker) remove() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.publishGone(b.phase.Load())
+	b.publishEvicted(b.phase.Load())
 }
 
-// publishGone makes ph the last phase of b. Caller must hold b.mu.
-func (b *Breaker) publishGone(ph *phase) {
+// publishEvicted makes ph the last phase of b. Caller must hold b.mu.
+func (b *Breaker) publishEvicted(ph *phase) {
 	last := *ph
-	last.kind = gone
+	last.kind = removed
 	last.gen++ // a report that comes now is late
 	b.phase.Store(&last)
 }
@@ -210,5 +210,5 @@ func (b *Breaker) publishGone(ph *phase) {
 // successor returns the breaker that has this evicted one's key now, making it if need be. It takes Group.mu, and so
 // waits for an eviction that is under way and may yet be called off.
 func (b *Breaker) successor() *Breaker {
-	return b.home.group.add(b.key, b.hash)
+	return b.shared.group.add(b.key, b.hash)
 }

@@ -93,7 +93,7 @@ func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]
 		runtime.Gosched()
 	}
 	p.b.mu.Lock()
-	if p.b.phase.Load().kind == gone {
+	if p.b.phase.Load().kind == removed {
 		t.Error("a breaker went while a call that it admitted is in flight")
 	}
 	p.b.mu.Unlock()
@@ -137,13 +137,13 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 		b.mu.Lock()
 		settled := b.settled()
 		got := outcomes{Success: settled}
-		if c := b.cold.Load(); c != nil {
+		if c := b.lazy.Load(); c != nil {
 			got = outcomes{settled - c.failures - c.overloads - c.ignored - c.late, c.failures, c.overloads, c.ignored}
 			if c.late != 0 {
 				t.Errorf("%v: %d late", b.key, c.late)
 			}
 		}
-		if admitted := b.entered(); got != sum || admitted != settled {
+		if admitted := b.admittedTotal(); got != sum || admitted != settled {
 			t.Errorf("%v: counted %v of %v reported, %d of %d admitted", b.key, got, sum, settled, admitted)
 		}
 		b.mu.Unlock()
@@ -193,11 +193,11 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()
-	if !b.enter(ph, &b.admitted) {
+	if !b.admitFast(ph, &b.admitted) {
 		t.Error("nothing has changed, and it is not let in")
 	}
 	b.Reset(t.Context())
-	if !b.enter(ph, &b.admitted) {
+	if !b.admitFast(ph, &b.admitted) {
 		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
 	}
 	if leaves(b) {
@@ -209,7 +209,7 @@ func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	if !leaves(b) {
 		t.Fatal("it is idle and does not leave")
 	}
-	if b.enter(ph, &b.admitted) {
+	if b.admitFast(ph, &b.admitted) {
 		t.Error("it has gone, and lets somebody in")
 	}
 	if got := b.admitted.Load(); got != 2 {
@@ -306,5 +306,5 @@ func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
 
 // leaves has b make room, as a full group would, and reports whether it did.
 func leaves(b *Breaker) bool {
-	return b.leave(func(now int64) bool { _, ok := b.evictable(now); return ok })
+	return b.tryEvict(func(now int64) bool { _, ok := b.evictable(now); return ok })
 }

@@ -245,7 +245,7 @@ func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
 		g := mustGroup(t, steady(), WithMaxBreakers(1))
 		g.Get(Key{Method: "a"})
 		g.mu.Lock()
-		g.rested = clock() + int64(time.Second) // as after a search of a tenth of that
+		g.nextSearch = clock() + int64(time.Second) // as after a search of a tenth of that
 		g.mu.Unlock()
 		time.Sleep(time.Second - 1)
 		if got := g.Get(Key{Method: "b"}).Key(); got != overflowKey {
@@ -264,9 +264,9 @@ func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
 	start := clock()
 	g.Get(methodKey(1000))
 	took := clock() - start
-	if g.rested <= start || g.rested > start+11*took {
+	if g.nextSearch <= start || g.nextSearch > start+11*took {
 		t.Errorf("after a vain search of %v at most it rests until %v after its start, want up to eleven times as long",
-			time.Duration(took), time.Duration(g.rested-start))
+			time.Duration(took), time.Duration(g.nextSearch-start))
 	}
 }
 
@@ -407,7 +407,7 @@ func TestB25_B33_ALateReportAfterEviction(t *testing.T) {
 	g.Get(Key{Method: "b"})
 	p.Done(t.Context(), Failure)
 	wantSame(t, "events", rec.brief(), []string{"1 closed>closed manual"})
-	if old.phase.Load().kind != gone {
+	if old.phase.Load().kind != removed {
 		t.Error("the report brought the breaker back")
 	}
 }
@@ -423,7 +423,7 @@ func TestB34_ApplyAfterEviction(t *testing.T) {
 		t.Errorf("%v, want open: the successor has the new policy", got)
 	}
 	old.adopt(g.policies.base) // as an Apply that had found it just before it went
-	if old.phase.Load().kind != gone {
+	if old.phase.Load().kind != removed {
 		t.Error("Apply brought it back")
 	}
 }

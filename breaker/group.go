@@ -25,7 +25,7 @@ import (
 // A Group is safe for concurrent use. It owns no goroutine and no timer. The zero Group is not usable.
 type Group struct {
 	table    atomic.Pointer[table] // Get reads it without the lock
-	home     home
+	home     shared
 	max      int
 	idle     int64                   // nanoseconds after which an unused breaker is no longer yielded; 0: never
 	overflow atomic.Pointer[Breaker] // nil until needed
@@ -36,9 +36,9 @@ type Group struct {
 	mu       sync.Mutex
 	policies *policies // guarded by mu
 	live     int       // guarded by mu: breakers in table, the overflow breaker not counted
-	hand     int       // guarded by mu: the slot where the next search for one to evict begins
-	idleHand int       // guarded by mu: the slot where the next search for idle ones begins
-	rested   int64     // guarded by mu: no search before this instant; see evict
+	evictCursor     int       // guarded by mu: the slot where the next search for one to evict begins
+	idleCursor int       // guarded by mu: the slot where the next search for idle ones begins
+	nextSearch   int64     // guarded by mu: no search before this instant; see evict
 }
 
 // OverflowTag is the Tag, and the only part, of the key of the breaker that keys share when the group is full and
@@ -69,7 +69,7 @@ func NewGroup(cfg Config, opts ...Option) (*Group, error) {
 	g := &Group{max: o.maxBreakers, idle: int64(max(0, o.idleTimeout)), policies: ps}
 	g.home.group, g.home.trip = g, o.trip
 	for _, l := range o.listeners {
-		g.home.ears.listen(l)
+		g.home.listeners.listen(l)
 	}
 	g.table.Store(newTable(smallestTable))
 	return g, nil
@@ -141,7 +141,7 @@ func (g *Group) Listen(l Listener) (stop func()) {
 	if l == nil {
 		return func() {}
 	}
-	return g.home.ears.listen(l)
+	return g.home.listeners.listen(l)
 }
 
 // Apply gives the group a new Config and new rules, in place of all that it had, for live breakers and for those to
@@ -173,7 +173,7 @@ func (b *Breaker) adopt(pol *policy) {
 	defer b.mu.Unlock()
 	now := clock()
 	ph := b.refresh(now)
-	if ph.kind == gone || ph.pol == pol {
+	if ph.kind == removed || ph.pol == pol {
 		return
 	}
 	old := ph.win
@@ -183,7 +183,7 @@ func (b *Breaker) adopt(pol *policy) {
 			next.win = newWindow(now, pol.bucket)
 			if streak := old.streak.Load(); streak > 0 {
 				next.win.streak.Store(streak)
-				next.win.more().span = old.rest.span
+				next.win.ensureLazy().span = old.lazy.span
 			}
 			next.win.doubt.Store(old.doubt.Load())
 		}
@@ -192,13 +192,13 @@ func (b *Breaker) adopt(pol *policy) {
 		}
 	})
 	b.slotChanged(ph) // there may be more slots now
-	if c := b.cold.Load(); c != nil {
+	if c := b.lazy.Load(); c != nil {
 		c.backoff.adopt(ph.pol, pol, now)
 	}
 	if old != nil && pol.bucket != ph.pol.bucket {
-		b.retired = plus(b.retired, old.drain()) // after publishing: see sweep
+		b.retired = satAdd(b.retired, old.drain()) // after publishing: see sweep
 		if old.doubt.Load()&1 == 0 {             // a success ended the row after it was copied
-			b.phase.Load().win.well()
+			b.phase.Load().win.clearStreak()
 		}
 	}
 }

@@ -43,8 +43,8 @@ func (p Permit) Doubt() Doubt {
 // program starts. One word, because there is no room for two beside what every call reads.
 const doubtShift = 31
 
-// trouble notes that an outcome at now was not a success. Caller must hold Breaker.mu.
-func (w *window) trouble(now int64, cfg *Config) {
+// markTroubled notes that an outcome at now was not a success. Caller must hold Breaker.mu.
+func (w *window) markTroubled(now int64, cfg *Config) {
 	w.doubt.Store(troubledUntil(now, cfg) | 1)
 }
 
@@ -87,14 +87,14 @@ func (p Permit) SignOfLife() *Streak {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ph := b.refresh(clock())
-	if ph.late(p.ph.gen) || ph.kind == gone || ph.win == nil {
+	if ph.late(p.ph.gen) || ph.kind == removed || ph.win == nil {
 		return nil
 	}
 	n := ph.win.streak.Swap(0)
 	if n == 0 {
 		return nil
 	}
-	return &Streak{gen: ph.gen, failures: n, span: ph.win.rest.span, successes: b.successes(ph)}
+	return &Streak{gen: ph.gen, failures: n, span: ph.win.lazy.span, successes: b.successes(ph)}
 }
 
 // takeBack continues the streak that a sign of life has ended, unless a call has succeeded since then.
@@ -103,15 +103,15 @@ func (b *Breaker) takeBack(ph *phase, s *Streak) {
 	if s == nil || s.gen != ph.gen || s.successes != b.successes(ph) {
 		return
 	}
-	ph.win.resume(s)
+	ph.win.resumeStreak(s)
 }
 
-// resume adds the failures of s to the failure streak, which then began when s did. Caller must hold Breaker.mu.
-func (w *window) resume(s *Streak) {
-	span := &w.more().span
+// resumeStreak adds the failures of s to the failure streak, which then began when s did. Caller must hold Breaker.mu.
+func (w *window) resumeStreak(s *Streak) {
+	span := &w.ensureLazy().span
 	for {
 		n := w.streak.Load()
-		if w.streak.CompareAndSwap(n, plus(n, s.failures)) {
+		if w.streak.CompareAndSwap(n, satAdd(n, s.failures)) {
 			if n == 0 {
 				span.last = s.span.last
 			}
@@ -135,7 +135,7 @@ func (p Permit) Sustain(ctx context.Context, connected bool) (again bool) {
 	t := time.Now()
 	ph := b.refresh(instant(t))
 	switch {
-	case ph.gen != p.ph.gen || ph.kind == gone:
+	case ph.gen != p.ph.gen || ph.kind == removed:
 		return false
 	case !connected || ph.override.mode() == ForceClosed:
 		return true

@@ -308,7 +308,7 @@ func TestB22_AFewLostProbesDelayNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(1, 1))
 		rows := []row{{0, "trip", "open"}}
-		for i := range patience - 1 {
+		for i := range freeHungProbes - 1 {
 			at := time.Duration(5+i) * time.Second
 			before := "rejected:half_open half_open"
 			if i == 0 {
@@ -316,7 +316,7 @@ func TestB22_AFewLostProbesDelayNothing(t *testing.T) {
 			}
 			rows = append(rows, row{at - 1, "success", before}, row{at, fmt.Sprintf("begin:%d", i), "probe half_open"})
 		}
-		newTimeline(t, b).run(append(rows, row{(5 + patience - 1) * time.Second, "success", "probe closed"})...)
+		newTimeline(t, b).run(append(rows, row{(5 + freeHungProbes - 1) * time.Second, "success", "probe closed"})...)
 	})
 }
 

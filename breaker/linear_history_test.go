@@ -113,7 +113,7 @@ func (h *linearHistory) run(t *testing.T) {
 			for range each {
 				w := h.workers[i]
 				if w.rnd.IntN(16) == 0 {
-					h.b.widen(2) // nothing that can be seen
+					h.b.enableStripes(2) // nothing that can be seen
 				}
 				w.step(t, kinds[w.rnd.IntN(len(kinds))], theme.outcomes)
 			}
@@ -246,7 +246,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	}
 	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearSaw) {
 		p.DoneWith(ctx, r)
-		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitLaned
+		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitStriped
 	})
 	if p.owner != w.id {
 		w.saw["a permit handed over"]++

@@ -89,7 +89,7 @@ type linearPermit struct {
 	probe    bool
 	steps    int // taken of its report
 	late     bool
-	question *question // for the rule of one's own; never written to
+	question *customCheck // for the rule of one's own; never written to
 }
 
 // stepOf is how many steps of the same report come before this one.
@@ -327,7 +327,7 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 	}
 	s.fires, s.met = s.rule(op.report.Outcome, s.now), s.counts(s.now)
 	if s.fires == 0 && custom != nil && custom(s.met) {
-		s.permits[op.permit].question = &question{s.gen, s.met}
+		s.permits[op.permit].question = &customCheck{s.gen, s.met}
 	}
 }
 

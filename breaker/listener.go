@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// ears is who listens to the breakers of one home.
-type ears struct {
+// listeners is who listens to the breakers of one home.
+type listeners struct {
 	heard atomic.Pointer[[]Listener] // published: what to tell, in order of registration
 
 	mu  sync.Mutex
@@ -20,7 +20,7 @@ type registration struct {
 	wanted   int // how many calls of listen ask for it
 }
 
-func (e *ears) list() []Listener {
+func (e *listeners) list() []Listener {
 	if ls := e.heard.Load(); ls != nil {
 		return *ls
 	}
@@ -28,7 +28,7 @@ func (e *ears) list() []Listener {
 }
 
 // listen registers l, once however often it comes, and returns what takes this one wish back.
-func (e *ears) listen(l Listener) (stop func()) {
+func (e *listeners) listen(l Listener) (stop func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	i := slices.IndexFunc(e.all, func(r *registration) bool { return same(r.listener, l) })
@@ -42,7 +42,7 @@ func (e *ears) listen(l Listener) (stop func()) {
 	return sync.OnceFunc(func() { e.unwant(r) })
 }
 
-func (e *ears) unwant(r *registration) {
+func (e *listeners) unwant(r *registration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if r.wanted--; r.wanted == 0 {
@@ -52,7 +52,7 @@ func (e *ears) unwant(r *registration) {
 }
 
 // publish makes heard anew. Caller must hold e.mu.
-func (e *ears) publish() {
+func (e *listeners) publish() {
 	ls := make([]Listener, len(e.all))
 	for i, r := range e.all {
 		ls[i] = r.listener

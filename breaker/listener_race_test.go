@@ -102,7 +102,7 @@ func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 			t.Fatalf("event %d has Seq %d", i+1, e.Seq)
 		}
 	}
-	if got := len(*g.home.ears.heard.Load()); got != 0 {
+	if got := len(*g.home.listeners.heard.Load()); got != 0 {
 		t.Errorf("%d listeners are left", got)
 	}
 }

@@ -43,8 +43,8 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
 		}
 		b.mu.Lock() // nothing holds the lock, nothing is left to be told
-		if c := b.cold.Load(); c.delivering || len(c.queue) != 0 || c.heard != nil {
-			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, c.delivering, len(c.queue), len(c.heard))
+		if c := b.lazy.Load(); c.delivering || len(c.queue) != 0 || c.undelivered != nil {
+			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, c.delivering, len(c.queue), len(c.undelivered))
 		}
 		b.mu.Unlock()
 	}
@@ -177,7 +177,7 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 	}
 	b := n.g.Get(e.Key)
 	// Outside every lock: nobody else is about, so each can be had.
-	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.home.ears.mu} {
+	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.home.listeners.mu} {
 		if mu.TryLock() {
 			mu.Unlock()
 		} else {
@@ -258,7 +258,7 @@ func TestB30_AListenerIsRegisteredOnce(t *testing.T) {
 	wantSame(t, "two", two.brief(), []string{
 		"3 open>open manual", "4 open>open manual", "5 open>open manual", "6 open>open manual",
 	})
-	if got := len(g.home.ears.all); got != 0 {
+	if got := len(g.home.listeners.all); got != 0 {
 		t.Errorf("%d registrations are left", got)
 	}
 }

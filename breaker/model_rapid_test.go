@@ -156,7 +156,7 @@ func runModel(t *rapid.T, saw seen) {
 		"sign":     r.sign,
 		"sign2":    r.sign,
 		"sustain":  r.sustain,
-		"widen":    func(*rapid.T) { r.b.widen(2) }, // how it counts is nothing that the model knows of
+		"widen":    func(*rapid.T) { r.b.enableStripes(2) }, // how it counts is nothing that the model knows of
 		"again":    r.again,
 		"advance":  r.advance,
 		"deadline": r.toDeadline,

@@ -45,10 +45,10 @@ func isNilFunc(opt Option) bool {
 	return ok && f == nil
 }
 
-func (o *options) home(g *Group) *home {
-	h := &home{group: g, trip: o.trip}
+func (o *options) shared(g *Group) *shared {
+	h := &shared{group: g, trip: o.trip}
 	for _, l := range o.listeners {
-		h.ears.listen(l)
+		h.listeners.listen(l)
 	}
 	return h
 }

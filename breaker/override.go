@@ -78,7 +78,7 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	}
 	var err error
 	b.change(func(_ *phase, t time.Time) {
-		b.coldly()
+		b.ensureLazy()
 		b.republish(func(next *phase) {
 			next.override = &override{Override: o, set: t}
 			if o.TTL > 0 {
@@ -98,13 +98,13 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 // ClearOverride ends the override that is in force, if any.
 func (b *Breaker) ClearOverride(ctx context.Context) {
 	b.mu.Lock()
-	if b.refresh(clock()).kind != gone {
+	if b.refresh(clock()).kind != removed {
 		b.republish(func(next *phase) { next.override = nil })
 		b.unlock()
 		return
 	}
 	b.mu.Unlock()
-	if live, ok := b.home.group.Lookup(b.key); ok && live != b { // there is nothing to clear if nobody has called since
+	if live, ok := b.shared.group.Lookup(b.key); ok && live != b { // there is nothing to clear if nobody has called since
 		live.ClearOverride(ctx)
 	}
 }

@@ -60,7 +60,7 @@ func (p Permit) IsProbe() bool { return p.lease != 0 }
 // probe's lease, is late: it is counted as that and decides nothing, but for a probe's in the stay that it was
 // admitted in (see Config.ProbeTimeout). ctx is the call's; listeners get it.
 func (p Permit) Done(ctx context.Context, o Outcome) {
-	if o == Success && p.b != nil && p.b.succeed(p, 0) {
+	if o == Success && p.b != nil && p.b.settleSuccess(p, 0) {
 		return
 	}
 	p.settle(ctx, Report{Outcome: o})
@@ -73,18 +73,18 @@ func (p Permit) DoneAfter(ctx context.Context, o Outcome, retryAfter time.Durati
 
 // DoneWith is Done with all that a Report can say.
 func (p Permit) DoneWith(ctx context.Context, r Report) {
-	if r.Outcome == Success && p.b != nil && p.b.succeed(p, int64(r.Latency)) {
+	if r.Outcome == Success && p.b != nil && p.b.settleSuccess(p, int64(r.Latency)) {
 		return
 	}
 	p.settle(ctx, r)
 }
 
-// succeed counts a success in the stay that it was admitted in, without the lock, and says whether it could: not if the
+// settleSuccess counts a success in the stay that it was admitted in, without the lock, and says whether it could: not if the
 // phase has changed, the window must slide, or the call was slow.
-func (b *Breaker) succeed(p Permit, latency int64) bool {
+func (b *Breaker) settleSuccess(p Permit, latency int64) bool {
 	ph := p.ph
 	kind := ph.kind
-	if kind == admitLaned {
+	if kind == admitStriped {
 		kind = ph.pol.admission()
 	}
 	if kind > admitTimed || b.phase.Load() != ph {
@@ -105,28 +105,28 @@ func (b *Breaker) succeed(p Permit, latency int64) bool {
 			}
 		}
 	}
-	if ph.laned {
-		w.succeeded(&pick(w.rest.lanes).successes)
+	if ph.striped {
+		w.addSuccess(&stripeFor(w.lazy.stripes).successes)
 	} else {
-		b.meet(w.succeeded(&w.successes))
+		b.noteContention(w.addSuccess(&w.successes))
 	}
-	w.well()
+	w.clearStreak()
 	if b.phase.Load() != ph {
-		b.sweep(ph)
+		b.drainStale(ph)
 	}
 	return true
 }
 
-// sweep collects what a success left in a window whose stay ended while it was counting. The stay's end drained the
+// drainStale collects what a success left in a window whose stay ended while it was counting. The stay's end drained the
 // window after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here:
 // every success is collected once.
-func (b *Breaker) sweep(then *phase) {
+func (b *Breaker) drainStale(then *phase) {
 	b.mu.Lock()
 	now := b.phase.Load()
 	if now.win != then.win {
-		b.retired = plus(b.retired, then.win.drain())
+		b.retired = satAdd(b.retired, then.win.drain())
 		if now.gen == then.gen { // another policy, with another Window: the count of consecutive failures went over to it
-			now.win.well()
+			now.win.clearStreak()
 		}
 	}
 	b.mu.Unlock()
@@ -142,23 +142,23 @@ func (p Permit) settle(ctx context.Context, r Report) {
 	}
 	b.mu.Lock()
 	t := time.Now()
-	b.used.Store(instant(t))
+	b.lastUsed.Store(instant(t))
 	ask := b.record(ctx, p, r, t)
 	b.unlock()
 	if ask != nil {
-		b.tripCustom(ctx, ask, r)
+		b.runCustomCheck(ctx, ask, r)
 	}
 }
 
-// question is put to the function of WithTrip, outside the lock.
-type question struct {
+// customCheck is put to the function of WithTrip, outside the lock.
+type customCheck struct {
 	gen    uint64
 	counts Counts
 }
 
 // record books a result. It returns a question if the rules were evaluated and none fired.
 // Caller must hold b.mu.
-func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *question {
+func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *customCheck {
 	now := instant(t)
 	ph := b.refresh(now)
 	if p.lease != 0 {
@@ -166,75 +166,75 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		return nil
 	}
 	if ph.late(p.ph.gen) {
-		c := b.coldly()
-		c.late = plus(c.late, 1) // B15
+		c := b.ensureLazy()
+		c.late = satAdd(c.late, 1) // B15
 		return nil
 	}
 	slow := isSlow(ph.pol, p, r, now)
 	if ph.state != Closed {
 		// An override let it through. It counts for the totals and decides nothing.
-		b.book(r.Outcome, slow, t)
+		b.countOutcome(r.Outcome, slow, t)
 		return nil
 	}
 	if r.Outcome != Success {
-		ph.win.trouble(now, &ph.pol.cfg)
+		ph.win.markTroubled(now, &ph.pol.cfg)
 	}
 	if r.Outcome == Ignored && !slow {
-		b.book(r.Outcome, slow, t)
+		b.countOutcome(r.Outcome, slow, t)
 		return nil
 	}
 	width := ph.pol.bucket
-	b.retired = plus(b.retired, ph.win.rotate(now, width))
+	b.retired = satAdd(b.retired, ph.win.rotate(now, width))
 	if r.Outcome == Success {
-		ph.win.succeeded(&ph.win.successes)
-		ph.win.well()
+		ph.win.addSuccess(&ph.win.successes)
+		ph.win.clearStreak()
 		if !slow {
 			return nil
 		}
 	}
-	tally := ph.win.current()
+	tally := ph.win.currentBucket()
 	switch r.Outcome {
 	case Success:
-		c := b.coldly()
-		c.slow = plus(c.slow, 1) // not through book: the success is in the window
+		c := b.ensureLazy()
+		c.slow = satAdd(c.slow, 1) // not through book: the success is in the window
 	case Failure:
-		tally.failures = plus(tally.failures, 1)
+		tally.failures = satAdd(tally.failures, 1)
 		b.takeBack(ph, r.TakeBack)
-		ph.win.failed(now, ph.pol.merge)
-		ph.win.happened(badEvent, now, width)
-		b.book(r.Outcome, slow, t)
+		ph.win.addFailure(now, ph.pol.merge)
+		ph.win.addToBurst(badBurst, now, width)
+		b.countOutcome(r.Outcome, slow, t)
 	case Overload:
-		tally.overloads = plus(tally.overloads, 1)
-		ph.win.happened(badEvent, now, width)
-		b.book(r.Outcome, slow, t)
+		tally.overloads = satAdd(tally.overloads, 1)
+		ph.win.addToBurst(badBurst, now, width)
+		b.countOutcome(r.Outcome, slow, t)
 	case Ignored: // slow, and its caller gave up
-		tally.slowCanceled = plus(tally.slowCanceled, 1)
-		b.book(r.Outcome, slow, t)
+		tally.slowCanceled = satAdd(tally.slowCanceled, 1)
+		b.countOutcome(r.Outcome, slow, t)
 	}
 	if slow {
-		tally.slow = plus(tally.slow, 1)
-		ph.win.happened(slowEvent, now, width)
+		tally.slow = satAdd(tally.slow, 1)
+		ph.win.addToBurst(slowBurst, now, width)
 	}
 	return b.evaluate(ctx, ph, r, t)
 }
 
-// book adds to the totals. Caller must hold b.mu.
-func (b *Breaker) book(o Outcome, slow bool, t time.Time) {
-	c := b.coldly()
+// countOutcome adds to the totals. Caller must hold b.mu.
+func (b *Breaker) countOutcome(o Outcome, slow bool, t time.Time) {
+	c := b.ensureLazy()
 	switch o {
 	case Success:
-		b.retired = plus(b.retired, 1)
+		b.retired = satAdd(b.retired, 1)
 	case Failure:
-		c.failures = plus(c.failures, 1)
+		c.failures = satAdd(c.failures, 1)
 		c.lastFailure = t
 	case Overload:
-		c.overloads = plus(c.overloads, 1)
+		c.overloads = satAdd(c.overloads, 1)
 		c.lastFailure = t
 	case Ignored:
-		c.ignored = plus(c.ignored, 1)
+		c.ignored = satAdd(c.ignored, 1)
 	}
 	if slow {
-		c.slow = plus(c.slow, 1)
+		c.slow = satAdd(c.slow, 1)
 	}
 }
 
@@ -279,15 +279,15 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 // changes nothing but the counter; it is here so that collectors find all figures in one place.
 func (b *Breaker) CountFallback(served bool) {
 	b.mu.Lock()
-	if b.phase.Load().kind == gone {
-		if live, ok := b.home.group.Lookup(b.key); ok && live != b {
+	if b.phase.Load().kind == removed {
+		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
 			b.mu.Unlock()
 			live.CountFallback(served)
 			return
 		}
 		// Nobody has called since it went, and to count is no reason to make the key anew.
 	}
-	c := b.coldly()
+	c := b.ensureLazy()
 	b.mu.Unlock()
 	if served {
 		inc(&c.fallbacks[1])

@@ -12,12 +12,12 @@ import (
 type phase struct {
 	kind     admission
 	state    State
-	laned    bool // win has lanes, in which closed calls count
+	striped    bool // win has lanes, in which closed calls count
 	gen      uint64
 	pol      *policy
 	win      *window   // of this stay; nil unless closed
 	gate     *gate     // nil while closed
-	entered  int64     // start of the stay on the monotonic clock
+	since  int64     // start of the stay on the monotonic clock
 	wall     int64     // start of the stay, Unix nanoseconds; for people only
 	half     *halfOpen // nil unless half-open
 	ramp     *ramp     // nil unless closed and ramping
@@ -41,25 +41,25 @@ const (
 	admitUntimed admission = iota // closed, and no rule looks at the window: count and go, here and at the end
 	admitPlain                    // closed: count and go
 	admitTimed                    // closed with the slow rule on: read the clock, count and go
-	admitLaned                    // closed with lanes: one of the above, and count there
+	admitStriped                    // closed with lanes: one of the above, and count there
 	rejectUntil                   // open or half-open: reject before gate.until, then take the lock
-	askLocked                     // anything that must be decided under the lock
-	gone                          // evicted from its group: ask the group for the breaker that stands for the key now
+	needsLock                     // anything that must be decided under the lock
+	removed                          // evicted from its group: ask the group for the breaker that stands for the key now
 )
 
 // withKind returns ph, ready to be published.
 func (ph *phase) withKind() *phase {
-	ph.laned = ph.win != nil && ph.win.lanes() != nil
+	ph.striped = ph.win != nil && ph.win.stripeList() != nil
 	switch {
-	case ph.kind == gone:
+	case ph.kind == removed:
 	case ph.override != nil:
-		ph.kind = askLocked
+		ph.kind = needsLock
 	case ph.state != Closed:
 		ph.kind = rejectUntil
 	case ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0:
-		ph.kind = askLocked
-	case ph.laned:
-		ph.kind = admitLaned
+		ph.kind = needsLock
+	case ph.striped:
+		ph.kind = admitStriped
 	default:
 		ph.kind = ph.pol.admission()
 	}
@@ -100,7 +100,7 @@ func (b *Breaker) publish(ph *phase) {
 	if seededBug == bugDeadline && ph.state == Open && ph.gen != b.phase.Load().gen {
 		early := *ph
 		early.gate = &gate{rejected: ph.gate.rejected}
-		early.gate.until.Store(early.entered)
+		early.gate.until.Store(early.since)
 		b.phase.Store(&early)
 		b.yieldLock()
 		if b.phase.Load() != &early {
@@ -124,7 +124,7 @@ func (b *Breaker) republish(change func(*phase)) *phase {
 // Caller must hold b.mu.
 func (b *Breaker) refresh(now int64) *phase {
 	ph := b.phase.Load()
-	if ph.kind == gone {
+	if ph.kind == removed {
 		return ph
 	}
 	overrideOver := ph.override != nil && !ph.override.inForce(now)

@@ -32,9 +32,9 @@ type policy struct {
 	bucket      int64 // width of a window bucket in nanoseconds; noWindow if no rule looks at the window
 }
 
-// oneEvent is how close together failures may lie and still have one cause, such as a lost connection: the calls in
+// burstGap is how close together failures may lie and still have one cause, such as a lost connection: the calls in
 // flight on it fail in one instant, and are told one after the other.
-const oneEvent = 10 * time.Millisecond
+const burstGap = 10 * time.Millisecond
 
 // noWindow is the width where no rule looks at the window: nothing is kept that needs the clock, only failures in a
 // row.
@@ -54,7 +54,7 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 
 		consecutive: uint64(max(0, c.ConsecutiveFailures)),
 		failingFor:  int64(max(0, c.FailingFor)),
-		merge:       int64(oneEvent),
+		merge:       int64(burstGap),
 		spread:      c.FailingFor >= 0,
 	}
 	if !p.spread {
@@ -142,8 +142,8 @@ func newFraction(r float64) fraction {
 	return fraction{max(1, uint64(math.Round(r*scale))), scale}
 }
 
-// reachedBy says whether part/whole >= f, exactly.
-func (f fraction) reachedBy(part, whole uint64) bool {
+// isReachedBy says whether part/whole >= f, exactly.
+func (f fraction) isReachedBy(part, whole uint64) bool {
 	if f.den == 0 || part == 0 {
 		return false
 	}

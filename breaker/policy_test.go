@@ -47,10 +47,10 @@ func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 		f, want := newFraction(r), exact(t, text)
 		for calls := int64(1); calls <= 600; calls++ {
 			k := least(want, calls)
-			if !f.reachedBy(uint64(k), uint64(calls)) {
+			if !f.isReachedBy(uint64(k), uint64(calls)) {
 				t.Errorf("%s: %d of %d does not reach it", text, k, calls)
 			}
-			if f.reachedBy(uint64(k-1), uint64(calls)) {
+			if f.isReachedBy(uint64(k-1), uint64(calls)) {
 				t.Errorf("%s: %d of %d reaches it", text, k-1, calls)
 			}
 		}
@@ -68,9 +68,9 @@ func TestB05_RatiosOfLargeCounts(t *testing.T) {
 		for _, whole := range []uint64{1e9, 1<<53 + 1, 1e18, math.MaxUint64 - 1, math.MaxUint64} {
 			x := new(big.Rat).Mul(want, new(big.Rat).SetInt(new(big.Int).SetUint64(whole)))
 			at := new(big.Int).Div(new(big.Int).Add(x.Num(), new(big.Int).Sub(x.Denom(), big.NewInt(1))), x.Denom()).Uint64()
-			if !f.reachedBy(at, whole) || f.reachedBy(at-1, whole) {
+			if !f.isReachedBy(at, whole) || f.isReachedBy(at-1, whole) {
 				t.Errorf("%s of %d: reached by %d: %v, by one fewer: %v; want true, false", text, whole, at,
-					f.reachedBy(at, whole), f.reachedBy(at-1, whole))
+					f.isReachedBy(at, whole), f.isReachedBy(at-1, whole))
 			}
 		}
 	}
@@ -93,19 +93,19 @@ func TestB05_RatiosWithManyDecimals(t *testing.T) {
 			d, _ := diff.Float64()
 			t.Errorf("%v: got %d/%d, which is off by %v", r, f.num, f.den, d)
 		}
-		if !f.reachedBy(1, 1) || f.reachedBy(0, 1) {
-			t.Errorf("%v: 1 of 1 reaches it: %v, 0 of 1: %v; want true, false", r, f.reachedBy(1, 1), f.reachedBy(0, 1))
+		if !f.isReachedBy(1, 1) || f.isReachedBy(0, 1) {
+			t.Errorf("%v: 1 of 1 reaches it: %v, 0 of 1: %v; want true, false", r, f.isReachedBy(1, 1), f.isReachedBy(0, 1))
 		}
 	}
 }
 
 func TestB05_ARuleThatIsOffIsNeverReached(t *testing.T) {
 	for _, n := range []uint64{0, 1, math.MaxUint64} {
-		if (fraction{}).reachedBy(n, n) {
+		if (fraction{}).isReachedBy(n, n) {
 			t.Errorf("%d of %d reaches the fraction of a rule that is off", n, n)
 		}
 	}
-	if newFraction(0.5).reachedBy(0, 0) {
+	if newFraction(0.5).isReachedBy(0, 0) {
 		t.Error("0 of 0 reaches one half")
 	}
 }

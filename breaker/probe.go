@@ -13,9 +13,9 @@ type lease struct {
 	gen     uint64
 	expires int64
 	lost    bool // seen expired and counted as lost
-	waits   bool // for listeners: its call has not begun, so it cannot be lost
+	pending   bool // for listeners: its call has not begun, so it cannot be lost
 
-	given, before int64 // when it was given out, and the one before it, for a probe that is withdrawn
+	issued, previous int64 // when it was given out, and the one before it, for a probe that is withdrawn
 }
 
 // holds says whether the lease takes up a slot of the stay gen at now.
@@ -23,12 +23,12 @@ func (l *lease) holds(gen uint64, now int64) bool {
 	return l.gen == gen && !l.lost && now < l.expires
 }
 
-// patience is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come
-// more slowly, and how many more slow them down again; slowest is the longest that a new one then waits for. See
+// freeHungProbes is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come
+// more slowly, and how many more slow them down again; longestProbeDelay is the longest that a new one then waits for. See
 // full.
 const (
-	patience = 8
-	slowest  = time.Hour
+	freeHungProbes = 8
+	longestProbeDelay  = time.Hour
 )
 
 // full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
@@ -42,12 +42,12 @@ const (
 //
 // Caller must hold b.mu.
 func (b *Breaker) full(ph *phase, now int64) bool {
-	c := b.coldly()
+	c := b.ensureLazy()
 	for i := range c.leases {
 		if l := &c.leases[i]; !l.lost && now >= l.expires {
 			l.lost = true
-			if !l.waits {
-				c.probes.Lost = plus(c.probes.Lost, 1)
+			if !l.pending {
+				c.probes.Lost = satAdd(c.probes.Lost, 1)
 			}
 		}
 	}
@@ -72,10 +72,10 @@ func (b *Breaker) claim(ph *phase, now int64) (lease uint64, ok bool) {
 
 // lease gives out a slot, which must be free. Caller must hold b.mu.
 func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
-	c := b.coldly()
+	c := b.ensureLazy()
 	c.lastLease++
 	c.leases = append(c.leases, lease{
-		id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout), given: now, before: c.lastProbe,
+		id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout), issued: now, previous: c.lastProbe,
 	})
 	c.lastProbe = now
 	return c.lastLease
@@ -83,7 +83,7 @@ func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
 
 // slotFree says whether a probe may go out in the stay ph at now, and if not, when that will change by itself.
 // Caller must hold Breaker.mu.
-func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
+func (c *lazyState) slotFree(ph *phase, now int64) (free bool, at int64) {
 	slots, stale, forgiven := ph.pol.cfg.MaxProbes, 0, c.forgiven
 	if ph.half != nil {
 		forgiven = max(forgiven, ph.half.forgiven)
@@ -101,12 +101,12 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 	if slots <= 0 {
 		return false, at
 	}
-	over := stale/ph.pol.cfg.MaxProbes - patience // in slots' worth: MaxProbes may be as large as an int goes
+	over := stale/ph.pol.cfg.MaxProbes - freeHungProbes // in slots' worth: MaxProbes may be as large as an int goes
 	if over < 0 {
 		return true, 0
 	}
-	wait := int64(max(slowest, ph.pol.cfg.ProbeTimeout))
-	if shift := over/patience + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
+	wait := int64(max(longestProbeDelay, ph.pol.cfg.ProbeTimeout))
+	if shift := over/freeHungProbes + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
 		wait = int64(ph.pol.cfg.ProbeTimeout) << shift
 	}
 	return now >= c.lastProbe+wait, c.lastProbe + wait
@@ -114,14 +114,14 @@ func (c *cold) slotFree(ph *phase, now int64) (free bool, at int64) {
 
 // leaseIndex finds the lease of a probe that has not reported; if there is none, it is below 0. Caller must hold
 // Breaker.mu.
-func (c *cold) leaseIndex(id uint64) int {
+func (c *lazyState) leaseIndex(id uint64) int {
 	return slices.IndexFunc(c.leases, func(l lease) bool { return l.id == id })
 }
 
 // settleProbe books what a probe reports and draws the consequence. Caller must hold b.mu.
 func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report, t time.Time) {
 	now := instant(t)
-	c := b.coldly()
+	c := b.ensureLazy()
 	i := c.leaseIndex(p.lease)
 	if i < 0 {
 		return // B25
@@ -133,29 +133,29 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report
 	judged := ph.override.mode() != ForceClosed // B28: under ForceClosed results are counted and nothing follows from them
 	if !l.holds(ph.gen, now) {
 		if !l.lost && now >= l.expires {
-			c.probes.Lost = plus(c.probes.Lost, 1)
+			c.probes.Lost = satAdd(c.probes.Lost, 1)
 		}
-		c.late = plus(c.late, 1)
+		c.late = satAdd(c.late, 1)
 		switch {
 		case l.gen != ph.gen || !judged || (r.Outcome == Ignored && !slow):
 		case r.Outcome == Success && !slow:
-			b.answered(ctx, ph, t) // otherwise a backend that takes longer than a lease would never be let back in
+			b.probeSucceeded(ctx, ph, t) // otherwise a backend that takes longer than a lease would never be let back in
 		default:
 			ph.half.successes = 0 // B20: in a row
 		}
 		return
 	}
-	b.book(r.Outcome, slow, t)
+	b.countOutcome(r.Outcome, slow, t)
 	switch {
 	case r.Outcome == Ignored && !slow:
-		c.probes.Ignored = plus(c.probes.Ignored, 1) // B21
+		c.probes.Ignored = satAdd(c.probes.Ignored, 1) // B21
 	case r.Outcome == Success && !slow:
-		c.probes.Success = plus(c.probes.Success, 1)
+		c.probes.Success = satAdd(c.probes.Success, 1)
 		if judged {
-			b.answered(ctx, ph, t)
+			b.probeSucceeded(ctx, ph, t)
 		}
 	default:
-		c.probes.Failure = plus(c.probes.Failure, 1)
+		c.probes.Failure = satAdd(c.probes.Failure, 1)
 		if !judged {
 			return
 		}
@@ -174,10 +174,10 @@ func (b *Breaker) slotChanged(ph *phase) {
 	}
 }
 
-// answered counts a good answer to a probe of the half-open stay ph towards closing. The backend is not one that only
+// probeSucceeded counts a good answer to a probe of the half-open stay ph towards closing. The backend is not one that only
 // hangs, so for the rest of the stay probes that do slow down no new ones. Caller must hold b.mu.
-func (b *Breaker) answered(ctx context.Context, ph *phase, t time.Time) {
-	ph.half.forgiven = b.coldly().lastLease
+func (b *Breaker) probeSucceeded(ctx context.Context, ph *phase, t time.Time) {
+	ph.half.forgiven = b.ensureLazy().lastLease
 	ph.half.successes++
 	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
 		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)

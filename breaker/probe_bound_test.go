@@ -30,7 +30,7 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 				b.lease(ph, now)
 				out++
 				longest = max(longest, at-last)
-				if at > patience*lease {
+				if at > freeHungProbes*lease {
 					share = max(share, float64(at-last)/float64(at))
 				}
 				last = at

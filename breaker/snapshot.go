@@ -56,7 +56,7 @@ type ReasonCounts struct {
 
 // Total is the sum over all reasons.
 func (c ReasonCounts) Total() uint64 {
-	return plus(c.Open, c.HalfOpen, c.Ramp, c.Forced, c.Concurrency)
+	return satAdd(c.Open, c.HalfOpen, c.Ramp, c.Forced, c.Concurrency)
 }
 
 // RuleCounts counts trips by Rule.
@@ -71,7 +71,7 @@ type RuleCounts struct {
 
 // Total is the sum over all rules.
 func (c RuleCounts) Total() uint64 {
-	return plus(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Probe, c.Manual)
+	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Probe, c.Manual)
 }
 
 // ProbeCounts counts probes by how they went.
@@ -92,8 +92,8 @@ type FallbackCounts struct {
 // what it is of itself otherwise. It changes nothing: past its deadline an open breaker stays Open until a call asks.
 func (b *Breaker) State() State {
 	ph := b.phase.Load()
-	if ph.kind == gone {
-		if live, ok := b.home.group.Lookup(b.key); ok && live != b {
+	if ph.kind == removed {
+		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
 			return live.State()
 		}
 	}
@@ -120,8 +120,8 @@ func (ph *phase) shown(now int64) State {
 // Snapshot returns what the breaker knows. It changes nothing, and holds the breaker's lock for as long as a failure
 // does.
 func (b *Breaker) Snapshot() Snapshot {
-	if b.phase.Load().kind == gone { // for good, but for the instants of an eviction that is called off
-		if live, ok := b.home.group.Lookup(b.key); ok && live != b {
+	if b.phase.Load().kind == removed { // for good, but for the instants of an eviction that is called off
+		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
 			return live.Snapshot()
 		}
 	}
@@ -154,10 +154,10 @@ func (b *Breaker) Snapshot() Snapshot {
 	// After the window, or that might hold more successes than there ever were.
 	var admitted uint64
 	admitted, s.Successes = b.started(ph)
-	if c := b.cold.Load(); c != nil {
+	if c := b.lazy.Load(); c != nil {
 		c.fill(&s, ph, now)
 	}
-	settled := plus(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
+	settled := satAdd(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
 	s.Admitted = max(admitted, settled)
 	s.InFlight = s.Admitted - settled // so the sum holds, whatever runs beside this
 	s.Ready = b.ready(ph, now)
@@ -169,8 +169,8 @@ func (b *Breaker) Snapshot() Snapshot {
 // for being in flight; then InFlight may be too small. Caller must hold b.mu.
 func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 	for range 4 {
-		admitted, successes = b.entered(), b.successes(ph)
-		if b.entered() == admitted {
+		admitted, successes = b.admittedTotal(), b.successes(ph)
+		if b.admittedTotal() == admitted {
 			break
 		}
 	}
@@ -178,7 +178,7 @@ func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 }
 
 // fill writes what the cold part knows. Caller must hold Breaker.mu.
-func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
+func (c *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 	s.LastFailure = c.lastFailure
 	s.FailedRecoveries = c.backoff.at(now, ph.pol)
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = c.failures, c.overloads, c.ignored, c.late, c.slow
@@ -207,8 +207,8 @@ func (c *cold) fill(s *Snapshot, ph *phase, now int64) {
 	s.Recoveries = c.recoveries
 	s.Probes = c.probes
 	for _, l := range c.leases { // lost, and nobody has asked since
-		if !l.lost && !l.waits && now >= l.expires {
-			s.Probes.Lost = plus(s.Probes.Lost, 1)
+		if !l.lost && !l.pending && now >= l.expires {
+			s.Probes.Lost = satAdd(s.Probes.Lost, 1)
 		}
 	}
 	s.NotClosed = time.Duration(c.notClosed)
@@ -227,9 +227,9 @@ func (b *Breaker) ready(ph *phase, now int64) bool {
 	case ph.state == Open && now < ph.gate.until.Load():
 		return false
 	case ph.state != Closed:
-		free, _ := b.cold.Load().slotFree(ph, now)
+		free, _ := b.lazy.Load().slotFree(ph, now)
 		return free
-	case b.crowded(ph, now):
+	case b.atConcurrencyLimit(ph, now):
 		return false
 	case ph.ramp != nil:
 		_, pass := ph.ramp.step(now, ph.pol)

@@ -279,7 +279,7 @@ func TestB04_ASuccessBesideAFailureConcurrentSafe(t *testing.T) {
 		})
 		b.mu.Lock()
 		w := b.phase.Load().win
-		streak, first := w.streak.Load(), w.rest.span.first
+		streak, first := w.streak.Load(), w.lazy.span.first
 		b.mu.Unlock()
 		if streak > 1 || (streak == 1 && first < start) {
 			t.Fatalf("round %d: the streak is %d, and began %v before the round", i, streak, time.Duration(start-first))

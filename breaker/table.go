@@ -19,8 +19,8 @@ type table struct {
 	used  int                       // taken or buried; guarded by Group.mu
 }
 
-// buried marks the slot of a breaker that was evicted.
-var buried = new(Breaker)
+// tombstone marks the slot of a breaker that was evicted.
+var tombstone = new(Breaker)
 
 const smallestTable = 16
 
@@ -32,7 +32,7 @@ func newTable(slots int) *table {
 func (t *table) all() iter.Seq[*Breaker] {
 	return func(yield func(*Breaker) bool) {
 		for i := range t.slots {
-			if b := t.slots[i].Load(); b != nil && b != buried && !yield(b) {
+			if b := t.slots[i].Load(); b != nil && b != tombstone && !yield(b) {
 				return
 			}
 		}
@@ -46,7 +46,7 @@ func (t *table) find(key Key, hash uint64) *Breaker {
 		if b == nil {
 			return nil
 		}
-		if b.hash == hash && b.key == key && b != buried {
+		if b.hash == hash && b.key == key && b != tombstone {
 			return b
 		}
 	}
@@ -56,7 +56,7 @@ func (t *table) find(key Key, hash uint64) *Breaker {
 // three quarters full. live is how many breakers t holds. Caller must hold Group.mu, and publish what comes back.
 func (t *table) put(b *Breaker, live int) *table {
 	if (t.used+1)*4 > len(t.slots)*3 {
-		t = t.rebuilt(live + 1)
+		t = t.rehash(live + 1)
 	}
 	t.insert(b)
 	return t
@@ -66,7 +66,7 @@ func (t *table) insert(b *Breaker) {
 	mask := uint64(len(t.slots) - 1)
 	i := b.hash & mask
 	for ; t.slots[i].Load() != nil; i = (i + 1) & mask {
-		if t.slots[i].Load() == buried {
+		if t.slots[i].Load() == tombstone {
 			t.slots[i].Store(b)
 			return
 		}
@@ -75,13 +75,13 @@ func (t *table) insert(b *Breaker) {
 	t.used++
 }
 
-// bury takes b out.
-func (t *table) bury(b *Breaker) {
+// remove takes b out.
+func (t *table) remove(b *Breaker) {
 	mask := uint64(len(t.slots) - 1)
 	for i := b.hash & mask; ; i = (i + 1) & mask {
 		switch t.slots[i].Load() {
 		case b:
-			t.slots[i].Store(buried)
+			t.slots[i].Store(tombstone)
 			return
 		case nil:
 			return
@@ -89,8 +89,8 @@ func (t *table) bury(b *Breaker) {
 	}
 }
 
-// rebuilt returns a table of the same breakers, at most half full with live of them, and without graves.
-func (t *table) rebuilt(live int) *table {
+// rehash returns a table of the same breakers, at most half full with live of them, and without graves.
+func (t *table) rehash(live int) *table {
 	size := smallestTable
 	for size < 2*live {
 		size *= 2

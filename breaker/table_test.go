@@ -23,8 +23,8 @@ func TestTable(t *testing.T) {
 				live[k] = b
 				tab = tab.put(b, len(live)-1)
 			case b != nil && rnd.IntN(3) == 0:
-				tab.bury(b)
-				tab.bury(b) // a second time does nothing
+				tab.remove(b)
+				tab.remove(b) // a second time does nothing
 				delete(live, k)
 			}
 			for j := range 60 {
@@ -36,7 +36,7 @@ func TestTable(t *testing.T) {
 			for s := range tab.slots {
 				if b := tab.slots[s].Load(); b != nil {
 					used++
-					if b != buried {
+					if b != tombstone {
 						taken++
 					}
 				}
@@ -54,7 +54,7 @@ func TestTable(t *testing.T) {
 // A table grows when it is three quarters full, graves included, to at most half full.
 func TestTableSizes(t *testing.T) {
 	for live, want := range map[int]int{0: 16, 8: 16, 9: 32, 16: 32, 17: 64} {
-		if got := len(newTable(smallestTable).rebuilt(live).slots); got != want {
+		if got := len(newTable(smallestTable).rehash(live).slots); got != want {
 			t.Errorf("for %d breakers: %d slots, want %d", live, got, want)
 		}
 	}
@@ -67,7 +67,7 @@ func TestTableSizes(t *testing.T) {
 			tab = tab.put(&Breaker{key: methodKey(i), hash: uint64(i)}, i)
 		}
 		for i := range tt.graves {
-			tab.bury(tab.find(methodKey(i), uint64(i)))
+			tab.remove(tab.find(methodKey(i), uint64(i)))
 		}
 		tab = tab.put(&Breaker{key: methodKey(99), hash: 99}, tt.live)
 		if got := len(tab.slots); got != tt.want {
@@ -84,8 +84,8 @@ func TestTheZeroKeyIsNoGrave(t *testing.T) {
 	if tab.find(Key{}, 0) != b {
 		t.Error("not found")
 	}
-	tab.bury(b)
+	tab.remove(b)
 	if got := tab.find(Key{}, 0); got != nil {
-		t.Errorf("found %p in its grave (%p)", got, buried)
+		t.Errorf("found %p in its grave (%p)", got, tombstone)
 	}
 }

@@ -10,26 +10,26 @@ import (
 
 // evaluate asks the rules after a failure, an overload or a slow call (B3), in the order of B10.
 // Caller must hold b.mu, and have rotated the window, and noted what is evaluated in it.
-func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time) *question {
+func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time) *customCheck {
 	if ph.override.mode() == ForceClosed {
 		return nil // B28: counts go on, and nothing comes of them
 	}
 	now := instant(t)
 	pol := ph.pol
-	counts, successes := ph.win.survey(now, pol.bucket)
+	counts, successes := ph.win.countsByBucket(now, pol.bucket)
 	calls, timed, least := counts.Calls(), counts.timed(), ph.minCalls(now)
 	var rule Rule
 	var why string
 	lasted := ph.win.failingFor(now)
-	switch bad := plus(counts.Failures, counts.Overloads); {
+	switch bad := satAdd(counts.Failures, counts.Overloads); {
 	case r.Outcome == Failure && pol.consecutive > 0 && counts.ConsecutiveFailures >= pol.consecutive && lasted >= pol.failingFor:
 		rule, why = RuleConsecutive, fmt.Sprintf("%d consecutive failures%s", counts.ConsecutiveFailures, over(lasted))
-	case ph.shareReached(badEvent, &successes, pol.failure, bad, calls, least, now):
+	case ph.shareReached(badBurst, &successes, pol.failure, bad, calls, least, now):
 		rule, why = RuleRatio, fmt.Sprintf("%d of %d calls failed", bad, calls)
-	case ph.shareReached(slowEvent, &successes, pol.slow, counts.Slow, timed, least, now):
+	case ph.shareReached(slowBurst, &successes, pol.slow, counts.Slow, timed, least, now):
 		rule, why = RuleSlow, fmt.Sprintf("%d of %d calls took longer than %v", counts.Slow, timed, pol.cfg.SlowCall)
-	case b.home.trip != nil:
-		return &question{ph.gen, counts}
+	case b.shared.trip != nil:
+		return &customCheck{ph.gen, counts}
 	default:
 		return nil
 	}
@@ -42,16 +42,16 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r Report, t time.Time
 // events must have begun over half of FailingFor, or of the window if that is shorter. One lost connection is no
 // reason to open, also if its calls are told over some time or a few other calls fail (B5, B6).
 func (ph *phase) shareReached(
-	kind eventKind, successes *[buckets]uint64, f fraction, part, whole, least uint64, now int64,
+	kind burstKind, successes *[buckets]uint64, f fraction, part, whole, least uint64, now int64,
 ) bool {
-	if whole < least || !f.reachedBy(part, whole) {
+	if whole < least || !f.isReachedBy(part, whole) {
 		return false
 	}
 	if !ph.pol.spread {
 		return true
 	}
 	part, whole = ph.win.withoutLargest(kind, successes, part, whole, min(ph.pol.failingFor, int64(ph.pol.cfg.Window))/2, now)
-	return whole >= (least+1)/2 && f.reachedBy(part, whole)
+	return whole >= (least+1)/2 && f.isReachedBy(part, whole)
 }
 
 // over says how long failures lasted, where a person would notice.
@@ -71,10 +71,10 @@ func (ph *phase) minCalls(now int64) uint64 {
 	return max(1, uint64(math.Ceil(ph.ramp.fraction(now, ph.pol)*float64(ph.pol.minCalls))))
 }
 
-// tripCustom puts the question to the user's rule, outside the lock, and opens if the answer is yes and the stay that
+// runCustomCheck puts the question to the user's rule, outside the lock, and opens if the answer is yes and the stay that
 // it was asked about still lasts.
-func (b *Breaker) tripCustom(ctx context.Context, q *question, r Report) {
-	if !b.customSays(q.counts) {
+func (b *Breaker) runCustomCheck(ctx context.Context, q *customCheck, r Report) {
+	if !b.customRuleFires(q.counts) {
 		return
 	}
 	b.mu.Lock()
@@ -86,14 +86,14 @@ func (b *Breaker) tripCustom(ctx context.Context, q *question, r Report) {
 	}
 }
 
-// customSays calls the function of WithTrip. One that panics says no.
-func (b *Breaker) customSays(c Counts) (yes bool) {
+// customRuleFires calls the function of WithTrip. One that panics says no.
+func (b *Breaker) customRuleFires(c Counts) (yes bool) {
 	defer func() {
 		if recover() != nil {
 			yes = false
 		}
 	}()
-	return b.home.trip(c)
+	return b.shared.trip(c)
 }
 
 // cause is why a breaker opens.
@@ -116,12 +116,12 @@ func (b *Breaker) fire(ctx context.Context, ph *phase, why cause, t time.Time) {
 // toOpen starts an open stay. Caller must hold b.mu.
 func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time) {
 	now := instant(t)
-	c := b.coldly()
+	c := b.ensureLazy()
 	if ph.state == Closed {
 		c.openedAt = now
 	}
 	c.backoff.opens(ph, why.rule, b.successes(ph), now)
-	c.trips[why.rule] = plus(c.trips[why.rule], 1)
+	c.trips[why.rule] = satAdd(c.trips[why.rule], 1)
 	period := ph.pol.openPeriod(c.backoff.failed, why.asked, rand.Float64())
 	c.backoff.period = period
 	next := &phase{
@@ -129,7 +129,7 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, why cause, t time.Time)
 		gate:  &gate{rejected: &RejectedError{Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period)}},
 	}
 	next.gate.until.Store(now + int64(period))
-	b.become(ctx, ph, next, Event{Rule: why.rule, Why: why.why, OpenFor: period, Counts: why.counts}, t)
+	b.startGeneration(ctx, ph, next, Event{Rule: why.rule, Why: why.why, OpenFor: period, Counts: why.counts}, t)
 }
 
 // toHalfOpen starts a half-open stay. Caller must hold b.mu.
@@ -139,17 +139,17 @@ func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, t time.Time) *phase
 		half:  new(halfOpen),
 		gate:  &gate{rejected: &RejectedError{Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen}},
 	}
-	b.coldly().backoff.leavesOpen(instant(t))
-	b.become(ctx, ph, next, Event{Why: "open period over"}, t)
+	b.ensureLazy().backoff.leavesOpen(instant(t))
+	b.startGeneration(ctx, ph, next, Event{Why: "open period over"}, t)
 	return next
 }
 
 // toClosed starts a closed stay with an empty window (B26). Caller must hold b.mu.
 func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time) {
 	now := instant(t)
-	c := b.coldly()
+	c := b.ensureLazy()
 	if ph.state != Closed {
-		c.recoveries = plus(c.recoveries, 1)
+		c.recoveries = satAdd(c.recoveries, 1)
 		c.notClosed += now - c.openedAt
 	}
 	c.backoff.closes(e.Rule == RuleManual, b.successes(ph))
@@ -162,28 +162,28 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
 		next.ramp = &ramp{start: now, credit: rampUnit - 1}
 	}
-	b.become(ctx, ph, next, e, t)
+	b.startGeneration(ctx, ph, next, e, t)
 }
 
-// become publishes next as the stay after ph, and queues the event for it; whoever holds the lock must let go of it
+// startGeneration publishes next as the stay after ph, and queues the event for it; whoever holds the lock must let go of it
 // with unlock. Caller must hold b.mu.
-func (b *Breaker) become(ctx context.Context, ph, next *phase, e Event, t time.Time) {
+func (b *Breaker) startGeneration(ctx context.Context, ph, next *phase, e Event, t time.Time) {
 	next.gen = ph.gen + 1
 	next.pol = ph.pol
 	next.override = ph.override
-	next.entered = instant(t)
+	next.since = instant(t)
 	next.wall = t.UnixNano()
 	b.publish(next.withKind())
 	if ph.win != nil {
-		b.retired = plus(b.retired, ph.win.drain()) // after publishing: see sweep
+		b.retired = satAdd(b.retired, ph.win.drain()) // after publishing: see sweep
 	}
-	c := b.coldly()
+	c := b.ensureLazy()
 	c.seq++
-	if len(b.home.ears.list()) == 0 {
+	if len(b.shared.listeners.list()) == 0 {
 		return
 	}
 	e.Key, e.From, e.To = b.key, ph.state, next.state
-	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.backoff.at(next.entered, ph.pol)
+	e.At, e.Seq, e.Generation, e.Failed = t, c.seq, next.gen, c.backoff.at(next.since, ph.pol)
 	e.Override = ph.override.mode()
 	c.queue = append(c.queue, delivery{ctx, e})
 }
@@ -213,7 +213,7 @@ func (b *Breaker) change(f func(ph *phase, t time.Time), evicted func(live *Brea
 	b.mu.Lock()
 	t := time.Now()
 	ph := b.refresh(instant(t))
-	if ph.kind == gone {
+	if ph.kind == removed {
 		b.mu.Unlock()
 		evicted(b.successor())
 		return

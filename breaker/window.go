@@ -34,22 +34,22 @@ type window struct {
 	// twice.
 	successes [buckets]atomic.Uint64
 
-	rest *windowRest // nil until something other than a fast success happened, or the window got lanes
+	lazy *windowLazy // nil until something other than a fast success happened, or the window got lanes
 }
 
-// windowRest is what most windows never need.
-type windowRest struct {
+// windowLazy is what most windows never need.
+type windowLazy struct {
 	// Guarded by Breaker.mu.
 
-	bad    [buckets]tally
+	bad    [buckets]badCounts
 	span   streakSpan
-	events [2]event // by eventKind: the last one
+	bursts [2]burst // by eventKind: the last one
 
-	lanes []windowLane // set under Breaker.mu before a phase is published that is laned, and never again
+	stripes []windowStripe // set under Breaker.mu before a phase is published that is laned, and never again
 }
 
-// tally is what speaks against the backend in one bucket.
-type tally struct {
+// badCounts is what speaks against the backend in one bucket.
+type badCounts struct {
 	failures, overloads, slow uint64
 	slowCanceled              uint64 // part of slow: calls that their caller gave up
 	// By eventKind: the size of the largest event that began here, and how many of its calls ended in the next bucket.
@@ -57,41 +57,41 @@ type tally struct {
 	began          [2]int64 // by eventKind: when the first event here began; 0: none did
 }
 
-// An event is calls that speak against the backend and follow one another within some milliseconds, for a tenth of
+// An burst is calls that speak against the backend and follow one another within some milliseconds, for a tenth of
 // the window at most: they may have one cause, such as a lost connection. The rules that look at the window must hold
-// without the largest event in it (B5, B6). An event belongs to the bucket in which it began.
-type event struct {
+// without the largest burst in it (B5, B6). An burst belongs to the bucket in which it began.
+type burst struct {
 	began, last int64
 	slot        uint32
 	size        uint64
 	spilled     uint64 // part of size: in the bucket after slot
 }
 
-type eventKind int
+type burstKind int
 
 const (
-	badEvent  eventKind = iota // failures and overloads
-	slowEvent                  // slow calls
+	badBurst  burstKind = iota // failures and overloads
+	slowBurst                  // slow calls
 )
 
 // against is how many calls in the bucket speak against the backend.
-func (y *tally) against(kind eventKind) uint64 {
-	if kind == slowEvent {
+func (y *badCounts) against(kind burstKind) uint64 {
+	if kind == slowBurst {
 		return y.slow
 	}
-	return plus(y.failures, y.overloads)
+	return satAdd(y.failures, y.overloads)
 }
 
 // others is how many calls in the bucket, with so many successes, do not.
-func (y *tally) others(kind eventKind, successes uint64) uint64 {
-	if kind == slowEvent {
-		return minus(plus(successes, y.failures, y.overloads, y.slowCanceled), y.slow)
+func (y *badCounts) others(kind burstKind, successes uint64) uint64 {
+	if kind == slowBurst {
+		return satSub(satAdd(successes, y.failures, y.overloads, y.slowCanceled), y.slow)
 	}
 	return successes
 }
 
 // share is the part of the other calls in the bucket that n of those against the backend are of these, rounded down.
-func (y *tally) share(kind eventKind, successes, n uint64) uint64 {
+func (y *badCounts) share(kind burstKind, successes, n uint64) uint64 {
 	hi, lo := bits.Mul64(y.others(kind, successes), n)
 	q, _ := bits.Div64(hi, lo, max(n, y.against(kind))) // at least n, so that the quotient has 64 bits
 	return q
@@ -121,8 +121,8 @@ func (w *window) init(now, width int64) {
 	}
 }
 
-// succeeded counts a success in one of the window's sets of counters. It needs no lock (B9).
-func (w *window) succeeded(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
+// addSuccess counts a success in one of the window's sets of counters. It needs no lock (B9).
+func (w *window) addSuccess(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
 	bucket = &in[w.slot.Load()]
 	if seededBug == bugWindow { // reads and writes in two steps, and loses what others count between them
 		n = bucket.Load() + 1
@@ -136,20 +136,20 @@ func (w *window) succeeded(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n
 	return bucket, n
 }
 
-// well notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves
+// clearStreak notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves
 // the cache line shared.
-func (w *window) well() {
+func (w *window) clearStreak() {
 	if w.doubt.Load()&1 != 0 || w.streak.Load() != 0 { // both: another success may be between the two stores
 		w.doubt.And(^uint32(1))
 		w.streak.Store(0)
 	}
 }
 
-// failed counts a failure at now into the failure streak. A failure no later than merge after the last one counted is
+// addFailure counts a failure at now into the failure streak. A failure no later than merge after the last one counted is
 // the same failure, seen by another call. A success may end the streak at any time, without the lock; all else about
 // the streak happens under it. Caller must hold Breaker.mu.
-func (w *window) failed(now, merge int64) {
-	span := &w.more().span
+func (w *window) addFailure(now, merge int64) {
+	span := &w.ensureLazy().span
 	for {
 		n := w.streak.Load()
 		switch {
@@ -170,23 +170,23 @@ func (w *window) failingFor(now int64) int64 {
 	if w.streak.Load() == 0 {
 		return 0
 	}
-	return now - w.rest.span.first
+	return now - w.lazy.span.first
 }
 
-// happened notes that a call spoke against the backend at now. Caller must hold Breaker.mu and have rotated.
-func (w *window) happened(kind eventKind, now, width int64) {
-	rest, slot := w.more(), w.slot.Load()
-	e := &rest.events[kind]
-	if now-e.last > min(int64(oneEvent), width) || now-e.began >= width {
-		*e = event{began: now, slot: slot}
-		if here := w.current(); here.began[kind] == 0 {
+// addToBurst notes that a call spoke against the backend at now. Caller must hold Breaker.mu and have rotated.
+func (w *window) addToBurst(kind burstKind, now, width int64) {
+	rest, slot := w.ensureLazy(), w.slot.Load()
+	e := &rest.bursts[kind]
+	if now-e.last > min(int64(burstGap), width) || now-e.began >= width {
+		*e = burst{began: now, slot: slot}
+		if here := w.currentBucket(); here.began[kind] == 0 {
 			here.began[kind] = now
 		}
 	}
 	e.last = now
-	e.size = plus(e.size, 1)
+	e.size = satAdd(e.size, 1)
 	if e.slot != slot {
-		e.spilled = plus(e.spilled, 1)
+		e.spilled = satAdd(e.spilled, 1)
 		here := &rest.bad[slot] // for when the bucket in which it began is no longer alive
 		if e.spilled > here.largest[kind] {
 			here.largest[kind], here.spill[kind] = e.spilled, 0
@@ -201,14 +201,14 @@ func (w *window) happened(kind eventKind, now, width int64) {
 // of the other calls of the one or two buckets in which it lies. It returns 0 and 0 unless the events began in two
 // buckets, over a time of least or more. Caller must hold Breaker.mu and have rotated: then all buckets are alive.
 func (w *window) withoutLargest(
-	kind eventKind, successes *[buckets]uint64, part, whole uint64, least, now int64,
+	kind burstKind, successes *[buckets]uint64, part, whole uint64, least, now int64,
 ) (restPart, restWhole uint64) {
 	var largest, others uint64
 	began, oldest := 0, now
 	newest := int(w.slot.Load())
 	for age := range buckets {
 		i := (newest - age + buckets) % buckets
-		y := &w.rest.bad[i]
+		y := &w.lazy.bad[i]
 		if y.began[kind] != 0 {
 			began++
 			oldest = y.began[kind] // buckets come newest first
@@ -217,18 +217,18 @@ func (w *window) withoutLargest(
 			largest = y.largest[kind]
 			others = y.share(kind, successes[i], largest-y.spill[kind])
 			if next := (i + 1) % buckets; y.spill[kind] > 0 {
-				others = plus(others, w.rest.bad[next].share(kind, successes[next], y.spill[kind]))
+				others = satAdd(others, w.lazy.bad[next].share(kind, successes[next], y.spill[kind]))
 			}
 		}
 	}
 	if began < 2 || now-oldest < least {
 		return 0, 0
 	}
-	return minus(part, largest), minus(whole, plus(largest, others))
+	return satSub(part, largest), satSub(whole, satAdd(largest, others))
 }
 
-// steps is how many buckets have passed at now since the current one, at most all of them.
-func (w *window) steps(now, width int64) int {
+// bucketsPassed is how many buckets have passed at now since the current one, at most all of them.
+func (w *window) bucketsPassed(now, width int64) int {
 	edge := w.edge.Load()
 	if now < edge {
 		return 0
@@ -239,16 +239,16 @@ func (w *window) steps(now, width int64) int {
 // rotate makes the bucket that holds now the current one and returns the successes that fell out of the window.
 // Caller must hold Breaker.mu.
 func (w *window) rotate(now, width int64) (retired uint64) {
-	n := w.steps(now, width)
+	n := w.bucketsPassed(now, width)
 	if n == 0 {
 		return 0
 	}
 	slot := w.slot.Load()
 	for range n {
 		slot = (slot + 1) % buckets
-		retired = plus(retired, w.take(slot))
-		if w.rest != nil {
-			w.rest.bad[slot] = tally{}
+		retired = satAdd(retired, w.drainBucket(slot))
+		if w.lazy != nil {
+			w.lazy.bad[slot] = badCounts{}
 		}
 	}
 	w.slot.Store(slot)
@@ -260,81 +260,81 @@ func (w *window) rotate(now, width int64) (retired uint64) {
 // drain takes all successes out. Caller must hold Breaker.mu.
 func (w *window) drain() (retired uint64) {
 	for i := range uint32(buckets) {
-		retired = plus(retired, w.take(i))
+		retired = satAdd(retired, w.drainBucket(i))
 	}
 	return retired
 }
 
-// take takes the successes of one bucket out. Caller must hold Breaker.mu.
-func (w *window) take(slot uint32) (n uint64) {
+// drainBucket takes the successes of one bucket out. Caller must hold Breaker.mu.
+func (w *window) drainBucket(slot uint32) (n uint64) {
 	n = w.successes[slot].Swap(0)
-	for i := range w.lanes() {
-		n = plus(n, w.rest.lanes[i].successes[slot].Swap(0))
+	for i := range w.stripeList() {
+		n = satAdd(n, w.lazy.stripes[i].successes[slot].Swap(0))
 	}
 	return n
 }
 
-// read sums the successes of one bucket. Caller must hold Breaker.mu.
-func (w *window) read(slot int) (n uint64) {
+// bucketSuccesses sums the successes of one bucket. Caller must hold Breaker.mu.
+func (w *window) bucketSuccesses(slot int) (n uint64) {
 	n = w.successes[slot].Load()
-	for i := range w.lanes() {
-		n = plus(n, w.rest.lanes[i].successes[slot].Load())
+	for i := range w.stripeList() {
+		n = satAdd(n, w.lazy.stripes[i].successes[slot].Load())
 	}
 	return n
 }
 
-// lanes are those of the window, if it has any. Caller must hold Breaker.mu.
-func (w *window) lanes() []windowLane {
-	if w.rest == nil {
+// stripeList are those of the window, if it has any. Caller must hold Breaker.mu.
+func (w *window) stripeList() []windowStripe {
+	if w.lazy == nil {
 		return nil
 	}
-	return w.rest.lanes
+	return w.lazy.stripes
 }
 
-// more returns the part that most windows never need. Caller must hold Breaker.mu.
-func (w *window) more() *windowRest {
-	if w.rest == nil {
-		w.rest = new(windowRest)
+// ensureLazy returns the part that most windows never need. Caller must hold Breaker.mu.
+func (w *window) ensureLazy() *windowLazy {
+	if w.lazy == nil {
+		w.lazy = new(windowLazy)
 	}
-	return w.rest
+	return w.lazy
 }
 
-// current is the tally of the current bucket. Caller must hold Breaker.mu and have rotated.
-func (w *window) current() *tally { return &w.more().bad[w.slot.Load()] }
+// currentBucket is the tally of the currentBucket bucket. Caller must hold Breaker.mu and have rotated.
+func (w *window) currentBucket() *badCounts { return &w.ensureLazy().bad[w.slot.Load()] }
 
 // counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
 func (w *window) counts(now, width int64) Counts {
-	c, _ := w.survey(now, width)
+	c, _ := w.countsByBucket(now, width)
 	return c
 }
 
-// survey is counts, with the successes that it found in each bucket: successes go on meanwhile, and whoever looks at
+// countsByBucket is counts, with the successes that it found in each bucket: successes go on meanwhile, and whoever looks at
 // both must see them at one instant. Caller must hold Breaker.mu.
-func (w *window) survey(now, width int64) (c Counts, successes [buckets]uint64) {
+func (w *window) countsByBucket(now, width int64) (c Counts, successes [buckets]uint64) {
 	c.ConsecutiveFailures = w.streak.Load()
 	if width == noWindow {
 		return c, successes
 	}
 	slot := int(w.slot.Load())
-	for age := range buckets - w.steps(now, width) {
+	for age := range buckets - w.bucketsPassed(now, width) {
 		i := (slot - age + buckets) % buckets
-		successes[i] = w.read(i)
-		c.Successes = plus(c.Successes, successes[i])
-		if w.rest != nil {
-			bad := &w.rest.bad[i]
-			c.Failures = plus(c.Failures, bad.failures)
-			c.Overloads = plus(c.Overloads, bad.overloads)
-			c.Slow = plus(c.Slow, bad.slow)
-			c.SlowCanceled = plus(c.SlowCanceled, bad.slowCanceled)
+		successes[i] = w.bucketSuccesses(i)
+		c.Successes = satAdd(c.Successes, successes[i])
+		if w.lazy != nil {
+			bad := &w.lazy.bad[i]
+			c.Failures = satAdd(c.Failures, bad.failures)
+			c.Overloads = satAdd(c.Overloads, bad.overloads)
+			c.Slow = satAdd(c.Slow, bad.slow)
+			c.SlowCanceled = satAdd(c.SlowCanceled, bad.slowCanceled)
 		}
 	}
 	return c, successes
 }
 
-// held sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.
-func (w *window) held() (n uint64) {
+// total sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.
+func (w *window) total() (n uint64) {
 	for i := range buckets {
-		n = plus(n, w.read(i))
+		n = satAdd(n, w.bucketSuccesses(i))
 	}
 	return n
 }

@@ -197,11 +197,11 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 			case 0:
 				inc(&w.successes[w.slot.Load()])
 			case 1:
-				w.current().failures++
+				w.currentBucket().failures++
 			case 2:
-				w.current().overloads++
+				w.currentBucket().overloads++
 			case 3:
-				w.current().slow++
+				w.currentBucket().slow++
 			}
 
 			var want Counts
@@ -226,7 +226,7 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 			if got := w.counts(now, width); got != want {
 				t.Fatalf("seed %d, at %d, width %d: got %+v, want %+v", seed, now, width, got, want)
 			}
-			if got := w.held() + retired; got != successes {
+			if got := w.total() + retired; got != successes {
 				t.Fatalf("seed %d: %d successes are left of %d", seed, got, successes)
 			}
 		}

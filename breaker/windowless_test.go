@@ -169,7 +169,7 @@ func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
 		b.mu.Lock()
 		w := b.phase.Load().win
 		for range 3 {
-			w.failed(clock(), -1)
+			w.addFailure(clock(), -1)
 		}
 		w.doubt.Store(1)
 		b.mu.Unlock()
@@ -210,8 +210,8 @@ func TestB15_AStragglerEndsNoRow(t *testing.T) {
 	then := b.phase.Load()
 	b.Reset(t.Context())
 	report(t, b, 3, Failure)
-	then.win.succeeded(&then.win.successes)
-	b.sweep(then)
+	then.win.addSuccess(&then.win.successes)
+	b.drainStale(then)
 	if got := b.Snapshot().Window.ConsecutiveFailures; got != 3 {
 		t.Errorf("%d failures in a row, want 3", got)
 	}

@@ -14,9 +14,9 @@ import (
 func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
 	b := mustNew(tb, cfg, opts...)
-	b.widen(3)
-	if ph := b.phase.Load(); !ph.laned || len(b.cold.Load().laned()) != 6 || len(ph.win.lanes()) != 6 {
-		tb.Fatalf("laned: %v, %d and %d lanes, want 6 and 6", ph.laned, len(b.cold.Load().laned()), len(ph.win.lanes()))
+	b.enableStripes(3)
+	if ph := b.phase.Load(); !ph.striped || len(b.lazy.Load().loadStripes()) != 6 || len(ph.win.stripeList()) != 6 {
+		tb.Fatalf("laned: %v, %d and %d lanes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()), len(ph.win.stripeList()))
 	}
 	return b
 }
@@ -24,9 +24,9 @@ func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 // spread counts n calls in each lane, as if each had met another P.
 func spread(b *Breaker, n uint64) (all uint64) {
 	w := b.phase.Load().win
-	for i := range b.cold.Load().laned() {
-		b.cold.Load().laned()[i].admitted.Add(n)
-		w.lanes()[i].successes[w.slot.Load()].Add(n)
+	for i := range b.lazy.Load().loadStripes() {
+		b.lazy.Load().loadStripes()[i].admitted.Add(n)
+		w.stripeList()[i].successes[w.slot.Load()].Add(n)
 		all += n
 	}
 	return all
@@ -37,37 +37,37 @@ func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
 		n, others uint64
 		want      bool
 	}{
-		{meetEvery, meetMin, true},
-		{3 * meetEvery, 1000, true},
-		{meetEvery, meetMin - 1, false},
-		{meetEvery, 0, false},
-		{meetEvery - 1, 1000, false},
-		{meetEvery + 1, 1000, false},
+		{sampleEvery, contendedFrom, true},
+		{3 * sampleEvery, 1000, true},
+		{sampleEvery, contendedFrom - 1, false},
+		{sampleEvery, 0, false},
+		{sampleEvery - 1, 1000, false},
+		{sampleEvery + 1, 1000, false},
 		{1, 1000, false},
 	} {
 		b := mustNew(t, Config{})
 		var counter atomic.Uint64
 		counter.Store(tt.n + tt.others)
-		b.meet(&counter, tt.n)
-		if got := b.phase.Load().laned; got != tt.want {
+		b.noteContention(&counter, tt.n)
+		if got := b.phase.Load().striped; got != tt.want {
 			t.Errorf("%d others after number %d: lanes are there: %v, want %v", tt.others, tt.n, got, tt.want)
 		}
-		if want := min(32, 2*runtime.GOMAXPROCS(0)); tt.want && len(b.phase.Load().win.lanes()) != want {
-			t.Errorf("%d lanes, want %d", len(b.phase.Load().win.lanes()), want)
+		if want := min(32, 2*runtime.GOMAXPROCS(0)); tt.want && len(b.phase.Load().win.stripeList()) != want {
+			t.Errorf("%d lanes, want %d", len(b.phase.Load().win.stripeList()), want)
 		}
 	}
 	// Nor does one that is at the most there is, where bump says 0.
 	full := mustNew(t, Config{})
 	var most atomic.Uint64
 	most.Store(math.MaxUint64)
-	full.meet(&most, 0)
-	if full.phase.Load().laned {
+	full.noteContention(&most, 0)
+	if full.phase.Load().striped {
 		t.Error("a counter that is full makes lanes")
 	}
 	// A bucket that was emptied while the call looked shows nobody.
 	b := mustNew(t, Config{})
-	b.meet(new(atomic.Uint64), meetEvery)
-	if b.phase.Load().laned {
+	b.noteContention(new(atomic.Uint64), sampleEvery)
+	if b.phase.Load().striped {
 		t.Error("a window that slides makes lanes")
 	}
 }
@@ -79,12 +79,12 @@ func TestLanesAreNotForOneCaller(t *testing.T) {
 		if cfg.OpenFor != 0 {
 			b.Trip(t.Context(), "test")
 		}
-		for range 4 * meetEvery {
+		for range 4 * sampleEvery {
 			if p, err := b.Acquire(t.Context()); err == nil {
 				p.Done(t.Context(), Success)
 			}
 		}
-		if c := b.cold.Load(); b.phase.Load().laned || c != nil && c.laned() != nil {
+		if c := b.lazy.Load(); b.phase.Load().striped || c != nil && c.loadStripes() != nil {
 			t.Errorf("%+v: one caller made lanes", cfg)
 		}
 	}
@@ -98,7 +98,7 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 		if rejecting {
 			b.Trip(t.Context(), "test")
 		}
-		laned := func() bool { c := b.cold.Load(); return c != nil && c.laned() != nil }
+		laned := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
 		var calls atomic.Uint64
 		start := time.Now()
 		together(4, func(int) {
@@ -108,7 +108,7 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 					p.Done(t.Context(), Success)
 				}
 				if n%1024 == 0 && time.Since(start) > 2*time.Second {
-					b.widen(2)
+					b.enableStripes(2)
 				}
 			}
 			calls.Add(n)
@@ -176,8 +176,8 @@ func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
 		before := acquire(t, b)
-		b.widen(1)
-		if ph := b.phase.Load(); ph.kind != admitLaned {
+		b.enableStripes(1)
+		if ph := b.phase.Load(); ph.kind != admitStriped {
 			t.Fatalf("admission is %d, want that of lanes", ph.kind)
 		}
 		p, fast := acquire(t, b), acquire(t, b)
@@ -203,7 +203,7 @@ func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 		if s := windowless.Snapshot(); s.Window != (Counts{}) || s.Successes != 1 || s.InFlight != 0 {
 			t.Errorf("without a window: %+v, %d successes, %d in flight", s.Window, s.Successes, s.InFlight)
 		}
-		if !windowless.succeed(acquire(t, windowless), 0) {
+		if !windowless.settleSuccess(acquire(t, windowless), 0) {
 			t.Error("without a window a success in a lane takes the lock")
 		}
 	})
@@ -221,19 +221,19 @@ func TestB15_LanesEndWithTheStay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := mustGroup(t, Config{})
 			b := g.Get(Key{})
-			b.widen(2)
+			b.enableStripes(2)
 			all := spread(b, 3)
 			ph := b.phase.Load()
 			straggler := acquire(t, b)
 			if end == nil {
 				apply(t, g, Config{MinCalls: 7})
-				if now := b.phase.Load(); !now.laned || now.win != ph.win {
-					t.Errorf("laned: %v; the same window: %v; want both", now.laned, now.win == ph.win)
+				if now := b.phase.Load(); !now.striped || now.win != ph.win {
+					t.Errorf("laned: %v; the same window: %v; want both", now.striped, now.win == ph.win)
 				}
 			} else {
 				end(g, b)
-				if now := b.phase.Load(); now.laned || now.win == ph.win {
-					t.Errorf("laned: %v; the same window: %v; want neither", now.laned, now.win == ph.win)
+				if now := b.phase.Load(); now.striped || now.win == ph.win {
+					t.Errorf("laned: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
 				}
 			}
 			straggler.Done(t.Context(), Success)
@@ -241,7 +241,7 @@ func TestB15_LanesEndWithTheStay(t *testing.T) {
 			if s.Admitted != all+1 || s.Successes+s.Late != all+1 || s.InFlight != 0 || s.Successes < all {
 				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
 			}
-			if b.cold.Load().laned() == nil {
+			if b.lazy.Load().loadStripes() == nil {
 				t.Error("the breaker's own lanes are gone")
 			}
 		})
@@ -261,9 +261,9 @@ func TestB09_SweepCollectsFromLanes(t *testing.T) {
 	acquire(t, b)
 	ph := b.phase.Load()
 	b.Reset(t.Context())
-	inc(&ph.win.lanes()[5].successes[4])
-	b.sweep(ph)
-	b.sweep(ph)
+	inc(&ph.win.stripeList()[5].successes[4])
+	b.drainStale(ph)
+	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.InFlight != 0 || s.Window.Successes != 0 {
 		t.Errorf("%d successes, %d in flight, %d in the window; want 1, 0, 0", s.Successes, s.InFlight, s.Window.Successes)
 	}
@@ -277,12 +277,12 @@ func TestB12_RejectionsInLanes(t *testing.T) {
 			t.Fatal("admitted")
 		}
 	}
-	if got := b.cold.Load().rejections[ReasonOpen].Load(); got != 0 {
+	if got := b.lazy.Load().rejections[ReasonOpen].Load(); got != 0 {
 		t.Errorf("%d were counted in no lane", got)
 	}
-	for i := range b.cold.Load().laned() {
+	for i := range b.lazy.Load().loadStripes() {
 		for r := ReasonOpen; int(r) < reasons; r++ {
-			b.cold.Load().laned()[i].rejections[r].Add(uint64(r))
+			b.lazy.Load().loadStripes()[i].rejections[r].Add(uint64(r))
 		}
 	}
 	const lanes = 6
@@ -297,35 +297,35 @@ func TestWidenOnce(t *testing.T) {
 	b := widened(t, Config{})
 	ph := b.phase.Load()
 	all := spread(b, 1)
-	b.widen(9)
-	if b.phase.Load() != ph || len(b.cold.Load().laned()) != 6 || b.Snapshot().Successes != all {
+	b.enableStripes(9)
+	if b.phase.Load() != ph || len(b.lazy.Load().loadStripes()) != 6 || b.Snapshot().Successes != all {
 		t.Error("a second time changes something")
 	}
 	b.Trip(t.Context(), "test")
 	open := b.phase.Load()
-	b.widen(9)
-	if b.phase.Load() != open || open.laned {
+	b.enableStripes(9)
+	if b.phase.Load() != open || open.striped {
 		t.Error("an open breaker has no window to give lanes to")
 	}
 	b.Reset(t.Context())
-	b.widen(4)
-	if ph := b.phase.Load(); len(ph.win.lanes()) != 8 || ph.gen != open.gen+1 {
-		t.Errorf("%d lanes in the new window, generation %d; want 8, %d", len(ph.win.lanes()), ph.gen, open.gen+1)
+	b.enableStripes(4)
+	if ph := b.phase.Load(); len(ph.win.stripeList()) != 8 || ph.gen != open.gen+1 {
+		t.Errorf("%d lanes in the new window, generation %d; want 8, %d", len(ph.win.stripeList()), ph.gen, open.gen+1)
 	}
 	if s := b.Snapshot(); s.Successes != all || s.Admitted != all {
 		t.Errorf("%d successes of %d admitted, want %d", s.Successes, s.Admitted, all)
 	}
 
 	large := mustNew(t, Config{})
-	large.widen(100)
-	if got, want := len(large.cold.Load().laned()), 32; got != want || len(large.phase.Load().win.lanes()) != want {
-		t.Errorf("%d and %d lanes on 100 Ps, want %d", got, len(large.phase.Load().win.lanes()), want)
+	large.enableStripes(100)
+	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want || len(large.phase.Load().win.stripeList()) != want {
+		t.Errorf("%d and %d lanes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
 	}
 
 	young := mustNew(t, Config{})
 	young.Trip(t.Context(), "test")
-	young.widen(2)
-	if got := len(young.cold.Load().laned()); got != 4 || young.phase.Load().laned {
+	young.enableStripes(2)
+	if got := len(young.lazy.Load().loadStripes()); got != 4 || young.phase.Load().striped {
 		t.Errorf("open: %d lanes, want 4, for its rejections", got)
 	}
 }
@@ -335,15 +335,15 @@ func TestB28_LanesRestUnderAnOverride(t *testing.T) {
 	b := widened(t, Config{})
 	all := spread(b, 1)
 	setOverride(t, b, Shadow, 0)
-	if ph := b.phase.Load(); ph.kind != askLocked || !ph.laned {
-		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.laned)
+	if ph := b.phase.Load(); ph.kind != needsLock || !ph.striped {
+		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.striped)
 	}
 	report(t, b, 1, Success)
 	if s := b.Snapshot(); s.Admitted != all+1 || s.Successes != all+1 || s.Window.Successes != all+1 {
 		t.Errorf("%d admitted, %d successes, %d in the window; want %d", s.Admitted, s.Successes, s.Window.Successes, all+1)
 	}
 	b.ClearOverride(t.Context())
-	if ph := b.phase.Load(); ph.kind != admitLaned {
+	if ph := b.phase.Load(); ph.kind != admitStriped {
 		t.Errorf("admission %d after the override, want that of lanes", ph.kind)
 	}
 }
@@ -352,15 +352,15 @@ func TestB28_LanesRestUnderAnOverride(t *testing.T) {
 func TestB33_LanesAndEviction(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
 		b := mustGroup(t, cfg).Get(Key{})
-		b.widen(2)
+		b.enableStripes(2)
 		p := acquire(t, b)
 		if leaves(b) {
 			t.Error("it left with a call in flight in a lane")
 		}
 		p.Done(t.Context(), Success)
 		ph := b.phase.Load()
-		counter := &b.cold.Load().laned()[1].admitted
-		if !b.enter(ph, counter) {
+		counter := &b.lazy.Load().loadStripes()[1].admitted
+		if !b.admitFast(ph, counter) {
 			t.Error("nothing has changed, and it is not let in")
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
@@ -377,14 +377,14 @@ func TestB33_LanesAndEviction(t *testing.T) {
 		if !leaves(b) {
 			t.Fatal("it is idle and does not leave")
 		}
-		if b.enter(ph, counter) {
+		if b.admitFast(ph, counter) {
 			t.Error("it has gone, and lets somebody in")
 		}
-		if got, settled := b.entered(), b.settled(); got < 2 || got != settled {
+		if got, settled := b.admittedTotal(), b.settled(); got < 2 || got != settled {
 			t.Errorf("%d are counted in, %d settled", got, settled)
 		}
 		last := b.phase.Load()
-		b.widen(2)
+		b.enableStripes(2)
 		if b.phase.Load() != last {
 			t.Error("one that has gone gets lanes")
 		}
@@ -400,7 +400,7 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 	together(3, func(i int) {
 		if i == 0 {
 			for range 3000 {
-				b.widen(2)
+				b.enableStripes(2)
 				b.Reset(t.Context())
 			}
 			done.Store(true)
@@ -420,7 +420,7 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 	var left uint64
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if left = b.phase.Load().win.held(); plus(b.retired, left) != s.Successes {
+	if left = b.phase.Load().win.total(); satAdd(b.retired, left) != s.Successes {
 		t.Errorf("%d retired and %d in the window, want %d", b.retired, left, s.Successes)
 	}
 }
@@ -428,12 +428,12 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 // Each number is a lane, whatever their number is, and all lanes have a number.
 func TestPick(t *testing.T) {
 	for _, lanes := range []int{1, 2, 5} {
-		of := make([]lane, lanes)
+		of := make([]stripe, lanes)
 		// What is in the pool now, on any P, and then a number that nobody has had.
 		for i := range uint32(1000) {
-			laneNumbers.Put(&i)
-			inc(&pick(of).admitted)
-			laneNumbers.Get()
+			stripeNumbers.Put(&i)
+			inc(&stripeFor(of).admitted)
+			stripeNumbers.Get()
 		}
 		for i := range of {
 			if of[i].admitted.Load() == 0 {
@@ -443,7 +443,7 @@ func TestPick(t *testing.T) {
 	}
 	numbers := map[uint32]bool{}
 	for range 1000 {
-		numbers[*laneNumbers.New().(*uint32)] = true
+		numbers[*stripeNumbers.New().(*uint32)] = true
 	}
 	if len(numbers) != 1000 {
 		t.Errorf("%d numbers, want 1000", len(numbers))
@@ -452,10 +452,10 @@ func TestPick(t *testing.T) {
 
 // Two lanes share no cache line, or cores would meet again.
 func TestALaneIsWholeLines(t *testing.T) {
-	if got := reflect.TypeFor[lane]().Size(); got != 64 {
+	if got := reflect.TypeFor[stripe]().Size(); got != 64 {
 		t.Errorf("a lane has %d bytes, want a cache line", got)
 	}
-	if got := reflect.TypeFor[windowLane]().Size(); got != 128 {
+	if got := reflect.TypeFor[windowStripe]().Size(); got != 128 {
 		t.Errorf("a lane of a window has %d bytes, want two cache lines", got)
 	}
 }
