@@ -70,8 +70,8 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 	_, files := source(t)
 	// What may stand where: a stay's wall time is taken where the stay begins, and read for the snapshot.
 	allowed := map[string][]string{
-		"UnixNano":  {"breaker.go newBreaker", "transition.go become"},
-		"wall":      {"breaker.go newBreaker", "snapshot.go Snapshot", "transition.go become"},
+		"UnixNano":  {"breaker.go newBreaker", "transition.go startGeneration"},
+		"wall":      {"breaker.go newBreaker", "snapshot.go Snapshot", "transition.go startGeneration"},
 		"time.Unix": {"snapshot.go Snapshot"},
 		"time.Now":  nil, // checked below: every use goes through instant
 	}

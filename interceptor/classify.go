@@ -49,7 +49,7 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	if IsRejected(r.Err) { // G7, whatever WithRejectionCode makes of it
 		return breaker.Ignored
 	}
-	if leftByCaller(ctx, r) {
+	if endedByCaller(ctx, r) {
 		if r.Answered {
 			return breaker.Success
 		}
@@ -63,15 +63,15 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 		return breaker.Success
 	case r.Peer != PeerAnswered && hasPrefix(text, localTexts[r.Code]):
 		return breaker.Ignored
-	case r.Peer == PeerUnreached && !timeIsUp(ctx, r, text):
-		return unreached(r)
+	case r.Peer == PeerUnreached && !ranOutOfTime(ctx, r, text):
+		return judgeUnreached(r)
 	}
 	return byCode(ctx, r, text)
 }
 
-// leftByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc
+// endedByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc
 // returns Canceled, or Unavailable if the call noticed the closed connection first.
-func leftByCaller(ctx context.Context, r Result) bool {
+func endedByCaller(ctx context.Context, r Result) bool {
 	switch r.Code {
 	case codes.Canceled:
 		return r.Closed || BudgetSpent(ctx)
@@ -81,23 +81,23 @@ func leftByCaller(ctx context.Context, r Result) bool {
 	return false
 }
 
-// timeIsUp reports whether the call ran into the caller's deadline, or into the timeout of a service config, while grpc
+// ranOutOfTime reports whether the call ran into the caller's deadline, or into the timeout of a service config, while grpc
 // waited for a connection or for a free stream.
-func timeIsUp(ctx context.Context, r Result, text string) bool {
+func ranOutOfTime(ctx context.Context, r Result, text string) bool {
 	return r.Code == codes.DeadlineExceeded && (BudgetSpent(ctx) || strings.HasPrefix(text, deadlineText))
 }
 
-// unreached judges a call that reached no connection. If the channel is READY, then credentials, a resolver or a
+// judgeUnreached judges a call that reached no connection. If the channel is READY, then credentials, a resolver or a
 // balancer made the error. If it is not, the backend could not be reached (G5).
-func unreached(r Result) breaker.Outcome {
-	if r.Ready || answers(r.Code) {
+func judgeUnreached(r Result) breaker.Outcome {
+	if r.Ready || meansAnswered(r.Code) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
 }
 
-// answers reports whether a server that sends code is there and has answered.
-func answers(code codes.Code) bool {
+// meansAnswered reports whether a server that sends code is there and has answered.
+func meansAnswered(code codes.Code) bool {
 	switch code {
 	case codes.OK, // an error whose status is OK: the peer answered, and an interceptor returned the wrong error
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
@@ -109,7 +109,7 @@ func answers(code codes.Code) bool {
 
 // byCode judges an error that the peer or the connection to it made (G2, S2).
 func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
-	if answers(r.Code) {
+	if meansAnswered(r.Code) {
 		return breaker.Success
 	}
 	switch r.Code {
@@ -129,15 +129,15 @@ func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 		if !r.Direct && !strings.Contains(text, resetText) {
 			return breaker.Ignored // an interceptor with a context of its own may have canceled it
 		}
-		return lost(r)
+		return endedByNetwork(r)
 	case codes.Unavailable:
-		return lost(r)
+		return endedByNetwork(r)
 	}
 	return breaker.Failure
 }
 
-// lost judges a call that the peer or the network ended.
-func lost(r Result) breaker.Outcome {
+// endedByNetwork judges a call that the peer or the network ended.
+func endedByNetwork(r Result) breaker.Outcome {
 	switch {
 	case r.LongLived():
 		return breaker.Success
@@ -153,11 +153,11 @@ func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
 
-// givenUp reports whether an ignored call ended because its caller canceled it. If it was slow by then, the slow rule
+// canceledByCaller reports whether an ignored call ended because its caller canceled it. If it was slow by then, the slow rule
 // counts it (B6). Other calls end with the same code and tell nothing about the backend's speed: one whose connection
 // the caller closed, one that a breaker rejected, and one that was canceled further down while the caller still waited.
 // A stream may be canceled at any age, because only the time to its first message is judged (S10).
-func givenUp(ctx context.Context, r Result) bool {
+func canceledByCaller(ctx context.Context, r Result) bool {
 	return r.Code == codes.Canceled && r.Call.Typ == interceptors.Unary && !r.Closed &&
 		errors.Is(ctx.Err(), context.Canceled) && !IsRejected(r.Err)
 }

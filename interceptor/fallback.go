@@ -212,8 +212,8 @@ func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 // inFallback marks the context that a fallback handler gets.
 type inFallback struct{}
 
-// attempt is what a fallback needs to know of a call.
-type attempt struct {
+// unaryCall is what a fallback needs to know of a call.
+type unaryCall struct {
 	method     string
 	req, reply any
 	cc         *grpc.ClientConn
@@ -223,11 +223,11 @@ type attempt struct {
 	rejected   bool
 }
 
-func (a *attempt) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc) }
+func (a *unaryCall) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc) }
 
-// fallBack answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the
+// tryFallback answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the
 // caller is to see.
-func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) error {
+func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCall) error {
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
 	}
@@ -244,7 +244,7 @@ func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) er
 		b.CountFallback(served)
 		info := FallbackInfo{Key: b.Key(), Call: a.call(), Cause: a.err, Served: served}
 		for _, o := range g.observers {
-			safely(func() { o.FellBack(ctx, info) })
+			recovered(func() { o.FellBack(ctx, info) })
 		}
 	}()
 	switch {
@@ -253,12 +253,12 @@ func (g *Guard) fallBack(ctx context.Context, b *breaker.Breaker, a *attempt) er
 	case f.handler.serve(ctx, a):
 		served = true
 		err = nil
-		mark(a)
+		markTrailer(a)
 	}
 	return err
 }
 
-func (g *Guard) fallbackFor(ctx context.Context, a *attempt) (found *fallback) {
+func (g *Guard) fallbackFor(ctx context.Context, a *unaryCall) (found *fallback) {
 	defer func() {
 		if recover() != nil {
 			found = nil // a matcher that panics matches nothing
@@ -275,7 +275,7 @@ func (g *Guard) fallbackFor(ctx context.Context, a *attempt) (found *fallback) {
 }
 
 // serve runs the handler and puts its answer into the reply.
-func (h FallbackHandler) serve(ctx context.Context, a *attempt) (served bool) {
+func (h FallbackHandler) serve(ctx context.Context, a *unaryCall) (served bool) {
 	defer func() {
 		if recover() != nil {
 			served = false
@@ -294,8 +294,8 @@ func (h FallbackHandler) serve(ctx context.Context, a *attempt) (served bool) {
 	return true
 }
 
-// mark notes in the trailers that the caller asked for who answered.
-func mark(a *attempt) {
+// markTrailer notes in the trailers that the caller asked for who answered.
+func markTrailer(a *unaryCall) {
 	value := FallbackFailed
 	if a.rejected {
 		value = FallbackRejected

@@ -13,7 +13,7 @@ import (
 type grpcFunc struct {
 	name  string
 	entry atomic.Uintptr // where it begins, once it has been seen
-	other atomic.Uintptr // where the last function began that was another one: finding a name takes long
+	lastOther atomic.Uintptr // where the last function began that was another one: finding a name takes long
 }
 
 var (
@@ -28,13 +28,13 @@ var (
 func (g *grpcFunc) is(f any) bool {
 	pc := reflect.ValueOf(f).Pointer()
 	switch pc {
-	case 0, g.other.Load():
+	case 0, g.lastOther.Load():
 		return false
 	case g.entry.Load():
 		return true
 	}
 	if fn := runtime.FuncForPC(pc); fn == nil || fn.Name() != g.name {
-		g.other.Store(pc)
+		g.lastOther.Store(pc)
 		return false
 	}
 	g.entry.Store(pc)

@@ -19,7 +19,7 @@ import (
 type Guard struct {
 	group *breaker.Group
 	options
-	handles handles
+	cache breakerCache
 	wrap    func(*breaker.RejectedError) any // made once: see reject
 }
 
@@ -73,13 +73,13 @@ func (g *Guard) find(
 	var b *breaker.Breaker
 	switch {
 	case g.key != nil || g.matcher != nil:
-		if !g.askKey(ctx, callOf(method, desc, req, cc), &key) {
+		if !g.callKeyFunc(ctx, callOf(method, desc, req, cc), &key) {
 			return nil
 		}
 	case tag != nil:
 		key = targetMethod(targetOf(cc), method)
 	default:
-		b = g.handles.find(g.group, targetOf(cc), method)
+		b = g.cache.find(g.group, targetOf(cc), method)
 	}
 	if tag != nil {
 		key.Tag = tag.tag
@@ -93,9 +93,9 @@ func (g *Guard) find(
 	return b
 }
 
-// askKey asks the matcher and the key function. It returns false for a call that the matcher leaves out, and for one
+// callKeyFunc asks the matcher and the key function. It returns false for a call that the matcher leaves out, and for one
 // where either panics, which is counted (G12).
-func (g *Guard) askKey(ctx context.Context, call keyfunc.Call, key *breaker.Key) (ok bool) {
+func (g *Guard) callKeyFunc(ctx context.Context, call keyfunc.Call, key *breaker.Key) (ok bool) {
 	defer func() {
 		if recover() != nil {
 			g.group.CountUnguarded()
@@ -194,7 +194,7 @@ func (c *pending) settle(
 			c.permit.DoneWith(ctx, report)
 		}
 	}()
-	c.judge(ctx, &r, &report, cc)
+	c.classifyInto(ctx, &r, &report, cc)
 	lost := r.Code == codes.Unavailable
 	if lost || r.LongLived() { // neither says anything about a message that came before, or long ago (S13)
 		report.TakeBack = nil
@@ -205,12 +205,12 @@ func (c *pending) settle(
 	}
 	reported = true
 	c.permit.DoneWith(ctx, report)
-	c.guard.tellSettled(ctx, c, r, report.Outcome, took)
+	c.guard.notifySettled(ctx, c, r, report.Outcome, took)
 	return report.Outcome
 }
 
-// judge fills in what a Result can tell and has it classified. An error whose own methods panic is a failure.
-func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, cc *grpc.ClientConn) {
+// classifyInto fills in what a Result can tell and has it classified. An error whose own methods panic is a failure.
+func (c *pending) classifyInto(ctx context.Context, r *Result, report *breaker.Report, cc *grpc.ClientConn) {
 	defer func() { _ = recover() }()
 	r.Code = codes.Unknown
 	r.Code = codeOf(r.Err)
@@ -219,7 +219,7 @@ func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, 
 		state := cc.GetState()
 		r.Closed, r.Ready = state == connectivity.Shutdown, state == connectivity.Ready
 	}
-	outcome := c.guard.classify(ctx, *r)
+	outcome := c.guard.runClassifier(ctx, *r)
 	if outcome > breaker.Ignored {
 		outcome = breaker.Failure // as breaker.Report has it, for fallbacks and observers too
 	}
@@ -229,7 +229,7 @@ func (c *pending) judge(ctx context.Context, r *Result, report *breaker.Report, 
 	case breaker.Failure, breaker.Overload:
 		report.RetryAfter = retryAfter(*r)
 	case breaker.Ignored:
-		report.Canceled = givenUp(ctx, *r)
+		report.Canceled = canceledByCaller(ctx, *r)
 	}
 }
 
@@ -238,8 +238,8 @@ func closed(cc *grpc.ClientConn) bool {
 	return cc != nil && cc.GetState() == connectivity.Shutdown
 }
 
-// classify asks the classifier. One that panics is passed over for the default.
-func (g *Guard) classify(ctx context.Context, r Result) (o breaker.Outcome) {
+// runClassifier asks the classifier. One that panics is passed over for the default.
+func (g *Guard) runClassifier(ctx context.Context, r Result) (o breaker.Outcome) {
 	if g.classifier == nil {
 		return DefaultClassifier(ctx, r)
 	}
@@ -262,23 +262,23 @@ func rejection(err error) *breaker.RejectedError {
 func (g *Guard) reject(ctx context.Context, cause *breaker.RejectedError) *RejectedError {
 	err := cause.Memo(g, g.wrap).(*RejectedError) //nolint:forcetypeassert // wrap makes nothing else
 	for _, o := range g.observers {
-		safely(func() { o.Rejected(ctx, err) })
+		recovered(func() { o.Rejected(ctx, err) })
 	}
 	return err
 }
 
-// tellFinished tells the OnFinish options of whoever stands outside the guard how the call ended that was rejected,
+// callOnFinish tells the OnFinish options of whoever stands outside the guard how the call ended that was rejected,
 // as grpc does with one that it cannot start. grpc's own OpenTelemetry plugin ends the span of a stream there.
-func tellFinished(opts []grpc.CallOption, err error) {
+func callOnFinish(opts []grpc.CallOption, err error) {
 	for _, o := range opts {
 		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {
-			safely(func() { f.OnFinish(err) })
+			recovered(func() { f.OnFinish(err) })
 		}
 	}
 }
 
-// safely runs user code that must not change what happens to a call (G13).
-func safely(f func()) {
+// recovered runs user code that must not change what happens to a call (G13).
+func recovered(f func()) {
 	defer func() { _ = recover() }()
 	f()
 }

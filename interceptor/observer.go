@@ -61,7 +61,7 @@ type FallbackInfo struct {
 	Served bool  // false: the caller sees Cause, or an error that wraps it
 }
 
-func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker.Outcome, took time.Duration) {
+func (g *Guard) notifySettled(ctx context.Context, c *pending, r Result, o breaker.Outcome, took time.Duration) {
 	probe := c.permit.IsProbe() && g.probeObservers != nil
 	if g.settledObservers == nil && !probe {
 		return
@@ -70,11 +70,11 @@ func (g *Guard) tellSettled(ctx context.Context, c *pending, r Result, o breaker
 		Key: c.breaker.Key(), Outcome: o, Code: r.Code, Duration: took, Probe: c.permit.IsProbe(),
 	}
 	for _, obs := range g.settledObservers {
-		safely(func() { obs.Settled(ctx, s) })
+		recovered(func() { obs.Settled(ctx, s) })
 	}
 	if probe {
 		for _, obs := range g.probeObservers {
-			safely(func() { obs.Probed(ctx, s) })
+			recovered(func() { obs.Probed(ctx, s) })
 		}
 	}
 }

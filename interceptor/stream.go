@@ -26,7 +26,7 @@ func (g *Guard) Stream(
 	if err != nil {
 		if cause := rejection(err); cause != nil {
 			err := g.reject(ctx, cause)
-			tellFinished(opts, err)
+			callOnFinish(opts, err)
 			return nil, err // G8: no stream comes with it
 		}
 		return streamer(ctx, desc, cc, method, opts...)
@@ -70,16 +70,16 @@ type stream struct {
 
 	created time.Time // when the streamer returned the stream: it is old that long after
 
-	aging       atomic.Pointer[time.Timer]     // of a probe: runs until it is old
-	kept        atomic.Pointer[finish]         // the error of OnFinish; nil: OnFinish has not come
+	ageTimer       atomic.Pointer[time.Timer]     // of a probe: runs until it is old
+	finishErr        atomic.Pointer[finish]         // the error of OnFinish; nil: OnFinish has not come
 	endedStreak atomic.Pointer[breaker.Streak] // the failure streak that the first message ended (S13)
 
-	over      atomic.Bool   // the stream has ended
+	ended      atomic.Bool   // the stream has ended
 	settled   atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
-	busy      atomic.Int32  // running calls whose result decides instead of OnFinish
-	receiving atomic.Int32  // running calls of RecvMsg
-	heading   atomic.Int32  // running calls of Header
-	sending   atomic.Int32  // running calls of SendMsg and CloseSend
+	inCall      atomic.Int32  // running calls whose result decides instead of OnFinish
+	inRecv atomic.Int32  // running calls of RecvMsg
+	inHeader   atomic.Int32  // running calls of Header
+	inSend   atomic.Int32  // running calls of SendMsg and CloseSend
 	messages  atomic.Uint64 // that have come
 	hasHeader atomic.Bool   // a header was seen; false if nothing has looked for one
 
@@ -96,7 +96,7 @@ type stream struct {
 
 type finish struct{ err error }
 
-var finishedWell = new(finish)
+var finishedOK = new(finish)
 
 func (s *stream) origin() origin { return origin(s.from.Load()) }
 
@@ -128,25 +128,25 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 		// An interceptor may have made attempts before this one, dropped the guard's option, or returned a stream of
 		// another connection. So earlier calls of OnFinish count for nothing, and the context is watched as well. With a
 		// context that is not from package context, that costs a goroutine while the stream is open (S12).
-		s.kept.Store(nil)
+		s.finishErr.Store(nil)
 		if s.ctx.Done() != nil {
 			s.stop = context.AfterFunc(s.ctx, s.onContextDone)
 		}
 	}
 	s.from.Store(uint32(comesFrom))
 	switch {
-	case s.over.Load(): // the context ended meanwhile
+	case s.ended.Load(): // the context ended meanwhile
 		s.stopWatching()
 	case s.direct:
 		// OnFinish writes kept first, and then reads the origin, which is written by now. So one of the two sees the other.
-		if f := s.kept.Load(); f != nil {
+		if f := s.finishErr.Load(); f != nil {
 			s.on(finished, f.err)
 		}
 	case closed(s.cc):
 		s.on(returned, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
 	}
-	if s.pending.permit.IsProbe() && !s.over.Load() {
-		s.startAging()
+	if s.pending.permit.IsProbe() && !s.ended.Load() {
+		s.startAgeTimer()
 	}
 	return s, nil
 }
@@ -155,7 +155,7 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 // calls are not counted. In other streams OnFinish during a call may come from an attempt that is retried.
 func (s *stream) enter() {
 	if s.origin() != originDirect {
-		s.busy.Add(1)
+		s.inCall.Add(1)
 	}
 }
 
@@ -166,30 +166,30 @@ func (s *stream) leave(done *bool) {
 	}
 	// The call is subtracted first, and then kept is read. OnFinish writes kept first, and then reads busy. So one of the
 	// two sees the other.
-	if s.origin() == originDirect || s.busy.Add(-1) > 0 {
+	if s.origin() == originDirect || s.inCall.Add(-1) > 0 {
 		return
 	}
-	if f := s.kept.Load(); f != nil {
+	if f := s.finishErr.Load(); f != nil {
 		s.on(callsOver, f.err)
 	}
 }
 
 func (s *stream) onFinish(err error) {
-	if s.over.Load() {
+	if s.ended.Load() {
 		return
 	}
 	// grpc's Header ends a stream that has no header with nil, also one whose connection was lost, and only RecvMsg returns
 	// the error.
-	if err == nil && s.heading.Load() > 0 && s.messages.Load() == 0 {
+	if err == nil && s.inHeader.Load() > 0 && s.messages.Load() == 0 {
 		time.AfterFunc(grace, func() { s.on(noHeader, nil) })
 		return
 	}
-	f := finishedWell
+	f := finishedOK
 	if err != nil {
 		f = &finish{err}
 	}
-	s.kept.Store(f)
-	if s.busy.Load() > 0 {
+	s.finishErr.Store(f)
+	if s.inCall.Load() > 0 {
 		s.on(finishedIn, err)
 	} else {
 		s.on(finished, err)
@@ -203,7 +203,7 @@ const grace = 50 * time.Millisecond
 // onContextDone runs if the caller's context ends before the stream. A running RecvMsg mostly returns at once, and
 // then Header shows whether the stream was answered, so its result is preferred.
 func (s *stream) onContextDone() {
-	if s.busy.Load() == 0 {
+	if s.inCall.Load() == 0 {
 		s.on(contextDone, s.ctx.Err())
 		return
 	}
@@ -215,20 +215,20 @@ func (s *stream) end(sig signal, err error) {
 	s.markOver()
 	// While a message is being sent the error may be of that, although the peer has answered. This is read first: a SendMsg
 	// that has returned by now, with an error that ended the stream, has settled it.
-	sending := s.sending.Load() > 0
+	sending := s.inSend.Load() > 0
 	if s.settled.Swap(true) {
 		return
 	}
 	if err == nil {
 		if !s.desc.ServerStreams {
-			s.noteLatency() // the only message comes with the end
+			s.noteFirstAnswer() // the only message comes with the end
 		}
 		s.report(Result{}, false)
 		return
 	}
 	r := Result{Err: err}
 	defer func() { s.report(r, sending) }() // also if what is below exits the goroutine
-	s.lookAtPeer(sig, &r)
+	s.collectEvidence(sig, &r)
 }
 
 // endAs is end for a stream that has no error to judge.
@@ -263,7 +263,7 @@ func (s *stream) report(r Result, sending bool) {
 
 // markOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
 func (s *stream) markOver() {
-	if !s.over.Swap(true) && s.origin() != originOpening {
+	if !s.ended.Swap(true) && s.origin() != originOpening {
 		s.stopWatching()
 	}
 }
@@ -272,14 +272,14 @@ func (s *stream) stopWatching() {
 	if s.stop != nil {
 		s.stop()
 	}
-	if timer := s.aging.Load(); timer != nil {
+	if timer := s.ageTimer.Load(); timer != nil {
 		timer.Stop()
 	}
 }
 
-// lookAtPeer fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header
+// collectEvidence fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header
 // and Trailer return at once after RecvMsg has returned the end, and in OnFinish.
-func (s *stream) lookAtPeer(sig signal, r *Result) {
+func (s *stream) collectEvidence(sig signal, r *Result) {
 	from := s.origin()
 	switch {
 	case from == originOpening:
@@ -288,23 +288,23 @@ func (s *stream) lookAtPeer(sig signal, r *Result) {
 		}
 	case from == originDirect:
 		// Where OnFinish has not come, RecvMsg must have returned the end: then too grpc has filled in trailer and peer.
-		if s.kept.Load() == nil && sig != received {
+		if s.finishErr.Load() == nil && sig != received {
 			break
 		}
-		safely(s.lookForHeader)
+		recovered(s.noteHeader)
 		r.Trailer = s.trailer
 		r.Peer = PeerSilent
 		if unreachedPeer(&s.peer) {
 			r.Peer = PeerUnreached
 		}
 	case sig == received:
-		safely(s.lookForHeader)
-		safely(func() { r.Trailer = s.ClientStream.Trailer() })
+		recovered(s.noteHeader)
+		recovered(func() { r.Trailer = s.ClientStream.Trailer() })
 	}
 }
 
-// lookForHeader notes whether a header has come. The stream must have ended.
-func (s *stream) lookForHeader() {
+// noteHeader notes whether a header has come. The stream must have ended.
+func (s *stream) noteHeader() {
 	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // it has ended
 		s.hasHeader.Store(true)
 	}
@@ -312,12 +312,12 @@ func (s *stream) lookForHeader() {
 
 // RecvMsg receives a message and notes how the stream ends.
 func (s *stream) RecvMsg(m any) error {
-	if s.over.Load() {
+	if s.ended.Load() {
 		return s.ClientStream.RecvMsg(m)
 	}
 	s.enter()
-	s.receiving.Add(1)
-	defer s.receiving.Add(-1)
+	s.inRecv.Add(1)
+	defer s.inRecv.Add(-1)
 	done := false
 	defer s.leave(&done)
 	err := s.ClientStream.RecvMsg(m)
@@ -340,7 +340,7 @@ func (s *stream) RecvMsg(m any) error {
 
 // firstMessage is the success of a probe (S8). For the streams of a closed breaker it is a sign of life (S13).
 func (s *stream) firstMessage() {
-	s.noteLatency()
+	s.noteFirstAnswer()
 	switch {
 	case s.pending.permit.IsProbe():
 		if !s.settled.Swap(true) {
@@ -356,22 +356,22 @@ func (s *stream) firstMessage() {
 // SendMsg sends a message and notes whether that ended the stream.
 func (s *stream) SendMsg(m any) error {
 	if s.desc.ServerStreams && s.desc.ClientStreams {
-		s.noteRequest()
+		s.noteRequestSent()
 	}
-	return s.through(func() error { return s.ClientStream.SendMsg(m) })
+	return s.callBelow(func() error { return s.ClientStream.SendMsg(m) })
 }
 
 // CloseSend ends the sending and notes whether that ended the stream.
 func (s *stream) CloseSend() error {
 	if !s.desc.ServerStreams {
-		s.noteRequest()
+		s.noteRequestSent()
 	}
-	return s.through(s.ClientStream.CloseSend)
+	return s.callBelow(s.ClientStream.CloseSend)
 }
 
-func (s *stream) through(call func() error) error {
-	s.sending.Add(1)
-	defer s.sending.Add(-1)
+func (s *stream) callBelow(call func() error) error {
+	s.inSend.Add(1)
+	defer s.inSend.Add(-1)
 	s.enter()
 	done := false
 	defer s.leave(&done)
@@ -389,28 +389,28 @@ func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false
 	defer s.leave(&done)
-	s.heading.Add(1)
-	defer s.heading.Add(-1)
+	s.inHeader.Add(1)
+	defer s.inHeader.Add(-1)
 	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
 	done = true
 	if len(md) > 0 {
 		s.hasHeader.Store(true)
-	} else if f := s.kept.Load(); f != nil && s.origin() == originHandedOn {
+	} else if f := s.finishErr.Load(); f != nil && s.origin() == originHandedOn {
 		s.on(received, f.err)
 	}
 	return md, err
 }
 
-// noteRequest notes the time from which the backend could answer: CloseSend of a client stream, the first SendMsg of a
+// noteRequestSent notes the time from which the backend could answer: CloseSend of a client stream, the first SendMsg of a
 // bidirectional stream. A server stream counts from its creation.
-func (s *stream) noteRequest() {
+func (s *stream) noteRequestSent() {
 	if s.requested.Load() == 0 {
 		s.requested.CompareAndSwap(0, int64(s.pending.permitted())+1)
 	}
 }
 
-// noteLatency notes how long the first answer has taken.
-func (s *stream) noteLatency() {
+// noteFirstAnswer notes how long the first answer has taken.
+func (s *stream) noteFirstAnswer() {
 	now := int64(s.pending.permitted())
 	if now == 0 {
 		return // the slow rule is off

@@ -9,11 +9,11 @@ import (
 
 // The stream of a probe that stays open closes its breaker when it is old (S14).
 
-// startAging starts the timer of a probe, until it is old (S14).
-func (s *stream) startAging() {
+// startAgeTimer starts the timer of a probe, until it is old (S14).
+func (s *stream) startAgeTimer() {
 	const never = time.Duration(math.MaxInt64)
 	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
-	s.aging.Store(timer) // before it may run
+	s.ageTimer.Store(timer) // before it may run
 	s.restart(timer, s.pending.guard.longStream)
 }
 
@@ -21,7 +21,7 @@ func (s *stream) startAging() {
 // timer, so one of the two sees the other.
 func (s *stream) restart(timer *time.Timer, d time.Duration) {
 	timer.Reset(d)
-	if s.over.Load() {
+	if s.ended.Load() {
 		timer.Stop()
 	}
 }
@@ -29,13 +29,13 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 // sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
 // stream has no connection.
 func (s *stream) sustain() {
-	if s.over.Load() { // it ended when the timer had fired already
+	if s.ended.Load() { // it ended when the timer had fired already
 		return
 	}
 	connected := s.connected()
 	defer func() { // also if an observer exits the goroutine
 		if s.pending.permit.Sustain(s.ctx, connected) {
-			s.restart(s.aging.Load(), s.pending.guard.longStream)
+			s.restart(s.ageTimer.Load(), s.pending.guard.longStream)
 		}
 	}()
 	if connected && !s.settled.Swap(true) {
@@ -53,7 +53,7 @@ func (s *stream) connected() bool {
 	case connectivity.Ready:
 		return true
 	case connectivity.Idle, connectivity.Connecting:
-		return s.receiving.Load() > 0
+		return s.inRecv.Load() > 0
 	case connectivity.TransientFailure, connectivity.Shutdown:
 	}
 	return false

@@ -44,21 +44,21 @@ func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 					}
 					s.pending.start = time.Now()
 					s.peer.Addr = new(net.TCPAddr)
-					s.receiving.Store(1) // cc is IDLE
+					s.inRecv.Store(1) // cc is IDLE
 					s.from.Store(uint32(from))
 					if from != originOpening {
-						s.startAging()
+						s.startAgeTimer()
 						defer s.stopWatching()
 					}
 					s.on(sig, errNotFound)
 					got := "nothing"
 					snap := br.Snapshot()
 					switch {
-					case s.over.Load() && snap.Ignored == 1:
+					case s.ended.Load() && snap.Ignored == 1:
 						got = "over, ignored"
-					case s.over.Load() && snap.Failures == 1:
+					case s.ended.Load() && snap.Failures == 1:
 						got = "over, failed"
-					case s.over.Load():
+					case s.ended.Load():
 						got = "over"
 					case snap.State == breaker.Closed:
 						got = "closed"
@@ -364,7 +364,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 				time.Sleep(time.Minute) // the timer comes by once more, and not again
 				synctest.Wait()
 			}
-			if s.aging.Load().Stop() {
+			if s.ageTimer.Load().Stop() {
 				t.Errorf("%s: the timer still runs", name)
 			}
 		})

@@ -28,13 +28,13 @@ func (g *Guard) Unary(
 		}
 		err = g.reject(ctx, cause)
 		if g.fallbacks != nil {
-			err = g.fallBack(ctx, b, &attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true})
+			err = g.tryFallback(ctx, b, &unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true})
 		}
-		tellFinished(opts, err)
+		callOnFinish(opts, err)
 		return err
 	}
 	if !g.plain || permit.Doubt() != breaker.NoDoubt {
-		return g.unaryWithEvidence(ctx, b, permit, attempt{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
+		return g.unaryWithEvidence(ctx, b, permit, unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
 	}
 	settled := false
 	defer func() {
@@ -48,32 +48,32 @@ func (g *Guard) Unary(
 		permit.Done(ctx, breaker.Success)
 		return nil
 	}
-	a := attempt{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
-	return g.failed(ctx, b, permit, a, invoker)
+	a := unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
+	return g.settleFailure(ctx, b, permit, a, invoker)
 }
 
-// failed is the rest of Unary for a call that ended with an error. A function of its own, so that a success does not pay
+// settleFailure is the rest of Unary for a call that ended with an error. A function of its own, so that a success does not pay
 // for what it keeps on the heap.
-func (g *Guard) failed(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
+func (g *Guard) settleFailure(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a unaryCall, invoker grpc.UnaryInvoker) error {
 	c := pending{guard: g, breaker: b, permit: permit}
 	return c.settleUnary(ctx, &a, Result{Direct: grpcInvoker.is(invoker)})
 }
 
 // settleUnary is the end of a call that took more than the shortest way: it settles the call as r says, and falls back.
-func (c *pending) settleUnary(ctx context.Context, a *attempt, r Result) error {
+func (c *pending) settleUnary(ctx context.Context, a *unaryCall, r Result) error {
 	r.Call, r.Err = a.call(), a.err
 	a.outcome = c.settle(ctx, r, a.cc, 0, nil)
 	if a.err == nil || c.guard.fallbacks == nil {
 		return a.err
 	}
-	return c.guard.fallBack(ctx, c.breaker, a)
+	return c.guard.tryFallback(ctx, c.breaker, a)
 }
 
 // unaryWithEvidence is the rest of Unary for a call of which more than the error must be known.
-func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a attempt, invoker grpc.UnaryInvoker) error {
+func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a unaryCall, invoker grpc.UnaryInvoker) error {
 	c := g.begin(ctx, b, permit)
 	direct := grpcInvoker.is(invoker)
-	look := g.lookFor(permit.Doubt(), direct)
+	look := g.evidenceFor(permit.Doubt(), direct)
 	opts := look.options(a.opts, permit, b)
 	if permit.IsProbe() {
 		c.reconnect(ctx, a.cc)
@@ -91,31 +91,31 @@ func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permi
 	return c.settleUnary(ctx, &a, r)
 }
 
-// look holds what the guard asks grpc for: evidence of whose error a unary call ends with (G5), and the pushback in
-// the trailer (G9). A nil look asks for nothing.
-type look struct {
+// evidence holds what the guard asks grpc for: evidence of whose error a unary call ends with (G5), and the pushback in
+// the trailer (G9). A nil evidence asks for nothing.
+type evidence struct {
 	header, trailer metadata.MD
 	peer            peer.Peer
 	onlyPeer        bool
 	direct          bool
 }
 
-// lookFor returns what to ask for. Asking makes grpc copy metadata, and allocates, so the result is nil while all calls
+// evidenceFor returns what to ask for. Asking makes grpc copy metadata, and allocates, so the result is nil while all calls
 // succeed. With an interceptor between the guard and grpc it is nil unless WithPeerEvidence is set: a hedging
 // interceptor shares options between concurrent attempts.
-func (g *Guard) lookFor(d breaker.Doubt, direct bool) *look {
+func (g *Guard) evidenceFor(d breaker.Doubt, direct bool) *evidence {
 	switch {
 	case g.evidence, direct && d == breaker.InDoubt:
-		return &look{direct: direct}
+		return &evidence{direct: direct}
 	case direct && d == breaker.Troubled:
-		return &look{direct: direct, onlyPeer: true}
+		return &evidence{direct: direct, onlyPeer: true}
 	}
 	return nil
 }
 
 // options returns opts followed by the options of l and of a probe. The result has no spare capacity. If options are
 // added it is a copy, because the caller's slice may be shared (G1).
-func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
+func (l *evidence) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
 	var added [4]grpc.CallOption
 	n := 0
 	add := func(o grpc.CallOption) { added[n], n = o, n+1 }
@@ -138,7 +138,7 @@ func (l *look) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker
 }
 
 // result copies the evidence into r.
-func (l *look) result(r *Result) {
+func (l *evidence) result(r *Result) {
 	if l == nil {
 		return
 	}

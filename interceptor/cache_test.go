@@ -45,7 +45,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 		newConn(t, "passthrough:///a.example:443"), nil,
 	}
 	var methods []string
-	for i := range 2 * len(g.handles) {
+	for i := range 2 * len(g.cache) {
 		methods = append(methods, fmt.Sprintf("/pkg.Service/Method%d", i))
 	}
 	methods = append(methods, "", "/", "/a/b", "/b/a", "a/b", "no slash at all")
@@ -56,7 +56,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 			for _, method := range methods {
 				g.mustSucceed(t, method, cc)
 				want[keyfunc.TargetMethod(t.Context(), callOf(method, nil, nil, cc))]++
-				places[place(method)%uint64(len(g.handles))]++
+				places[slotHash(method)%uint64(len(g.cache))]++
 			}
 		}
 	}
@@ -101,7 +101,7 @@ func TestB33_HandlesFollowEvictions(t *testing.T) {
 			if got := b.Snapshot().Successes; got != 5 {
 				t.Errorf("%v: %d successes since it was made, want 5", key, got)
 			}
-			known := g.handles[(place(method)*31+place(""))%uint64(len(g.handles))].Load()
+			known := g.cache[(slotHash(method)*31+slotHash(""))%uint64(len(g.cache))].Load()
 			if known == nil || known.breaker != b {
 				t.Errorf("%v: the handle is not that of its breaker", key)
 			}

@@ -6,23 +6,23 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// handles remembers which breaker guards which method at which target, so that most calls neither take the method's
+// breakerCache remembers which breaker guards which method at which target, so that most calls neither take the method's
 // name apart nor hash three strings; the names of one connection's calls are the same strings each time, which
 // compare at a glance. It takes a quarter off what a guarded call costs. Only the default key function has it: what
 // another one makes of a call may change from call to call.
 //
 // A pair has one place. The first to come has it until its breaker is evicted, and others that fall on it go the long
-// way, so handles is bounded, and nothing is allocated while the breakers stay.
-type handles [512]atomic.Pointer[handle]
+// way, so breakerCache is bounded, and nothing is allocated while the breakers stay.
+type breakerCache [512]atomic.Pointer[cachedBreaker]
 
-type handle struct {
+type cachedBreaker struct {
 	target, method string
 	breaker        *breaker.Breaker
 }
 
 // find returns the breaker for a method at a target, and has g make it if need be.
-func (h *handles) find(g *breaker.Group, target, method string) *breaker.Breaker {
-	place := &h[(place(method)*31+place(target))%uint64(len(h))]
+func (h *breakerCache) find(g *breaker.Group, target, method string) *breaker.Breaker {
+	place := &h[(slotHash(method)*31+slotHash(target))%uint64(len(h))]
 	known := place.Load()
 	if known != nil && known.method == method && known.target == target && !known.breaker.Evicted() {
 		return known.breaker
@@ -31,14 +31,14 @@ func (h *handles) find(g *breaker.Group, target, method string) *breaker.Breaker
 	b := g.Get(key)
 	// Not the breaker that keys share while the group is full: it stands for the key until there is room, and no longer.
 	if (known == nil || known.breaker.Evicted()) && b.Key() == key {
-		place.Store(&handle{target, method, b})
+		place.Store(&cachedBreaker{target, method, b})
 	}
 	return b
 }
 
-// place mixes the last eight bytes, in which methods of a service differ, and targets too. That is no good hash, but
+// slotHash mixes the last eight bytes, in which methods of a service differ, and targets too. That is no good hash, but
 // a fast one: where it fails, a call takes as long as it would without handles.
-func place(s string) uint64 {
+func slotHash(s string) uint64 {
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 	n := len(s)
 	if n < 8 {
