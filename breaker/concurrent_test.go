@@ -51,7 +51,7 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 			if j%8 == 0 {
 				r.Latency = 2 * time.Hour
 			}
-			p.DoneWith(t.Context(), r)
+			p.Report(t.Context(), r)
 		}
 	})
 	const all = callers * calls
@@ -143,7 +143,7 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 			}
 			together(callers, func(i int) {
 				for _, p := range permits[i] {
-					p.DoneWith(t.Context(), tt.r)
+					p.Report(t.Context(), tt.r)
 				}
 			})
 			s := quiet(t, name, b)

@@ -53,14 +53,15 @@ func fill(b *Breaker, v uint64) {
 	c := b.ensureLazy()
 	b.admitted.Store(v)
 	b.retired = v
-	c.failures, c.overloads, c.ignored, c.late, c.slow, c.recoveries = v, v, v, v, v, v
-	c.probes = ProbeCounts{v, v, v, v}
+	all := &c.totals
+	all.failures, all.overloads, all.ignored, all.late, all.slow, all.recoveries = v, v, v, v, v, v
+	c.probes.counts = ProbeCounts{v, v, v, v}
 	for i := range c.rejections {
 		c.rejections[i].Store(v)
-		c.shadow[i] = v
+		all.shadow[i] = v
 	}
-	for i := range c.trips {
-		c.trips[i] = v
+	for i := range all.trips {
+		all.trips[i] = v
 	}
 	for i := range c.fallbacks {
 		c.fallbacks[i].Store(v)

@@ -2,38 +2,83 @@ package breaker
 
 import (
 	"errors"
-	"fmt"
-	"slices"
-	"sync/atomic"
+	"log/slog"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // ErrRejected matches every rejection with errors.Is, whatever its reason.
 var ErrRejected = errors.New("breaker: call rejected")
 
-// RejectedError says that a call was not let through, and why. All calls that a breaker rejects for one reason during
-// one stay in a state share one RejectedError, so that a rejection allocates nothing: treat it as read-only.
+// RejectedError is the error of a call that the breaker did not admit. All calls that a breaker rejects for the same
+// reason in one generation share one RejectedError, so that a rejection allocates nothing. Do not change it.
 type RejectedError struct {
-	Key    Key       // of the breaker that rejected
-	State  State     // it was in: Open while an override forces it
-	Reason Reason    // why
-	Until  time.Time // when the open period ends; zero where no instant is known: every reason but ReasonOpen
+	Key    Key    // of the breaker that rejected the call
+	State  State  // of the breaker; Open while an override forces it open
+	Reason Reason // why the call was rejected
+	// Until is the end of the open period for ReasonOpen, and the end of the override for ReasonForced if it has a TTL.
+	// Otherwise it is zero.
+	Until time.Time
+	// Opened is what opened the breaker, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
+	Opened Opening
+	// Override forces the breaker open, for ReasonForced. Otherwise it is zero. Its TTL is the one that it was set with.
+	Override Override
 
-	memos atomic.Pointer[[]memo]
+	limit string // for ReasonRamp and ReasonConcurrency: the limit in words
 }
 
-type memo struct{ owner, value any }
+// Opening is what opened a breaker.
+type Opening struct {
+	Rule   Rule      `json:"rule"`
+	Why    string    `json:"why"`    // in words: "5 failures in a row over 1.2s", or the argument of Trip
+	Counts Counts    `json:"counts"` // of the window that the rule fired on; zero for RuleProbe
+	Cause  string    `json:"cause"`  // Report.Cause of the call that opened it; "" if there is none
+	At     time.Time `json:"at"`
+}
 
-// Error names key, state and reason.
+// String returns why the breaker opened, with the cause: "5 failures in a row over 1.2s, last UNAVAILABLE".
+func (o Opening) String() string {
+	why := printable(o.Why)
+	if o.Cause == "" {
+		return why
+	}
+	return why + ", last " + printable(o.Cause)
+}
+
+// Error describes the rejection for a person. It names the key and the reason, and what is known of these: what opened
+// the breaker, when the next probe may run, and who forced it open and why.
 func (e *RejectedError) Error() string {
-	return fmt.Sprintf("breaker: call rejected: %q is %v (reason %v)", e.Key.String(), e.State, e.Reason)
+	name := e.Key.phrase()
+	switch e.Reason {
+	case ReasonOpen:
+		next := "the next call is a probe"
+		if d := e.RetryAfter(); d > 0 {
+			next = "next probe in " + rough(d)
+		}
+		return "circuit breaker open for " + name + ": " + e.Opened.String() + "; " + next
+	case ReasonHalfOpen:
+		return "circuit breaker half-open for " + name + ": all probes are in flight; it opened because of: " + e.Opened.String()
+	case ReasonForced:
+		end := "until it is cleared"
+		if !e.Until.IsZero() {
+			end = "for another " + rough(e.RetryAfter())
+		}
+		return "circuit breaker forced open for " + name + " by " + printable(e.Override.By) + ": " + printable(e.Override.Why) + "; " + end
+	case ReasonRamp:
+		return "circuit breaker ramping up for " + name + ": " + e.limit
+	case ReasonConcurrency:
+		return "circuit breaker at its concurrency limit for " + name + ": " + e.limit
+	}
+	return "circuit breaker rejected a call for " + name + ": " + e.Reason.String()
 }
 
 // Is makes errors.Is(err, ErrRejected) true.
 func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
 
-// RetryAfter is how long it takes until the open period ends and a call may be let through as a probe: 0 when that
-// instant has passed or is not known. It follows the monotonic clock.
+// RetryAfter returns the time until Until: how long no call is admitted. It is 0 if that instant has passed or is not
+// known. It follows the monotonic clock.
 func (e *RejectedError) RetryAfter() time.Duration {
 	if e.Until.IsZero() {
 		return 0
@@ -41,28 +86,50 @@ func (e *RejectedError) RetryAfter() time.Duration {
 	return max(0, time.Until(e.Until))
 }
 
-// Memo returns what wrap made of e when Memo was first called with this owner, so that a layer that wraps rejections
-// in an error of its own (package interceptor does) allocates once per stay and not once per call. owner must be
-// comparable and is compared with ==; what wrap returns must be immutable. Two first calls at once may both run wrap;
-// one result is kept.
-func (e *RejectedError) Memo(owner any, wrap func(*RejectedError) any) any {
-	for {
-		old := e.memos.Load()
-		if old != nil {
-			for _, m := range *old {
-				if m.owner == owner {
-					return m.value
-				}
-			}
-		}
-		m := memo{owner, wrap(e)}
-		var list []memo
-		if old != nil {
-			list = slices.Clip(*old)
-		}
-		list = append(list, m)
-		if e.memos.CompareAndSwap(old, &list) {
-			return m.value
-		}
+// LogValue returns key, state, reason, and what is known of the cause, the override and the time to wait.
+func (e *RejectedError) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 8),
+		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
+	if e.Opened.Rule != 0 {
+		attrs = append(attrs, slog.Any("opened", e.Opened))
 	}
+	if e.Override.Mode != 0 {
+		attrs = append(attrs, slog.Any("override", e.Override))
+	}
+	if d := e.RetryAfter(); d > 0 {
+		attrs = append(attrs, slog.Duration("retry_after", d))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// LogValue returns rule, reason, cause and time of the opening.
+func (o Opening) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 4), slog.String("rule", o.Rule.String()), slog.String("why", o.Why))
+	if o.Cause != "" {
+		attrs = append(attrs, slog.String("cause", o.Cause))
+	}
+	return slog.GroupValue(append(attrs, slog.Time("at", o.At))...)
+}
+
+// printable returns s, quoted if it holds something that a terminal or a log would not show as it is.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) >= 0 {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// rough returns d with the precision that a person needs. It rounds up, so that it is never "0s" before the time.
+func rough(d time.Duration) string {
+	unit := time.Millisecond
+	if d >= time.Second {
+		unit = 100 * time.Millisecond
+	}
+	if d >= time.Minute {
+		unit = time.Second
+	}
+	if rest := d % unit; rest > 0 {
+		d += unit - rest
+	}
+	return d.String()
 }

@@ -3,8 +3,8 @@ package breaker
 import (
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,9 +12,6 @@ import (
 
 func TestRejectedError(t *testing.T) {
 	e := &RejectedError{Key: Key{Service: "shop.Orders", Method: "Get"}, State: HalfOpen, Reason: ReasonHalfOpen}
-	if got, want := e.Error(), `breaker: call rejected: "shop.Orders/Get" is half_open (reason half_open)`; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
 	wrapped := fmt.Errorf("placing the order: %w", e)
 	if !errors.Is(wrapped, ErrRejected) {
 		t.Error("a wrapped rejection is not ErrRejected")
@@ -96,48 +93,163 @@ func wantRejection(t *testing.T, e *RejectedError, s State, r Reason) {
 	}
 }
 
-func TestMemo(t *testing.T) {
-	var e RejectedError
-	calls := 0
-	wrap := func(got *RejectedError) any {
-		calls++
-		if got != &e {
-			t.Errorf("wrap got %p, want %p", got, &e)
+// rejectedWith rejects a call of b and returns the text of the error.
+func rejectedWith(t *testing.T, b *Breaker) string {
+	t.Helper()
+	return refused(t, b).Error()
+}
+
+// A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may pass.
+func TestRejectedErrorText(t *testing.T) {
+	key := Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"}
+	const name = "shop.Orders/Get at dns:///orders:443"
+	want := func(t *testing.T, b *Breaker, text string) {
+		t.Helper()
+		if got := rejectedWith(t, b); got != text {
+			t.Errorf("got  %s\nwant %s", got, text)
 		}
-		return new(int)
 	}
-	one := e.Memo("one", wrap)
-	two := e.Memo("two", wrap)
-	if one == two {
-		t.Error("two owners share a memo")
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(key, Config{Jitter: -1, OpenFor: 5 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
+			time.Sleep(300 * ms)
+		}
+		const why = "5 failures in a row over 1.2s, last UNAVAILABLE"
+		time.Sleep(1350 * ms)
+		want(t, b, "circuit breaker open for "+name+": "+why+"; next probe in 3.4s")
+		time.Sleep(time.Second)
+		open := refused(t, b)
+		time.Sleep(time.Hour)
+		if got, want := open.Error(), "circuit breaker open for "+name+": "+why+"; the next call is a probe"; got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		probe := acquire(t, b)
+		want(t, b, "circuit breaker half-open for "+name+": all probes are in flight; it opened because of: "+why)
+		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
+		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL; next probe in 10s")
+
+		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy", By: "alice"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(29500 * ms)
+		want(t, b, "circuit breaker forced open for "+name+" by alice: deploy; for another 1m1s")
+		if got, want := refused(t, b).RetryAfter(), 60500*ms; got != want {
+			t.Errorf("RetryAfter of an override with a TTL: got %v, want %v", got, want)
+		}
+		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "dep\nloy", By: "al\x1bice"}); err != nil {
+			t.Fatal(err)
+		}
+		want(t, b, "circuit breaker forced open for "+name+` by "al\x1bice": "dep\nloy"; until it is cleared`)
+		if got := refused(t, b).RetryAfter(); got != 0 {
+			t.Errorf("RetryAfter of an override without a TTL: got %v, want 0", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(key, Config{MaxConcurrent: 1, Ramp: time.Minute, SuccessesToClose: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := acquire(t, b)
+		want(t, b, "circuit breaker at its concurrency limit for "+name+": 1 calls are in flight, which is MaxConcurrent")
+		p.Done(t.Context(), Success)
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Minute)
+		acquire(t, b).Done(t.Context(), Success)
+		acquire(t, b).Done(t.Context(), Success)
+		want(t, b, "circuit breaker ramping up for "+name+": it has closed recently, and admits only a part of the calls for 1m0s")
+	})
+	g := mustGroup(t, Config{}, WithMaxBreakers(1))
+	setOverride(t, g.Get(key), ForceClosed, 0)
+	shared := g.Get(Key{Method: "other"})
+	shared.Trip(t.Context(), "test")
+	if got, want := rejectedWith(t, shared), "circuit breaker open for the keys that share a breaker because the group is full: test"; !strings.HasPrefix(got, want) {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if e.Memo("one", wrap) != one || e.Memo("two", wrap) != two || calls != 2 {
-		t.Errorf("a memo is made anew: wrap ran %d times, want 2", calls)
-	}
-	if n := testing.AllocsPerRun(100, func() { e.Memo("two", nil) }); n != 0 {
-		t.Errorf("a known memo allocates %v times", n)
+	if got, want := (&RejectedError{Key: key}).Error(), "circuit breaker rejected a call for "+name+": "; got != want {
+		t.Errorf("without a reason: got %q, want %q", got, want)
 	}
 }
 
-func TestMemo_OneResultForAllConcurrentSafe(t *testing.T) {
-	var e RejectedError
-	const callers, owners = 16, 4
-	got := make([][owners]any, callers)
-	var wg sync.WaitGroup
-	for i := range callers {
-		wg.Go(func() {
-			for o := range owners {
-				got[i][o] = e.Memo(o, func(*RejectedError) any {
-					runtime.Gosched()
-					return new(int)
-				})
-			}
-		})
-	}
-	wg.Wait()
-	for i := range got {
-		if got[i] != got[0] {
-			t.Fatalf("caller %d has %v, caller 0 has %v", i, got[i], got[0])
+// The name of a key in a sentence. What a log would not show as it is, is quoted.
+func TestKeyPhrase(t *testing.T) {
+	for _, tt := range []struct {
+		key  Key
+		want string
+	}{
+		{Key{}, "default"},
+		{Key{Target: "dns:///orders"}, "dns:///orders"},
+		{Key{Service: "shop.Orders"}, "shop.Orders"},
+		{Key{Method: "Get"}, "/Get"},
+		{Key{Tag: "gold"}, "tag gold"},
+		{Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, "s/m at t, tag g"},
+		{Key{Target: "t\n", Service: "s", Tag: "\xff"}, `s at "t\n", tag "\xff"`},
+		{Key{Service: "s\x00", Method: "m"}, `"s\x00/m"`},
+		{overflowKey, "the keys that share a breaker because the group is full"},
+	} {
+		if got := tt.key.phrase(); got != tt.want {
+			t.Errorf("%#v: got %q, want %q", tt.key, got, tt.want)
 		}
 	}
+}
+
+func TestRough(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		1: "1ms", ms: "1ms", 999*ms + 1: "1s", 3400 * ms: "3.4s", 3400*ms + 1: "3.5s", time.Minute + 1: "1m1s", time.Hour: "1h0m0s",
+	} {
+		if got := rough(d); got != want {
+			t.Errorf("%d: got %s, want %s", d, got, want)
+		}
+	}
+}
+
+// What a structured log shows of keys, events, snapshots and rejections.
+func TestLogValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorder
+		b, err := New(Key{Service: "shop.Orders", Method: "Get"}, Config{Jitter: -1, ConsecutiveFailures: 1}, WithListener(rec.Transition))
+		if err != nil {
+			t.Fatal(err)
+		}
+		acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
+		opened := refused(t, b)
+		logged := func(v any) string {
+			var out strings.Builder
+			slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey {
+					return slog.Attr{}
+				}
+				return a
+			}})).Info("", "x", v)
+			return strings.TrimSpace(out.String())
+		}
+		why := `rule=consecutive why="1 failure" cause=UNAVAILABLE`
+		openedAs := `x.opened.rule=consecutive x.opened.why="1 failure" x.opened.cause=UNAVAILABLE x.opened.at=2000-01-01T00:00:00.000Z`
+		for _, tt := range []struct {
+			v    any
+			want string
+		}{
+			{b.Key(), "x=shop.Orders/Get"},
+			{opened, "x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
+			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." + strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
+				" x.open_for=1s x.failed_recoveries=0"},
+			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 x.rejected=1 " +
+				openedAs + " x.retry_after=1s"},
+		} {
+			if got := logged(tt.v); got != tt.want {
+				t.Errorf("%T\ngot  %s\nwant %s", tt.v, got, tt.want)
+			}
+		}
+		setOverride(t, b, ForceOpen, 0)
+		forced := logged(refused(t, b))
+		if want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "; !strings.HasPrefix(forced, want) {
+			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
+		}
+		if got, want := logged(b.Snapshot()), " x.underlying=open x.override.mode=force_open "; !strings.Contains(got, want) {
+			t.Errorf("a snapshot under an override\ngot  %s\nwant …%s…", got, want)
+		}
+	})
 }

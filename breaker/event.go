@@ -2,143 +2,140 @@ package breaker
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
-// Counts is what a breaker knows of the calls in its window. Late results are not part of it, and ignored ones only as
-// SlowCanceled. Where no rule looks at the window (see Config.Window) all but ConsecutiveFailures is 0.
-type Counts struct {
-	Successes uint64 `json:"successes"`
-	Failures  uint64 `json:"failures"`
-	Overloads uint64 `json:"overloads"`
-	Slow      uint64 `json:"slow"` // each of them is a success, a failure or an overload too, or one of SlowCanceled
-	// SlowCanceled is the calls that their caller canceled after more than SlowCall. Their outcome is ignored, so
-	// they are not part of Calls.
-	SlowCanceled uint64 `json:"slowCanceled"`
-	// ConsecutiveFailures is the length of the failure streak: failures since the last success, where those that
-	// ended within 10 ms of the last one counted are one (unless Config.FailingFor is negative). It is not bound to
-	// the window.
-	ConsecutiveFailures uint64 `json:"consecutiveFailures"`
-}
-
-// Calls is the number of calls in the window that had an outcome.
-func (c Counts) Calls() uint64 { return satAdd(c.Successes, c.Failures, c.Overloads) }
-
-// FailureRatio is (failures + overloads) / calls, and 0 where there are no calls.
-func (c Counts) FailureRatio() float64 { return ratio(satAdd(c.Failures, c.Overloads), c.Calls()) }
-
-// SlowRatio is slow calls / (calls + SlowCanceled), and 0 where there are no calls.
-func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
-
-// timed is the number of calls that the slow rule looks at.
-func (c Counts) timed() uint64 { return satAdd(c.Calls(), c.SlowCanceled) }
-
-func ratio(part, whole uint64) float64 {
-	if whole == 0 {
-		return 0
-	}
-	return float64(part) / float64(whole)
-}
-
-// Event tells of one transition of one breaker. To of one event is From of the next; Trip on an open breaker and
-// Reset on a closed one start a new stay too, with From and To alike. Overrides make no events: they hide the state,
-// and change nothing about it.
+// Event describes one transition of one breaker. To of one event is From of the next. Trip on an open breaker and Reset
+// on a closed one begin a new generation too; then From and To are equal. Setting and clearing an override makes no
+// event.
 type Event struct {
-	Key        Key           `json:"key"`
-	From       State         `json:"from"`
-	To         State         `json:"to"`
-	Rule       Rule          `json:"rule"`       // what opened it, or RuleManual; zero otherwise
-	Why        string        `json:"why"`        // in words: "5 consecutive failures", or what was given to Trip
-	At         time.Time     `json:"at"`         // with a monotonic reading
-	Seq        uint64        `json:"seq"`        // 1 for a breaker's first event, then without gaps
-	Generation uint64        `json:"generation"` // of the stay that begins
+	Key  Key   `json:"key"`
+	From State `json:"from"`
+	To   State `json:"to"`
+	// Rule is what opened the breaker, or RuleManual for Trip and Reset. Otherwise it is zero.
+	Rule Rule `json:"rule"`
+	// Why says in words why the state changed: "5 failures in a row over 1.2s", or the argument of Trip.
+	Why string `json:"why"`
+	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and unless To is Open.
+	Cause      string        `json:"cause"`
+	At         time.Time     `json:"at"`         // with a monotonic clock reading
+	Seq        uint64        `json:"seq"`        // 1 for the first event of a breaker, then without gaps
+	Generation uint64        `json:"generation"` // the one that begins
 	OpenFor    time.Duration `json:"openFor"`    // the open period that begins, jitter included; 0 unless To is Open
-	Counts     Counts        `json:"counts"`     // of the window that the rule fired on; zero unless From is Closed
-	Failed     int           `json:"failed"`     // recoveries that failed, which the back-off counts
-	Override   Mode          `json:"override"`   // in force at the transition; zero: none. Under Shadow no call is rejected
+	// Counts are those of the window that the rule fired on. They are zero unless From is Closed.
+	Counts           Counts `json:"counts"`
+	FailedRecoveries int    `json:"failedRecoveries"` // which lengthen the open period, see Config.Backoff
+	// Override is the mode in force at the transition; zero if there is none. Under Shadow no call is rejected.
+	Override Mode `json:"override"`
 }
 
-// Listener hears of every transition. Calls for one breaker come one after another and in order, on the goroutine of
-// one of the calls that cause them, outside every lock: a listener may call any method of any breaker. A slow one
-// delays the call that delivers, and no other; the events of its breaker wait meanwhile, in a queue without a bound.
-// One that panics or exits is as if it had returned.
-type Listener interface {
-	// Transition gets the context of the call that caused e. It may be done already.
-	Transition(ctx context.Context, e Event)
+// LogValue returns the key, both states, and what is known of the rule, the cause, the open period and the override.
+func (e Event) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 10),
+		slog.String("key", e.Key.String()), slog.String("from", e.From.String()), slog.String("to", e.To.String()))
+	if e.Rule != 0 {
+		attrs = append(attrs, slog.String("rule", e.Rule.String()))
+	}
+	attrs = append(attrs, slog.String("why", e.Why))
+	if e.Cause != "" {
+		attrs = append(attrs, slog.String("cause", e.Cause))
+	}
+	if e.To == Open {
+		attrs = append(attrs, slog.Duration("open_for", e.OpenFor), slog.Int("failed_recoveries", e.FailedRecoveries))
+	}
+	if e.Override != 0 {
+		attrs = append(attrs, slog.String("override", e.Override.String()))
+	}
+	return slog.GroupValue(attrs...)
 }
 
-type listenerFunc struct{ f func(context.Context, Event) }
-
-func (l *listenerFunc) Transition(ctx context.Context, e Event) { l.f(ctx, e) }
+// eventQueue holds the events that listeners have not received yet. All of it is guarded by Breaker.mu.
+//
+// One goroutine at a time delivers the events of a breaker, so that they arrive in order (B30). Other goroutines append
+// to the queue and continue with their calls.
+type eventQueue struct {
+	seq        uint64 // of the last event
+	queue      []delivery
+	recipients []*listener // those that have not received queue[0]; nil: its delivery has not begun
+	delivering bool
+}
 
 type delivery struct {
-	ctx   context.Context //nolint:containedctx // B31: the event carries it, for as long as it waits for its turn
+	ctx   context.Context //nolint:containedctx // the event carries the context of its call until it is delivered (B31)
 	event Event
 }
 
-// unlock releases b.mu and then delivers queued events until none is left. Only one goroutine delivers for a breaker
-// at a time (B30: order); the others leave their events in the queue and go on with their calls. Caller must hold
-// b.mu.
+// mustDeliver reports whether the goroutine that releases the lock has events to deliver.
+func (q *eventQueue) mustDeliver() bool { return !q.delivering && len(q.queue) > 0 }
+
+// next removes one delivery to one listener from the queue. It returns nil if the queue is empty. all are the
+// listeners that are registered now. The delivery is removed before it happens, because a listener that exits its
+// goroutine must not receive the event again.
+func (q *eventQueue) next(all []*listener) (*listener, delivery) {
+	for len(q.queue) > 0 {
+		if q.recipients == nil {
+			q.recipients = all
+		}
+		d := q.queue[0]
+		if len(q.recipients) == 0 {
+			q.pop()
+			continue
+		}
+		l := q.recipients[0]
+		if q.recipients = q.recipients[1:]; len(q.recipients) == 0 {
+			q.pop()
+		}
+		return l, d
+	}
+	q.queue = nil
+	return nil, delivery{}
+}
+
+// pop removes the first delivery, and the reference to its context.
+func (q *eventQueue) pop() {
+	q.recipients = nil
+	q.queue[0] = delivery{}
+	q.queue = q.queue[1:]
+}
+
+// unlock releases b.mu and then delivers the events in the queue. Caller must hold b.mu.
 func (b *Breaker) unlock() {
-	c := b.lazy.Load()
-	if !c.mustDeliver() {
+	lazy := b.lazy.Load()
+	if lazy == nil || !lazy.events.mustDeliver() {
 		b.mu.Unlock()
 		return
 	}
-	c.delivering = true
+	lazy.events.delivering = true
 	b.mu.Unlock()
-	b.drainQueue(c)
+	b.deliverEvents(&lazy.events)
 }
 
-// mustDeliver reports whether whoever releases the lock has events to deliver. c may be nil. Caller must hold
-// Breaker.mu.
-func (c *lazyState) mustDeliver() bool { return c != nil && !c.delivering && len(c.queue) > 0 }
-
-// drainQueue does the delivering. A listener that calls runtime.Goexit ends this goroutine while it is here: then the
-// deferred call takes the rest over before the goroutine is gone, so that nothing stays behind in the queue.
-func (b *Breaker) drainQueue(c *lazyState) {
-	emptied := false
+// deliverEvents delivers until the queue is empty. If a listener calls runtime.Goexit, the deferred call delivers the
+// rest before the goroutine ends.
+func (b *Breaker) deliverEvents(q *eventQueue) {
+	done := false
 	defer func() {
-		if !emptied {
-			b.drainQueue(c)
+		if !done {
+			b.deliverEvents(q)
 		}
 	}()
 	for {
 		b.mu.Lock()
-		if len(c.queue) == 0 {
-			c.delivering = false
-			c.queue = nil
+		l, d := q.next(b.shared.listeners.list())
+		if l == nil {
+			q.delivering = false
 			b.mu.Unlock()
-			emptied = true
+			done = true
 			return
 		}
-		// Popped before it is handed out: a listener that exits must not see it again.
-		if c.undelivered == nil {
-			c.undelivered = b.shared.listeners.list()
-		}
-		if len(c.undelivered) == 0 {
-			c.undelivered = nil
-			c.pop()
-			b.mu.Unlock()
-			continue
-		}
-		l, d := c.undelivered[0], c.queue[0]
-		if c.undelivered = c.undelivered[1:]; len(c.undelivered) == 0 {
-			c.undelivered = nil
-			c.pop()
-		}
 		b.mu.Unlock()
-		deliver(l, d)
+		l.deliver(d)
 	}
 }
 
-// pop drops the first delivery, and lets go of its context. Caller must hold Breaker.mu.
-func (c *lazyState) pop() {
-	c.queue[0] = delivery{}
-	c.queue = c.queue[1:]
-}
-
-func deliver(l Listener, d delivery) {
-	defer func() { _ = recover() }() // B30: a panicking listener changes nothing else
-	l.Transition(d.ctx, d.event)
+// deliver calls the listener. A panic is dropped: it must not affect the call or other listeners (B30).
+func (l *listener) deliver(d delivery) {
+	defer func() { _ = recover() }()
+	l.call(d.ctx, d.event)
 }

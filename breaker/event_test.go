@@ -34,7 +34,7 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.DoneWith(tagged(t, tag), Report{Outcome: o, Latency: latency})
+			p.Report(tagged(t, tag), Report{Outcome: o, Latency: latency})
 		}
 		for range 3 {
 			call("quiet", Success, 0)
@@ -65,11 +65,11 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 		b.Trip(tagged(t, "trip"), "because")
 
 		want := []Event{
-			{From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 consecutive failures", At: at(0), OpenFor: 5 * time.Second, Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5}},
+			{From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 failures in a row", At: at(0), OpenFor: 5 * time.Second, Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5}},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(5)},
-			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed", At: at(5), OpenFor: 10 * time.Second, Failed: 1},
-			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), Failed: 1},
-			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), Failed: 1},
+			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", At: at(5), OpenFor: 10 * time.Second, FailedRecoveries: 1},
+			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), FailedRecoveries: 1},
+			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), FailedRecoveries: 1},
 			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}},
 			{From: Open, To: Closed, Rule: RuleManual, Why: "reset", At: at(20)},
 			{From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20), OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10}},
@@ -106,8 +106,8 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 
 func TestEventJSON(t *testing.T) {
 	e := Event{
-		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "probe failed",
-		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, Failed: 10, Override: Shadow,
+		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", Cause: "INTERNAL",
+		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10, Override: Shadow,
 		Counts: Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
 	}
 	text, err := json.Marshal(e)
@@ -115,8 +115,8 @@ func TestEventJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
-		`"why":"probe failed","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
-		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failed":10,` +
+		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failedRecoveries":10,` +
 		`"override":"shadow"}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)

@@ -138,9 +138,9 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 		settled := b.settled()
 		got := outcomes{Success: settled}
 		if c := b.lazy.Load(); c != nil {
-			got = outcomes{settled - c.failures - c.overloads - c.ignored - c.late, c.failures, c.overloads, c.ignored}
-			if c.late != 0 {
-				t.Errorf("%v: %d late", b.key, c.late)
+			got = outcomes{settled - c.totals.failures - c.totals.overloads - c.totals.ignored - c.totals.late, c.totals.failures, c.totals.overloads, c.totals.ignored}
+			if c.totals.late != 0 {
+				t.Errorf("%v: %d late", b.key, c.totals.late)
 			}
 		}
 		if admitted := b.admittedTotal(); got != sum || admitted != settled {

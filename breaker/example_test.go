@@ -47,7 +47,7 @@ func ExampleBreaker_Acquire() {
 		}
 		switch {
 		case status == 429:
-			permit.DoneAfter(ctx, breaker.Overload, 30*time.Second) // it asked for half a minute
+			permit.Report(ctx, breaker.Report{Outcome: breaker.Overload, RetryAfter: 30 * time.Second}) // it asked for half a minute
 		case status >= 500:
 			permit.Done(ctx, breaker.Failure)
 		default:
@@ -75,7 +75,7 @@ func ExampleRejectedError() {
 		fmt.Println("again in", rejected.RetryAfter().Round(time.Minute))
 	}
 	// Output:
-	// breaker: call rejected: "shop.Orders" is open (reason open)
+	// circuit breaker open for shop.Orders: maintenance; next probe in 1m0s
 	// again in 1m0s
 }
 
@@ -151,7 +151,7 @@ func ExampleWithListener() {
 	}
 	b.Reset(ctx)
 	// Output:
-	// /Get: open, was closed: 3 consecutive failures
+	// /Get: open, was closed: 3 failures in a row
 	// /Get: closed, was open: reset
 }
 

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"context"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ import (
 // A Group is safe for concurrent use. It owns no goroutine and no timer. The zero Group is not usable.
 type Group struct {
 	table    atomic.Pointer[table] // Get reads it without the lock
-	home     shared
+	shared   shared
 	max      int
 	idle     int64                   // nanoseconds after which an unused breaker is no longer yielded; 0: never
 	overflow atomic.Pointer[Breaker] // nil until needed
@@ -33,12 +34,12 @@ type Group struct {
 	evictions, overflows, unguarded atomic.Uint64
 
 	// mu serialises making and evicting breakers, and Apply. It is taken before any Breaker.mu, never after.
-	mu       sync.Mutex
-	policies *policies // guarded by mu
-	live     int       // guarded by mu: breakers in table, the overflow breaker not counted
-	evictCursor     int       // guarded by mu: the slot where the next search for one to evict begins
-	idleCursor int       // guarded by mu: the slot where the next search for idle ones begins
-	nextSearch   int64     // guarded by mu: no search before this instant; see evict
+	mu          sync.Mutex
+	policies    *policies // guarded by mu
+	live        int       // guarded by mu: breakers in table, the overflow breaker not counted
+	evictCursor int       // guarded by mu: the slot where the next search for one to evict begins
+	idleCursor  int       // guarded by mu: the slot where the next search for idle ones begins
+	nextSearch  int64     // guarded by mu: no search before this instant; see evict
 }
 
 // OverflowTag is the Tag, and the only part, of the key of the breaker that keys share when the group is full and
@@ -57,20 +58,23 @@ type GroupStats struct {
 
 // NewGroup returns an empty group whose breakers have cfg, where no rule of WithPolicy gives them another. An invalid
 // cfg, an invalid option and a nil option are errors.
-func NewGroup(cfg Config, opts ...Option) (*Group, error) {
-	o, err := collect(opts)
-	if err != nil {
-		return nil, err
+func NewGroup(cfg Config, opts ...GroupOption) (*Group, error) {
+	o := options{maxBreakers: defaultMaxBreakers, idleTimeout: defaultIdleTimeout}
+	for i, opt := range opts {
+		if isNil(opt) {
+			return nil, errorf("option %d is nil", i)
+		}
+		if err := opt.applyGroup(&o); err != nil {
+			return nil, err
+		}
 	}
 	ps, err := newPolicies(cfg, o.rules, o.trip != nil)
 	if err != nil {
 		return nil, err
 	}
 	g := &Group{max: o.maxBreakers, idle: int64(max(0, o.idleTimeout)), policies: ps}
-	g.home.group, g.home.trip = g, o.trip
-	for _, l := range o.listeners {
-		g.home.listeners.listen(l)
-	}
+	g.shared.group = g
+	o.share(&g.shared)
 	g.table.Store(newTable(smallestTable))
 	return g, nil
 }
@@ -130,18 +134,13 @@ func (g *Group) Stats() GroupStats {
 	}
 }
 
-// CountUnguarded counts a call that went past its breaker because its key function panicked. Guards call it; it is here
-// so that collectors find all figures in one place.
-func (g *Group) CountUnguarded() { inc(&g.unguarded) }
-
-// Listen has l told of every transition from now on, until stop is called; it may still hear one that is being told
-// then. The same Listener (==) is registered once, however often it comes, until each of the stops was called. A nil
-// l is told nothing.
-func (g *Group) Listen(l Listener) (stop func()) {
-	if l == nil {
-		return func() {}
+// Listen calls f on each transition from now on, as a function of WithListener is called. stop ends that; a call of f
+// that has begun may end after stop has returned. A nil f panics.
+func (g *Group) Listen(f func(context.Context, Event)) (stop func()) {
+	if f == nil {
+		panic("breaker: Group.Listen: the function is nil")
 	}
-	return g.home.listeners.listen(l)
+	return g.shared.listeners.add(f)
 }
 
 // Apply gives the group a new Config and new rules, in place of all that it had, for live breakers and for those to
@@ -149,7 +148,7 @@ func (g *Group) Listen(l Listener) (stop func()) {
 // so do counts, but where a breaker's Window changes, or no rule looked at it before or looks at it now: its window
 // starts empty (its count of consecutive failures stays).
 func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
-	ps, err := newPolicies(cfg, rules, g.home.trip != nil)
+	ps, err := newPolicies(cfg, rules, g.shared.trip != nil)
 	if err != nil {
 		return err
 	}
@@ -191,13 +190,13 @@ func (b *Breaker) adopt(pol *policy) {
 			next.ramp = nil
 		}
 	})
-	b.slotChanged(ph) // there may be more slots now
-	if c := b.lazy.Load(); c != nil {
-		c.backoff.adopt(ph.pol, pol, now)
+	ph.slotsChanged() // there may be more slots now
+	if lazy := b.lazy.Load(); lazy != nil {
+		lazy.backoff.adopt(ph.pol, pol, now)
 	}
 	if old != nil && pol.bucket != ph.pol.bucket {
 		b.retired = satAdd(b.retired, old.drain()) // after publishing: see sweep
-		if old.doubt.Load()&1 == 0 {             // a success ended the row after it was copied
+		if old.doubt.Load()&1 == 0 {               // a success ended the row after it was copied
 			b.phase.Load().win.clearStreak()
 		}
 	}
@@ -219,7 +218,7 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 		inc(&g.overflows)
 		return g.overflowBreaker()
 	}
-	b := newBreaker(key, hash, g.policies.forKey(key), &g.home)
+	b := newBreaker(key, hash, g.policies.forKey(key), &g.shared)
 	g.table.Store(t.put(b, g.len()))
 	g.live++
 	return b
@@ -230,7 +229,7 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 func (g *Group) overflowBreaker() *Breaker {
 	b := g.overflow.Load()
 	if b == nil {
-		b = newBreaker(overflowKey, overflowKey.hash(), g.policies.forKey(overflowKey), &g.home)
+		b = newBreaker(overflowKey, overflowKey.hash(), g.policies.forKey(overflowKey), &g.shared)
 		g.table.Store(g.table.Load().put(b, g.len()))
 		g.overflow.Store(b)
 	}

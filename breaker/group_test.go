@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -171,32 +170,43 @@ func TestAllWhileTheTableGrows(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	var none Option
-	var noFunc optionFunc
+	var noFunc option
 	for _, tt := range []struct {
 		name string
 		opts []Option
-		both bool // New refuses as NewGroup does
 		want string
 	}{
-		{"nil", []Option{none}, true, "option 0 is nil"},
-		{"a nil function", []Option{WithTrip(func(Counts) bool { return false }), noFunc}, true, "option 1 is nil"},
-		{"WithListener(nil)", []Option{WithListener(nil)}, true, "WithListener: the function is nil"},
-		{"WithTrip(nil)", []Option{WithTrip(nil)}, true, "WithTrip: the function is nil"},
-		{"WithMaxBreakers(0)", []Option{WithMaxBreakers(0)}, true, "WithMaxBreakers: n is 0, want 1 or more"},
-		{"WithMaxBreakers(-1)", []Option{WithMaxBreakers(-1)}, true, "WithMaxBreakers: n is -1, want 1 or more"},
-		{"WithPolicy", []Option{WithPolicy(PolicyRule{})}, false, "WithPolicy is an option for NewGroup, not for New"},
-		{"WithPolicy()", []Option{WithPolicy()}, false, "WithPolicy is an option for NewGroup, not for New"},
-		{"WithMaxBreakers", []Option{WithMaxBreakers(1)}, false, "WithMaxBreakers is an option for NewGroup, not for New"},
+		{"nil", []Option{none}, "option 0 is nil"},
+		{"a nil function", []Option{WithTrip(func(Counts) bool { return false }), noFunc}, "option 1 is nil"},
+		{"WithListener(nil)", []Option{WithListener(nil)}, "WithListener: the function is nil"},
+		{"WithTrip(nil)", []Option{WithTrip(nil)}, "WithTrip: the function is nil"},
 	} {
 		b, err := New(Key{}, Config{}, tt.opts...)
 		if b != nil || err == nil || err.Error() != "breaker: "+tt.want {
 			t.Errorf("%s: New returned %v, %v; want the error %q", tt.name, b, err, tt.want)
 		}
-		g, err := NewGroup(Config{}, tt.opts...)
-		switch {
-		case !tt.both && (g == nil || err != nil):
-			t.Errorf("%s: NewGroup returned %v, %v; want a group", tt.name, g, err)
-		case tt.both && (g != nil || err == nil || !strings.Contains(err.Error(), tt.want)):
+		opts := make([]GroupOption, len(tt.opts))
+		for i, o := range tt.opts {
+			opts[i] = o
+		}
+		g, err := NewGroup(Config{}, opts...)
+		if g != nil || err == nil || err.Error() != "breaker: "+tt.want {
+			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
+		}
+	}
+	var noGroupFunc groupOption
+	for _, tt := range []struct {
+		name string
+		opt  GroupOption
+		want string
+	}{
+		{"nil", nil, "option 0 is nil"},
+		{"a nil function", noGroupFunc, "option 0 is nil"},
+		{"WithMaxBreakers(0)", WithMaxBreakers(0), "WithMaxBreakers: n is 0, want 1 or more"},
+		{"WithMaxBreakers(-1)", WithMaxBreakers(-1), "WithMaxBreakers: n is -1, want 1 or more"},
+	} {
+		g, err := NewGroup(Config{}, tt.opt)
+		if g != nil || err == nil || err.Error() != "breaker: "+tt.want {
 			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
 		}
 	}

@@ -5,42 +5,44 @@ import (
 	"time"
 )
 
-// This file is for writers of guards: code that acquires permits for calls, and decides whose error it is if one
-// fails.
+// This file is for writers of guards. See the package comment.
 
-// Doubt tells how closely a guard should look at the end of a call.
-type Doubt uint8
+// doubt is how closely a guard should look at the end of a call.
+type doubt uint8
 
 const (
-	// NoDoubt: every outcome of the last Config.Window was a success.
-	NoDoubt Doubt = iota
-	// Troubled: an outcome of the last Config.Window was not a success, but the last one was. It ends up to 5 s after
-	// that window. A breaker that has just closed is troubled for as long, unless Reset closed it.
-	Troubled
-	// InDoubt: the call is a probe, the last outcome was not a success, or Config.ConsecutiveFailures is 1.
-	InDoubt
+	noDoubt  doubt = iota // every outcome of the last Config.Window was a success
+	troubled              // an outcome of the last Config.Window was not a success, but the last one was
+	inDoubt               // the last outcome was not a success
 )
 
-// Doubt returns how closely a guard should look at the end of the call. With no doubt it reads one word and no clock.
-func (p Permit) Doubt() Doubt {
+// InDoubt reports how closely a guard should look at the end of the call, to find out whose fault an error is.
+//
+// now is true if the call is a probe, if the last outcome was not a success, or if Config.ConsecutiveFailures is 1.
+// recently is true if now is, or if an outcome of the last Config.Window was not a success; it stays true for up to 5 s
+// after that. After a breaker has closed, recently is true for as long, unless Reset closed it. If all is well, InDoubt
+// reads one word and no clock.
+func (p Permit) InDoubt() (recently, now bool) {
 	if p.lease != 0 {
-		return InDoubt
+		return true, true
 	}
 	if p.ph == nil || p.ph.win == nil {
-		return NoDoubt
+		return false, false
 	}
 	if p.ph.pol.consecutive == 1 {
-		return InDoubt
+		return true, true
 	}
 	if word := p.ph.win.doubt.Load(); word != 0 {
-		return p.ph.win.doubtAt(word, clock())
+		d := p.ph.win.doubtAt(word, clock())
+		return d >= troubled, d == inDoubt
 	}
-	return NoDoubt
+	return false, false
 }
 
-// The word window.doubt holds until when the backend is troubled, in steps of 2^doubtShift nanoseconds (2.1 s), and in
-// bit 0 whether the last outcome was no success. 31 bits of such steps last for 146 years, 86 of them after the
-// program starts. One word, because there is no room for two beside what every call reads.
+// The word window.doubt holds in bit 0 whether the last outcome was not a success, and above that until when the
+// breaker is troubled, in steps of 2^doubtShift nanoseconds (2.1 s). 31 bits of such steps last for 146 years, 86 of
+// them after the start of the program. It is one word because the cache lines that each call reads have no room for
+// two.
 const doubtShift = 31
 
 // markTroubled notes that an outcome at now was not a success. Caller must hold Breaker.mu.
@@ -48,98 +50,133 @@ func (w *window) markTroubled(now int64, cfg *Config) {
 	w.doubt.Store(troubledUntil(now, cfg) | 1)
 }
 
-// troubledUntil returns the word for a backend that is troubled, but whose last outcome was a success.
+// troubledUntil returns the word for a breaker that is troubled and whose last outcome was a success.
 func troubledUntil(now int64, cfg *Config) uint32 {
 	return uint32(min((now+int64(cfg.Window))>>doubtShift+1, 1<<31-1)) << 1
 }
 
-// doubtAt returns what word means at now. A word whose time is over is removed, so that later calls read no clock.
-func (w *window) doubtAt(word uint32, now int64) Doubt {
+// doubtAt returns what word means at now. It removes a word whose time is over, so that later calls read no clock.
+func (w *window) doubtAt(word uint32, now int64) doubt {
 	switch {
 	case word&1 != 0:
-		return InDoubt
+		return inDoubt
 	case now>>doubtShift <= int64(word>>1):
-		return Troubled
+		return troubled
 	}
 	w.doubt.CompareAndSwap(word, 0)
-	return NoDoubt
+	return noDoubt
 }
 
-// A Streak is a failure streak that a sign of life has ended. See Permit.SignOfLife.
-type Streak struct {
-	gen       uint64
-	failures  uint64
-	span      streakSpan
-	successes uint64 // calls that had succeeded when the streak ended, over all time
+// SignOfLife notes that the backend is alive, before the call has ended: a stream that is still open has received an
+// answer, or the stream of a probe has stayed open for long. It counts no outcome.
+//
+// For a call that is not a probe, it ends the failure streak. If there was one, it returns undo. Call undo before you
+// report a failure that contradicts the sign of life: the streak then continues, unless a call has succeeded since.
+// undo is nil if there was no streak, or if the breaker is not closed or has changed state since the call began. Then
+// SignOfLife takes no lock.
+//
+// For a probe, it closes the breaker, whatever Config.SuccessesToClose is, also if the probe has reported or its lease
+// has expired. After the half-open generation of the probe it does nothing. again is true if it did nothing but may
+// close the breaker later, which is so under ForceClosed. ctx goes to the listeners.
+func (p Permit) SignOfLife(ctx context.Context) (undo func(), again bool) {
+	if p.b == nil {
+		return nil, false
+	}
+	if p.lease != 0 {
+		return nil, p.b.closeForProbe(ctx, p.ph.gen)
+	}
+	return p.b.endStreak(p.ph.gen), false
 }
 
-// SignOfLife ends the failure streak because the peer has answered on a stream that is still running. It counts
-// nothing. It returns the streak that it ended, for Report.TakeBack. It returns nil if there was no streak, or if the
-// breaker is not closed or has changed its state since the call was admitted. Without a streak it takes no lock.
-func (p Permit) SignOfLife() *Streak {
-	b := p.b
-	if b == nil {
-		return nil
-	}
-	if now := b.phase.Load(); now.win == nil || now.win.streak.Load() == 0 { // not the window of p: Apply may have replaced it
-		return nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	ph := b.refresh(clock())
-	if ph.late(p.ph.gen) || ph.kind == removed || ph.win == nil {
-		return nil
-	}
-	n := ph.win.streak.Swap(0)
-	if n == 0 {
-		return nil
-	}
-	return &Streak{gen: ph.gen, failures: n, span: ph.win.lazy.span, successes: b.successes(ph)}
-}
-
-// takeBack continues the streak that a sign of life has ended, unless a call has succeeded since then.
-// Caller must hold b.mu.
-func (b *Breaker) takeBack(ph *phase, s *Streak) {
-	if s == nil || s.gen != ph.gen || s.successes != b.successes(ph) {
-		return
-	}
-	ph.win.resumeStreak(s)
-}
-
-// resumeStreak adds the failures of s to the failure streak, which then began when s did. Caller must hold Breaker.mu.
-func (w *window) resumeStreak(s *Streak) {
-	span := &w.ensureLazy().span
-	for {
-		n := w.streak.Load()
-		if w.streak.CompareAndSwap(n, satAdd(n, s.failures)) {
-			if n == 0 {
-				span.last = s.span.last
-			}
-			span.first = s.span.first
-			return
-		}
-	}
-}
-
-// Sustain closes the breaker because the stream of a probe has stayed open for long. It does so whatever
-// SuccessesToClose is, and also if the probe has reported or its lease is over. After the probe's half-open stay it
-// does nothing. It returns true if it did nothing but a later call may close the breaker. That is so under
-// ForceClosed, and if connected is false, because then the stream may not be open in truth. ctx goes to the listeners.
-func (p Permit) Sustain(ctx context.Context, connected bool) (again bool) {
-	b := p.b
-	if p.lease == 0 {
-		return false
-	}
+func (b *Breaker) closeForProbe(ctx context.Context, gen uint64) (again bool) {
 	b.mu.Lock()
 	defer b.unlock()
 	t := time.Now()
 	ph := b.refresh(instant(t))
 	switch {
-	case ph.gen != p.ph.gen || ph.kind == removed:
+	case ph.gen != gen || ph.kind == removed:
 		return false
-	case !connected || ph.override.mode() == ForceClosed:
+	case ph.override.mode() == ForceClosed:
 		return true
 	}
 	b.toClosed(ctx, ph, Event{Why: "the stream of a probe stayed open"}, t)
 	return false
 }
+
+func (b *Breaker) endStreak(gen uint64) (undo func()) {
+	// Not the window of the permit: Apply may have replaced it.
+	if ph := b.phase.Load(); ph.win == nil || ph.win.streak.Load() == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ph := b.refresh(clock())
+	if ph.late(gen) || ph.kind == removed || ph.win == nil {
+		return nil
+	}
+	failures := ph.win.streak.Swap(0)
+	if failures == 0 {
+		return nil
+	}
+	span, successes := ph.win.lazy.span, b.successes(ph)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if ph := b.refresh(clock()); ph.gen == gen && ph.win != nil && b.successes(ph) == successes {
+			ph.win.resumeStreak(failures, span)
+		}
+	}
+}
+
+// resumeStreak adds failures to the failure streak, which then began when span did. Caller must hold Breaker.mu.
+func (w *window) resumeStreak(failures uint64, span streakSpan) {
+	now := &w.ensureLazy().span
+	for {
+		n := w.streak.Load()
+		if w.streak.CompareAndSwap(n, satAdd(n, failures)) {
+			if n == 0 {
+				now.last = span.last
+			}
+			now.first = span.first
+			return
+		}
+	}
+}
+
+// Evicted reports whether the breaker is no longer in its group: another key took its place, it was idle
+// (WithIdleTimeout), or it was removed. Its methods then act on the breaker that its key has now, which costs a lookup
+// each time. A guard that keeps a *Breaker checks Evicted and gets the breaker again.
+func (b *Breaker) Evicted() bool {
+	if b.phase.Load().kind != removed {
+		return false
+	}
+	b.mu.Lock() // after this, an eviction that is called off is over
+	defer b.mu.Unlock()
+	return b.phase.Load().kind == removed
+}
+
+// CountFallback counts a call that a fallback should answer because it was rejected or failed. served reports whether
+// the fallback did. It changes only this counter. It is part of the breaker so that collectors find all counters in one
+// place.
+func (b *Breaker) CountFallback(served bool) {
+	b.mu.Lock()
+	if b.phase.Load().kind == removed {
+		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
+			b.mu.Unlock()
+			live.CountFallback(served)
+			return
+		}
+		// No call has come since the removal, and a counter is no reason to make a new breaker.
+	}
+	lazy := b.ensureLazy()
+	b.mu.Unlock()
+	if served {
+		inc(&lazy.fallbacks[1])
+	} else {
+		inc(&lazy.fallbacks[0])
+	}
+}
+
+// CountUnguarded counts a call that was made without a breaker because its key function panicked. It is part of the
+// group so that collectors find all counters in one place.
+func (g *Group) CountUnguarded() { inc(&g.unguarded) }

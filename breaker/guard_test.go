@@ -7,17 +7,50 @@ import (
 	"time"
 )
 
-// doubtWithin returns the times since now at which what Doubt returns changes, to a tenth of a second.
-func doubtWithin(t *testing.T, b *Breaker, d time.Duration) (changes []Doubt, at []time.Duration) {
+// doubtWithin returns the times since now at which what InDoubt returns changes, to a tenth of a second.
+func doubtWithin(t *testing.T, b *Breaker, d time.Duration) (changes []doubt, at []time.Duration) {
 	t.Helper()
 	start := time.Now()
 	for time.Since(start) <= d {
-		if got := acquire(t, b).Doubt(); len(changes) == 0 || changes[len(changes)-1] != got {
+		if got := doubtOf(acquire(t, b)); len(changes) == 0 || changes[len(changes)-1] != got {
 			changes, at = append(changes, got), append(at, time.Since(start))
 		}
 		time.Sleep(100 * ms)
 	}
 	return changes, at
+}
+
+func doubtOf(p Permit) doubt {
+	recently, now := p.InDoubt()
+	switch {
+	case now && !recently:
+		panic("InDoubt: now without recently")
+	case now:
+		return inDoubt
+	case recently:
+		return troubled
+	}
+	return noDoubt
+}
+
+// endStreak gives a sign of life and returns how to take it back.
+func endStreak(t *testing.T, p Permit) (undo func()) {
+	t.Helper()
+	undo, again := p.SignOfLife(t.Context())
+	if again {
+		t.Error("a call that is not a probe: again is true")
+	}
+	return undo
+}
+
+// stayOpen gives the sign of life of a probe.
+func stayOpen(t *testing.T, p Permit) (again bool) {
+	t.Helper()
+	undo, again := p.SignOfLife(t.Context())
+	if undo != nil && p.IsProbe() {
+		t.Error("a probe: there is something to take back")
+	}
+	return again
 }
 
 // G5: a call is in doubt while the last outcome was not a success, and troubled for a Window after that.
@@ -26,19 +59,19 @@ func TestG05_Doubt(t *testing.T) {
 		for _, window := range []time.Duration{time.Second, 10 * time.Second, time.Hour} {
 			synctest.Test(t, func(t *testing.T) {
 				b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 10_000, Window: window})
-				if got := acquire(t, b).Doubt(); got != NoDoubt {
+				if got := doubtOf(acquire(t, b)); got != noDoubt {
 					t.Errorf("at first: doubt is %d, want none", got)
 				}
 				before := acquire(t, b)
 				report(t, b, 1, o)
 				time.Sleep(3 * window)
-				if got := before.Doubt(); got != InDoubt {
+				if got := doubtOf(before); got != inDoubt {
 					t.Errorf("after %v: doubt is %d, want in doubt", o, got)
 				}
 				report(t, b, 1, o)
 				report(t, b, 1, Success)
 				changes, at := doubtWithin(t, b, window+6*time.Second)
-				if want := []Doubt{Troubled, NoDoubt}; !slices.Equal(changes, want) {
+				if want := []doubt{troubled, noDoubt}; !slices.Equal(changes, want) {
 					t.Fatalf("after %v and a success: doubt is %d, want %d", o, changes, want)
 				}
 				if at[1] < window || at[1] > window+5*time.Second {
@@ -49,7 +82,7 @@ func TestG05_Doubt(t *testing.T) {
 				}
 				report(t, b, 1, o)
 				report(t, b, 1, Success)
-				if got := acquire(t, b).Doubt(); got != Troubled {
+				if got := doubtOf(acquire(t, b)); got != troubled {
 					t.Errorf("after %v, once more: doubt is %d, want troubled", o, got)
 				}
 			})
@@ -61,22 +94,22 @@ func TestG05_Doubt(t *testing.T) {
 func TestG05_DoubtAtOneFailureAndAfterClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 1, FailureRatio: -1})
-		if got := acquire(t, b).Doubt(); got != InDoubt {
+		if got := doubtOf(acquire(t, b)); got != inDoubt {
 			t.Errorf("one failure opens: doubt is %d, want in doubt", got)
 		}
 		b = mustNew(t, steady())
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Hour)
 		p := acquire(t, b)
-		if got := p.Doubt(); got != InDoubt {
+		if got := doubtOf(p); got != inDoubt {
 			t.Errorf("a probe: doubt is %d, want in doubt", got)
 		}
 		p.Done(t.Context(), Success)
-		if got := acquire(t, b).Doubt(); got != Troubled {
+		if got := doubtOf(acquire(t, b)); got != troubled {
 			t.Errorf("just closed: doubt is %d, want troubled", got)
 		}
 		b.Reset(t.Context())
-		if got := acquire(t, b).Doubt(); got != NoDoubt {
+		if got := doubtOf(acquire(t, b)); got != noDoubt {
 			t.Errorf("after Reset: doubt is %d, want none", got)
 		}
 	})
@@ -88,7 +121,7 @@ func TestG05_DoubtOfALongWindow(t *testing.T) {
 	for _, now := range []int64{1, clock(), clock() + int64(80*365*24*time.Hour)} {
 		word := troubledUntil(now, &cfg)
 		w := new(window)
-		if got := w.doubtAt(word, now); got != Troubled {
+		if got := w.doubtAt(word, now); got != troubled {
 			t.Errorf("at %d: doubt is %d, want troubled", now, got)
 		}
 	}
@@ -116,26 +149,27 @@ func TestS13_SignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{FailureRatio: -1})
 		p := acquire(t, b)
-		if p.SignOfLife() != nil {
+		if endStreak(t, p) != nil {
 			t.Error("without a streak there is something to take back")
 		}
 		fails(t, b, 4)
 		before := b.Snapshot()
-		streak := p.SignOfLife()
+		undo := endStreak(t, p)
 		wantStreak(t, "sign", b, 0)
 		after := b.Snapshot()
 		after.Window.ConsecutiveFailures = before.Window.ConsecutiveFailures
 		if after != before {
 			t.Errorf("the sign changed the snapshot from %+v to %+v", before, after)
 		}
-		if acquire(t, b).Doubt() != InDoubt {
+		if doubtOf(acquire(t, b)) != inDoubt {
 			t.Error("a sign of life is no outcome: the backend is in doubt as before")
 		}
-		if p.SignOfLife() != nil {
+		if endStreak(t, p) != nil {
 			t.Error("a second sign has something to take back")
 		}
 		time.Sleep(2 * time.Second)
-		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		undo()
+		p.Done(t.Context(), Failure)
 		if got := b.State(); got != Open {
 			t.Errorf("the fifth failure, with the sign taken back: %v, want open", got)
 		}
@@ -148,35 +182,31 @@ func TestS13_TakeBack(t *testing.T) {
 		name  string
 		cfg   Config
 		since func(t *testing.T, b *Breaker)
-		r     Report
 		want  uint64
 	}{
-		{"at once", Config{}, nil, Report{Outcome: Failure}, 4},
+		{"at once", Config{}, nil, 4},
 		{"failures since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			fails(t, b, 2)
-		}, Report{Outcome: Failure}, 6},
+		}, 6},
 		{"a success since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			report(t, b, 1, Success)
-		}, Report{Outcome: Failure}, 1},
+		}, 1},
 		{"a success and a failure since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			report(t, b, 1, Success)
 			fails(t, b, 1)
-		}, Report{Outcome: Failure}, 2},
+		}, 2},
 		{"a success that takes the lock since then", Config{SlowCall: time.Second}, func(t *testing.T, b *Breaker) {
 			t.Helper()
-			acquire(t, b).DoneWith(t.Context(), Report{Latency: time.Minute})
-		}, Report{Outcome: Failure}, 1},
+			acquire(t, b).Report(t.Context(), Report{Latency: time.Minute})
+		}, 1},
 		{"a success that has left the window", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			report(t, b, 1, Success)
 			time.Sleep(time.Minute)
-		}, Report{Outcome: Failure}, 1},
-		{"a success", Config{}, nil, Report{Outcome: Success}, 0},
-		{"an overload", Config{}, nil, Report{Outcome: Overload}, 0},
-		{"ignored", Config{}, nil, Report{Outcome: Ignored}, 0},
+		}, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := tt.cfg
@@ -184,15 +214,15 @@ func TestS13_TakeBack(t *testing.T) {
 			b := mustNew(t, cfg)
 			p := acquire(t, b)
 			fails(t, b, 3)
-			r := tt.r
-			r.TakeBack = p.SignOfLife()
-			if r.TakeBack == nil {
+			undo := endStreak(t, p)
+			if undo == nil {
 				t.Fatalf("%s: no streak", tt.name)
 			}
 			if tt.since != nil {
 				tt.since(t, b)
 			}
-			p.DoneWith(t.Context(), r)
+			undo()
+			p.Done(t.Context(), Failure)
 			wantStreak(t, tt.name, b, tt.want)
 		})
 	}
@@ -205,9 +235,10 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p := acquire(t, b)
 		fails(t, b, 3)
-		streak := p.SignOfLife()
+		undo := endStreak(t, p)
 		time.Sleep(59 * time.Second)
-		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		undo()
+		p.Done(t.Context(), Failure)
 		wantStreak(t, "four failures", b, 4)
 		acquire(t, b).Done(t.Context(), Failure)
 		wantStreak(t, "one that ends with the fourth", b, 4)
@@ -220,11 +251,12 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
 		fails(t, b, 3)
-		streak = p.SignOfLife()
+		undo = endStreak(t, p)
 		time.Sleep(30 * time.Second)
 		fails(t, b, 1)
 		time.Sleep(30 * time.Second)
-		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		undo()
+		p.Done(t.Context(), Failure)
 		if got := b.State(); got != Open {
 			t.Errorf("a failure after the sign, and the fifth a minute after the first: %v, want open", got)
 		}
@@ -232,8 +264,9 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
 		fails(t, b, 3)
-		streak = p.SignOfLife()
-		p.DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+		undo = endStreak(t, p)
+		undo()
+		p.Done(t.Context(), Failure)
 		acquire(t, b).Done(t.Context(), Failure)
 		wantStreak(t, "the last of before the sign is 20 ms ago", b, 4)
 	})
@@ -245,17 +278,18 @@ func TestS13_SignOfAnotherStay(t *testing.T) {
 	p := acquire(t, b)
 	b.Reset(t.Context())
 	report(t, b, 3, Failure)
-	if p.SignOfLife() != nil {
+	if endStreak(t, p) != nil {
 		t.Error("a stream of an earlier stay ended a streak")
 	}
 	wantStreak(t, "sign of an earlier stay", b, 3)
 	p = acquire(t, b)
-	streak := p.SignOfLife()
+	undo := endStreak(t, p)
 	b.Reset(t.Context())
-	acquire(t, b).DoneWith(t.Context(), Report{Outcome: Failure, TakeBack: streak})
+	undo()
+	acquire(t, b).Done(t.Context(), Failure)
 	wantStreak(t, "taken back in another stay", b, 1)
 	b.Trip(t.Context(), "test")
-	if p.SignOfLife() != nil {
+	if endStreak(t, p) != nil {
 		t.Error("a sign of life for an open breaker")
 	}
 }
@@ -283,7 +317,7 @@ func TestS14_Sustain(t *testing.T) {
 			if got := b.State(); got != HalfOpen {
 				t.Fatalf("%s: %v, want half-open", tt.name, got)
 			}
-			if p.Sustain(t.Context(), true) {
+			if stayOpen(t, p) {
 				t.Errorf("%s: it is to be asked again", tt.name)
 			}
 			events := rec.events
@@ -295,7 +329,7 @@ func TestS14_Sustain(t *testing.T) {
 				t.Errorf("%s: %v after %d recoveries, want closed, 1", tt.name, s.State, s.Recoveries)
 			}
 			n := len(events)
-			if p.Sustain(t.Context(), true) || len(rec.events) != n {
+			if stayOpen(t, p) || len(rec.events) != n {
 				t.Errorf("%s: it acts a second time", tt.name)
 			}
 		})
@@ -306,7 +340,7 @@ func TestS14_Sustain(t *testing.T) {
 func TestS14_SustainNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
-		if p := acquire(t, b); p.Sustain(t.Context(), true) || b.Snapshot().Generation != 1 {
+		if p := acquire(t, b); stayOpen(t, p) || b.Snapshot().Generation != 1 {
 			t.Error("a call that is no probe changes the stay")
 		}
 		b.Trip(t.Context(), "test")
@@ -315,23 +349,17 @@ func TestS14_SustainNothing(t *testing.T) {
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceClosed, Why: "test", By: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if !p.Sustain(t.Context(), true) || b.Snapshot().Underlying != HalfOpen {
+		if !stayOpen(t, p) || b.Snapshot().Underlying != HalfOpen {
 			t.Error("under ForceClosed: want nothing, and to be asked again")
 		}
 		b.ClearOverride(t.Context())
-		if !p.Sustain(t.Context(), false) || b.State() != HalfOpen {
-			t.Error("without a connection: want nothing, and to be asked again")
-		}
 		b.Trip(t.Context(), "test")
-		if p.Sustain(t.Context(), false) {
-			t.Error("without a connection, after its stay: want not to be asked again")
-		}
-		if p.Sustain(t.Context(), true) || b.State() != Open {
+		if stayOpen(t, p) || b.State() != Open {
 			t.Error("after its stay: want nothing")
 		}
 		time.Sleep(time.Hour)
 		acquire(t, b)
-		if p.Sustain(t.Context(), true) || b.State() != HalfOpen {
+		if stayOpen(t, p) || b.State() != HalfOpen {
 			t.Error("in another half-open stay: want nothing")
 		}
 	})
@@ -346,7 +374,7 @@ func TestS14_SustainAfterRemove(t *testing.T) {
 		time.Sleep(time.Hour)
 		p := acquire(t, b)
 		g.Remove(Key{})
-		if p.Sustain(t.Context(), true) || g.Get(Key{}).State() != Closed {
+		if stayOpen(t, p) || g.Get(Key{}).State() != Closed {
 			t.Error("a probe of a removed breaker acts")
 		}
 	})

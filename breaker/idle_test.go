@@ -118,9 +118,6 @@ func TestB40_TheTimeoutIsAnOption(t *testing.T) {
 		"a number without a unit is nanoseconds, probably 30*time.Second or 30*time.Millisecond was meant"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if _, err := New(Key{}, Config{}, WithIdleTimeout(time.Hour)); err == nil {
-		t.Error("New takes WithIdleTimeout")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		never := mustGroup(t, Config{}, WithIdleTimeout(-1))
 		soon := mustGroup(t, Config{Window: 10 * ms}, WithIdleTimeout(9*ms))

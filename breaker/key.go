@@ -2,20 +2,21 @@ package breaker
 
 import (
 	"hash/maphash"
+	"log/slog"
 	"strings"
 )
 
-// Key names what a breaker guards. It is comparable; a key function (package keyfunc) fills the parts it wants to tell
-// apart and leaves the others empty. Any string is taken as it is, the empty one and invalid UTF-8 included: a Key is
-// only ever compared. Collectors escape what their format cannot carry.
+// Key names what a breaker guards. It is comparable. A key function (package keyfunc) sets the parts that it
+// distinguishes and leaves the others empty. Every string is allowed, also an empty one and invalid UTF-8, because keys
+// are only compared. Collectors escape what their format cannot carry.
 type Key struct {
-	Target  string `json:"target,omitempty" yaml:"target,omitempty"`   // the target that the ClientConn was made for
+	Target  string `json:"target,omitempty" yaml:"target,omitempty"`   // the target of the ClientConn
 	Service string `json:"service,omitempty" yaml:"service,omitempty"` // "pkg.Service"
 	Method  string `json:"method,omitempty" yaml:"method,omitempty"`   // "Method", without the service
 	Tag     string `json:"tag,omitempty" yaml:"tag,omitempty"`         // anything else: a tenant, a shard, a priority
 }
 
-// String joins the parts that are set: "dns:///orders:443 shop.Orders/Get tag=gold". The zero Key is "default".
+// String returns the parts that are set: "dns:///orders:443 shop.Orders/Get tag=gold". The zero Key is "default".
 func (k Key) String() string {
 	var b strings.Builder
 	if k.Target != "" {
@@ -44,10 +45,35 @@ func (k Key) String() string {
 	return b.String()
 }
 
+// LogValue returns what String returns.
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// phrase returns the key for use in a sentence: "shop.Orders/Get at dns:///orders:443".
+func (k Key) phrase() string {
+	if k == overflowKey {
+		return "the keys that share a breaker because the group is full"
+	}
+	what := printable(Key{Service: k.Service, Method: k.Method}.String())
+	switch {
+	case k == Key{} || k.Target == "":
+	case k.Service == "" && k.Method == "":
+		what = printable(k.Target)
+	default:
+		what += " at " + printable(k.Target)
+	}
+	switch {
+	case k.Tag == "":
+		return what
+	case k == Key{Tag: k.Tag}:
+		return "tag " + printable(k.Tag)
+	}
+	return what + ", tag " + printable(k.Tag)
+}
+
 var hashSeed = maphash.MakeSeed()
 
-// hash mixes the parts by hand: maphash.Comparable takes 1.2 times as long on a Key, because it walks the struct by
-// type. A part's position must count, or {Service: "a"} and {Method: "a"} would share a chain.
+// hash mixes the parts by hand. maphash.Comparable takes 1.2 times as long on a Key, because it walks the struct by
+// type. The position of a part must count: otherwise {Service: "a"} and {Method: "a"} would share a slot.
 func (k Key) hash() uint64 {
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio: spreads the sum over all bits
 	h := maphash.String(hashSeed, k.Method)
@@ -59,7 +85,7 @@ func (k Key) hash() uint64 {
 	return h
 }
 
-// covers says whether k, as the Match of a PolicyRule, matches other: an empty part matches anything.
+// covers reports whether k, as the Match of a PolicyRule, matches other. An empty part matches anything.
 func (k Key) covers(other Key) bool {
 	return (k.Target == "" || k.Target == other.Target) &&
 		(k.Service == "" || k.Service == other.Service) &&
@@ -67,8 +93,8 @@ func (k Key) covers(other Key) bool {
 		(k.Tag == "" || k.Tag == other.Tag)
 }
 
-// specificity orders matching rules: more parts win; among as many parts, the tag weighs most, then method, service,
-// target.
+// specificity orders the rules that match a key. A rule with more parts wins. With equally many parts, the tag counts
+// most, then the method, the service and the target.
 func (k Key) specificity() int {
 	parts, weight := 0, 0
 	for i, p := range [...]string{k.Target, k.Service, k.Method, k.Tag} {

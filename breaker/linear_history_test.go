@@ -245,7 +245,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 		r.RetryAfter = 12 * time.Second
 	}
 	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearSaw) {
-		p.DoneWith(ctx, r)
+		p.Report(ctx, r)
 		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitStriped
 	})
 	if p.owner != w.id {

@@ -84,12 +84,12 @@ type linearState struct {
 }
 
 type linearPermit struct {
-	ticket   int
-	gen      uint64
-	probe    bool
-	steps    int // taken of its report
-	late     bool
-	question *customCheck // for the rule of one's own; never written to
+	ticket int
+	gen    uint64
+	probe  bool
+	steps  int // taken of its report
+	late   bool
+	check  *customCheck // for the rule of one's own; never written to
 }
 
 // stepOf is how many steps of the same report come before this one.
@@ -204,7 +204,7 @@ func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
 	case opJudge, opCount, opEndRow:
 		idle = p.gen != s.gen
 	case opNote, opEvaluate, opOpen:
-		idle = s.fires == 0 && (s.noted < 0 || op.kind == opEvaluate) && p.question == nil
+		idle = s.fires == 0 && (s.noted < 0 || op.kind == opEvaluate) && p.check == nil
 		if custom != nil {
 			last = 4
 		}
@@ -256,7 +256,7 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		}
 		s.noted, s.fires, s.met = -1, 0, Counts{}
 	case opAnswer:
-		if q := s.permits[op.permit].question; q != nil && q.gen == s.gen && s.state == Closed && s.override != ForceClosed {
+		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.override != ForceClosed {
 			s.open(RuleCustom, op.report.RetryAfter, s.now)
 		}
 	case opTrip:
@@ -327,7 +327,7 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 	}
 	s.fires, s.met = s.rule(op.report.Outcome, s.now), s.counts(s.now)
 	if s.fires == 0 && custom != nil && custom(s.met) {
-		s.permits[op.permit].question = &customCheck{s.gen, s.met}
+		s.permits[op.permit].check = &customCheck{gen: s.gen, counts: s.met}
 	}
 }
 
@@ -335,6 +335,7 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
+	want.LastCause, want.Opened = got.LastCause, got.Opened // TestModel checks them
 	want.Override = Override{Mode: want.Override.Mode}
 	got.Override = Override{Mode: got.Override.Mode}
 	if kind == opRest {
@@ -360,7 +361,7 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		return false
 	}
 	e := events[s.gen-2]
-	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, Failed: s.failed, Override: s.override}
+	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed, Override: s.override}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}
@@ -371,7 +372,7 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 			case opOpen:
 				want.Counts = old.met
 			case opAnswer:
-				want.Counts = old.permits[op.permit].question.counts
+				want.Counts = old.permits[op.permit].check.counts
 			default:
 				want.Counts = old.counts(s.now)
 			}

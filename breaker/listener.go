@@ -1,66 +1,44 @@
 package breaker
 
 import (
-	"reflect"
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// listeners is who listens to the breakers of one home.
+// listener is called on each transition.
+type listener struct {
+	call func(context.Context, Event)
+}
+
+// listeners is the set of listeners that the breakers of a group share.
 type listeners struct {
-	heard atomic.Pointer[[]Listener] // published: what to tell, in order of registration
+	current atomic.Pointer[[]*listener] // in order of registration; replaced, never changed
 
-	mu  sync.Mutex
-	all []*registration // guarded by mu; heard is made of it
+	mu sync.Mutex // serializes changes of current
 }
 
-type registration struct {
-	listener Listener
-	wanted   int // how many calls of listen ask for it
-}
-
-func (e *listeners) list() []Listener {
-	if ls := e.heard.Load(); ls != nil {
-		return *ls
+func (ls *listeners) list() []*listener {
+	if list := ls.current.Load(); list != nil {
+		return *list
 	}
 	return nil
 }
 
-// listen registers l, once however often it comes, and returns what takes this one wish back.
-func (e *listeners) listen(l Listener) (stop func()) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	i := slices.IndexFunc(e.all, func(r *registration) bool { return same(r.listener, l) })
-	if i < 0 {
-		i = len(e.all)
-		e.all = append(e.all, &registration{listener: l})
-	}
-	r := e.all[i]
-	r.wanted++
-	e.publish()
-	return sync.OnceFunc(func() { e.unwant(r) })
+// add registers f and returns a function that removes it.
+func (ls *listeners) add(f func(context.Context, Event)) (stop func()) {
+	l := &listener{f}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	list := append(slices.Clip(ls.list()), l)
+	ls.current.Store(&list)
+	return sync.OnceFunc(func() { ls.remove(l) })
 }
 
-func (e *listeners) unwant(r *registration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if r.wanted--; r.wanted == 0 {
-		e.all = slices.DeleteFunc(e.all, func(have *registration) bool { return have == r })
-		e.publish()
-	}
-}
-
-// publish makes heard anew. Caller must hold e.mu.
-func (e *listeners) publish() {
-	ls := make([]Listener, len(e.all))
-	for i, r := range e.all {
-		ls[i] = r.listener
-	}
-	e.heard.Store(&ls)
-}
-
-// same is a == b without the panic where the type of one cannot be compared: such a listener is like no other.
-func same(a, b Listener) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+func (ls *listeners) remove(l *listener) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(ls.list()), func(have *listener) bool { return have == l })
+	ls.current.Store(&list)
 }

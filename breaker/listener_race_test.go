@@ -78,16 +78,14 @@ func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	var shared recorder
-	stop := g.Listen(&shared)
+	stop := g.Listen(shared.Transition)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
 				var own recorder
-				stopOwn := g.Listen(&own)
-				stopShared := g.Listen(&shared)
+				stopOwn := g.Listen(own.Transition)
 				b.Trip(t.Context(), "test")
-				stopShared()
 				stopOwn()
 			}
 		})
@@ -102,7 +100,7 @@ func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 			t.Fatalf("event %d has Seq %d", i+1, e.Seq)
 		}
 	}
-	if got := len(*g.home.listeners.heard.Load()); got != 0 {
+	if got := len(g.shared.listeners.list()); got != 0 {
 		t.Errorf("%d listeners are left", got)
 	}
 }

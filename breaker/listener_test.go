@@ -43,8 +43,8 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
 		}
 		b.mu.Lock() // nothing holds the lock, nothing is left to be told
-		if c := b.lazy.Load(); c.delivering || len(c.queue) != 0 || c.undelivered != nil {
-			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, c.delivering, len(c.queue), len(c.undelivered))
+		if q := &b.lazy.Load().events; q.delivering || len(q.queue) != 0 || q.recipients != nil {
+			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, q.delivering, len(q.queue), len(q.recipients))
 		}
 		b.mu.Unlock()
 	}
@@ -177,7 +177,7 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 	}
 	b := n.g.Get(e.Key)
 	// Outside every lock: nobody else is about, so each can be had.
-	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.home.listeners.mu} {
+	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.shared.listeners.mu} {
 		if mu.TryLock() {
 			mu.Unlock()
 		} else {
@@ -198,7 +198,7 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 	for range n.g.All() {
 	}
 	_ = n.g.Apply(Config{})
-	n.g.Listen(n)()
+	n.g.Listen(n.Transition)()
 	if e.Seq == 1 {
 		b.Reset(ctx) // makes event 2
 		b.Trip(ctx, "nosy")
@@ -208,7 +208,7 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 func TestB30_AListenerMayCallAnything(t *testing.T) {
 	g := mustGroup(t, Config{})
 	n := &nosy{t: t, g: g}
-	stop := g.Listen(n)
+	stop := g.Listen(n.Transition)
 	b := g.Get(Key{Method: "m"})
 	b.Trip(t.Context(), "test")
 	wantSame(t, "events", n.brief(), flapped)
@@ -220,7 +220,8 @@ func TestB30_AListenerMayCallAnything(t *testing.T) {
 	wantSame(t, "events after stop", n.brief(), flapped)
 }
 
-func TestB30_AListenerIsRegisteredOnce(t *testing.T) {
+// Each registration is one of its own, and its stop ends that one and no other.
+func TestB30_ListenAndStop(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	var one, two recorder
@@ -233,73 +234,42 @@ func TestB30_AListenerIsRegisteredOnce(t *testing.T) {
 	}
 	trip()
 	want(0, 0)
-	stop1 := g.Listen(&one)
-	stop1b := g.Listen(&one)
+	stop1 := g.Listen(one.Transition)
 	trip()
 	want(1, 0)
-	stop2 := g.Listen(&two)
+	stop2 := g.Listen(two.Transition)
 	trip()
 	want(2, 1)
 	stop1()
 	stop1() // a stop counts once
 	trip()
-	want(3, 2)
+	want(2, 2)
+	stop1b, stop1c := g.Listen(one.Transition), g.Listen(one.Transition)
+	trip()
+	want(4, 3)
 	stop1b()
 	trip()
-	want(3, 3)
-	stop1c := g.Listen(&one)
-	trip()
-	want(4, 4)
+	want(5, 4)
 	stop1c()
 	stop2()
 	trip()
-	want(4, 4)
-	// Events go on being numbered while nobody listens, so that one who listens again can tell what it missed.
+	want(5, 4)
+	// Events are numbered also without listeners, so that a new listener can see that it has missed some.
 	wantSame(t, "two", two.brief(), []string{
 		"3 open>open manual", "4 open>open manual", "5 open>open manual", "6 open>open manual",
 	})
-	if got := len(g.home.listeners.all); got != 0 {
+	if got := len(g.shared.listeners.list()); got != 0 {
 		t.Errorf("%d registrations are left", got)
 	}
 }
 
-// value is a Listener whose type does not compare; == would panic.
-type value struct{ events []*int }
-
-func (v value) Transition(context.Context, Event) {
-	for _, n := range v.events {
-		*n++
-	}
-}
-
-type nilListener struct{}
-
-func (l *nilListener) Transition(context.Context, Event) { *l = nilListener{} } // panics if l is nil
-
-func TestB30_OddListeners(t *testing.T) {
-	g := mustGroup(t, Config{})
-	n := 0
-	v := value{events: []*int{&n}}
-	stopNil := g.Listen(nil)
-	stopTyped := g.Listen((*nilListener)(nil))
-	stop1, stop2 := g.Listen(v), g.Listen(v) // no two of them can be told to be the same
-	b := g.Get(Key{})
-	b.Trip(t.Context(), "test")
-	if n != 2 {
-		t.Errorf("heard %d times, want 2", n)
-	}
-	stop1()
-	b.Trip(t.Context(), "test")
-	if n != 3 {
-		t.Errorf("after one stop heard %d times, want 3", n)
-	}
-	stop2()
-	stopNil()
-	stopTyped()
-	b.Trip(t.Context(), "test")
-	if n != 3 {
-		t.Errorf("after both stops heard %d times, want 3", n)
-	}
+func TestListen_Nil(t *testing.T) {
+	defer func() {
+		if got, want := recover(), "breaker: Group.Listen: the function is nil"; got != want {
+			t.Errorf("the panic is %v, want %s", got, want)
+		}
+	}()
+	mustGroup(t, Config{}).Listen(nil)
 }
 
 // A listener that stops itself, or takes on another, while it is told.
@@ -308,11 +278,11 @@ func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
 	var late recorder
 	var stop func()
 	calls := 0
-	l := &listenerFunc{func(context.Context, Event) {
+	l := func(context.Context, Event) {
 		calls++
 		stop()
-		g.Listen(&late)
-	}}
+		g.Listen(late.Transition)
+	}
 	stop = g.Listen(l)
 	b := g.Get(Key{})
 	flap(t, b)
@@ -330,7 +300,7 @@ func TestB30_AllListenersHearAllBreakers(t *testing.T) {
 	}
 	g := mustGroup(t, Config{}, WithListener(say("1")), WithListener(say("2")))
 	a := g.Get(Key{Method: "a"})
-	g.Listen(&listenerFunc{say("3")})
+	g.Listen(say("3"))
 	a.Trip(t.Context(), "test")
 	g.Get(Key{Method: "b"}).Trip(t.Context(), "test")
 	wantSame(t, "order", order, []string{"1 a", "2 a", "3 a", "1 b", "2 b", "3 b"})
@@ -342,10 +312,10 @@ func TestB30_NobodyIsLeftToTell(t *testing.T) {
 		var rec recorder
 		hold := make(chan struct{})
 		g := mustGroup(t, Config{})
-		stop := g.Listen(&listenerFunc{func(ctx context.Context, e Event) {
+		stop := g.Listen(func(ctx context.Context, e Event) {
 			rec.Transition(ctx, e)
 			<-hold
-		}})
+		})
 		b := g.Get(Key{})
 		go b.Trip(t.Context(), "test")
 		synctest.Wait()
@@ -355,7 +325,7 @@ func TestB30_NobodyIsLeftToTell(t *testing.T) {
 		synctest.Wait()
 		wantSame(t, "heard by the one that went", rec.brief(), flapped[:1])
 		var next recorder
-		g.Listen(&next)
+		g.Listen(next.Transition)
 		b.Trip(t.Context(), "test")
 		wantSame(t, "heard by the next", next.brief(), flapped[2:])
 	})

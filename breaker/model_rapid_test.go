@@ -135,7 +135,7 @@ func runModel(t *rapid.T, saw seen) {
 	cfg := drawConfig(t)
 	r := &run{t: t, saw: saw, born: time.Now()}
 	var custom func(Counts) bool
-	opts := []Option{WithListener(func(_ context.Context, e Event) { r.events = append(r.events, e) })}
+	opts := []GroupOption{WithListener(func(_ context.Context, e Event) { r.events = append(r.events, e) })}
 	if rapid.Bool().Draw(t, "custom rule") {
 		custom = func(c Counts) bool { return c.Overloads >= 3 }
 		opts = append(opts, WithTrip(custom))
@@ -214,7 +214,7 @@ func (r *run) take() bool {
 	if p.IsProbe() != tk.probe {
 		r.t.Fatalf("IsProbe is %v, want %v", p.IsProbe(), tk.probe)
 	}
-	if got, want := p.Doubt() == InDoubt, r.m.inDoubt(tk.probe); got != want {
+	if got, want := doubtOf(p) == inDoubt, r.m.inDoubt(tk.probe); got != want {
 		r.t.Fatalf("in doubt is %v, want %v", got, want)
 	}
 	tk.permit = p
@@ -233,8 +233,11 @@ func (r *run) reportAll(i int, rep Report) {
 	r.out = slices.Delete(r.out, i, i+1)
 	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
 	before := *r.m
-	rep.TakeBack = tk.streak
-	tk.permit.DoneWith(context.Background(), rep)
+	if rep.Outcome == Failure && tk.undo != nil {
+		tk.undo()
+	}
+	rep.Cause = fmt.Sprint(o, " ", r.now())
+	tk.permit.Report(context.Background(), rep)
 	late := r.m.settle(tk, rep, r.now())
 	r.noteRules(tk, rep, &before)
 	if late {
@@ -404,28 +407,33 @@ func (r *run) sign(t *rapid.T) {
 		t.Skip("nothing is out")
 	}
 	tk := &r.out[rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")]
-	streak, sign := tk.permit.SignOfLife(), r.m.signOfLife(*tk, r.now())
-	if (streak == nil) != (sign == nil) {
-		t.Fatalf("a sign of life ended the streak %+v, want %+v", streak, sign)
+	if tk.probe {
+		t.Skip("a probe")
+	}
+	undo, again := tk.permit.SignOfLife(context.Background())
+	sign := r.m.signOfLife(*tk, r.now())
+	if (undo == nil) != (sign == nil) || again {
+		t.Fatalf("a sign of life ended a streak: %v, want %+v", undo != nil, sign)
 	}
 	if sign != nil {
-		tk.streak, tk.sign = streak, sign
+		tk.undo, tk.sign = undo, sign
 		r.saw["a sign of life"]++
 	}
 }
 
 // sustain has the stream of a probe, which may have reported, stay open for long.
 func (r *run) sustain(t *rapid.T) {
-	all := slices.Concat(r.out, r.done)
+	all := slices.DeleteFunc(slices.Concat(r.out, r.done), func(tk ticket) bool { return !tk.probe })
 	if len(all) == 0 {
-		t.Skip("there are no calls")
+		t.Skip("there are no probes")
 	}
 	tk := all[rapid.IntRange(0, len(all)-1).Draw(t, "ticket")]
 	gen := r.m.gen
-	got, want := tk.permit.Sustain(context.Background(), true), r.m.sustain(tk, r.now())
-	if got != want {
-		t.Fatalf("Sustain returned %v, want %v", got, want)
+	undo, got := tk.permit.SignOfLife(context.Background())
+	if want := r.m.sustain(tk, r.now()); got != want || undo != nil {
+		t.Fatalf("the sign of life of a probe returned %v, %v, want %v", undo != nil, got, want)
 	}
+	want := got
 	if r.m.gen != gen {
 		r.saw["closed by a probe that stays open"]++
 	}
@@ -499,6 +507,16 @@ func (r *run) apply(t *rapid.T) {
 }
 
 // check compares all that can be seen.
+// lastOpening is what a snapshot says of the last event to Open.
+func lastOpening(events []Event) Opening {
+	for _, e := range slices.Backward(events) {
+		if e.To == Open {
+			return Opening{Rule: e.Rule, Why: e.Why, Counts: e.Counts, Cause: e.Cause, At: e.At}
+		}
+	}
+	return Opening{}
+}
+
 func (r *run) check(t *rapid.T) {
 	now := r.now()
 	if r.m.ramping && now >= r.m.rampStart+r.m.cfg.Ramp {
@@ -510,6 +528,7 @@ func (r *run) check(t *rapid.T) {
 	}
 	want := r.m.snapshot(now)
 	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure, Override{Mode: want.Override.Mode}
+	want.Opened = lastOpening(r.events)
 	got.Override = Override{Mode: got.Override.Mode}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("at %v, snapshot (-model +breaker):\n%s", now, diff)

@@ -76,8 +76,8 @@ type ticket struct {
 	timed  bool // the slow rule was on
 	permit Permit
 
-	sign   *modelStreak // what its sign of life has ended
-	streak *Streak      // the same, as the breaker has it
+	sign *modelStreak // what its sign of life has ended
+	undo func()       // takes the sign of life back
 }
 
 // modelStreak is a failure streak that a sign of life has ended.
@@ -408,8 +408,10 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 		m.sum.Successes++
 	case Failure:
 		m.sum.Failures++
+		m.sum.LastCause = r.Cause
 	case Overload:
 		m.sum.Overloads++
+		m.sum.LastCause = r.Cause
 	case Ignored:
 		m.sum.Ignored++
 	}

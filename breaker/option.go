@@ -6,20 +6,30 @@ import (
 	"time"
 )
 
-// Option sets something up that is not plain data. Options come from the With functions of this package.
-type Option interface{ apply(*options) error }
+// GroupOption configures a Group. The With functions of this package return options. Each Option is a GroupOption too.
+type GroupOption interface{ applyGroup(*options) error }
 
-type optionFunc func(*options) error
+// Option configures a Breaker or a Group.
+type Option interface {
+	GroupOption
+	forBreaker()
+}
 
-func (f optionFunc) apply(o *options) error { return f(o) }
+type groupOption func(*options) error
+
+func (f groupOption) applyGroup(o *options) error { return f(o) }
+
+type option func(*options) error
+
+func (f option) applyGroup(o *options) error { return f(o) }
+func (option) forBreaker()                   {}
 
 type options struct {
-	listeners   []Listener
+	listeners   []func(context.Context, Event)
 	trip        func(Counts) bool
 	rules       []PolicyRule
 	maxBreakers int
 	idleTimeout time.Duration // negative: never
-	groupOnly   string        // name of an option that New does not take
 }
 
 const (
@@ -27,51 +37,53 @@ const (
 	defaultIdleTimeout = time.Hour
 )
 
-func collect(opts []Option) (*options, error) {
-	o := &options{maxBreakers: defaultMaxBreakers, idleTimeout: defaultIdleTimeout}
-	for i, opt := range opts {
-		if opt == nil || isNilFunc(opt) {
-			return nil, errorf("option %d is nil", i)
-		}
-		if err := opt.apply(o); err != nil {
-			return nil, err
-		}
+// isNil reports whether opt is nil, or one of our own functions that is nil.
+func isNil(opt GroupOption) bool {
+	switch f := opt.(type) {
+	case nil:
+		return true
+	case option:
+		return f == nil
+	case groupOption:
+		return f == nil
 	}
-	return o, nil
+	return false
 }
 
-func isNilFunc(opt Option) bool {
-	f, ok := opt.(optionFunc)
-	return ok && f == nil
-}
-
-func (o *options) shared(g *Group) *shared {
-	h := &shared{group: g, trip: o.trip}
-	for _, l := range o.listeners {
-		h.listeners.listen(l)
+// share sets what the breakers of a group share.
+func (o *options) share(s *shared) {
+	s.trip = o.trip
+	for _, f := range o.listeners {
+		s.listeners.add(f)
 	}
-	return h
 }
 
 func errorf(format string, args ...any) error { return fmt.Errorf("breaker: "+format, args...) }
 
-// WithListener calls f on every transition, as a [Listener] is called. It may be given more than once. A nil f is an
-// error. Default: none.
+// WithListener adds a function that is called on each transition. It may be given more than once.
+//
+// The calls for one breaker are made one after the other, in order, on the goroutine of one of the calls that cause the
+// transitions, and without any lock held. So f may call any method of any breaker. f receives the context of the call
+// that caused the event, which may be done already. A slow f delays only the call that delivers; the events of its
+// breaker wait meanwhile, in a queue without a limit. If f panics or exits its goroutine, nothing else is affected.
+//
+// A nil f is an error. Default: none.
 func WithListener(f func(context.Context, Event)) Option {
-	return optionFunc(func(o *options) error {
+	return option(func(o *options) error {
 		if f == nil {
 			return errorf("WithListener: the function is nil")
 		}
-		o.listeners = append(o.listeners, &listenerFunc{f})
+		o.listeners = append(o.listeners, f)
 		return nil
 	})
 }
 
-// WithTrip adds a custom rule: whenever a failure, an overload or a slow call was counted and no rule of the
-// Config fired, trip is asked, outside every lock, and true opens the breaker. One that panics says false. A nil trip
-// is an error; the last one given counts. Default: none.
+// WithTrip adds a custom rule, asked after the built-in ones. When a failure, an overload or a slow call was counted and
+// no rule of the Config fired, trip is called with the counts of the window, without any lock held. If it returns true,
+// the breaker opens. A panic counts as false. A nil trip is an error. If WithTrip is given more than once, the last one
+// counts. Default: none.
 func WithTrip(trip func(Counts) bool) Option {
-	return optionFunc(func(o *options) error {
+	return option(func(o *options) error {
 		if trip == nil {
 			return errorf("WithTrip: the function is nil")
 		}
@@ -80,43 +92,40 @@ func WithTrip(trip func(Counts) bool) Option {
 	})
 }
 
-// WithPolicy gives keys that a rule matches a Config of their own. Given more than once, the rules add up. NewGroup
-// only; an invalid rule is an error. Default: none, every key has the group's Config.
-func WithPolicy(rules ...PolicyRule) Option {
-	return optionFunc(func(o *options) error {
+// WithPolicy gives the keys that a rule matches a Config of their own. If it is given more than once, the rules add up.
+// An invalid rule is an error. Default: none, each key has the group's Config.
+func WithPolicy(rules ...PolicyRule) GroupOption {
+	return groupOption(func(o *options) error {
 		o.rules = append(o.rules, rules...)
-		o.groupOnly = "WithPolicy"
 		return nil
 	})
 }
 
-// WithMaxBreakers bounds how many breakers the group keeps, n at least 1; below that is an error. NewGroup only.
-// Default: 10 000.
-func WithMaxBreakers(n int) Option {
-	return optionFunc(func(o *options) error {
+// WithMaxBreakers limits how many breakers the group keeps. n must be at least 1; otherwise it is an error. Default:
+// 10 000.
+func WithMaxBreakers(n int) GroupOption {
+	return groupOption(func(o *options) error {
 		if n < 1 {
 			return errorf("WithMaxBreakers: n is %d, want 1 or more", n)
 		}
 		o.maxBreakers = n
-		o.groupOnly = "WithMaxBreakers"
 		return nil
 	})
 }
 
 // WithIdleTimeout sets when a breaker is idle: when no call has come for it during d, it has no override, and no
 // calls are in flight. [Group.All] does not yield an idle breaker, so collectors drop its series. Its memory is freed
-// when new keys arrive. If a call arrives first, the breaker continues unchanged. How long no call has come is known
-// to a tenth of the window; without a window (see Config.Window), only whether one came since All or a new key last
-// checked that breaker.
+// when new keys arrive. If a call arrives first, the breaker continues unchanged. The time of the last call is known to
+// a tenth of the window. Without a window (see Config.Window), it is only known whether a call came since All or a new
+// key last checked the breaker.
 //
-// d is negative (never idle) or from 1 ms to 100 years; anything else is an error. NewGroup only. Default: 1 hour.
-func WithIdleTimeout(d time.Duration) Option {
-	return optionFunc(func(o *options) error {
+// d is negative (never idle) or from 1 ms to 100 years; anything else is an error. Default: 1 hour.
+func WithIdleTimeout(d time.Duration) GroupOption {
+	return groupOption(func(o *options) error {
 		if d >= 0 && !validDuration(d) {
 			return errorf("WithIdleTimeout: d is %v, want negative (never) or from 1ms to 100 years%s", d, missingUnit(d))
 		}
 		o.idleTimeout = d
-		o.groupOnly = "WithIdleTimeout"
 		return nil
 	})
 }

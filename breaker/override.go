@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
@@ -44,10 +45,19 @@ type Override struct {
 	By   string        `json:"by"`            // who set it; not empty
 }
 
+// LogValue returns mode, author, reason and, if there is one, the time to live.
+func (o Override) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 4), slog.String("mode", o.Mode.String()), slog.String("by", o.By), slog.String("why", o.Why))
+	if o.TTL > 0 {
+		attrs = append(attrs, slog.Duration("ttl", o.TTL))
+	}
+	return slog.GroupValue(attrs...)
+}
+
 type override struct {
 	Override
-	set     time.Time
-	expires int64 // 0: never
+	expires  int64          // 0: never
+	rejected *RejectedError // of the calls that ForceOpen rejects
 }
 
 // mode of a nil override is none.
@@ -80,9 +90,11 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	b.change(func(_ *phase, t time.Time) {
 		b.ensureLazy()
 		b.republish(func(next *phase) {
-			next.override = &override{Override: o, set: t}
+			rejected := &RejectedError{Key: b.key, State: Open, Reason: ReasonForced, Override: o}
+			next.override = &override{Override: o, rejected: rejected}
 			if o.TTL > 0 {
 				next.override.expires = instant(t) + int64(o.TTL)
+				rejected.Until = t.Add(o.TTL)
 			}
 		})
 	}, func(live *Breaker) {

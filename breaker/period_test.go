@@ -224,7 +224,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 	t.Run("on a rule of one's own", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, Config{Jitter: -1}, WithTrip(func(Counts) bool { return true }))
-			acquire(t, b).DoneAfter(t.Context(), Failure, 30*s)
+			acquire(t, b).Report(t.Context(), Report{Outcome: Failure, RetryAfter: 30 * s})
 			if got := b.Snapshot().RetryAfter; got != 30*s {
 				t.Errorf("the period is %v, want 30s", got)
 			}
@@ -234,7 +234,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for range 50 {
 				b := mustNew(t, Config{ConsecutiveFailures: 1, Jitter: 1})
-				acquire(t, b).DoneAfter(t.Context(), Failure, 8*s)
+				acquire(t, b).Report(t.Context(), Report{Outcome: Failure, RetryAfter: 8 * s})
 				if got := b.Snapshot().RetryAfter; got < 8*s || got >= 16*s {
 					t.Fatalf("the period is %v, want one in [8s, 16s)", got)
 				}

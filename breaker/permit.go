@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Permit is leave to make one call. It is a small value; report through it exactly once, when the call is over, with
-// Done, DoneAfter or DoneWith. The zero Permit, which comes with an error, reports nothing.
+// Permit is the permission to make one call. It is a small value. Report the outcome exactly once when the call is over,
+// with Done or Report. The zero Permit, which comes with an error, reports nothing.
 //
-// A second report through a probe's permit changes nothing. Other permits carry no identity of their own, because that
-// would cost every call an allocation: a second report counts as one more call.
+// A second report through the permit of a probe changes nothing. Other permits have no identity, because that would
+// cost each call an allocation: a second report counts as another call.
 type Permit struct {
 	b     *Breaker
 	ph    *phase // at admission
@@ -18,47 +18,31 @@ type Permit struct {
 	lease uint64 // 0: not a probe
 }
 
-// Report is how a call went.
+// Report describes how a call ended.
 type Report struct {
-	// Outcome is the verdict. A value that is no Outcome counts as Failure.
+	// Outcome is how the call counts. A value that is not an Outcome counts as Failure.
 	Outcome Outcome
-	// RetryAfter is the time that the backend asked for. If this very report opens the breaker, the open period is at
-	// least that, up to one minute or MaxOpenFor, whichever is longer. 0 or less: none.
+	// Cause is a short name for what went wrong, for people: for gRPC the name of the status code, "UNAVAILABLE". It
+	// appears in events, snapshots and rejections. Use a constant string, not an error text: the breaker keeps it as it
+	// is, and bridges publish it. Default: "", no cause.
+	Cause string
+	// RetryAfter is the delay that the backend asked for. If this report opens the breaker, the open period is at least
+	// that long, up to the longer of one minute and Config.MaxOpenFor. 0 or less: none.
 	RetryAfter time.Duration
-	// Canceled marks an Ignored call as canceled by its caller. If that was after more than Config.SlowCall the
-	// call is a slow one: the slow rule counts it, and as a probe it has failed. With any other outcome it means
-	// nothing.
+	// Canceled marks an Ignored call as canceled by its caller. If it was canceled after more than Config.SlowCall, it
+	// is slow: the slow rule counts it, and as a probe it has failed. It has no effect with any other outcome.
 	Canceled bool
-	// Latency is what the slow rule looks at. 0 or less: the time since Acquire.
+	// Latency is what the slow rule compares with Config.SlowCall. 0 or less: the time since Acquire.
 	Latency time.Duration
-	// TakeBack is what SignOfLife returned for this call, if the failure contradicts it: the failure streak continues
-	// where it was then, unless a call has succeeded since. With any other Outcome than Failure it means nothing.
-	TakeBack *Streak
 }
 
-// Elapsed is the time since Acquire, of a probe and wherever the slow rule is on. Where nothing asks for it, it may
-// not have been noted, and Elapsed is 0.
-func (p Permit) Elapsed() time.Duration {
-	if p.start == 0 {
-		return 0
-	}
-	return time.Duration(clock() - p.start)
-}
-
-// ProbeTimeout is the Config.ProbeTimeout that the call was let through with.
-func (p Permit) ProbeTimeout() time.Duration {
-	if p.ph == nil {
-		return 0
-	}
-	return p.ph.pol.cfg.ProbeTimeout
-}
-
-// IsProbe says whether the call is a probe of a half-open breaker.
+// IsProbe reports whether the call is a probe of a half-open breaker.
 func (p Permit) IsProbe() bool { return p.lease != 0 }
 
-// Done reports the outcome of the call. A result that comes in a later stay than its call was admitted in, or after a
-// probe's lease, is late: it is counted as that and decides nothing, but for a probe's in the stay that it was
-// admitted in (see Config.ProbeTimeout). ctx is the call's; listeners get it.
+// Done reports the outcome of the call. A result counts only if the breaker has not changed state since the call
+// began, and a probe's lease has not expired. Otherwise it is recorded as late and decides nothing. There is one
+// exception: a late probe counts while the breaker is in the same half-open generation, see Config.ProbeTimeout. ctx is
+// the context of the call. Listeners receive it.
 func (p Permit) Done(ctx context.Context, o Outcome) {
 	if o == Success && p.b != nil && p.b.settleSuccess(p, 0) {
 		return
@@ -66,21 +50,16 @@ func (p Permit) Done(ctx context.Context, o Outcome) {
 	p.settle(ctx, Report{Outcome: o})
 }
 
-// DoneAfter is Done for a backend that asked for time.
-func (p Permit) DoneAfter(ctx context.Context, o Outcome, retryAfter time.Duration) {
-	p.DoneWith(ctx, Report{Outcome: o, RetryAfter: retryAfter})
-}
-
-// DoneWith is Done with all that a Report can say.
-func (p Permit) DoneWith(ctx context.Context, r Report) {
+// Report reports how the call ended, like Done, with more detail.
+func (p Permit) Report(ctx context.Context, r Report) {
 	if r.Outcome == Success && p.b != nil && p.b.settleSuccess(p, int64(r.Latency)) {
 		return
 	}
 	p.settle(ctx, r)
 }
 
-// settleSuccess counts a success in the stay that it was admitted in, without the lock, and says whether it could: not if the
-// phase has changed, the window must slide, or the call was slow.
+// settleSuccess counts a success of the current generation without the lock. It reports false, and counts nothing, if
+// the phase has changed, the window must move, or the call was slow.
 func (b *Breaker) settleSuccess(p Permit, latency int64) bool {
 	ph := p.ph
 	kind := ph.kind
@@ -117,21 +96,24 @@ func (b *Breaker) settleSuccess(p Permit, latency int64) bool {
 	return true
 }
 
-// drainStale collects what a success left in a window whose stay ended while it was counting. The stay's end drained the
-// window after publishing the new phase, so either it saw the count, or the counter saw the new phase and came here:
-// every success is collected once.
-func (b *Breaker) drainStale(then *phase) {
+// drainStale collects a success from a window whose generation ended while the success was being counted.
+//
+// The transition drains the window after it publishes the new phase, and a success is counted before the phase is
+// loaded again. So either the transition sees the count, or the counter sees the new phase and calls drainStale. Each
+// success is collected once.
+func (b *Breaker) drainStale(old *phase) {
 	b.mu.Lock()
-	now := b.phase.Load()
-	if now.win != then.win {
-		b.retired = satAdd(b.retired, then.win.drain())
-		if now.gen == then.gen { // another policy, with another Window: the count of consecutive failures went over to it
-			now.win.clearStreak()
+	ph := b.phase.Load()
+	if ph.win != old.win {
+		b.retired = satAdd(b.retired, old.win.drain())
+		if ph.gen == old.gen { // Apply replaced the window, and the failure streak went over to the new one
+			ph.win.clearStreak()
 		}
 	}
 	b.mu.Unlock()
 }
 
+// settle reports under the lock.
 func (p Permit) settle(ctx context.Context, r Report) {
 	b := p.b
 	if b == nil {
@@ -143,22 +125,16 @@ func (p Permit) settle(ctx context.Context, r Report) {
 	b.mu.Lock()
 	t := time.Now()
 	b.lastUsed.Store(instant(t))
-	ask := b.record(ctx, p, r, t)
+	check := b.record(ctx, p, &r, t)
 	b.unlock()
-	if ask != nil {
-		b.runCustomCheck(ctx, ask, r)
+	if check != nil {
+		b.runCustomCheck(ctx, check)
 	}
 }
 
-// customCheck is put to the function of WithTrip, outside the lock.
-type customCheck struct {
-	gen    uint64
-	counts Counts
-}
-
-// record books a result. It returns a question if the rules were evaluated and none fired.
+// record counts a result and evaluates the rules. It returns a check if no rule fired and there is a custom rule.
 // Caller must hold b.mu.
-func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *customCheck {
+func (b *Breaker) record(ctx context.Context, p Permit, r *Report, t time.Time) *customCheck {
 	now := instant(t)
 	ph := b.refresh(now)
 	if p.lease != 0 {
@@ -166,21 +142,20 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 		return nil
 	}
 	if ph.late(p.ph.gen) {
-		c := b.ensureLazy()
-		c.late = satAdd(c.late, 1) // B15
+		totals := &b.ensureLazy().totals
+		totals.late = satAdd(totals.late, 1)
 		return nil
 	}
 	slow := isSlow(ph.pol, p, r, now)
-	if ph.state != Closed {
-		// An override let it through. It counts for the totals and decides nothing.
-		b.countOutcome(r.Outcome, slow, t)
+	if ph.state != Closed { // an override admitted the call: it is counted and decides nothing
+		b.count(r, slow, t)
 		return nil
 	}
 	if r.Outcome != Success {
 		ph.win.markTroubled(now, &ph.pol.cfg)
 	}
 	if r.Outcome == Ignored && !slow {
-		b.countOutcome(r.Outcome, slow, t)
+		b.count(r, slow, t)
 		return nil
 	}
 	width := ph.pol.bucket
@@ -192,56 +167,106 @@ func (b *Breaker) record(ctx context.Context, p Permit, r Report, t time.Time) *
 			return nil
 		}
 	}
-	tally := ph.win.currentBucket()
+	bad := ph.win.currentBucket()
 	switch r.Outcome {
-	case Success:
-		c := b.ensureLazy()
-		c.slow = satAdd(c.slow, 1) // not through book: the success is in the window
+	case Success: // it is in the window already, so only the slow call is counted
+		totals := &b.ensureLazy().totals
+		totals.slow = satAdd(totals.slow, 1)
 	case Failure:
-		tally.failures = satAdd(tally.failures, 1)
-		b.takeBack(ph, r.TakeBack)
+		bad.failures = satAdd(bad.failures, 1)
 		ph.win.addFailure(now, ph.pol.merge)
 		ph.win.addToBurst(badBurst, now, width)
-		b.countOutcome(r.Outcome, slow, t)
+		b.count(r, slow, t)
 	case Overload:
-		tally.overloads = satAdd(tally.overloads, 1)
+		bad.overloads = satAdd(bad.overloads, 1)
 		ph.win.addToBurst(badBurst, now, width)
-		b.countOutcome(r.Outcome, slow, t)
-	case Ignored: // slow, and its caller gave up
-		tally.slowCanceled = satAdd(tally.slowCanceled, 1)
-		b.countOutcome(r.Outcome, slow, t)
+		b.count(r, slow, t)
+	case Ignored: // slow, and canceled by its caller
+		bad.slowCanceled = satAdd(bad.slowCanceled, 1)
+		b.count(r, slow, t)
 	}
 	if slow {
-		tally.slow = satAdd(tally.slow, 1)
+		bad.slow = satAdd(bad.slow, 1)
 		ph.win.addToBurst(slowBurst, now, width)
 	}
 	return b.evaluate(ctx, ph, r, t)
 }
 
-// countOutcome adds to the totals. Caller must hold b.mu.
-func (b *Breaker) countOutcome(o Outcome, slow bool, t time.Time) {
-	c := b.ensureLazy()
-	switch o {
-	case Success:
-		b.retired = satAdd(b.retired, 1)
-	case Failure:
-		c.failures = satAdd(c.failures, 1)
-		c.lastFailure = t
-	case Overload:
-		c.overloads = satAdd(c.overloads, 1)
-		c.lastFailure = t
-	case Ignored:
-		c.ignored = satAdd(c.ignored, 1)
+// settleProbe counts the result of a probe and acts on it. Caller must hold b.mu.
+func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r *Report, t time.Time) {
+	now := instant(t)
+	lazy := b.ensureLazy()
+	counts := &lazy.probes.counts
+	l, ok := lazy.probes.remove(p.lease)
+	if !ok {
+		return // a second report changes nothing (B25)
 	}
-	if slow {
-		c.slow = satAdd(c.slow, 1)
+	ph.slotsChanged()
+	slow := isSlow(ph.pol, p, r, now)
+	good := r.Outcome == Success && !slow
+	noVerdict := r.Outcome == Ignored && !slow
+	decides := ph.override.mode() != ForceClosed // under ForceClosed results are counted and decide nothing (B28)
+	if !l.holdsSlot(ph.gen, now) {
+		if !l.lost && now >= l.expires {
+			counts.Lost = satAdd(counts.Lost, 1)
+		}
+		lazy.totals.late = satAdd(lazy.totals.late, 1)
+		switch {
+		case l.generation != ph.gen || !decides || noVerdict:
+		case good: // otherwise a backend that takes longer than a lease would stay shut out
+			b.probeSucceeded(ctx, ph, t)
+		default:
+			ph.half.successes = 0 // only successes in a row close (B20)
+		}
+		return
+	}
+	b.count(r, slow, t)
+	switch {
+	case noVerdict: // its slot is free again (B21)
+		counts.Ignored = satAdd(counts.Ignored, 1)
+	case good:
+		counts.Success = satAdd(counts.Success, 1)
+		if decides {
+			b.probeSucceeded(ctx, ph, t)
+		}
+	default:
+		counts.Failure = satAdd(counts.Failure, 1)
+		if decides {
+			why := "a probe failed"
+			if slow && r.Outcome != Failure && r.Outcome != Overload {
+				why = "a probe was slow"
+			}
+			b.toOpen(ctx, ph, Opening{Rule: RuleProbe, Why: why, Cause: r.Cause, At: t}, r.RetryAfter)
+		}
 	}
 }
 
-// isSlow is the first half of B6: strictly longer than SlowCall. A call that was admitted while the rule was off is
-// not slow, because when it began may not have been noted. An ignored call is slow only if its caller gave it up: for
-// any other the backend had no time to answer.
-func isSlow(pol *policy, p Permit, r Report, now int64) bool {
+// probeSucceeded counts a successful probe of the half-open phase ph towards closing. The backend does not hang, so for
+// the rest of the generation hung probes do not delay new ones. Caller must hold b.mu.
+func (b *Breaker) probeSucceeded(ctx context.Context, ph *phase, t time.Time) {
+	ph.half.excused = b.ensureLazy().probes.lastID
+	ph.half.successes++
+	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
+		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
+	}
+}
+
+// count adds a result to the totals. Caller must hold b.mu.
+func (b *Breaker) count(r *Report, slow bool, t time.Time) {
+	if r.Outcome == Success {
+		b.retired = satAdd(b.retired, 1)
+	}
+	totals := &b.ensureLazy().totals
+	totals.add(r.Outcome, r.Cause, t)
+	if slow {
+		totals.slow = satAdd(totals.slow, 1)
+	}
+}
+
+// isSlow reports whether the call took strictly longer than SlowCall (B6). A call that was admitted while the slow rule
+// was off is not slow, because its start may not have been taken. An ignored call is slow only if its caller canceled
+// it: in other cases the backend had no time to answer.
+func isSlow(pol *policy, p Permit, r *Report, now int64) bool {
 	if pol.slowCall == 0 || p.ph.pol.slowCall == 0 || (r.Outcome == Ignored && !r.Canceled) {
 		return false
 	}
@@ -252,18 +277,20 @@ func isSlow(pol *policy, p Permit, r Report, now int64) bool {
 	return latency > pol.slowCall
 }
 
-// Do runs fn if the breaker lets it, and reports what it returned: nil is a success; a cancelled context (errors.Is
-// context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored; any other error is a
-// failure. If fn panics or calls runtime.Goexit, that is a failure, and goes on unchanged. Do returns what Acquire or
-// fn return. A call is reported as Report.Canceled if fn was canceled by way of ctx, and not by a context of its own.
+// Do runs fn if the breaker admits the call, and reports what fn returned. A nil error is a success. A canceled context
+// (errors.Is context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored. Any other error
+// is a failure. If fn panics or calls runtime.Goexit, that is a failure, and the panic or exit continues. Do returns
+// the error of Acquire or of fn. A call counts as Report.Canceled only if ctx was canceled, and not if fn canceled a
+// context of its own.
 func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
 	p, err := b.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	r := Report{Outcome: Failure} // B23: what stands if fn does not return
-	defer func() { p.DoneWith(ctx, r) }()
+	r := Report{Outcome: Failure, Cause: "panic"} // if fn does not return (B23)
+	defer func() { p.Report(ctx, r) }()
 	err = fn(ctx)
+	r.Cause = ""
 	switch {
 	case err == nil:
 		r.Outcome = Success
@@ -273,25 +300,4 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 		r.Outcome = Ignored
 	}
 	return err
-}
-
-// CountFallback counts a rejected or failed call that something else answered for (served), or was to and could not. It
-// changes nothing but the counter; it is here so that collectors find all figures in one place.
-func (b *Breaker) CountFallback(served bool) {
-	b.mu.Lock()
-	if b.phase.Load().kind == removed {
-		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
-			b.mu.Unlock()
-			live.CountFallback(served)
-			return
-		}
-		// Nobody has called since it went, and to count is no reason to make the key anew.
-	}
-	c := b.ensureLazy()
-	b.mu.Unlock()
-	if served {
-		inc(&c.fallbacks[1])
-	} else {
-		inc(&c.fallbacks[0])
-	}
 }

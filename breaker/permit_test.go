@@ -217,8 +217,8 @@ func TestB25_ASecondReportOfAProbeChangesNothing(t *testing.T) {
 					}
 					before, ph := b.Snapshot(), b.phase.Load()
 					p.Done(t.Context(), second)
-					p.DoneAfter(t.Context(), second, time.Hour)
-					p.DoneWith(t.Context(), Report{Outcome: second, Latency: time.Hour})
+					p.Report(t.Context(), Report{Outcome: second, RetryAfter: time.Hour})
+					p.Report(t.Context(), Report{Outcome: second, Latency: time.Hour})
 					if diff := cmp.Diff(before, b.Snapshot()); diff != "" || b.phase.Load() != ph {
 						t.Errorf("%v, then %v after %v changed something:\n%s", first, second, wait, diff)
 					}
@@ -263,12 +263,12 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 	var p Permit
 	p.Done(t.Context(), Success)
 	p.Done(t.Context(), Failure)
-	p.DoneAfter(t.Context(), Failure, time.Second)
-	p.DoneWith(t.Context(), Report{})
-	if p.IsProbe() || p.Doubt() != NoDoubt || p.Elapsed() != 0 {
-		t.Errorf("probe: %v, doubt: %v, elapsed: %v; want nothing", p.IsProbe(), p.Doubt(), p.Elapsed())
+	p.Report(t.Context(), Report{Outcome: Failure, RetryAfter: time.Second})
+	p.Report(t.Context(), Report{})
+	if p.IsProbe() || doubtOf(p) != noDoubt {
+		t.Errorf("probe: %v, doubt: %v; want nothing", p.IsProbe(), doubtOf(p))
 	}
-	if p.SignOfLife() != nil || p.Sustain(t.Context(), true) {
+	if undo, again := p.SignOfLife(t.Context()); undo != nil || again {
 		t.Error("the zero Permit does something")
 	}
 }
@@ -287,22 +287,13 @@ func TestWhatIsNoOutcomeIsAFailure(t *testing.T) {
 func TestPermitTellsOfTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
-		p := acquire(t, b)
-		time.Sleep(time.Second)
-		if p.IsProbe() || p.Elapsed() != 0 {
-			t.Errorf("closed: probe: %v, elapsed: %v; want none", p.IsProbe(), p.Elapsed())
+		if acquire(t, b).IsProbe() {
+			t.Error("closed: a probe")
 		}
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
 		if !acquire(t, b).IsProbe() {
 			t.Error("half-open: no probe")
-		}
-
-		b = mustNew(t, Config{SlowCall: time.Minute})
-		p = acquire(t, b)
-		time.Sleep(time.Second)
-		if got := p.Elapsed(); got != time.Second {
-			t.Errorf("elapsed: %v, want 1s", got)
 		}
 	})
 }

@@ -5,46 +5,46 @@ import (
 	"time"
 )
 
-// phase is what admission and completion need to know of a breaker, published whole through one atomic pointer: there
-// is no instant at which a new state shows an old deadline (B16). It is immutable once published, but for the
-// counters that win, gate and half point to. Every stay in a state has a generation of its own; an override, the end
-// of a ramp and a new policy publish a new phase of the same generation.
+// phase is what admission and settlement need to know of a breaker. It is published through one atomic pointer, so a
+// new state is never visible with an old deadline (B16). A phase does not change after it is published, except for the
+// counters that win, gate and half point to. Each generation has a phase. An override, the end of a ramp and a new
+// policy publish another phase of the same generation.
 type phase struct {
 	kind     admission
 	state    State
-	striped    bool // win has lanes, in which closed calls count
+	striped  bool // win has stripes, which closed calls count in
 	gen      uint64
 	pol      *policy
-	win      *window   // of this stay; nil unless closed
+	win      *window   // of this generation; nil unless closed
 	gate     *gate     // nil while closed
-	since  int64     // start of the stay on the monotonic clock
-	wall     int64     // start of the stay, Unix nanoseconds; for people only
+	since    int64     // start of the generation on the monotonic clock
+	wall     int64     // start of the generation in Unix nanoseconds; for people only
 	half     *halfOpen // nil unless half-open
 	ramp     *ramp     // nil unless closed and ramping
 	override *override // nil: none
 }
 
-// gate rejects calls of an open or half-open phase without the lock.
+// gate rejects the calls of an open or half-open phase without the lock.
 type gate struct {
-	// until is the first instant at which a call must take the lock. While the breaker is open it is the end of the
-	// open period (B13) and does not change. While it is half-open it is the instant before which no slot comes free
-	// by itself, or zero if that is not known; it is written under Breaker.mu, and who settles a probe sets it to
-	// zero.
+	// until is the first instant at which a call must take the lock. While the breaker is open, it is the end of the open
+	// period (B13) and does not change. While the breaker is half-open, it is the instant before which no slot becomes
+	// free without a report, or zero if that is not known; it is written under Breaker.mu, and a report of a probe sets
+	// it to zero.
 	until    atomic.Int64
-	rejected *RejectedError // what the calls get
+	rejected *RejectedError // of the calls that it rejects
 }
 
-// admission is what Acquire has to do, worked out when the phase is made so that the closed path asks one question.
+// admission is what Acquire must do. It is computed when the phase is made, so that Acquire branches once.
 type admission uint8
 
 const (
-	admitUntimed admission = iota // closed, and no rule looks at the window: count and go, here and at the end
-	admitPlain                    // closed: count and go
-	admitTimed                    // closed with the slow rule on: read the clock, count and go
-	admitStriped                    // closed with lanes: one of the above, and count there
+	admitUntimed admission = iota // closed, and no rule uses the window: count
+	admitPlain                    // closed: count
+	admitTimed                    // closed with the slow rule on: read the clock and count
+	admitStriped                  // closed with stripes: one of the above, and count in a stripe
 	rejectUntil                   // open or half-open: reject before gate.until, then take the lock
-	needsLock                     // anything that must be decided under the lock
-	removed                          // evicted from its group: ask the group for the breaker that stands for the key now
+	needsLock                     // decide under the lock
+	removed                       // removed from its group: use the breaker that the key has now
 )
 
 // withKind returns ph, ready to be published.
@@ -66,7 +66,7 @@ func (ph *phase) withKind() *phase {
 	return ph
 }
 
-// admission is what the closed path has to do under this policy.
+// admission returns what Acquire must do in a closed phase without stripes under this policy.
 func (p *policy) admission() admission {
 	switch {
 	case p.slowCall > 0:
@@ -77,8 +77,8 @@ func (p *policy) admission() admission {
 	return admitPlain
 }
 
-// stamp is when a call begins, if anything asks for that.
-func (p *policy) stamp() int64 {
+// callStart returns the start of a call, or 0 if nothing needs it.
+func (p *policy) callStart() int64 {
 	if p.slowCall > 0 {
 		return clock()
 	}
@@ -98,7 +98,7 @@ func (ph *phase) late(gen uint64) bool {
 func (b *Breaker) publish(ph *phase) {
 	jitter()
 	if seededBug == bugDeadline && ph.state == Open && ph.gen != b.phase.Load().gen {
-		early := *ph
+		early := *ph // open, with a deadline that has passed
 		early.gate = &gate{rejected: ph.gate.rejected}
 		early.gate.until.Store(early.since)
 		b.phase.Store(&early)
@@ -111,8 +111,7 @@ func (b *Breaker) publish(ph *phase) {
 	jitter()
 }
 
-// republish changes a copy of the current phase and publishes it in the same generation.
-// Caller must hold b.mu.
+// republish changes a copy of the current phase and publishes it in the same generation. Caller must hold b.mu.
 func (b *Breaker) republish(change func(*phase)) *phase {
 	next := *b.phase.Load()
 	change(&next)
@@ -120,8 +119,8 @@ func (b *Breaker) republish(change func(*phase)) *phase {
 	return &next
 }
 
-// refresh drops what time has ended: an override past its TTL, a ramp that has reached all calls.
-// Caller must hold b.mu.
+// refresh removes what has ended by now: an override after its TTL, and a ramp that admits all calls. Caller must hold
+// b.mu.
 func (b *Breaker) refresh(now int64) *phase {
 	ph := b.phase.Load()
 	if ph.kind == removed {
@@ -142,14 +141,14 @@ func (b *Breaker) refresh(now int64) *phase {
 	})
 }
 
-// halfOpen is what a half-open stay counts.
+// halfOpen is the state of a half-open generation. All of it is guarded by Breaker.mu.
 type halfOpen struct {
-	successes int    // in a row; guarded by Breaker.mu
-	forgiven  uint64 // the last lease at the last good answer; as cold.forgiven, for this stay alone; guarded by Breaker.mu
+	successes int    // of probes, in a row
+	excused   uint64 // as probes.excused, for this generation: the last lease that was issued at the last success
 }
 
-// ramp spreads the calls that are let through after closing. It starts one short of a whole credit, so that the first
-// call passes. All of it is guarded by Breaker.mu.
+// ramp spreads the calls that are admitted after closing. It begins just below one whole credit, so that the first call
+// is admitted. All of it is guarded by Breaker.mu.
 type ramp struct {
 	start  int64
 	credit uint64 // in 1/rampUnit of a call
@@ -162,7 +161,7 @@ const (
 
 func (r *ramp) end(pol *policy) int64 { return r.start + int64(pol.cfg.Ramp) }
 
-// fraction is the part of the calls that is admitted at now, from 0.1 to 1 (B27).
+// fraction returns the part of the calls that is admitted at now, from 0.1 to 1 (B27).
 func (r *ramp) fraction(now int64, pol *policy) float64 {
 	if now >= r.end(pol) {
 		return 1
@@ -170,9 +169,10 @@ func (r *ramp) fraction(now int64, pol *policy) float64 {
 	return rampStart + (1-rampStart)*float64(now-r.start)/float64(pol.cfg.Ramp)
 }
 
-// step is the credit after one more call, and whether that call passes: whenever the sum of fractions reaches another
-// whole one. Spread evenly so, and the same each time; a coin would let bursts through.
-func (r *ramp) step(now int64, pol *policy) (credit uint64, pass bool) {
+// step returns the credit after one more call, and whether that call is admitted: it is whenever the sum of the
+// fractions reaches another whole number. That spreads the calls evenly, and is the same each time. Random decisions
+// would admit bursts.
+func (r *ramp) step(now int64, pol *policy) (credit uint64, admit bool) {
 	credit = r.credit + uint64(r.fraction(now, pol)*rampUnit)
 	if credit >= rampUnit {
 		return credit - rampUnit, true
@@ -180,19 +180,20 @@ func (r *ramp) step(now int64, pol *policy) (credit uint64, pass bool) {
 	return credit, false
 }
 
-// take is step, and keeps the credit.
-func (r *ramp) take(now int64, pol *policy) (pass bool) {
-	r.credit, pass = r.step(now, pol)
-	return pass
+// take is step, and stores the credit.
+func (r *ramp) take(now int64, pol *policy) (admit bool) {
+	r.credit, admit = r.step(now, pol)
+	return admit
 }
 
-// epoch anchors the monotonic clock: instants are nanoseconds since it. It lies 60 years back so that they are always
-// above zero, which stands for "none" here and there, even in a testing/synctest bubble, where it is the year 2000.
-// And it leaves room above: an int64 holds 292 years, the longest period (100 years and as much jitter) ends after
-// 260.
+// epoch is the origin of the monotonic clock: instants are nanoseconds since epoch. It is 60 years ago, so that instants
+// are above zero even in a testing/synctest bubble, where it is the year 2000; zero stands for "none". Instants also
+// stay below the maximum: an int64 holds 292 years, and the longest open period (100 years and as much jitter) ends
+// after 260 years.
 var epoch = time.Now().Add(-60 * 365 * 24 * time.Hour)
 
+// clock returns the current instant.
 func clock() int64 { return int64(time.Since(epoch)) }
 
-// instant is t on that clock.
+// instant returns t on that clock.
 func instant(t time.Time) int64 { return int64(t.Sub(epoch)) }

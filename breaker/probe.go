@@ -1,107 +1,77 @@
 package breaker
 
 import (
-	"context"
 	"slices"
 	"time"
 )
 
-// lease is the claim of one probe on a slot (B22). It stays on the list until the probe reports, however late: that
-// is how a second report is told from a first.
+// probes issues the slots of a half-open breaker and keeps the leases of probes that have not reported, also those of
+// earlier generations. It is guarded by Breaker.mu.
+type probes struct {
+	leases []lease
+	lastID uint64
+	// excused is the last lease that was issued when the breaker last closed. The backend has answered since then, so
+	// hung probes up to this lease do not delay new ones.
+	excused   uint64
+	lastStart int64 // when the last probe was admitted
+	counts    ProbeCounts
+}
+
+// lease is the claim of one probe to a slot (B22). It stays in the list until the probe reports, however late. So a
+// second report can be recognized.
 type lease struct {
-	id      uint64
-	gen     uint64
-	expires int64
-	lost    bool // seen expired and counted as lost
-	pending   bool // for listeners: its call has not begun, so it cannot be lost
+	id         uint64
+	generation uint64
+	expires    int64
+	lost       bool // it expired, and was counted as lost
+	// pending: the call has not begun, because listeners run first. It cannot be lost.
+	pending bool
 
-	issued, previous int64 // when it was given out, and the one before it, for a probe that is withdrawn
+	// issued is when the lease was issued; previous is when the one before it was. They are for a probe that is withdrawn.
+	issued, previous int64
 }
 
-// holds says whether the lease takes up a slot of the stay gen at now.
-func (l *lease) holds(gen uint64, now int64) bool {
-	return l.gen == gen && !l.lost && now < l.expires
+// holdsSlot reports whether the lease occupies a slot of the given generation at now.
+func (l *lease) holdsSlot(generation uint64, now int64) bool {
+	return l.generation == generation && !l.lost && now < l.expires
 }
 
-// freeHungProbes is how many probes per slot may be out without a slot (lost, or of an earlier stay) before new ones come
-// more slowly, and how many more slow them down again; longestProbeDelay is the longest that a new one then waits for. See
-// full.
 const (
+	// freeHungProbes is how many probes for each slot may hang, or be of an earlier generation, before new probes are
+	// delayed; and how many more double the delay again. See slotFree.
 	freeHungProbes = 8
-	longestProbeDelay  = time.Hour
+	// longestProbeDelay bounds that delay, unless ProbeTimeout is longer.
+	longestProbeDelay = time.Hour
 )
 
-// full says whether no probe may go out in the half-open stay ph at now, and counts the probes that are lost by then.
+// slotFree reports whether a probe may start at now in the generation of ph. If not, at is when that changes without
+// a report.
 //
-// Slots alone would bound nothing where calls hang without a deadline: each lease that runs out lets another call in
-// to hang. So, from patience*MaxProbes of them on, the time to the next doubles with each patience*MaxProbes more, up
-// to an hour: they become few, and yet the next one never takes longer than a quarter of the time that they have been
-// hanging for, in the long run an eighth. It ends at an hour, rather than bound the number for good, because a
-// breaker that has only lost its permits must not get stuck. What counts is the probes since the breaker last closed,
-// and since the backend's last good answer in this stay.
-//
-// Caller must hold b.mu.
-func (b *Breaker) full(ph *phase, now int64) bool {
-	c := b.ensureLazy()
-	for i := range c.leases {
-		if l := &c.leases[i]; !l.lost && now >= l.expires {
-			l.lost = true
-			if !l.pending {
-				c.probes.Lost = satAdd(c.probes.Lost, 1)
-			}
-		}
-	}
-	free, at := c.slotFree(ph, now)
-	if !free {
-		ph.gate.until.Store(at)
-	}
-	return !free
-}
-
-// claim gives out a slot if one is free (B19). Caller must hold b.mu.
-func (b *Breaker) claim(ph *phase, now int64) (lease uint64, ok bool) {
-	if b.full(ph, now) {
-		return 0, false
-	}
-	jitter()
-	if seededBug == bugSlot {
-		b.yieldLock()
-	}
-	return b.lease(ph, now), true
-}
-
-// lease gives out a slot, which must be free. Caller must hold b.mu.
-func (b *Breaker) lease(ph *phase, now int64) (id uint64) {
-	c := b.ensureLazy()
-	c.lastLease++
-	c.leases = append(c.leases, lease{
-		id: c.lastLease, gen: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout), issued: now, previous: c.lastProbe,
-	})
-	c.lastProbe = now
-	return c.lastLease
-}
-
-// slotFree says whether a probe may go out in the stay ph at now, and if not, when that will change by itself.
-// Caller must hold Breaker.mu.
-func (c *lazyState) slotFree(ph *phase, now int64) (free bool, at int64) {
-	slots, stale, forgiven := ph.pol.cfg.MaxProbes, 0, c.forgiven
+// Slots alone would not bound the number of calls that hang without a deadline: each lease that expires admits another
+// call, which hangs too. So from freeHungProbes*MaxProbes hung probes on, the time between two probes doubles with each
+// freeHungProbes*MaxProbes more, up to an hour. Then there are few probes, and yet the time to the next one is at most a
+// quarter of the time for which the oldest has been hanging, and an eighth in the long run. The delay is bounded, and
+// the number is not, because a breaker that has lost its permits must not get stuck. Only probes since the breaker last
+// closed count, and only those since the last successful probe of this generation.
+func (p *probes) slotFree(ph *phase, now int64) (free bool, at int64) {
+	slots, hung, excused := ph.pol.cfg.MaxProbes, 0, p.excused
 	if ph.half != nil {
-		forgiven = max(forgiven, ph.half.forgiven)
+		excused = max(excused, ph.half.excused)
 	}
-	for i := range c.leases {
-		if l := &c.leases[i]; l.holds(ph.gen, now) {
+	for i := range p.leases {
+		if l := &p.leases[i]; l.holdsSlot(ph.gen, now) {
 			slots--
 			if at == 0 || l.expires < at {
 				at = l.expires
 			}
-		} else if l.id > forgiven {
-			stale++
+		} else if l.id > excused {
+			hung++
 		}
 	}
 	if slots <= 0 {
 		return false, at
 	}
-	over := stale/ph.pol.cfg.MaxProbes - freeHungProbes // in slots' worth: MaxProbes may be as large as an int goes
+	over := hung/ph.pol.cfg.MaxProbes - freeHungProbes // divided, because MaxProbes may be as large as an int
 	if over < 0 {
 		return true, 0
 	}
@@ -109,77 +79,112 @@ func (c *lazyState) slotFree(ph *phase, now int64) (free bool, at int64) {
 	if shift := over/freeHungProbes + 1; shift < 62 && int64(ph.pol.cfg.ProbeTimeout) <= wait>>shift {
 		wait = int64(ph.pol.cfg.ProbeTimeout) << shift
 	}
-	return now >= c.lastProbe+wait, c.lastProbe + wait
+	return now >= p.lastStart+wait, p.lastStart + wait
 }
 
-// leaseIndex finds the lease of a probe that has not reported; if there is none, it is below 0. Caller must hold
-// Breaker.mu.
-func (c *lazyState) leaseIndex(id uint64) int {
-	return slices.IndexFunc(c.leases, func(l lease) bool { return l.id == id })
+// expire counts the probes that are lost at now.
+func (p *probes) expire(now int64) {
+	for i := range p.leases {
+		if l := &p.leases[i]; !l.lost && now >= l.expires {
+			l.lost = true
+			if !l.pending {
+				p.counts.Lost = satAdd(p.counts.Lost, 1)
+			}
+		}
+	}
 }
 
-// settleProbe books what a probe reports and draws the consequence. Caller must hold b.mu.
-func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r Report, t time.Time) {
-	now := instant(t)
-	c := b.ensureLazy()
-	i := c.leaseIndex(p.lease)
+// countsAt returns the counts at now, without changing anything: some leases may have expired since the last expire.
+func (p *probes) countsAt(now int64) ProbeCounts {
+	c := p.counts
+	for i := range p.leases {
+		if l := &p.leases[i]; !l.lost && !l.pending && now >= l.expires {
+			c.Lost = satAdd(c.Lost, 1)
+		}
+	}
+	return c
+}
+
+// lostInFlight returns how many probes are lost at now and have not reported.
+func (p *probes) lostInFlight(now int64) (n uint64) {
+	for i := range p.leases {
+		if l := &p.leases[i]; l.lost || now >= l.expires {
+			n++
+		}
+	}
+	return n
+}
+
+// issue issues a slot, which must be free.
+func (p *probes) issue(ph *phase, now int64) (id uint64) {
+	p.lastID++
+	p.leases = append(p.leases, lease{
+		id: p.lastID, generation: ph.gen, expires: now + int64(ph.pol.cfg.ProbeTimeout), issued: now, previous: p.lastStart,
+	})
+	p.lastStart = now
+	return p.lastID
+}
+
+func (p *probes) index(id uint64) int {
+	return slices.IndexFunc(p.leases, func(l lease) bool { return l.id == id })
+}
+
+// find returns the lease of a probe that has not reported.
+func (p *probes) find(id uint64) *lease { return &p.leases[p.index(id)] }
+
+// remove removes the lease of a probe that reports. ok is false if the probe has reported before.
+func (p *probes) remove(id uint64) (l lease, ok bool) {
+	i := p.index(id)
 	if i < 0 {
-		return // B25
+		return lease{}, false
 	}
-	l := c.leases[i]
-	c.leases = slices.Delete(c.leases, i, i+1)
-	b.slotChanged(ph)
-	slow := isSlow(ph.pol, p, r, now)
-	judged := ph.override.mode() != ForceClosed // B28: under ForceClosed results are counted and nothing follows from them
-	if !l.holds(ph.gen, now) {
-		if !l.lost && now >= l.expires {
-			c.probes.Lost = satAdd(c.probes.Lost, 1)
-		}
-		c.late = satAdd(c.late, 1)
-		switch {
-		case l.gen != ph.gen || !judged || (r.Outcome == Ignored && !slow):
-		case r.Outcome == Success && !slow:
-			b.probeSucceeded(ctx, ph, t) // otherwise a backend that takes longer than a lease would never be let back in
-		default:
-			ph.half.successes = 0 // B20: in a row
-		}
-		return
-	}
-	b.countOutcome(r.Outcome, slow, t)
-	switch {
-	case r.Outcome == Ignored && !slow:
-		c.probes.Ignored = satAdd(c.probes.Ignored, 1) // B21
-	case r.Outcome == Success && !slow:
-		c.probes.Success = satAdd(c.probes.Success, 1)
-		if judged {
-			b.probeSucceeded(ctx, ph, t)
-		}
-	default:
-		c.probes.Failure = satAdd(c.probes.Failure, 1)
-		if !judged {
-			return
-		}
-		why := "probe failed"
-		if slow && r.Outcome != Failure && r.Outcome != Overload {
-			why = "probe was slow"
-		}
-		b.toOpen(ctx, ph, cause{rule: RuleProbe, why: why, asked: r.RetryAfter}, t)
+	l = p.leases[i]
+	p.leases = slices.Delete(p.leases, i, i+1)
+	return l, true
+}
+
+// withdraw removes the lease of a probe whose call will not be made.
+func (p *probes) withdraw(id uint64) {
+	if l, ok := p.remove(id); ok && p.lastStart == l.issued { // no probe was admitted since
+		p.lastStart = l.previous
 	}
 }
 
-// slotChanged makes the next call of the phase ask for a slot under the lock. Caller must hold b.mu.
-func (b *Breaker) slotChanged(ph *phase) {
+// restart makes the lease of a probe begin at now, after listeners have run. It reports false if the lease has expired
+// meanwhile. If the generation of the probe is over, the call is in flight like others of an earlier generation.
+func (p *probes) restart(id uint64, ph *phase, now int64) bool {
+	l := p.find(id)
+	l.pending = false
+	if l.generation != ph.gen {
+		return true
+	}
+	if !l.holdsSlot(ph.gen, now) {
+		return false
+	}
+	l.expires = now + int64(ph.pol.cfg.ProbeTimeout)
+	p.lastStart, l.issued = now, now
+	return true
+}
+
+// claimSlot issues a slot if one is free (B19). Caller must hold b.mu.
+func (b *Breaker) claimSlot(ph *phase, now int64) (lease uint64, ok bool) {
+	p := &b.ensureLazy().probes
+	p.expire(now)
+	free, at := p.slotFree(ph, now)
+	if !free {
+		ph.gate.until.Store(at)
+		return 0, false
+	}
+	jitter()
+	if seededBug == bugSlot { // another caller may take the slot here
+		b.yieldLock()
+	}
+	return p.issue(ph, now), true
+}
+
+// slotsChanged makes the next call of the phase look for a slot under the lock. Caller must hold Breaker.mu.
+func (ph *phase) slotsChanged() {
 	if ph.half != nil {
 		ph.gate.until.Store(0)
-	}
-}
-
-// probeSucceeded counts a good answer to a probe of the half-open stay ph towards closing. The backend is not one that only
-// hangs, so for the rest of the stay probes that do slow down no new ones. Caller must hold b.mu.
-func (b *Breaker) probeSucceeded(ctx context.Context, ph *phase, t time.Time) {
-	ph.half.forgiven = b.ensureLazy().lastLease
-	ph.half.successes++
-	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
-		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
 	}
 }

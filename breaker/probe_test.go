@@ -226,7 +226,7 @@ func TestB20_WhatProbesCameTo(t *testing.T) {
 			whys = append(whys, e.Why)
 		}
 		wantSame(t, "whys", whys, []string{
-			"test", "open period over", "probe was slow", "open period over", "probe failed", "open period over", "probe failed",
+			"test", "open period over", "a probe was slow", "open period over", "a probe failed", "open period over", "a probe failed",
 			"open period over", "probes succeeded",
 		})
 	})
@@ -264,7 +264,7 @@ func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
 
 // B20: a probe that is slow and failed has failed: that is what people are told.
 func TestB20_WhyAProbeOpens(t *testing.T) {
-	for o, want := range map[Outcome]string{Success: "probe was slow", Failure: "probe failed", Overload: "probe failed"} {
+	for o, want := range map[Outcome]string{Success: "a probe was slow", Failure: "a probe failed", Overload: "a probe failed"} {
 		synctest.Test(t, func(t *testing.T) {
 			rec := new(recorder)
 			cfg := steady()
@@ -283,12 +283,20 @@ func TestB20_WhyAProbeOpens(t *testing.T) {
 	}
 }
 
-func TestPermitTellsOfTheLease(t *testing.T) {
-	b := mustNew(t, Config{ProbeTimeout: 7 * time.Second})
-	if got := acquire(t, b).ProbeTimeout(); got != 7*time.Second {
-		t.Errorf("got %v, want 7s", got)
+// Config returns what is in force, with defaults.
+func TestBreakerConfig(t *testing.T) {
+	g, err := NewGroup(Config{ProbeTimeout: 7 * time.Second})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := (Permit{}).ProbeTimeout(); got != 0 {
-		t.Errorf("the zero Permit: got %v, want 0", got)
+	b := g.Get(Key{})
+	if got, want := b.Config(), (Config{ProbeTimeout: 7 * time.Second}).WithDefaults(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if err := g.Apply(Config{OpenFor: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.Config(), (Config{OpenFor: time.Minute}).WithDefaults(); got != want {
+		t.Errorf("after Apply: got %+v, want %+v", got, want)
 	}
 }

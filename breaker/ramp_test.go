@@ -204,7 +204,7 @@ func TestB27_MinCallsShrinkWithTheFraction(t *testing.T) {
 			}
 			for {
 				if p, err := b.Acquire(t.Context()); err == nil {
-					p.DoneWith(t.Context(), Report{Latency: 2 * time.Second})
+					p.Report(t.Context(), Report{Latency: 2 * time.Second})
 					break
 				}
 			}

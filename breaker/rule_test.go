@@ -174,7 +174,7 @@ func TestB06_ACallIsSlowIfItTookStrictlyLonger(t *testing.T) {
 				}
 			})
 			b := mustNew(t, Config{SlowCall: limit}) // by what is reported
-			acquire(t, b).DoneWith(t.Context(), Report{Outcome: o, Latency: tt.took})
+			acquire(t, b).Report(t.Context(), Report{Outcome: o, Latency: tt.took})
 			if s := b.Snapshot(); s.SlowCalls != tt.slow || s.Window.Slow != tt.slow {
 				t.Errorf("%v that reports %v: %d slow, window %+v, want %d slow", o, tt.took, s.SlowCalls, s.Window, tt.slow)
 			}
@@ -193,7 +193,7 @@ func TestB06_AReportedLatencyCountsInstead(t *testing.T) {
 			before := b.Snapshot().SlowCalls
 			p := acquire(t, b)
 			time.Sleep(time.Minute)
-			p.DoneWith(t.Context(), Report{Latency: tt.latency})
+			p.Report(t.Context(), Report{Latency: tt.latency})
 			if got := b.Snapshot().SlowCalls - before; got != tt.slow {
 				t.Errorf("a minute, reported as %v: %d slow calls, want %d", tt.latency, got, tt.slow)
 			}
@@ -240,11 +240,11 @@ func TestB06_ACallFromBeforeTheRuleIsNotSlow(t *testing.T) {
 		if got := b.Snapshot().SlowCalls; got != 0 {
 			t.Errorf("%d slow calls, want 0: nobody knows how long it took", got)
 		}
-		told.DoneWith(t.Context(), Report{Latency: time.Hour})
+		told.Report(t.Context(), Report{Latency: time.Hour})
 		if got := b.Snapshot().SlowCalls; got != 0 {
 			t.Errorf("%d slow calls, want 0: it was admitted before the rule was on", got)
 		}
-		acquire(t, b).DoneWith(t.Context(), Report{Latency: time.Hour})
+		acquire(t, b).Report(t.Context(), Report{Latency: time.Hour})
 		if got := b.Snapshot().SlowCalls; got != 1 {
 			t.Errorf("%d slow calls, want 1: this one was admitted under the rule", got)
 		}
@@ -262,11 +262,11 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 		why         string
 		asked       int
 	}{
-		{4, 0.5, time.Second, true, RuleConsecutive, "4 consecutive failures", 3},
-		{4, -1, 0, true, RuleConsecutive, "4 consecutive failures", 3},
+		{4, 0.5, time.Second, true, RuleConsecutive, "4 failures in a row", 3},
+		{4, -1, 0, true, RuleConsecutive, "4 failures in a row", 3},
 		{-1, 0.5, time.Second, true, RuleRatio, "4 of 4 calls failed", 3},
 		{-1, -1, time.Second, true, RuleSlow, "4 of 4 calls took longer than 1s", 3},
-		{-1, -1, 0, true, RuleCustom, "custom rule", 4},
+		{-1, -1, 0, true, RuleCustom, "the custom rule fired", 4},
 		{-1, -1, 0, false, 0, "", 4},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -279,7 +279,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 				return tt.custom && c.Failures >= 4
 			}))
 			for range 4 {
-				acquire(t, b).DoneWith(t.Context(), Report{Outcome: Failure, Latency: 2 * time.Second})
+				acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Latency: 2 * time.Second})
 			}
 			if asked != tt.asked {
 				t.Errorf("%v: the rule of one's own was asked %d times, want %d", tt.want, asked, tt.asked)

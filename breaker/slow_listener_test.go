@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// elapsed is how long ago the call of p began.
+func elapsed(p Permit) time.Duration { return time.Duration(clock() - p.start) }
+
 // A listener that takes its time inside Acquire is not charged to the backend: neither the slow rule nor the lease of
 // the probe looks at what it took.
 func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
@@ -26,7 +29,7 @@ func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Second)
 		p := acquire(t, b)
-		if got := p.Elapsed(); got != 0 {
+		if got := elapsed(p); got != 0 {
 			t.Errorf("%v of the call have passed when it begins", got)
 		}
 		time.Sleep(50 * ms)
@@ -72,7 +75,7 @@ func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
 		setOverride(t, b, Shadow, 0)
 		time.Sleep(time.Second)
 		p := acquire(t, b)
-		if got := p.Elapsed(); got != 0 {
+		if got := elapsed(p); got != 0 {
 			t.Errorf("%v of the call have passed when it begins", got)
 		}
 		p.Done(t.Context(), Success)

@@ -1,6 +1,9 @@
 package breaker
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Snapshot is what a breaker knows, at one instant. It holds values only and may be kept; its JSON names are stable,
 // and durations in it are nanoseconds. At any time
@@ -24,6 +27,9 @@ type Snapshot struct {
 	Window      Counts    `json:"window"`      // of the window, see Config.Window; zero unless Underlying is Closed
 	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something; for SlowRatio, SlowCanceled among them
 	LastFailure time.Time `json:"lastFailure"` // of the last failure or overload; zero if there was none
+	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
+	// Opened is what opened the breaker last. It is zero if the breaker has never been open.
+	Opened Opening `json:"opened"`
 	// FailedRecoveries is what the back-off of the open period counts.
 	FailedRecoveries int `json:"failedRecoveries"`
 
@@ -154,8 +160,8 @@ func (b *Breaker) Snapshot() Snapshot {
 	// After the window, or that might hold more successes than there ever were.
 	var admitted uint64
 	admitted, s.Successes = b.started(ph)
-	if c := b.lazy.Load(); c != nil {
-		c.fill(&s, ph, now)
+	if lazy := b.lazy.Load(); lazy != nil {
+		lazy.fill(&s, ph, now)
 	}
 	settled := satAdd(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
 	s.Admitted = max(admitted, settled)
@@ -164,9 +170,9 @@ func (b *Breaker) Snapshot() Snapshot {
 	return s
 }
 
-// started reads how many calls were admitted, and how many of them succeeded, at one instant if it can: calls go on
-// while it reads. If it cannot, admitted is the older figure, so that calls that come and go meanwhile are not taken
-// for being in flight; then InFlight may be too small. Caller must hold b.mu.
+// started returns how many calls were admitted, and how many of them succeeded, at the same instant if possible: calls
+// go on while it reads. Otherwise admitted is the older number, so that calls that begin and end meanwhile do not count
+// as in flight; then InFlight may be too small. Caller must hold b.mu.
 func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 	for range 4 {
 		admitted, successes = b.admittedTotal(), b.successes(ph)
@@ -177,48 +183,39 @@ func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
 	return admitted, successes
 }
 
-// fill writes what the cold part knows. Caller must hold Breaker.mu.
-func (c *lazyState) fill(s *Snapshot, ph *phase, now int64) {
-	s.LastFailure = c.lastFailure
-	s.FailedRecoveries = c.backoff.at(now, ph.pol)
-	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = c.failures, c.overloads, c.ignored, c.late, c.slow
-	s.Rejections = ReasonCounts{
-		Open:        c.rejected(ReasonOpen),
-		HalfOpen:    c.rejected(ReasonHalfOpen),
-		Ramp:        c.rejected(ReasonRamp),
-		Forced:      c.rejected(ReasonForced),
-		Concurrency: c.rejected(ReasonConcurrency),
-	}
-	s.ShadowRejections = ReasonCounts{
-		Open:        c.shadow[ReasonOpen],
-		HalfOpen:    c.shadow[ReasonHalfOpen],
-		Ramp:        c.shadow[ReasonRamp],
-		Forced:      c.shadow[ReasonForced],
-		Concurrency: c.shadow[ReasonConcurrency],
-	}
+// fill copies the lazy state to s. Caller must hold Breaker.mu.
+func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
+	t := &l.totals
+	s.LastFailure, s.LastCause, s.Opened = t.lastFailure, t.lastCause, t.opened
+	s.FailedRecoveries = l.backoff.at(now, ph.pol)
+	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = t.failures, t.overloads, t.ignored, t.late, t.slow
+	s.Rejections = reasonCounts(l.rejected)
+	s.ShadowRejections = reasonCounts(func(r Reason) uint64 { return t.shadow[r] })
 	s.Trips = RuleCounts{
-		Consecutive: c.trips[RuleConsecutive],
-		Ratio:       c.trips[RuleRatio],
-		Slow:        c.trips[RuleSlow],
-		Custom:      c.trips[RuleCustom],
-		Probe:       c.trips[RuleProbe],
-		Manual:      c.trips[RuleManual],
+		Consecutive: t.trips[RuleConsecutive],
+		Ratio:       t.trips[RuleRatio],
+		Slow:        t.trips[RuleSlow],
+		Custom:      t.trips[RuleCustom],
+		Probe:       t.trips[RuleProbe],
+		Manual:      t.trips[RuleManual],
 	}
-	s.Recoveries = c.recoveries
-	s.Probes = c.probes
-	for _, l := range c.leases { // lost, and nobody has asked since
-		if !l.lost && !l.pending && now >= l.expires {
-			s.Probes.Lost = satAdd(s.Probes.Lost, 1)
-		}
-	}
-	s.NotClosed = time.Duration(c.notClosed)
-	if ph.state != Closed {
-		s.NotClosed += time.Duration(now - c.openedAt)
-	}
-	s.Fallbacks = FallbackCounts{Failed: c.fallbacks[0].Load(), Served: c.fallbacks[1].Load()}
+	s.Recoveries = t.recoveries
+	s.Probes = l.probes.countsAt(now)
+	s.NotClosed = t.notClosedFor(ph, now)
+	s.Fallbacks = FallbackCounts{Failed: l.fallbacks[0].Load(), Served: l.fallbacks[1].Load()}
 }
 
-// ready says whether a call would be let through, without letting one. Caller must hold b.mu.
+func reasonCounts(of func(Reason) uint64) ReasonCounts {
+	return ReasonCounts{
+		Open:        of(ReasonOpen),
+		HalfOpen:    of(ReasonHalfOpen),
+		Ramp:        of(ReasonRamp),
+		Forced:      of(ReasonForced),
+		Concurrency: of(ReasonConcurrency),
+	}
+}
+
+// ready reports whether a call would be admitted, without admitting one. Caller must hold b.mu.
 func (b *Breaker) ready(ph *phase, now int64) bool {
 	if ph.override.inForce(now) {
 		return ph.override.Mode != ForceOpen
@@ -227,13 +224,27 @@ func (b *Breaker) ready(ph *phase, now int64) bool {
 	case ph.state == Open && now < ph.gate.until.Load():
 		return false
 	case ph.state != Closed:
-		free, _ := b.lazy.Load().slotFree(ph, now)
+		free, _ := b.lazy.Load().probes.slotFree(ph, now)
 		return free
 	case b.atConcurrencyLimit(ph, now):
 		return false
 	case ph.ramp != nil:
-		_, pass := ph.ramp.step(now, ph.pol)
-		return pass
+		_, admit := ph.ramp.step(now, ph.pol)
+		return admit
 	}
 	return true
+}
+
+// LogValue returns the key, the state, since when, and what is known of the opening, the time to wait and the override.
+func (s Snapshot) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 10),
+		slog.String("key", s.Key.String()), slog.String("state", s.State.String()), slog.Time("since", s.Since),
+		slog.Bool("ready", s.Ready), slog.Uint64("admitted", s.Admitted), slog.Uint64("rejected", s.Rejections.Total()))
+	if s.Underlying != Closed {
+		attrs = append(attrs, slog.Any("opened", s.Opened), slog.Duration("retry_after", s.RetryAfter))
+	}
+	if s.Override.Mode != 0 {
+		attrs = append(attrs, slog.String("underlying", s.Underlying.String()), slog.Any("override", s.Override))
+	}
+	return slog.GroupValue(attrs...)
 }

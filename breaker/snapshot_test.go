@@ -41,6 +41,10 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 				t.Errorf("%s: the last failure was at %v, want %v", when, got.LastFailure, want.LastFailure)
 			}
 			got.LastFailure = want.LastFailure
+			if !got.Opened.At.Equal(want.Opened.At) {
+				t.Errorf("%s: it opened at %v, want %v", when, got.Opened.At, want.Opened.At)
+			}
+			got.Opened.At = want.Opened.At
 			wantSame(t, when, got, want)
 		}
 		check("new")
@@ -61,6 +65,10 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		want.RetryAfter = 10 * time.Second
 		want.Admitted, want.Failures, want.LastFailure, want.Window = 13, 5, at(3*time.Second), Counts{}
 		want.Rejections.Open, want.Trips.Consecutive = 3, 1
+		want.Opened = Opening{
+			Rule: RuleConsecutive, Why: "5 failures in a row over 1s", At: at(3 * time.Second),
+			Counts: Counts{Successes: 4, Failures: 5, Overloads: 1, Slow: 1, ConsecutiveFailures: 5},
+		}
 		check("open")
 
 		tl.run(row{7 * time.Second, "end:late=failure", "open"})
@@ -85,6 +93,7 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		want.RetryAfter, want.FailedRecoveries, want.LastFailure = 20*time.Second, 1, at(15*time.Second)
 		want.Admitted, want.Successes, want.Failures = 17, 5, 6
 		want.Probes.Success, want.Probes.Failure, want.Trips.Probe = 1, 1, 1
+		want.Opened = Opening{Rule: RuleProbe, Why: "a probe failed", At: at(15 * time.Second)}
 		check("open again")
 
 		tl.run(row{35 * time.Second, "success*2", "probe*2 closed"})
@@ -114,8 +123,10 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, State: Open, Underlying: HalfOpen, Generation: 1,
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Ready: true, RetryAfter: 2,
 		Override: Override{Mode: Shadow, TTL: 3, Why: "w", By: "b"},
-		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), FailedRecoveries: 10,
-		Admitted: 11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
+		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), LastCause: "c",
+		Opened:           Opening{Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d", At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC)},
+		FailedRecoveries: 10,
+		Admitted:         11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
 		Trips: RuleCounts{29, 30, 31, 32, 33, 34}, Recoveries: 35, Probes: ProbeCounts{36, 37, 38, 39}, NotClosed: 40,
 		Fallbacks: FallbackCounts{41, 42},
@@ -129,7 +140,9 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`"since":"2026-01-02T03:04:05.000000006Z","ready":true,"retryAfter":2,`,
 		`"override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
 		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},"minCalls":9,`,
-		`"lastFailure":"2026-01-02T03:04:05.000000007Z","failedRecoveries":10,`,
+		`"lastFailure":"2026-01-02T03:04:05.000000007Z","lastCause":"c",`,
+		`"opened":{"rule":"ratio","why":"w","counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":5,`,
+		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},"failedRecoveries":10,`,
 		`"admitted":11,"successes":12,"failures":13,"overloads":14,"ignored":15,"late":16,"inFlight":17,"slowCalls":18,`,
 		`"rejections":{"open":19,"halfOpen":20,"ramp":21,"forced":22,"concurrency":23},`,
 		`"shadowRejections":{"open":24,"halfOpen":25,"ramp":26,"forced":27,"concurrency":28},`,

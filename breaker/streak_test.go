@@ -152,7 +152,7 @@ func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 			report(t, b, 1, Failure)
 			time.Sleep(300*ms + 123456)
 		}
-		if got, want := rec.heard()[0].Why, "5 consecutive failures over 1.2s"; got != want {
+		if got, want := rec.heard()[0].Why, "5 failures in a row over 1.2s"; got != want {
 			t.Errorf("why is %q, want %q", got, want)
 		}
 	})
@@ -326,11 +326,16 @@ func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 	}
 }
 
-// How long failures lasted is said from a millisecond on.
+// The text of a failure streak names its duration from a millisecond on.
 func TestB31_HowLongFailuresLasted(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "", ms - 1: "", ms: " over 1ms", 1500*time.Microsecond + 1: " over 1ms", time.Hour: " over 1h0m0s"} {
-		if got := over(int64(d)); got != want {
+	for d, want := range map[time.Duration]string{
+		0: "", ms - 1: "", ms: " over 1ms", 1500*time.Microsecond + 1: " over 1ms", time.Hour: " over 1h0m0s",
+	} {
+		if got, want := streakText(3, d), "3 failures in a row"+want; got != want {
 			t.Errorf("%v: got %q, want %q", d, got, want)
 		}
+	}
+	if got, want := streakText(1, 0), "1 failure"; got != want {
+		t.Errorf("one: got %q, want %q", got, want)
 	}
 }

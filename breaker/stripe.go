@@ -7,37 +7,37 @@ import (
 	"time"
 )
 
-// A breaker that many cores call at once spends most of a call on taking the cache lines of its counters from another
-// core. So such a breaker gets lanes: further sets of the counters, of which each P mostly has one to itself, as many
-// as there are Ps and more. All others count in the counters that every breaker has: memory is paid where the traffic
-// is.
+// If many cores call a breaker at once, most of the time of a call is spent on moving the cache lines of its counters
+// from one core to another. Such a breaker gets stripes: more sets of the counters, more of them than there are Ps, so
+// that each P mostly has one of its own. Other breakers use the counters that each breaker has, so only busy breakers
+// pay with memory.
 
-// stripe is a set of the counters of a breaker, added to those in Breaker and cold.
+// stripe is one set of the counters of a breaker. It is added to those in Breaker and lazyState.
 type stripe struct {
 	admitted   atomic.Uint64
 	rejections [reasons]atomic.Uint64 // by Reason
 	_          [8]byte                // to a cache line
 }
 
-// windowStripe is a set of the counters of a window, added to its own.
+// windowStripe is one set of the counters of a window. It is added to those in window.
 type windowStripe struct {
 	successes [buckets]atomic.Uint64
 	_         [48]byte // to two cache lines
 }
 
 const (
-	// sampleEvery is after how many counts in one word a call looks for others, a power of two. meetLooks is for how
-	// long: so many readings of the clock take about a microsecond, which is little, once in so many calls.
+	// sampleEvery is how often a call looks for contention: once in so many counts of one counter. It is a power of two.
+	// The call then reads the clock sampleReads times, which takes about a microsecond.
 	sampleEvery = 8192
 	sampleReads = 40
-	// contendedFrom is how many others it must see then. A goroutine that calls alone sees none.
+	// contendedFrom is how many calls of others it must see in that time. A goroutine that calls alone sees none.
 	contendedFrom = 4
-	// maxStripes bounds what a failure and a snapshot have to read with the lock held.
+	// maxStripes limits what a failure and a snapshot read with the lock held.
 	maxStripes = 32
 )
 
-// noteContention is for a call that made a counter n. If that is a multiple of meetEvery it looks, and if others count
-// meanwhile the breaker gets lanes.
+// noteContention is called after a counter was incremented to n. Once in sampleEvery counts it samples the contention.
+// If others increment the counter meanwhile, the breaker gets stripes.
 func (b *Breaker) noteContention(counter *atomic.Uint64, n uint64) {
 	if n%sampleEvery == 0 {
 		b.sampleContention(counter, n)
@@ -45,7 +45,7 @@ func (b *Breaker) noteContention(counter *atomic.Uint64, n uint64) {
 }
 
 func (b *Breaker) sampleContention(counter *atomic.Uint64, n uint64) {
-	if n == 0 { // at the most there is (B11) the counter shows nobody any more
+	if n == 0 { // a counter at its maximum (B11) shows no contention
 		return
 	}
 	for range sampleReads {
@@ -56,37 +56,36 @@ func (b *Breaker) sampleContention(counter *atomic.Uint64, n uint64) {
 	}
 }
 
-// enableStripes gives the breaker lanes, and its window if it is closed, for so many Ps. Twice as many, as the numbers of two
-// Ps may come to the same lane.
+// enableStripes makes stripes for ps Ps, for the breaker and, if it is closed, for its window. There are twice as many
+// stripes as Ps, because two Ps may share a stripe.
 func (b *Breaker) enableStripes(ps int) {
 	n := min(2*ps, maxStripes)
-	lanes, windowLanes := make([]stripe, n), make([]windowStripe, n)
+	stripes, windowStripes := make([]stripe, n), make([]windowStripe, n)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ph := b.phase.Load()
 	if ph.kind == removed {
 		return
 	}
-	c := b.ensureLazy()
-	if c.stripes.Load() == nil {
-		c.stripes.Store(&lanes)
+	lazy := b.ensureLazy()
+	if lazy.stripes.Load() == nil {
+		lazy.stripes.Store(&stripes)
 	}
 	if ph.win == nil || ph.striped {
 		return
 	}
-	ph.win.ensureLazy().stripes = windowLanes
-	b.republish(func(*phase) {}) // which sees them
+	ph.win.ensureLazy().stripes = windowStripes
+	b.republish(func(*phase) {}) // the new phase is striped
 }
 
-// stripeFor chooses a lane for the P that it runs on: the same for most calls there, and mostly another one than on other
-// Ps. A sync.Pool is as near as one comes to the number of a P without linkname. It begins anew after a garbage
-// collection; that, and a goroutine that is interrupted between the two lines, is all for which a call in a lane may
-// allocate or lock.
-func stripeFor[T any](lanes []T) *T {
+// stripeFor returns the stripe for the P that it runs on. It is the same for most calls on a P, and mostly differs
+// between Ps. A sync.Pool is the closest to the number of a P without linkname. The pool is emptied by a garbage
+// collection. After that, and if the goroutine is preempted between Get and Put, a call may allocate or lock.
+func stripeFor[T any](stripes []T) *T {
 	n := stripeNumbers.Get().(*uint32) //nolint:forcetypeassert // New makes nothing else
-	l := &lanes[*n%uint32(len(lanes))]
+	s := &stripes[*n%uint32(len(stripes))]
 	stripeNumbers.Put(n)
-	return l
+	return s
 }
 
 var (
@@ -94,46 +93,48 @@ var (
 	lastStripe    atomic.Uint32
 )
 
-// lastUsedEvery is how often rejections note when the breaker was last used.
+// lastUsedEvery is how often rejections set lastUsed.
 const lastUsedEvery = int64(time.Millisecond)
 
-// reject counts a rejection at now. Caller need not hold b.mu.
-func (b *Breaker) reject(r Reason, now int64) {
+// countRejection counts a rejection at now, without the lock.
+func (b *Breaker) countRejection(r Reason, now int64) {
 	if now-b.lastUsed.Load() >= lastUsedEvery {
 		b.lastUsed.Store(now)
 	}
-	c := b.lazy.Load() // there is one: a breaker that rejects has not only had fast successes
-	if lanes := c.loadStripes(); lanes != nil {
-		inc(&stripeFor(lanes).rejections[r])
+	lazy := b.lazy.Load() // not nil, because a breaker that rejects had other things than fast successes
+	if stripes := lazy.loadStripes(); stripes != nil {
+		inc(&stripeFor(stripes).rejections[r])
 		return
 	}
-	b.noteContention(&c.rejections[r], inc(&c.rejections[r]))
+	b.noteContention(&lazy.rejections[r], inc(&lazy.rejections[r]))
 }
 
-// admittedTotal is how many permits have been given out, ever.
+// admittedTotal returns how many permits were issued over the life of the breaker.
 func (b *Breaker) admittedTotal() uint64 {
 	n := b.admitted.Load()
-	if c := b.lazy.Load(); c != nil {
-		for i := range c.loadStripes() {
-			n = satAdd(n, c.loadStripes()[i].admitted.Load())
+	if lazy := b.lazy.Load(); lazy != nil {
+		stripes := lazy.loadStripes()
+		for i := range stripes {
+			n = satAdd(n, stripes[i].admitted.Load())
 		}
 	}
 	return n
 }
 
-// rejected is how many calls have been rejected for a reason.
-func (c *lazyState) rejected(r Reason) uint64 {
-	n := c.rejections[r].Load()
-	for i := range c.loadStripes() {
-		n = satAdd(n, c.loadStripes()[i].rejections[r].Load())
+// rejected returns how many calls were rejected for r.
+func (l *lazyState) rejected(r Reason) uint64 {
+	n := l.rejections[r].Load()
+	stripes := l.loadStripes()
+	for i := range stripes {
+		n = satAdd(n, stripes[i].rejections[r].Load())
 	}
 	return n
 }
 
-// loadStripes returns the lanes, if there are any.
-func (c *lazyState) loadStripes() []stripe {
-	if lanes := c.stripes.Load(); lanes != nil {
-		return *lanes
+// loadStripes returns the stripes, or nil if there are none.
+func (l *lazyState) loadStripes() []stripe {
+	if stripes := l.stripes.Load(); stripes != nil {
+		return *stripes
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (tl *timeline) step(step string) (answer string) {
 		if !known {
 			tl.t.Fatalf("no call %q has begun", name)
 		}
-		p.DoneWith(ctx, parseReport(tl.t, report))
+		p.Report(ctx, parseReport(tl.t, report))
 		return ""
 	case "trip":
 		tl.b.Trip(ctx, "test")
@@ -116,7 +116,7 @@ func (tl *timeline) step(step string) (answer string) {
 	report := parseReport(tl.t, step)
 	p, err := tl.b.Acquire(ctx)
 	if err == nil {
-		p.DoneWith(ctx, report)
+		p.Report(ctx, report)
 	}
 	return answerOf(tl.t, p, err)
 }
@@ -259,7 +259,7 @@ func shorten(ps *policies) {
 
 // applyShort is Apply with shorten.
 func applyShort(g *Group, cfg Config) error {
-	ps, err := newPolicies(cfg, nil, g.home.trip != nil)
+	ps, err := newPolicies(cfg, nil, g.shared.trip != nil)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func applyShort(g *Group, cfg Config) error {
 	return nil
 }
 
-func mustGroup(tb testing.TB, cfg Config, opts ...Option) *Group {
+func mustGroup(tb testing.TB, cfg Config, opts ...GroupOption) *Group {
 	tb.Helper()
 	g, err := NewGroup(atOnce(cfg), opts...)
 	if err != nil {

@@ -178,7 +178,7 @@ func playWindow(t *testing.T, script []byte) {
 				r.Outcome, r.Latency, r.Canceled = Outcome(n>>5%4), fuzzSlow+1, true
 			}
 			for range times {
-				acquire(t, b).DoneWith(t.Context(), r)
+				acquire(t, b).Report(t.Context(), r)
 				m.record(timestamp{now, r.Outcome, op == winSlow})
 			}
 		}

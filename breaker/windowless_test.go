@@ -199,7 +199,7 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	if err := g.Apply(Config{FailureRatio: -1}); err != nil {
 		t.Fatal(err)
 	}
-	if acquire(t, b).Doubt() != InDoubt {
+	if doubtOf(acquire(t, b)) != inDoubt {
 		t.Error("after a failure and Apply the callee is not in doubt")
 	}
 }
