@@ -1,5 +1,5 @@
-// Package labels turns the parts of breaker keys into label values. Both bridges use it, so a key has the same labels in
-// Prometheus and in OpenTelemetry.
+// Package labels turns the parts of breaker keys into label values. Both bridges use it, so a key has the same labels
+// in Prometheus and in OpenTelemetry.
 package labels
 
 import (
@@ -10,15 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// MaxBytes is the length of the longest label value. Each breaker has its labels on about 40 lines of a scrape, so a few
-// keys of a megabyte would make scrapes fail. Common stores refuse labels of more than 2048 or 4096 bytes.
+// MaxBytes is the length of the longest label value. Each breaker has its labels on about 40 lines of a scrape, so a
+// few keys of a megabyte would make scrapes fail. Common stores refuse labels of more than 2048 or 4096 bytes.
 const MaxBytes = 1024
 
 // Value returns the label value for s. It is valid UTF-8 and has at most MaxBytes bytes. Two different strings have
 // different values, even if an attacker chooses them.
 //
-// A string is its own value if it is valid UTF-8, has at most MaxBytes bytes and does not look escaped. Backslashes alone
-// do not change it. Any other string is escaped:
+// A string is its own value if it is valid UTF-8, has at most MaxBytes bytes and does not look escaped. Backslashes
+// alone do not change it. Any other string is escaped:
 //
 //   - \xff stands for an invalid byte, here 0xff.
 //   - \\ stands for a backslash.
@@ -28,9 +28,9 @@ const MaxBytes = 1024
 // A string looks escaped if it has backslashes and each of them is part of one of these sequences, such as the text
 // `\xff`. It is escaped again, to `\\xff`, because `\xff` is the value of the byte 0xff.
 //
-// Value depends on s alone. The alternative is to keep such a text unchanged, and to add a suffix to the other string if
-// a group holds both. Only a scrape sees all keys of a group, though; an event sees one. The labels of an event and a
-// metric would differ, and a breaker's labels would change when another breaker is added or removed.
+// Value depends on s alone. The alternative is to keep such a text unchanged, and to add a suffix to the other string
+// if a group holds both. Only a scrape sees all keys of a group, though; an event sees one. The labels of an event and
+// a metric would differ, and a breaker's labels would change when another breaker is added or removed.
 func Value(s string) string {
 	if len(s) <= MaxBytes && utf8.ValidString(s) && !looksEscaped(s) {
 		return s

@@ -109,7 +109,8 @@ func TestValueIsBounded(t *testing.T) {
 
 // pieces are parts of hostile strings: results of escaping, and input that needs it.
 var pieces = []string{
-	`\`, "x", "f", "\xff", "\xfe", `\xff`, `\\xff`, `\~2`, `\#`, `\#` + strings.Repeat("0f", 16), "世", "\uFFFD", "\x00", "a", "",
+	`\`, "x", "f", "\xff", "\xfe", `\xff`, `\\xff`, `\~2`, `\#`, `\#` + strings.Repeat("0f", 16),
+	"世", "\uFFFD", "\x00", "a", "",
 }
 
 func hostile() *rapid.Generator[string] {
