@@ -122,9 +122,9 @@
 //
 // The SDK keeps the first 2000 attribute sets of an instrument and combines all others into one with the attribute
 // otel.metric.overflow. The trips of 333 breakers reach that limit, and the states of 666. Breakers that are not closed
-// or have an override are reported first. So are the counters of breakers that ever were not closed or had an override.
-// So the limit hides healthy breakers. Above the limit the overflow series may fall when a breaker opens for the first
-// time. A program with more breakers raises the limit:
+// or have an override are reported first, and so are the counters of breakers that ever were. The limit therefore hides
+// healthy breakers. Above the limit the overflow series may fall when a breaker opens for the first time. A program
+// with more breakers raises the limit:
 //
 //	metric.NewMeterProvider( // of go.opentelemetry.io/otel/sdk/metric
 //		metric.WithReader(reader),

@@ -42,6 +42,7 @@ func TestValue(t *testing.T) {
 		// These look escaped.
 		{`\xff`, `\\xff`},
 		{`\\xff`, `\\\\xff`},
+		{`\x80`, `\\x80`}, // the value of the lowest invalid byte
 		{`\\`, `\\\\`},
 		{`a\\` + "\n" + `b`, `a\\\\` + "\n" + `b`},
 		{"m" + hash, `m\` + hash},
