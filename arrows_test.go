@@ -40,9 +40,15 @@ var arrows = []arrow{
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc", "google.golang.org/protobuf",
 	}},
 	// The modules of the OpenTelemetry API. The SDK is another module, and the choice of the program.
-	{from: "otelbridge", to: []string{"breaker", "interceptor", otel, otel + "/log", otel + "/metric", otel + "/trace"}},
-	// The interceptor for its opt-in histogram.
-	{from: "prombridge", to: []string{"breaker", "interceptor", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"}}, // the second is in the first one's API
+	{from: "otelbridge", to: []string{
+		"breaker", "interceptor", "internal/labels",
+		otel, otel + "/log", otel + "/metric", otel + "/trace",
+	}},
+	// The interceptor is for the opt-in histogram. The API of client_golang uses client_model.
+	{from: "prombridge", to: []string{
+		"breaker", "interceptor", "internal/labels",
+		"github.com/prometheus/client_golang", "github.com/prometheus/client_model",
+	}},
 }
 
 // laterArrows holds for its packages as soon as they exist.

@@ -41,7 +41,7 @@ func BenchmarkRejected(b *testing.B) {
 			br.Rejected(ctx, rejection)
 		}
 	})
-	b.Run("span alone", func(b *testing.B) {
+	b.Run("span only", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			_, span := tracer.Start(context.Background(), "caller")

@@ -27,21 +27,22 @@ import (
 
 var at = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 
-// tellings is everything that a Bridge tells, and what goes out.
-var tellings = []struct {
+// eventTests has every call of a Bridge and the event that it should make.
+var eventTests = []struct {
 	what     string
-	tell     func(ctx context.Context, b *Bridge)
-	name     string // "": nothing
+	call     func(ctx context.Context, b *Bridge)
+	name     string // empty: no event
 	severity log.Severity
 	at       time.Time // zero: now
 	attrs    attrs
 }{
 	{
 		what: "trip by a rule",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Transition(ctx, breaker.Event{
-				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", At: at, OpenFor: 5 * time.Second,
-				Counts: breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
+				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", At: at,
+				OpenFor: 5 * time.Second,
+				Counts:  breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
 			})
 		},
 		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
@@ -52,8 +53,8 @@ var tellings = []struct {
 		},
 	},
 	{
-		what: "trip of a slow callee that never fails",
-		tell: func(ctx context.Context, b *Bridge) {
+		what: "trip by a slow backend that never fails",
+		call: func(ctx context.Context, b *Bridge) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleSlow, At: at, OpenFor: 5*time.Second + 1,
 				Counts: breaker.Counts{Successes: 12, Slow: 12},
@@ -67,10 +68,11 @@ var tellings = []struct {
 		},
 	},
 	{
-		what: "trip by failures in a row, in shadow mode, among calls that mostly succeed",
-		tell: func(ctx context.Context, b *Bridge) {
+		what: "trip by a failure streak, in shadow mode, when most calls succeed",
+		call: func(ctx context.Context, b *Bridge) {
 			b.Transition(ctx, breaker.Event{
-				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleConsecutive, At: at, OpenFor: time.Second, Override: breaker.Shadow,
+				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleConsecutive, At: at,
+				OpenFor: time.Second, Override: breaker.Shadow,
 				Counts: breaker.Counts{Successes: 95, Failures: 5, ConsecutiveFailures: 5},
 			})
 		},
@@ -78,12 +80,13 @@ var tellings = []struct {
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "consecutive",
-			"circuit_breaker.consecutive_failures": int64(5), "circuit_breaker.override": "shadow", "circuit_breaker.open_ms": int64(1000),
+			"circuit_breaker.consecutive_failures": int64(5), "circuit_breaker.override": "shadow",
+			"circuit_breaker.open_ms": int64(1000),
 		},
 	},
 	{
 		what: "trip by a custom rule",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleCustom, At: at, OpenFor: time.Second,
 				Counts: breaker.Counts{Successes: 3, Failures: 1},
@@ -98,7 +101,7 @@ var tellings = []struct {
 	},
 	{
 		what: "failed probe",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Transition(ctx, breaker.Event{
 				Key: orders, From: breaker.HalfOpen, To: breaker.Open, Rule: breaker.RuleProbe, At: at, OpenFor: 10 * time.Second,
 			})
@@ -112,8 +115,10 @@ var tellings = []struct {
 	},
 	{
 		what: "end of the open period",
-		tell: func(ctx context.Context, b *Bridge) {
-			b.Transition(ctx, breaker.Event{Key: breaker.Key{Service: "shop.Orders"}, From: breaker.Open, To: breaker.HalfOpen, At: at})
+		call: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				Key: breaker.Key{Service: "shop.Orders"}, From: breaker.Open, To: breaker.HalfOpen, At: at,
+			})
 		},
 		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
 		attrs: attrs{
@@ -123,8 +128,10 @@ var tellings = []struct {
 	},
 	{
 		what: "reset of a closed breaker",
-		tell: func(ctx context.Context, b *Bridge) {
-			b.Transition(ctx, breaker.Event{Key: breaker.Key{Method: "Get"}, Rule: breaker.RuleManual, Why: "word", At: at})
+		call: func(ctx context.Context, b *Bridge) {
+			b.Transition(ctx, breaker.Event{
+				Key: breaker.Key{Method: "Get"}, Rule: breaker.RuleManual, Why: "word", At: at,
+			})
 		},
 		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
 		attrs: attrs{
@@ -134,7 +141,7 @@ var tellings = []struct {
 	},
 	{
 		what: "rejection while open",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now().Add(1200*time.Millisecond + 1),
 			}})
@@ -147,7 +154,7 @@ var tellings = []struct {
 	},
 	{
 		what: "rejection at the end of the open period",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now(),
 			}})
@@ -159,8 +166,8 @@ var tellings = []struct {
 		},
 	},
 	{
-		what: "rejection where nobody knows for how long",
-		tell: func(ctx context.Context, b *Bridge) {
+		what: "rejection without a known end",
+		call: func(ctx context.Context, b *Bridge) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: breaker.Key{Service: "a\xffb", Method: `c\d`}, State: breaker.Closed, Reason: breaker.ReasonConcurrency,
 			}})
@@ -173,7 +180,7 @@ var tellings = []struct {
 	},
 	{
 		what: "probe that succeeds",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.Probed(ctx, interceptor.Settlement{Key: orders, Outcome: breaker.Success, Probe: true})
 		},
 		name: "circuit_breaker.probe", severity: log.SeverityInfo,
@@ -184,30 +191,33 @@ var tellings = []struct {
 	},
 	{
 		what: "probe that fails",
-		tell: func(ctx context.Context, b *Bridge) {
-			b.Probed(ctx, interceptor.Settlement{Key: breaker.Key{Tag: "t"}, Outcome: breaker.Failure, Code: codes.DeadlineExceeded, Probe: true})
+		call: func(ctx context.Context, b *Bridge) {
+			b.Probed(ctx, interceptor.Settlement{
+				Key: breaker.Key{Tag: "t"}, Outcome: breaker.Failure, Code: codes.DeadlineExceeded, Probe: true,
+			})
 		},
 		name: "circuit_breaker.probe", severity: log.SeverityInfo,
 		attrs: attrs{
 			"circuit_breaker.name":  "tag=t",
-			"circuit_breaker.state": "half_open", "circuit_breaker.outcome": "failure", "rpc.response.status_code": "DEADLINE_EXCEEDED",
+			"circuit_breaker.state": "half_open", "circuit_breaker.outcome": "failure",
+			"rpc.response.status_code": "DEADLINE_EXCEEDED",
 		},
 	},
 	{
 		what: "fallback",
-		tell: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *Bridge) {
 			b.FellBack(ctx, interceptor.FallbackInfo{Key: orders, Cause: errors.New("word"), Served: true})
 		},
 	},
 }
 
-// O9: each event has what it should have, and no figure that the rule did not look at.
-func TestSpanEvents(t *testing.T) {
-	for _, tt := range tellings {
+// O9: each event has the attributes that it should have, and no value that the rule did not compare.
+func TestO9_SpanEvents(t *testing.T) {
+	for _, tt := range eventTests {
 		t.Run(tt.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tr := newTraces()
-				span := tr.record(t, func(ctx context.Context) { tt.tell(ctx, New()) })
+				span := tr.record(t, func(ctx context.Context) { tt.call(ctx, New()) })
 				if tt.name == "" {
 					if n := len(span.Events()); n != 0 {
 						t.Errorf("%d events, want none", n)
@@ -232,14 +242,14 @@ func TestSpanEvents(t *testing.T) {
 	}
 }
 
-// The same, by the other back end: it replaces span events.
+// With a logger provider the same events are log records, and there are no span events.
 func TestLogRecords(t *testing.T) {
-	for _, tt := range tellings {
+	for _, tt := range eventTests {
 		t.Run(tt.what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tr, l := newTraces(), new(logs)
 				b := New(WithLoggerProvider(l.provider()))
-				span := tr.record(t, func(ctx context.Context) { tt.tell(ctx, b) })
+				span := tr.record(t, func(ctx context.Context) { tt.call(ctx, b) })
 				if n := len(span.Events()); n != 0 {
 					t.Errorf("%d span events, want none beside the log records", n)
 				}
@@ -274,11 +284,11 @@ func TestLogRecords(t *testing.T) {
 	}
 }
 
-func TestLogRecordsOfLeastSeverity(t *testing.T) {
-	l := &logs{least: log.SeverityWarn}
+func TestLogRecordsOfMinimumSeverity(t *testing.T) {
+	l := &logs{minSeverity: log.SeverityWarn}
 	b := New(WithLoggerProvider(l.provider()))
-	for _, tt := range tellings {
-		tt.tell(t.Context(), b)
+	for _, tt := range eventTests {
+		tt.call(t.Context(), b)
 	}
 	for _, r := range l.records {
 		if got := recordAttrs(r)["circuit_breaker.state"]; r.EventName() != "circuit_breaker.state_change" || got != "open" {
@@ -292,13 +302,14 @@ func TestLogRecordsOfLeastSeverity(t *testing.T) {
 
 func TestRPCStatusCode(t *testing.T) {
 	for code, want := range map[uint32]string{
-		0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED", 17: "CODE(17)", 1 << 31: "CODE(2147483648)",
+		0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED", 17: "CODE(17)",
+		1 << 31: "CODE(2147483648)",
 	} {
 		if got := rpcStatusCode(code); got != want {
 			t.Errorf("code %d: got %q, want %q", code, got, want)
 		}
 	}
-	// Not one is missing, misspelt or in the wrong place: grpc reads these names.
+	// No name is missing, misspelt or in the wrong place: grpc can parse all of them.
 	for i, name := range rpcStatusCodes {
 		var c codes.Code
 		if err := c.UnmarshalJSON([]byte(`"` + name + `"`)); err != nil || c != codes.Code(i) {
@@ -307,18 +318,8 @@ func TestRPCStatusCode(t *testing.T) {
 	}
 }
 
-func TestText(t *testing.T) {
-	for in, want := range map[string]string{
-		"": "", "plain": "plain", "naïve": "naïve", "\xff": `\xff`, `\xff`: `\\xff`, "a\xc3b\\c\x00": `a\xc3b\\c` + "\x00", "\uFFFD": "\uFFFD",
-	} {
-		if got := text(in); got != want {
-			t.Errorf("text(%q): got %q, want %q", in, got, want)
-		}
-	}
-}
-
-// whispers is contexts in which nobody listens.
-func whispers(t *testing.T) map[string]context.Context {
+// unrecorded returns contexts in which no event is recorded.
+func unrecorded(t *testing.T) map[string]context.Context {
 	t.Helper()
 	sampled, unsampled := newTraces(), newTraces(sdktrace.WithSampler(sdktrace.NeverSample()))
 	dropped, span := unsampled.tracer.Start(t.Context(), "not sampled")
@@ -335,21 +336,21 @@ func whispers(t *testing.T) map[string]context.Context {
 	}
 }
 
-func TestO1_NothingIsBuiltWhereNobodyListens(t *testing.T) {
+func TestO1_NoEventIsBuiltUnlessRecorded(t *testing.T) {
 	bridges := map[string]*Bridge{
 		"spans": New(),
-		"logs":  New(WithLoggerProvider((&logs{least: log.SeverityFatal}).provider())),
+		"logs":  New(WithLoggerProvider((&logs{minSeverity: log.SeverityFatal}).provider())),
 	}
-	for name, ctx := range whispers(t) {
-		for backend, b := range bridges {
-			for what, tell := range map[string]func(){
+	for name, ctx := range unrecorded(t) {
+		for sink, b := range bridges {
+			for what, call := range map[string]func(){
 				"Transition": func() { b.Transition(ctx, trip) },
 				"Rejected":   func() { b.Rejected(ctx, rejection) },
 				"Probed":     func() { b.Probed(ctx, probe) },
 				"FellBack":   func() { b.FellBack(ctx, interceptor.FallbackInfo{Key: orders}) },
 			} {
-				if n := testing.AllocsPerRun(100, tell); n != 0 {
-					t.Errorf("%s, %s: %s allocates %v times, want 0", backend, name, what, n)
+				if n := testing.AllocsPerRun(100, call); n != 0 {
+					t.Errorf("%s, %s: %s allocates %v times, want 0", sink, name, what, n)
 				}
 			}
 		}
@@ -379,13 +380,13 @@ func TestO1_ClosedPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestO1_HearsOfProbesOnly(t *testing.T) {
+func TestO1_ObservesProbesOnly(t *testing.T) {
 	var b interceptor.Observer = New()
 	if _, ok := b.(interceptor.SettledObserver); ok {
-		t.Error("Bridge is a SettledObserver: every call would read the clock for it")
+		t.Error("Bridge is a SettledObserver, so every call would read the clock")
 	}
 	if _, ok := b.(interceptor.ProbeObserver); !ok {
-		t.Error("Bridge is no ProbeObserver")
+		t.Error("Bridge is not a ProbeObserver")
 	}
 }
 
@@ -396,8 +397,9 @@ func TestRejectedSpans(t *testing.T) {
 		b.Rejected(ctx, rejection)
 		b.Transition(ctx, recovery)
 	})
-	if got, want := events(caller), []string{"circuit_breaker.rejected", "circuit_breaker.state_change"}; !slices.Equal(got, want) {
-		t.Errorf("events on the caller's span: got %v, want %v", got, want)
+	wantEvents := []string{"circuit_breaker.rejected", "circuit_breaker.state_change"}
+	if got := events(caller); !slices.Equal(got, wantEvents) {
+		t.Errorf("events on the caller's span: got %v, want %v", got, wantEvents)
 	}
 	spans := tr.named()["circuit_breaker.rejected"]
 	if len(spans) != 1 {
@@ -425,7 +427,7 @@ func TestRejectedSpans(t *testing.T) {
 	}
 }
 
-// Where there is no caller's span, a rejection has its own all the same; where the trace is not sampled, it has none.
+// A rejection has a span even without a caller's span. It has none if the trace is not sampled.
 func TestRejectedSpansWithoutParent(t *testing.T) {
 	tr := newTraces(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))
 	b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
@@ -442,7 +444,7 @@ func TestRejectedSpansWithoutParent(t *testing.T) {
 	}
 }
 
-func TestNoRejectedSpansUnlessAsked(t *testing.T) {
+func TestNoRejectedSpansByDefault(t *testing.T) {
 	tr := newTraces()
 	New(WithTracerProvider(tr.provider)).Rejected(t.Context(), rejection)
 	if n := len(tr.Ended()); n != 0 {
@@ -450,10 +452,10 @@ func TestNoRejectedSpansUnlessAsked(t *testing.T) {
 	}
 }
 
-// A nil provider is the global one, and that may come after New.
+// A nil provider is the global one, and that may be set after New.
 //
-// What was made before the first global provider is set hands over to that one, once in a process. So each run of the
-// test has a process of its own, or it would fail with -count=2 and -cpu 1,2.
+// The global API forwards to the first global provider that is set, once in a process. So each run of the test needs a
+// new process, or it would fail with -count=2 and -cpu 1,2.
 func TestNilOptions(t *testing.T) {
 	const child = "OTELBRIDGE_TEST_NIL_OPTIONS"
 	if os.Getenv(child) == "" {

@@ -17,12 +17,12 @@ import (
 	"github.com/grpcircuit/grpcircuit/otelbridge"
 )
 
-// A program gives the Bridge to its guards. What happens to calls is then on the span under which they are made.
+// A program passes the Bridge to its guards. The events of a call are then on the span in its context.
 func ExampleNew() {
 	exporter := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
 
-	// FailingFor is negative so that the second failure opens at once; by default failures must last for a second.
+	// FailingFor is negative, so the second failure opens the breaker. By default failures must last for a second.
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
 	if err != nil {
 		fmt.Println(err)
@@ -48,7 +48,7 @@ func ExampleNew() {
 		fmt.Println(event.Name)
 		for _, a := range event.Attributes {
 			switch a.Key {
-			case "circuit_breaker.open_ms", "circuit_breaker.retry_after_ms": // not the same twice
+			case "circuit_breaker.open_ms", "circuit_breaker.retry_after_ms": // these vary
 			default:
 				fmt.Printf("  %s: %s\n", a.Key, a.Value)
 			}
@@ -69,7 +69,7 @@ func ExampleNew() {
 	//   rpc.method: shop.Orders/Get
 }
 
-// The figures of a group are read when a reader collects.
+// The metrics of a group are read when a reader collects.
 func ExampleRegisterMetrics() {
 	reader := metric.NewManualReader()
 	provider := metric.NewMeterProvider(metric.WithReader(reader))

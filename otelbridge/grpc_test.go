@@ -35,7 +35,7 @@ var down = testpb.Script{
 	},
 }
 
-// outage is two calls that fail and open the breaker, two that are rejected, and two probes that close it again.
+// outage makes two calls that fail and open the breaker, two that are rejected, and two probes that close it again.
 type outage struct {
 	t    *testing.T
 	srv  *testpb.Server
@@ -61,15 +61,15 @@ func (o outage) run(ctx context.Context) {
 	o.calls(ctx, 2, codes.OK)
 }
 
-// story is the events of an outage, where all calls have one span.
-var story = []string{
+// outageEvents lists the events of an outage in which all calls have one span.
+var outageEvents = []string{
 	"circuit_breaker.state_change open", "circuit_breaker.rejected open", "circuit_breaker.rejected open",
 	"circuit_breaker.state_change half_open", "circuit_breaker.probe half_open",
 	"circuit_breaker.state_change closed", "circuit_breaker.probe half_open",
 }
 
-// tale is the events of a span that are the bridge's.
-func tale(s sdktrace.ReadOnlySpan) []string {
+// bridgeEvents returns the events of a span that the bridge added.
+func bridgeEvents(s sdktrace.ReadOnlySpan) []string {
 	var names []string
 	for _, e := range s.Events() {
 		if strings.HasPrefix(e.Name, "circuit_breaker.") {
@@ -79,7 +79,7 @@ func tale(s sdktrace.ReadOnlySpan) []string {
 	return names
 }
 
-// newGuard opens on the second failure.
+// newGuard returns a guard whose breakers open on the second failure.
 func newGuard(t *testing.T, opts ...interceptor.Option) *interceptor.Guard {
 	t.Helper()
 	group := newGroup(t, breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second, Jitter: -1})
@@ -114,9 +114,11 @@ func serverStream(t *testing.T, srv *testpb.Server, opts ...grpc.DialOption) out
 	}}
 }
 
-var shapes = map[string]func(*testing.T, *testpb.Server, ...grpc.DialOption) outage{"unary": unary, "stream": serverStream}
+var shapes = map[string]func(*testing.T, *testpb.Server, ...grpc.DialOption) outage{
+	"unary": unary, "stream": serverStream,
+}
 
-// otelgrpc makes its span inside all interceptors, wherever its option stands.
+// otelgrpc makes its span inside all interceptors, wherever its option is.
 func TestO2_OtelgrpcEventsOnCallersSpan(t *testing.T) {
 	for shape, dial := range shapes {
 		for _, first := range []bool{true, false} {
@@ -133,8 +135,8 @@ func TestO2_OtelgrpcEventsOnCallersSpan(t *testing.T) {
 				}
 				o := dial(t, new(testpb.Server), opts...)
 				caller := tr.record(t, o.run)
-				if got := tale(caller); !slices.Equal(got, story) {
-					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, story)
+				if got := bridgeEvents(caller); !slices.Equal(got, outageEvents) {
+					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, outageEvents)
 				}
 				if got := rejectedCount(caller); got != int64(2) {
 					t.Errorf("%s: rejected_count is %v, want 2", shape, got)
@@ -146,7 +148,7 @@ func TestO2_OtelgrpcEventsOnCallersSpan(t *testing.T) {
 						continue
 					}
 					rpcs++
-					if got := tale(s); len(got) != 0 {
+					if got := bridgeEvents(s); len(got) != 0 {
 						t.Errorf("%s: events on the span of an RPC: %v", shape, got)
 					}
 				}
@@ -164,9 +166,10 @@ func plugin(tr traces) grpc.DialOption {
 	}})
 }
 
-// With grpc's own plugin before the guard, each call's span has the events of this call, and rejections have a span.
+// With grpc's plugin before the guard, each call's span has the events of this call, and rejections have a span.
 func TestO2_PluginBeforeGuard(t *testing.T) {
-	want := [][]string{nil, story[:1], story[1:2], story[2:3], story[3:5], story[5:]}
+	e := outageEvents
+	want := [][]string{nil, e[:1], e[1:2], e[2:3], e[3:5], e[5:]}
 	for _, shape := range []string{"unary", "stream"} {
 		synctest.Test(t, func(t *testing.T) {
 			tr := newTraces()
@@ -174,23 +177,24 @@ func TestO2_PluginBeforeGuard(t *testing.T) {
 			o := shapes[shape](t, new(testpb.Server), opts...)
 			caller := tr.record(t, o.run)
 			synctest.Wait()
-			if got := tale(caller); len(got) != 0 {
+			if got := bridgeEvents(caller); len(got) != 0 {
 				t.Errorf("%s: events on the caller's span: %v", shape, got)
 			}
 			var got [][]string
 			for _, s := range tr.Started() {
 				if !strings.HasPrefix(s.Name(), "Sent.") {
-					if e := tale(s); len(e) != 0 {
+					if e := bridgeEvents(s); len(e) != 0 {
 						t.Errorf("%s: events on %s: %v", shape, s.Name(), e)
 					}
 					continue
 				}
 				if s.Parent().SpanID() != caller.SpanContext().SpanID() {
-					t.Errorf("%s: %s is not below the caller's span", shape, s.Name())
+					t.Errorf("%s: %s is not a child of the caller's span", shape, s.Name())
 				}
-				got = append(got, tale(s))
+				got = append(got, bridgeEvents(s))
 				if rejectedEvents(s) > 0 && (s.Status().Code != otelcodes.Error || s.EndTime().IsZero()) {
-					t.Errorf("%s: the span of a rejected call has status %v and ends at %v, want an error", shape, s.Status(), s.EndTime())
+					t.Errorf("%s: the span of a rejected call has status %v and ends at %v, want an error",
+						shape, s.Status(), s.EndTime())
 				}
 			}
 			if !slices.EqualFunc(got, want, slices.Equal) {
@@ -200,8 +204,8 @@ func TestO2_PluginBeforeGuard(t *testing.T) {
 	}
 }
 
-// After the guard, the plugin's span is inside: the events are on the caller's, and a rejected call has none but for
-// WithRejectedSpans.
+// With the plugin after the guard, the plugin's span starts later. The events are on the caller's span, and a rejected
+// call has a span only with WithRejectedSpans.
 func TestO2_PluginAfterGuard(t *testing.T) {
 	for shape, dial := range shapes {
 		for _, withSpans := range []bool{false, true} {
@@ -215,8 +219,8 @@ func TestO2_PluginAfterGuard(t *testing.T) {
 				o := dial(t, new(testpb.Server), opts...)
 				caller := tr.record(t, o.run)
 				synctest.Wait()
-				if got := tale(caller); !slices.Equal(got, story) {
-					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, story)
+				if got := bridgeEvents(caller); !slices.Equal(got, outageEvents) {
+					t.Errorf("%s: events on the caller's span: got %v, want %v", shape, got, outageEvents)
 				}
 				sent, rejected := 0, 0
 				for _, s := range tr.Ended() {
@@ -226,7 +230,7 @@ func TestO2_PluginAfterGuard(t *testing.T) {
 					case s.Name() == "circuit_breaker.rejected":
 						rejected++
 						if s.Parent().SpanID() != caller.SpanContext().SpanID() {
-							t.Errorf("%s: the span of a rejection is not below the caller's", shape)
+							t.Errorf("%s: the span of a rejection is not a child of the caller's", shape)
 						}
 					}
 				}
@@ -235,14 +239,15 @@ func TestO2_PluginAfterGuard(t *testing.T) {
 					wantRejected = 2
 				}
 				if sent != 4 || rejected != wantRejected {
-					t.Errorf("%s: %d spans of calls and %d of rejections, want 4 and %d", shape, sent, rejected, wantRejected)
+					t.Errorf("%s: %d spans of calls and %d of rejections, want 4 and %d",
+						shape, sent, rejected, wantRejected)
 				}
 			})
 		}
 	}
 }
 
-// Log records know the caller's span.
+// Log records have the ID of the caller's span.
 func TestGuardWritesLogRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr, l := newTraces(), new(logs)
@@ -255,23 +260,23 @@ func TestGuardWritesLogRecords(t *testing.T) {
 				t.Errorf("%s is of span %v, want the caller's", r.EventName(), r.SpanID())
 			}
 		}
-		if !slices.Equal(got, story) {
-			t.Errorf("records: got %v, want %v", got, story)
+		if !slices.Equal(got, outageEvents) {
+			t.Errorf("records: got %v, want %v", got, outageEvents)
 		}
 		if len(caller.Events()) != 0 {
-			t.Errorf("span events beside the records: %v", events(caller))
+			t.Errorf("span events besides the records: %v", events(caller))
 		}
 	})
 }
 
-// O2, with everything real: a batch under one span, one rejected call after the other.
+// O2: a batch of rejected calls under one span, with a guard and a connection.
 func TestO2_BatchOfRejections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTraces()
 		o := unary(t, new(testpb.Server), newGuard(t, interceptor.WithObserver(New())).DialOptions()...)
 		o.srv.Set(down)
 		batch := tr.record(t, func(ctx context.Context) { o.calls(ctx, 10_002, codes.Unavailable) })
-		if got, want := tale(batch)[0], "circuit_breaker.state_change open"; got != want {
+		if got, want := bridgeEvents(batch)[0], "circuit_breaker.state_change open"; got != want {
 			t.Errorf("the first event is %q, want %q", got, want)
 		}
 		if got := rejectedEvents(batch); got != 8 {
@@ -283,57 +288,58 @@ func TestO2_BatchOfRejections(t *testing.T) {
 	})
 }
 
-// O6: codes only. The word is in every place that a call, an error or a person can put it.
-func TestO6_NothingOfTheCallLeavesIt(t *testing.T) {
+// O6: only codes are exported. The secret is in every place where a call, an error or a person can put it.
+func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const word = "hunter2"
+		const secret = "hunter2"
 		tr, l, m := newTraces(), new(logs), newMeters()
 		b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
 		logging := New(WithLoggerProvider(l.provider()))
 		failing := interceptor.Fallback[testpb.Request, testpb.Response](
 			func(context.Context, *testpb.Request, error) (*testpb.Response, error) {
-				return nil, fmt.Errorf("fallback %s", word)
+				return nil, fmt.Errorf("fallback %s", secret)
 			})
-		guard := newGuard(t, interceptor.WithObserver(b), interceptor.WithObserver(logging), interceptor.WithRejectionDetails(),
+		guard := newGuard(t,
+			interceptor.WithObserver(b), interceptor.WithObserver(logging), interceptor.WithRejectionDetails(),
 			interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), failing, interceptor.OnFailure()))
 		register(t, guard.Group(), m)
 		srv := new(testpb.Server)
 		srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
-			if err := grpc.SetTrailer(ctx, metadata.Pairs("trailer", word)); err != nil {
+			if err := grpc.SetTrailer(ctx, metadata.Pairs("trailer", secret)); err != nil {
 				t.Error(err)
 			}
-			return nil, status.Error(codes.Unavailable, "message "+word)
+			return nil, status.Error(codes.Unavailable, "message "+secret)
 		}})
 		client := testpb.NewTestClient(testpb.Bufconn(t, srv, guard.DialOptions()...))
 		caller := tr.record(t, func(ctx context.Context) {
-			ctx = metadata.AppendToOutgoingContext(ctx, "header", word)
+			ctx = metadata.AppendToOutgoingContext(ctx, "header", secret)
 			for range 4 {
-				if _, err := client.Unary(ctx, &testpb.Request{Text: word, Payload: []byte(word)}); err == nil {
-					t.Error("a call got through")
+				if _, err := client.Unary(ctx, &testpb.Request{Text: secret, Payload: []byte(secret)}); err == nil {
+					t.Error("a call succeeded")
 				}
 			}
 			time.Sleep(5 * time.Second)
-			if _, err := client.Unary(ctx, &testpb.Request{Text: word}); err == nil { // a probe that fails
-				t.Error("a call got through")
+			if _, err := client.Unary(ctx, &testpb.Request{Text: secret}); err == nil { // a probe that fails
+				t.Error("a call succeeded")
 			}
 			for _, b := range guard.Group().All() {
-				b.Trip(ctx, word)
+				b.Trip(ctx, secret)
 				b.Reset(ctx)
-				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: word, By: word}); err != nil {
+				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: secret, By: secret}); err != nil {
 					t.Error(err)
 				}
 			}
-			if _, err := client.Unary(ctx, &testpb.Request{Text: word}); err == nil {
-				t.Error("a call got through")
+			if _, err := client.Unary(ctx, &testpb.Request{Text: secret}); err == nil {
+				t.Error("a call succeeded")
 			}
 		})
-		if got, want := len(caller.Events()), 3+3+1+2; got != want { // rejections, transitions, the probe, by hand
-			t.Errorf("%d events, want %d: %v", got, want, tale(caller))
+		if got, want := len(caller.Events()), 3+3+1+2; got != want { // rejections, transitions, the probe, Trip and Reset
+			t.Errorf("%d events, want %d: %v", got, want, bridgeEvents(caller))
 		}
 		check := func(what, s string) {
 			t.Helper()
-			if strings.Contains(s, word) {
-				t.Errorf("%s has the word: %s", what, s)
+			if strings.Contains(s, secret) {
+				t.Errorf("%s has the secret: %s", what, s)
 			}
 		}
 		for _, s := range tr.Ended() {

@@ -20,11 +20,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// traces is the SDK with what it has recorded.
+// traces is a tracer provider of the SDK and the spans that it has recorded.
 type traces struct {
 	*tracetest.SpanRecorder
 	provider *sdktrace.TracerProvider
-	tracer   trace.Tracer // of the program
+	tracer   trace.Tracer // the program's
 }
 
 func newTraces(opts ...sdktrace.TracerProviderOption) traces {
@@ -57,7 +57,7 @@ func (tr traces) named() map[string][]sdktrace.ReadOnlySpan {
 	return m
 }
 
-// attrs is a set of attributes as a test writes it.
+// attrs is a set of attributes.
 type attrs map[attribute.Key]any
 
 func attrsOf(kvs []attribute.KeyValue) attrs {
@@ -87,14 +87,14 @@ func rejectedEvents(s sdktrace.ReadOnlySpan) int {
 	return n
 }
 
-// rejectedCount is what a span says of the rejections under it; nil if it does not.
+// rejectedCount returns the rejected_count of a span, or nil.
 func rejectedCount(s sdktrace.ReadOnlySpan) any {
 	return attrsOf(s.Attributes())["circuit_breaker.rejected_count"]
 }
 
-// logs is a log processor that keeps what it gets.
+// logs is a log processor that keeps all records.
 type logs struct {
-	least log.Severity // not enabled below
+	minSeverity log.Severity // lower ones are not enabled
 
 	mu      sync.Mutex
 	records []sdklog.Record // guarded by mu
@@ -105,7 +105,7 @@ func (l *logs) provider() *sdklog.LoggerProvider {
 }
 
 func (l *logs) Enabled(_ context.Context, p sdklog.EnabledParameters) bool {
-	return p.Severity >= l.least
+	return p.Severity >= l.minSeverity
 }
 
 func (l *logs) OnEmit(_ context.Context, r *sdklog.Record) error {

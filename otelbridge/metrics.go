@@ -13,16 +13,17 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/labels"
 )
 
-// RegisterMetrics makes the figures of g's breakers observable, under the names in the package comment. They are read
-// when a reader of the meter provider collects, one Snapshot for each breaker, so that the figures of one breaker
-// agree with each other and with Snapshot. Between collections it costs nothing.
+// RegisterMetrics exports the metrics of g, under the names in the package documentation. They are read when a reader
+// of the meter provider collects, with one Snapshot for each breaker. So the values of a breaker agree with each other
+// and with Snapshot. Between collections it costs nothing.
 //
-// Register a group once. Attributes do not tell groups apart: with two groups, or one group twice, on the same
-// provider, counters of the same key add up, and of gauges one wins.
+// Register a group once. Attributes do not distinguish groups. With two groups, or one group twice, on the same
+// provider, counters of the same key add up, and a gauge has the value of one of them.
 //
-// Unregister of the Registration ends it. A nil g is an error, and so is what the meter says of an instrument; then
+// Call Unregister of the Registration to stop the export. A nil g is an error, and so is an error of the meter. Then
 // nothing is registered.
 func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, error) {
 	if g == nil {
@@ -34,9 +35,9 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
 	}
-	l := newLedger(options.delta)
+	totals := newTotals(options.delta)
 	r, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		in.observe(o, g, l)
+		in.observe(o, g, totals)
 		return nil
 	}, in.all...)
 	if err != nil {
@@ -45,12 +46,12 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 	return r, nil
 }
 
-// instruments are immutable: a callback must be safe for concurrent use.
+// instruments is immutable, because a callback must be safe for concurrent use.
 type instruments struct {
 	all []metric.Observable
 
 	state, override, inFlight, breakers   metric.Int64ObservableUpDownCounter
-	sums                                  [counters]metric.Int64ObservableCounter // by counterOf
+	sums                                  [intCounters]metric.Int64ObservableCounter // by sumCounter
 	notClosed                             metric.Float64ObservableCounter
 	evictions, overflow, unguarded        metric.Int64ObservableCounter
 	stateEntered, failureRatio, slowRatio metric.Float64ObservableGauge
@@ -64,7 +65,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		in.all, errs = append(in.all, i), append(errs, err)
 		return i
 	}
-	level := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
+	upDownCounter := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
 		i, err := m.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
 		in.all, errs = append(in.all, i), append(errs, err)
 		return i
@@ -80,64 +81,73 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		return i
 	}
 
-	in.state = level(metricState, unitBreaker, "State of the circuit breaker: 1 for the one it is in, 0 for the others.")
-	in.override = level(metricOverride, unitBreaker, "Override of the circuit breaker: 1 for the one in force, 0 for the others.")
-	in.sums[sumCalls] = counter(metricCalls, unitCall, "Calls that were let through, by outcome.")
-	in.sums[sumSlowCalls] = counter(metricSlowCalls, unitCall, "Calls that took longer than the policy allows.")
-	in.sums[sumLateResults] = counter(metricLateResults, unitResult, "Results of calls that were let through in an earlier stay in a state, and of probes after their lease.")
-	in.sums[sumRejections] = counter(metricRejections, unitCall, "Calls that were not let through, by reason.")
-	in.sums[sumShadow] = counter(metricShadowRejections, unitCall, "Calls that would not have been let through but for shadow mode, by reason.")
-	in.sums[sumTrips] = counter(metricTrips, unitTrip, "Times that the circuit breaker opened, by rule.")
-	in.sums[sumRecoveries] = counter(metricRecoveries, unitRecovery, "Times that the circuit breaker closed after having been open.")
+	in.state = upDownCounter(metricState, unitBreaker,
+		"State of the circuit breaker: 1 for the current state, 0 for the others.")
+	in.override = upDownCounter(metricOverride, unitBreaker,
+		"Override of the circuit breaker: 1 for the mode in force, 0 for the others.")
+	in.sums[sumCalls] = counter(metricCalls, unitCall, "Admitted calls that have ended, by outcome.")
+	in.sums[sumSlowCalls] = counter(metricSlowCalls, unitCall, "Calls that took longer than SlowCall.")
+	in.sums[sumLateResults] = counter(metricLateResults, unitResult,
+		"Results that came after the circuit breaker changed state or the probe's lease ended.")
+	in.sums[sumRejections] = counter(metricRejections, unitCall, "Calls that the circuit breaker rejected, by reason.")
+	in.sums[sumShadow] = counter(metricShadowRejections, unitCall,
+		"Calls that were admitted only because of shadow mode, by reason.")
+	in.sums[sumTrips] = counter(metricTrips, unitTrip, "Number of times the circuit breaker opened, by rule.")
+	in.sums[sumRecoveries] = counter(metricRecoveries, unitRecovery,
+		"Number of times the circuit breaker closed after having been open.")
 	in.sums[sumProbes] = counter(metricProbes, unitProbe, "Probes of the half-open circuit breaker, by result.")
-	in.notClosed = seconds(metricOpen, "Time that the circuit breaker was not closed.")
+	in.notClosed = seconds(metricOpen, "Time the circuit breaker was not closed.")
 	in.stateEntered = gauge(metricStateEntered, unitSeconds, "Unix time of the last transition.")
-	in.failureRatio = gauge(metricFailureRatio, unitRatio, "Failed calls among those in the window; absent where there are too few, or no rule looks at them.")
-	in.slowRatio = gauge(metricSlowRatio, unitRatio, "Slow calls among those in the window; absent where there are too few, or no rule looks at them.")
-	in.inFlight = level(metricInFlight, unitCall, "Calls that were let through and have not ended.")
-	in.sums[sumFallbacks] = counter(metricFallbacks, unitCall, "Calls that a fallback was to answer, by result.")
-	in.breakers = level(metricBreakers, unitBreaker, "Circuit breakers in the group.")
-	in.evictions = counter(metricEvictions, unitBreaker, "Circuit breakers that made room for another key.")
-	in.overflow = counter(metricOverflow, unitCall, "Calls that got the overflow breaker for want of room.")
-	in.unguarded = counter(metricUnguarded, unitCall, "Calls that went unguarded because a key function panicked.")
+	in.failureRatio = gauge(metricFailureRatio, unitRatio,
+		"Share of failures and overloads in the window. Absent below MinCalls, or if no rule uses it.")
+	in.slowRatio = gauge(metricSlowRatio, unitRatio,
+		"Share of slow calls in the window. Absent below MinCalls, or if no rule uses it.")
+	in.inFlight = upDownCounter(metricInFlight, unitCall, "Admitted calls that have not ended.")
+	in.sums[sumFallbacks] = counter(metricFallbacks, unitCall, "Fallbacks that were tried, by result.")
+	in.breakers = upDownCounter(metricBreakers, unitBreaker, "Circuit breakers in the group.")
+	in.evictions = counter(metricEvictions, unitBreaker,
+		"Circuit breakers that were evicted from a full group for another key.")
+	in.overflow = counter(metricOverflow, unitCall,
+		"Number of times a key got the overflow breaker because the group was full.")
+	in.unguarded = counter(metricUnguarded, unitCall, "Calls that no breaker guarded because a key function panicked.")
 	return in, errors.Join(errs...)
 }
 
-func (in *instruments) observe(o metric.Observer, g *breaker.Group, l *ledger) {
+func (in *instruments) observe(o metric.Observer, g *breaker.Group, t *totals) {
 	stats := g.Stats()
 	o.ObserveInt64(in.breakers, int64(stats.Breakers))
-	o.ObserveInt64(in.evictions, figure(stats.Evictions))
-	o.ObserveInt64(in.overflow, figure(stats.Overflow))
-	o.ObserveInt64(in.unguarded, figure(stats.Unguarded))
+	o.ObserveInt64(in.evictions, toInt64(stats.Evictions))
+	o.ObserveInt64(in.overflow, toInt64(stats.Overflow))
+	o.ObserveInt64(in.unguarded, toInt64(stats.Unguarded))
 
-	l.mu.Lock() // readers may collect at the same time
-	defer l.mu.Unlock()
-	l.begin()
-	in.observeAll(o, g, g.All(), l, stats.Breakers)
-	l.end()
+	t.mu.Lock() // readers may collect at the same time
+	defer t.mu.Unlock()
+	t.begin()
+	in.observeBreakers(o, g, g.All(), t, stats.Breakers)
+	t.end()
 }
 
-// observed is a breaker in one collection.
-type observed struct {
+// observation is a breaker in one collection.
+type observation struct {
 	breaker.Snapshot
 
-	account *account
+	rank    rank
 	sums    sums
-	quiet   bool // closed, and without an override
+	healthy bool // closed and without an override
 }
 
-// observeAll observes the breakers of all, which are about n. The SDK keeps a limited number of attribute sets for an
-// instrument, the first that it gets, and folds the others into one. So the states of breakers that are not closed
-// come first, and the counters in the order of their ranks. The context of the collection is not looked at: the SDK
-// drops what it knows of a series that is not observed.
+// observeBreakers observes the breakers of all, which are about n. The SDK keeps the first attribute sets of an
+// instrument, up to a limit, and combines the others into one. So the states of breakers that are not healthy come
+// first, and the counters are in the order of their ranks (O8). The context of the collection is ignored, because the
+// SDK forgets a series that is not observed.
 //
-// If a key is evicted and made anew meanwhile, all may have it twice, and what is observed twice adds up. Caller must
-// hold l.mu.
-func (in *instruments) observeAll(
-	o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], l *ledger, n int,
+// If a key is evicted and gets a new breaker during the iteration, all may yield it twice. It is observed once, because
+// the SDK adds up two observations of a series. Caller must hold t.mu.
+func (in *instruments) observeBreakers(
+	o metric.Observer, g *breaker.Group, all iter.Seq2[breaker.Key, *breaker.Breaker], t *totals, n int,
 ) {
 	seen := make(map[breaker.Key]struct{}, n)
-	breakers := make([]observed, 0, n)
+	observations := make([]observation, 0, n)
 	for key, b := range all {
 		if _, again := seen[key]; again {
 			continue
@@ -147,26 +157,26 @@ func (in *instruments) observeAll(
 			continue
 		}
 		seen[key] = struct{}{}
-		quiet := s.Underlying == breaker.Closed && s.Override.Mode == 0
-		account, sums := l.observe(key, live, sumsOf(&s), quiet)
-		breakers = append(breakers, observed{s, account, sums, quiet})
+		healthy := s.Underlying == breaker.Closed && s.Override.Mode == 0
+		rank, sums := t.observe(key, live, sumsOf(&s), healthy)
+		observations = append(observations, observation{s, rank, sums, healthy})
 	}
-	for _, quiet := range [...]bool{false, true} {
-		for i := range breakers {
-			if breakers[i].quiet == quiet {
-				in.observeState(o, &breakers[i].Snapshot)
+	for _, healthy := range [...]bool{false, true} {
+		for i := range observations {
+			if observations[i].healthy == healthy {
+				in.observeState(o, &observations[i].Snapshot)
 			}
 		}
 	}
-	slices.SortFunc(breakers, func(a, b observed) int { return a.account.rank.compare(b.account.rank) })
-	for i := range breakers {
-		in.observeSums(o, breakers[i].Key, &breakers[i].sums)
+	slices.SortFunc(observations, func(a, b observation) int { return a.rank.compare(b.rank) })
+	for i := range observations {
+		in.observeSums(o, observations[i].Key, &observations[i].sums)
 	}
 }
 
-// snapshot returns a Snapshot of the breaker that key has, and that breaker: b, unless it was evicted meanwhile.
+// snapshot returns the current breaker of key and its Snapshot. That is b, unless b was evicted in the meantime.
 func snapshot(g *breaker.Group, key breaker.Key, b *breaker.Breaker) (*breaker.Breaker, breaker.Snapshot, bool) {
-	const tries = 3 // as often as a key may be evicted and made anew while this runs
+	const tries = 3 // a key may be evicted and get a new breaker that often while this runs
 	for range tries {
 		if s := b.Snapshot(); !b.Evicted() {
 			return b, s, true
@@ -184,76 +194,76 @@ var (
 	modes  = [...]breaker.Mode{breaker.ForceOpen, breaker.ForceClosed, breaker.Shadow}
 )
 
-// observeState observes what may rise and fall.
+// observeState observes the metrics that may rise and fall.
 func (in *instruments) observeState(o metric.Observer, s *breaker.Snapshot) {
-	attrs := labels(s.Key)
+	attrs := keyAttributes(s.Key)
 	for _, state := range states {
-		o.ObserveInt64(in.state, one(s.State == state), with(attrs, labelState, state.String()))
+		o.ObserveInt64(in.state, boolValue(s.State == state), withLabel(attrs, labelState, state.String()))
 	}
 	for _, mode := range modes {
-		o.ObserveInt64(in.override, one(s.Override.Mode == mode), with(attrs, labelMode, mode.String()))
+		o.ObserveInt64(in.override, boolValue(s.Override.Mode == mode), withLabel(attrs, labelMode, mode.String()))
 	}
-	own := metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
-	o.ObserveInt64(in.inFlight, figure(s.InFlight), own)
-	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, own)
+	keyOnly := metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
+	o.ObserveInt64(in.inFlight, toInt64(s.InFlight), keyOnly)
+	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, keyOnly)
 	calls := s.Window.Calls()
 	if calls > 0 && calls >= s.MinCalls {
-		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), own)
+		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), keyOnly)
 	}
-	// The slow rule also counts the calls that their callers canceled (B6): while a backend hangs there may be no
-	// others. max, because counters saturate (B11), and a sum would wrap.
+	// The slow rule also counts slow calls that their callers canceled (B6): while a backend hangs there may be no others.
+	// Counters saturate (B11), so the sum may wrap.
 	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls {
-		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), own)
+		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), keyOnly)
 	}
 }
 
 // observeSums observes the counters of a key.
-func (in *instruments) observeSums(o metric.Observer, key breaker.Key, all *sums) {
-	attrs := labels(key)
+func (in *instruments) observeSums(o metric.Observer, key breaker.Key, values *sums) {
+	attrs := keyAttributes(key)
 	var sets [len(sumSeries)]metric.MeasurementOption
 	for i := range sumSeries {
 		series := &sumSeries[i]
-		set := sets[sameSet[i]]
+		set := sets[firstWithSet[i]]
 		switch {
 		case set != nil:
 		case series.label == "":
 			set = metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
 		default:
-			set = with(attrs, series.label, series.value)
+			set = withLabel(attrs, series.label, series.value)
 		}
 		sets[i] = set
-		if series.by == sumNotClosed {
-			o.ObserveFloat64(in.notClosed, time.Duration(figure(all[i])).Seconds(), set)
+		if series.counter == sumNotClosed {
+			o.ObserveFloat64(in.notClosed, time.Duration(toInt64(values[i])).Seconds(), set)
 		} else {
-			o.ObserveInt64(in.sums[series.by], figure(all[i]), set)
+			o.ObserveInt64(in.sums[series.counter], toInt64(values[i]), set)
 		}
 	}
 }
 
-// labels are the attributes of a breaker, in order of their keys, with room for one more. Sets are made anew for each
-// collection, of which they take a fifth of the time: to keep them would take some 10 KB for each breaker.
-func labels(key breaker.Key) [5]attribute.KeyValue {
+// keyAttributes returns the attributes of a key in order of their names, with room for one more. The attribute sets are
+// made for each collection, which takes a fifth of its time. Keeping them would take about 10 KB for each breaker.
+func keyAttributes(key breaker.Key) [5]attribute.KeyValue {
 	return [...]attribute.KeyValue{
-		labelMethod.String(text(key.Method)),
-		labelService.String(text(key.Service)),
-		labelTarget.String(text(key.Target)),
-		labelTag.String(text(key.Tag)),
+		labelMethod.String(labels.Value(key.Method)),
+		labelService.String(labels.Value(key.Service)),
+		labelTarget.String(labels.Value(key.Target)),
+		labelTag.String(labels.Value(key.Tag)),
 		{},
 	}
 }
 
-// with gets a copy of l, since NewSet sorts in place.
-func with(l [5]attribute.KeyValue, key attribute.Key, value string) metric.MeasurementOption {
-	l[len(l)-1] = key.String(value)
-	return metric.WithAttributeSet(attribute.NewSet(l[:]...))
+// withLabel returns attrs and one more attribute. It takes a copy of attrs, because NewSet sorts in place.
+func withLabel(attrs [5]attribute.KeyValue, key attribute.Key, value string) metric.MeasurementOption {
+	attrs[len(attrs)-1] = key.String(value)
+	return metric.WithAttributeSet(attribute.NewSet(attrs[:]...))
 }
 
-func one(yes bool) int64 {
+func boolValue(yes bool) int64 {
 	if yes {
 		return 1
 	}
 	return 0
 }
 
-// figure fits a saturating counter (B11) into what OpenTelemetry has.
-func figure(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
+// toInt64 converts a counter to the type of OpenTelemetry. Values that are too large saturate (B11).
+func toInt64(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -24,7 +24,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// meters is the SDK with a reader that reads when the test says so.
+// meters is a meter provider of the SDK with a reader that the test controls.
 type meters struct {
 	reader   *sdkmetric.ManualReader
 	provider *sdkmetric.MeterProvider
@@ -51,7 +51,7 @@ func (m meters) read(tb testing.TB) []metricdata.Metrics {
 	return all
 }
 
-// collect returns every series with its value, as name{attribute=value,…}.
+// collect returns the value of each series by its name, such as name{attribute=value,…}.
 func (m meters) collect(tb testing.TB) map[string]float64 {
 	tb.Helper()
 	got := make(map[string]float64)
@@ -66,7 +66,7 @@ func (m meters) collect(tb testing.TB) map[string]float64 {
 			series += "{" + strings.Join(pairs, ",") + "}"
 		}
 		if _, twice := got[series]; twice {
-			tb.Errorf("%s came twice", series)
+			tb.Errorf("%s was collected twice", series)
 		}
 		got[series] = value
 	}
@@ -113,8 +113,8 @@ func register(tb testing.TB, g *breaker.Group, m meters, opts ...Option) {
 	})
 }
 
-// figures is what the series of a group must be, by DESIGN.md and Snapshot.
-func figures(g *breaker.Group) map[string]float64 {
+// wantSeries returns the series of a group, computed from its Snapshots independently of the package.
+func wantSeries(g *breaker.Group) map[string]float64 {
 	want := make(map[string]float64)
 	for _, b := range g.All() {
 		s := b.Snapshot()
@@ -138,7 +138,9 @@ func figures(g *breaker.Group) map[string]float64 {
 		by("calls", "outcome", "ignored", float64(s.Ignored))
 		plain("slow_calls", float64(s.SlowCalls))
 		plain("late_results", float64(s.Late))
-		for name, c := range map[string]breaker.ReasonCounts{"rejections": s.Rejections, "shadow_rejections": s.ShadowRejections} {
+		for name, c := range map[string]breaker.ReasonCounts{
+			"rejections": s.Rejections, "shadow_rejections": s.ShadowRejections,
+		} {
 			by(name, "reason", "open", float64(c.Open))
 			by(name, "reason", "half_open", float64(c.HalfOpen))
 			by(name, "reason", "ramp", float64(c.Ramp))
@@ -161,8 +163,9 @@ func figures(g *breaker.Group) map[string]float64 {
 		if s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls {
 			plain("failure_ratio", s.Window.FailureRatio())
 		}
-		// B6: calls that their callers canceled count for the slow rule alone.
-		if timed := s.Window.Calls() + s.Window.SlowCanceled; s.Underlying == breaker.Closed && timed > 0 && timed >= s.MinCalls {
+		// B6: slow calls that their callers canceled count only for the slow rule.
+		timed := s.Window.Calls() + s.Window.SlowCanceled
+		if s.Underlying == breaker.Closed && timed > 0 && timed >= s.MinCalls {
 			plain("slow_ratio", float64(s.Window.Slow)/float64(timed))
 		}
 		plain("in_flight", float64(s.InFlight))
@@ -177,7 +180,7 @@ func figures(g *breaker.Group) map[string]float64 {
 	return want
 }
 
-// schedule does something at random to the breakers of a group.
+// schedule makes random calls to the breakers of a group.
 type schedule struct {
 	*rand.Rand
 	group   *breaker.Group
@@ -186,8 +189,14 @@ type schedule struct {
 
 func (s *schedule) key() breaker.Key {
 	return breaker.Key{
-		Target: "passthrough:///x", Service: "pkg.Svc", Method: string(rune('A' + s.IntN(5))), Tag: []string{"", "gold"}[s.IntN(2)],
+		Target: "passthrough:///x", Service: "pkg.Svc",
+		Method: string(rune('A' + s.IntN(5))), Tag: []string{"", "gold"}[s.IntN(2)],
 	}
+}
+
+// outcomes has failures twice, so that breakers open more often.
+var outcomes = [...]breaker.Outcome{
+	breaker.Success, breaker.Failure, breaker.Failure, breaker.Overload, breaker.Ignored,
 }
 
 func (s *schedule) step(t *testing.T) {
@@ -202,7 +211,7 @@ func (s *schedule) step(t *testing.T) {
 	case n < 80 && len(s.permits) > 0:
 		i := s.IntN(len(s.permits))
 		s.permits[i].DoneWith(ctx, breaker.Report{
-			Outcome:  []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Failure, breaker.Overload, breaker.Ignored}[s.IntN(5)],
+			Outcome:  outcomes[s.IntN(len(outcomes))],
 			Canceled: s.IntN(2) == 0,
 		})
 		s.permits = slices.Delete(s.permits, i, i+1)
@@ -231,7 +240,7 @@ func (s *schedule) step(t *testing.T) {
 	}
 }
 
-// neverFall checks that no counter is less than it was in an earlier collection that had it too.
+// neverFall checks that no counter is lower than in the earlier collection, if that had it.
 func neverFall(t *testing.T, before, now map[string]float64) {
 	t.Helper()
 	for name, v := range now {
@@ -246,17 +255,18 @@ func neverFall(t *testing.T, before, now map[string]float64) {
 	}
 }
 
-// O5: every figure agrees with Snapshot, over random schedules. A registration that has seen earlier breakers of a
-// key has counted more, and no counter of it falls.
+// O5: every value agrees with Snapshot, over random schedules. A registration that has seen earlier breakers of a key
+// has higher counters, and none of them falls.
 func TestO5_AgreesWithSnapshot(t *testing.T) {
-	seen := make(map[string]bool) // series that were ever other than 0
+	seen := make(map[string]bool) // the series that were ever different from 0
 	for seed := range uint64(16) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := breaker.Config{
-				FailingFor: -1, MinCalls: 4, Window: 2 * time.Second, SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
+				FailingFor: -1, MinCalls: 4, Window: 2 * time.Second,
+				SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
 				ProbeTimeout: 400 * time.Millisecond, SuccessesToClose: 1, Ramp: time.Second, MaxConcurrent: 8,
 			}
-			if seed%2 == 0 { // so that the other rules have their turn
+			if seed%2 == 0 { // so that the other rules open breakers too
 				cfg.ConsecutiveFailures, cfg.FailureRatio = -1, -1
 			}
 			trip := func(c breaker.Counts) bool { return seed%4 == 0 && c.Overloads > 3 }
@@ -273,17 +283,16 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 				all := old.collect(t)
 				neverFall(t, seenBefore, all)
 				seenBefore = all
-				before := figures(g)
-				m := newMeters() // which knows nothing of earlier breakers
+				before := wantSeries(g)
+				m := newMeters() // it has not seen earlier breakers
 				register(t, g, m)
 				got := m.collect(t)
 				if diff := cmp.Diff(got, before); diff != "" {
 					t.Fatalf("seed %d, step %d: (-got +want)\n%s", seed, step, diff)
 				}
-				if diff := cmp.Diff(figures(g), before); diff != "" { // B14
+				if diff := cmp.Diff(wantSeries(g), before); diff != "" { // B14
 					t.Fatalf("seed %d, step %d: collecting changed (-got +want)\n%s", seed, step, diff)
 				}
-				// The same figures from the series themselves.
 				for name, v := range got {
 					if v != 0 {
 						seen[family(name)] = true
@@ -292,15 +301,16 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 			}
 		})
 	}
-	// A schedule that never leaves 0 proves nothing.
+	// A series that was always 0 was not tested.
 	for _, want := range []string{
-		"breakers", "calls failure", "calls ignored", "calls overload", "calls success", "evictions", "failure_ratio", "fallbacks failed",
-		"fallbacks served", "in_flight", "late_results", "open", "overflow", "override force_closed", "override force_open",
-		"override shadow", "probes failure", "probes ignored", "probes lost", "probes success", "recoveries", "rejections concurrency",
-		"rejections forced", "rejections half_open", "rejections open", "rejections ramp", "shadow_rejections concurrency",
-		"shadow_rejections half_open", "shadow_rejections open", "shadow_rejections ramp", "slow_calls", "slow_ratio", "state closed",
-		"state half_open", "state open", "state_entered_timestamp", "trips consecutive", "trips custom", "trips manual", "trips probe",
-		"trips ratio", "trips slow", "unguarded",
+		"breakers", "calls failure", "calls ignored", "calls overload", "calls success", "evictions", "failure_ratio",
+		"fallbacks failed", "fallbacks served", "in_flight", "late_results", "open", "overflow", "override force_closed",
+		"override force_open", "override shadow", "probes failure", "probes ignored", "probes lost", "probes success",
+		"recoveries", "rejections concurrency", "rejections forced", "rejections half_open", "rejections open",
+		"rejections ramp", "shadow_rejections concurrency", "shadow_rejections half_open", "shadow_rejections open",
+		"shadow_rejections ramp", "slow_calls", "slow_ratio", "state closed", "state half_open", "state open",
+		"state_entered_timestamp", "trips consecutive", "trips custom", "trips manual", "trips probe", "trips ratio",
+		"trips slow", "unguarded",
 	} {
 		if !seen[want] {
 			t.Errorf("%s was 0 in all schedules", want)
@@ -308,11 +318,11 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 		delete(seen, want)
 	}
 	if len(seen) > 0 {
-		t.Errorf("series nobody expects: %v", slices.Sorted(maps.Keys(seen)))
+		t.Errorf("unexpected series: %v", slices.Sorted(maps.Keys(seen)))
 	}
 }
 
-// family is a series without the key of its breaker: "calls failure".
+// family returns the name of a series without the key of its breaker, such as "calls failure".
 func family(series string) string {
 	name, rest, _ := strings.Cut(series, "{")
 	for pair := range strings.SplitSeq(strings.TrimSuffix(rest, "}"), ",") {
@@ -325,9 +335,10 @@ func family(series string) string {
 	return name
 }
 
-// A breaker's figures come from one snapshot: they add up whatever runs beside the reader.
+// The values of a breaker come from one snapshot, so they add up even while calls run.
 func TestO5_CollectConcurrentSafe(t *testing.T) {
-	g := newGroup(t, breaker.Config{FailingFor: -1, OpenFor: time.Millisecond, MaxProbes: 4, SuccessesToClose: 1}, breaker.WithMaxBreakers(4))
+	cfg := breaker.Config{FailingFor: -1, OpenFor: time.Millisecond, MaxProbes: 4, SuccessesToClose: 1}
+	g := newGroup(t, cfg, breaker.WithMaxBreakers(4))
 	m := newMeters()
 	register(t, g, m)
 	stop := make(chan struct{})
@@ -366,7 +377,7 @@ func TestO5_CollectConcurrentSafe(t *testing.T) {
 	wg.Wait()
 }
 
-// The names and kinds of DESIGN.md, as OpenTelemetry has them.
+// The names and kinds of the metrics are those of the package documentation.
 func TestMetricNames(t *testing.T) {
 	m := newMeters()
 	g := newGroup(t, breaker.Config{MinCalls: 1})
@@ -421,7 +432,7 @@ func TestMetricNames(t *testing.T) {
 	}
 }
 
-// A key may hold any bytes. Keys that differ stay apart, and what goes out is UTF-8.
+// A key may contain any bytes. Keys that differ have different series, and all attributes are valid UTF-8.
 func TestMetricsOfOddKeys(t *testing.T) {
 	m := newMeters()
 	g := newGroup(t, breaker.Config{})
@@ -443,15 +454,15 @@ func TestMetricsOfOddKeys(t *testing.T) {
 	}
 }
 
-// B33: the series go with their breaker.
-func TestMetricsGoWithTheirBreaker(t *testing.T) {
+// B33: the series of a breaker end when it leaves the group.
+func TestMetricsEndWithTheirBreaker(t *testing.T) {
 	m := newMeters()
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
 	register(t, g, m)
 	for _, method := range []string{"A", "B"} {
 		g.Get(breaker.Key{Method: method})
 		got := m.collect(t)
-		if diff := cmp.Diff(got, figures(g)); diff != "" {
+		if diff := cmp.Diff(got, wantSeries(g)); diff != "" {
 			t.Errorf("%s (-got +want):\n%s", method, diff)
 		}
 		if got["breakers"] != 1 {
@@ -460,8 +471,8 @@ func TestMetricsGoWithTheirBreaker(t *testing.T) {
 	}
 }
 
-// B40: a breaker that no call has asked for during the idle timeout has no series. If a call asks for it after all,
-// they go on from where they were.
+// B40: a breaker that no call has used during the idle timeout has no series. If a call uses it again, they continue
+// from their last values.
 func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = time.Minute
@@ -476,18 +487,18 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 			p.Done(t.Context(), breaker.Failure)
 		}
 		call()
-		idleSeries := map[string]float64{"breakers": 1, "evictions": 0, "overflow": 0, "unguarded": 0} // of the group itself
+		groupSeries := map[string]float64{"breakers": 1, "evictions": 0, "overflow": 0, "unguarded": 0}
 		time.Sleep(idle - time.Nanosecond)
-		if got := m.collect(t); len(got) <= len(idleSeries) {
+		if got := m.collect(t); len(got) <= len(groupSeries) {
 			t.Errorf("before the idle timeout: %v, want the series of the breaker too", got)
 		}
-		time.Sleep(time.Second + time.Nanosecond) // when a breaker was used is known to a tenth of the window
-		if diff := cmp.Diff(m.collect(t), idleSeries); diff != "" {
+		time.Sleep(time.Second + time.Nanosecond) // the time of the last use is known to a tenth of the window
+		if diff := cmp.Diff(m.collect(t), groupSeries); diff != "" {
 			t.Errorf("idle (-got +want):\n%s", diff)
 		}
 		call()
 		got := m.collect(t)
-		if diff := cmp.Diff(got, figures(g)); diff != "" {
+		if diff := cmp.Diff(got, wantSeries(g)); diff != "" {
 			t.Errorf("used again (-got +want):\n%s", diff)
 		}
 		if got := series(got, "calls{", "outcome=failure"); got != 2 {
@@ -496,8 +507,8 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 	})
 }
 
-// B6: while a backend hangs and all callers give up, the slow ratio is there and the failure ratio is not.
-func TestO5_RatiosOfCallsThatWereCanceled(t *testing.T) {
+// B6: while a backend hangs and all callers cancel, the slow ratio exists and the failure ratio does not.
+func TestO5_RatiosOfCanceledCalls(t *testing.T) {
 	m := newMeters()
 	g := newGroup(t, breaker.Config{SlowCall: time.Minute, SlowRatio: 1, MinCalls: 2})
 	register(t, g, m)
@@ -538,7 +549,7 @@ func TestUnregister(t *testing.T) {
 	}
 }
 
-func TestRegisterMetricsOfNoGroup(t *testing.T) {
+func TestRegisterMetricsWithNilGroup(t *testing.T) {
 	m := newMeters()
 	r, err := RegisterMetrics(nil, WithMeterProvider(m.provider))
 	if err == nil || r != nil {
@@ -549,7 +560,7 @@ func TestRegisterMetricsOfNoGroup(t *testing.T) {
 	}
 }
 
-// badMeter cannot make the instrument bad, or cannot register callbacks.
+// badMeter fails to make the instrument with the name bad. If bad is "callback", it fails to register callbacks.
 type badMeter struct {
 	noop.Meter
 	bad string
@@ -564,19 +575,27 @@ var errBad = errors.New("bad instrument")
 
 func (m badMeters) Meter(string, ...metric.MeterOption) metric.Meter { return m.meter }
 
-func (m badMeter) Int64ObservableCounter(name string, _ ...metric.Int64ObservableCounterOption) (metric.Int64ObservableCounter, error) {
+func (m badMeter) Int64ObservableCounter(
+	name string, _ ...metric.Int64ObservableCounterOption,
+) (metric.Int64ObservableCounter, error) {
 	return noop.Int64ObservableCounter{}, m.check(name)
 }
 
-func (m badMeter) Int64ObservableUpDownCounter(name string, _ ...metric.Int64ObservableUpDownCounterOption) (metric.Int64ObservableUpDownCounter, error) {
+func (m badMeter) Int64ObservableUpDownCounter(
+	name string, _ ...metric.Int64ObservableUpDownCounterOption,
+) (metric.Int64ObservableUpDownCounter, error) {
 	return noop.Int64ObservableUpDownCounter{}, m.check(name)
 }
 
-func (m badMeter) Float64ObservableCounter(name string, _ ...metric.Float64ObservableCounterOption) (metric.Float64ObservableCounter, error) {
+func (m badMeter) Float64ObservableCounter(
+	name string, _ ...metric.Float64ObservableCounterOption,
+) (metric.Float64ObservableCounter, error) {
 	return noop.Float64ObservableCounter{}, m.check(name)
 }
 
-func (m badMeter) Float64ObservableGauge(name string, _ ...metric.Float64ObservableGaugeOption) (metric.Float64ObservableGauge, error) {
+func (m badMeter) Float64ObservableGauge(
+	name string, _ ...metric.Float64ObservableGaugeOption,
+) (metric.Float64ObservableGauge, error) {
 	return noop.Float64ObservableGauge{}, m.check(name)
 }
 
@@ -594,7 +613,8 @@ func (m badMeter) check(name string) error {
 func TestRegisterMetricsWithBadMeter(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	for _, bad := range []string{
-		"callback", "grpc.client.breaker.state", "grpc.client.breaker.calls", "grpc.client.breaker.open", "grpc.client.breaker.failure_ratio",
+		"callback", "grpc.client.breaker.state", "grpc.client.breaker.calls", "grpc.client.breaker.open",
+		"grpc.client.breaker.failure_ratio",
 	} {
 		r, err := RegisterMetrics(g, WithMeterProvider(badMeters{meter: badMeter{bad: bad}}))
 		if !errors.Is(err, errBad) || r != nil {
@@ -606,8 +626,8 @@ func TestRegisterMetricsWithBadMeter(t *testing.T) {
 	}
 }
 
-// A breaker that is evicted and made anew while a reader goes over them is still one breaker.
-func TestO5_KeyThatComesTwice(t *testing.T) {
+// A key whose breaker is replaced while a reader collects is reported once.
+func TestO5_KeyYieldedTwice(t *testing.T) {
 	m := newMeters()
 	meter := m.provider.Meter(ScopeName)
 	in, err := newInstruments(meter)
@@ -625,25 +645,27 @@ func TestO5_KeyThatComesTwice(t *testing.T) {
 		}
 	}
 	if _, err := meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		in.observeAll(o, g, twice, newLedger(false), 1)
+		in.observeBreakers(o, g, twice, newTotals(false), 1)
 		return nil
 	}, in.all...); err != nil {
 		t.Fatal(err)
 	}
-	got, want := m.collect(t), figures(g)
-	for _, own := range []string{"breakers", "evictions", "overflow", "unguarded"} {
-		delete(want, own)
+	got, want := m.collect(t), wantSeries(g)
+	for _, name := range []string{"breakers", "evictions", "overflow", "unguarded"} {
+		delete(want, name)
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
 
-// B11: what saturates in Snapshot saturates here.
-func TestFigure(t *testing.T) {
-	for n, want := range map[uint64]int64{0: 0, 7: 7, math.MaxInt64: math.MaxInt64, math.MaxInt64 + 1: math.MaxInt64, math.MaxUint64: math.MaxInt64} {
-		if got := figure(n); got != want {
-			t.Errorf("figure(%d): got %d, want %d", n, got, want)
+// B11: counters that saturate in Snapshot saturate here too.
+func TestToInt64(t *testing.T) {
+	for n, want := range map[uint64]int64{
+		0: 0, 7: 7, math.MaxInt64: math.MaxInt64, math.MaxInt64 + 1: math.MaxInt64, math.MaxUint64: math.MaxInt64,
+	} {
+		if got := toInt64(n); got != want {
+			t.Errorf("toInt64(%d): got %d, want %d", n, got, want)
 		}
 	}
 }

@@ -1,20 +1,16 @@
 package otelbridge
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"strings"
-	"unicode/utf8"
-
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/labels"
 )
 
-// This file has every name that goes out. There is no semantic convention for circuit breakers yet; these follow the
-// request for one, https://github.com/open-telemetry/semantic-conventions/issues/2355, as far as it goes, in a
-// namespace of their own. Event names hold nothing dynamic, as the conventions for events ask.
+// This file has every name that is exported. There is no semantic convention for circuit breakers yet. The names follow
+// the request for one, https://github.com/open-telemetry/semantic-conventions/issues/2355, as far as it goes, in a
+// separate namespace. Event names contain nothing dynamic, as the conventions for events demand.
 
 // ScopeName is the name of the instrumentation scope of all spans, log records and metrics of this package.
 const ScopeName = "github.com/grpcircuit/grpcircuit/otelbridge"
@@ -39,9 +35,9 @@ const (
 
 	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
 
-	// A probe without its outcome would say nothing, and none of the names above means it.
+	// None of the names above means the outcome of a probe.
 	attrOutcome = attribute.Key("circuit_breaker.outcome")
-	// The only one that goes on a span of somebody else's rather than on an event; see tally.
+	// This attribute is on the caller's span rather than on an event: see rejectionCounts.
 	attrRejectedCount = attribute.Key("circuit_breaker.rejected_count")
 
 	attrRPCMethod     = semconv.RPCMethodKey
@@ -49,11 +45,11 @@ const (
 	attrErrorType     = semconv.ErrorTypeKey
 )
 
-// schemaURL says which version of the conventions the rpc names are of.
+// schemaURL is the version of the conventions that define the rpc names.
 const schemaURL = semconv.SchemaURL
 
-// A Prometheus exporter makes of these what DESIGN.md lists: it turns dots into underscores, appends the unit, and
-// _total to counters. Units in braces are annotations, which it drops. State, override, in_flight and breakers are
+// A Prometheus exporter turns these into the names of prombridge. It turns dots into underscores and appends the unit,
+// and _total to counters. Units in braces are annotations, which it drops. State, override, in_flight and breakers are
 // up-down counters, because it would append _ratio to a gauge without a unit.
 const (
 	metricState            = "grpc.client.breaker.state"
@@ -103,66 +99,24 @@ const (
 	labelResult  = attribute.Key("result")
 )
 
-// The results of a fallback; those of a probe are outcomes, or:
+// The results of a fallback are served and failed. Those of a probe are outcomes or lost.
 const (
 	resultServed = "served"
 	resultFailed = "failed"
 	resultLost   = "lost"
 )
 
-// rpcStatusCodes are the codes of gRPC as the conventions write them, by number.
+// rpcStatusCodes holds the names that the conventions give the codes of gRPC, by number.
 var rpcStatusCodes = [...]string{
 	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
 	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
 	"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 }
 
-// rpcMethod is the value of rpc.method, or "" for a key that is not of one method.
+// rpcMethod returns the value of rpc.method. It is empty for a key that does not name one method.
 func rpcMethod(key breaker.Key) string {
 	if key.Service == "" || key.Method == "" {
 		return ""
 	}
-	return text(key.Service + "/" + key.Method)
-}
-
-// maxText is how many bytes of a key a telemetry back end is asked to carry, as prombridge has it: a key of a
-// megabyte on every event and every series would choke it.
-const maxText = 1024
-
-// text returns s as an exporter can carry it: escaped, and if that is longer than maxText, cut off and told apart by
-// a hash, a cryptographic one, because whoever makes up keys must not be able to find two that collide.
-func text(s string) string {
-	out := escaped(s)
-	if len(out) <= maxText {
-		return out
-	}
-	sum := sha256.Sum256([]byte(s))
-	tail := `\#` + hex.EncodeToString(sum[:16])
-	return strings.ToValidUTF8(out[:maxText-len(tail)], "") + tail
-}
-
-// escaped returns s as an exporter can carry it. A key may hold any bytes, and an exporter that speaks protobuf
-// throws away a whole batch for one string that is not UTF-8. Invalid bytes become \xff, and so that no two keys
-// become one, a backslash becomes two.
-func escaped(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, `\`) {
-		return s
-	}
-	const digits = "0123456789abcdef"
-	var b strings.Builder
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			b.WriteString(`\x`)
-			b.WriteByte(digits[s[0]>>4])
-			b.WriteByte(digits[s[0]&15])
-		case r == '\\':
-			b.WriteString(`\\`)
-		default:
-			b.WriteString(s[:size])
-		}
-		s = s[size:]
-	}
-	return b.String()
+	return labels.Value(key.Service + "/" + key.Method)
 }

@@ -7,25 +7,26 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Option sets up a Bridge or the metrics. Options come from the With functions of this package. New and
-// RegisterMetrics take the same ones, so that a program can hand one list to both; each ignores those that are not
-// for it, and a nil Option.
+// An Option configures New or RegisterMetrics. The With functions of this package return Options. New and
+// RegisterMetrics accept the same Options, so a program can pass one list to both. Each ignores the Options of the
+// other, and nil.
 type Option interface{ apply(*options) }
 
 type optionFunc func(*options)
 
 func (f optionFunc) apply(o *options) { f(o) }
 
-// options has a nil provider where the global one is meant.
+// options holds the settings of all Options. A nil provider means the global one.
 type options struct {
 	tracers       trace.TracerProvider
 	meters        metric.MeterProvider
 	loggers       log.LoggerProvider
-	logs          bool // events go to loggers
+	logs          bool // events are log records
 	rejectedSpans bool
-	delta         bool // of the readers of the metrics
+	delta         bool // the readers of the metrics have delta temporality
 }
 
+// collect applies opts and fills in the global providers.
 func collect(opts []Option) options {
 	var o options
 	for _, opt := range opts {
@@ -45,42 +46,43 @@ func collect(opts []Option) options {
 	return o
 }
 
-// WithTracerProvider sets who makes the spans of WithRejectedSpans. Span events need no provider: they go on spans
-// that are there. It is for New. Default, and what nil stands for: the global provider, also if it is set later.
+// WithTracerProvider sets the provider of the spans of WithRejectedSpans. Span events need no provider, because they
+// are added to existing spans. It applies to New. A nil p means the default. Default: the global provider, even if it
+// is set later.
 func WithTracerProvider(p trace.TracerProvider) Option {
 	return optionFunc(func(o *options) { o.tracers = p })
 }
 
-// WithMeterProvider sets who makes the instruments. It is for RegisterMetrics. Default, and what nil stands for: the
-// global provider, also if it is set later.
+// WithMeterProvider sets the provider of the instruments. It applies to RegisterMetrics. A nil p means the default.
+// Default: the global provider, even if it is set later.
 func WithMeterProvider(p metric.MeterProvider) Option {
 	return optionFunc(func(o *options) { o.meters = p })
 }
 
-// WithDeltaTemporality says that the readers of the meter provider ask for delta temporality of counters. A key that
-// was left out of a collection, because its breaker was idle or gone, then starts again from zero, so that nothing is
-// counted twice. Without it counters are totals, as readers with cumulative temporality need them. All readers of the
-// provider must have the same temporality. It is for RegisterMetrics. Default: cumulative.
+// WithDeltaTemporality declares that the readers of the meter provider use delta temporality for counters. A key that
+// was missing from a collection, because its breaker was idle or gone, then starts again at zero, so that nothing is
+// counted twice. Without this option counters are totals, which readers with cumulative temporality need. All readers
+// of the provider must have the same temporality. It applies to RegisterMetrics. Default: cumulative.
 func WithDeltaTemporality() Option {
 	return optionFunc(func(o *options) { o.delta = true })
 }
 
-// WithLoggerProvider sends events as log records to p, and none to spans: the same names and attributes, as the event
-// name and the attributes of a record, with the trace and the span of the call's context. A transition to open has
-// severity WARN, everything else INFO, and nothing is built for what the logger says it does not want.
+// WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes of
+// the event, and the trace and the span of the call's context. A transition to open has severity WARN, all other events
+// INFO. A record that the logger does not enable is not built.
 //
-// A span gets no more records of rejections than it would get events (see the package comment), be it sampled or not;
-// without a span every rejection is a record. It is for New. A nil p is the global provider, also if it is set later.
-// Default: span events.
+// A span gets as many records of rejections as it would get events (see the package documentation), whether or not it
+// is sampled. Without a span, every rejection is a record. It applies to New. A nil p is the global provider, even if
+// that is set later. Default: span events.
 func WithLoggerProvider(p log.LoggerProvider) Option {
 	return optionFunc(func(o *options) { o.loggers, o.logs = p, true })
 }
 
-// WithRejectedSpans makes a span for every rejected call, which has none otherwise unless grpc's own plugin stands
-// before the guard: a child of the span in the call's context, internal, of no length, with an error status, the
-// attributes of circuit_breaker.rejected and error.type CIRCUIT_OPEN. Its name is circuit_breaker.rejected, as it is
-// no RPC. The event on the caller's span remains. There is no bound but that of the sampler. It is for New. Default:
-// off.
+// WithRejectedSpans makes a span for every rejected call. Without it, a rejected call has a span only if grpc's plugin
+// is before the guard. The span is a child of the span in the call's context, has kind internal and ends immediately.
+// Its name is circuit_breaker.rejected, because it is not an RPC. It has an error status, the attributes of
+// circuit_breaker.rejected, and error.type CIRCUIT_OPEN. The event on the caller's span remains. Only the sampler
+// limits the number of spans. It applies to New. Default: off.
 func WithRejectedSpans() Option {
 	return optionFunc(func(o *options) { o.rejectedSpans = true })
 }

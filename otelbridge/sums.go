@@ -11,19 +11,19 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A key may get another breaker, which counts from zero: the first one was evicted or removed. And a breaker that is
-// idle has no series until a call comes. The SDK forgets a series that a collection left out: it takes the next total
-// of it for new. So a reader with cumulative temporality needs the total of all breakers of the key, and one with
-// delta temporality needs, after a gap, what was counted since the gap. The bridge cannot see what its readers use,
-// so an option says it.
+// A key may get another breaker, which counts from zero, after the first one was evicted or removed. An idle breaker
+// has no series until the next call. The SDK forgets a series that is missing from a collection, and treats its next
+// total as new. So a reader with cumulative temporality needs the total of all breakers of the key. A reader with delta
+// temporality needs, after a gap, the count since the gap. The bridge cannot see the temporality of its readers, so an
+// option sets it.
 
-// maxGone is how many keys without a breaker the ledger keeps totals of: as many as a group has breakers by default.
+// maxGone is the number of keys without a breaker whose totals are kept. It is the default size of a group.
 const maxGone = 10_000
 
-// sums are the figures of a breaker that only grow, in the order of sumSeries.
+// sums holds the values of a breaker that never fall, in the order of sumSeries.
 type sums [len(sumSeries)]uint64
 
-// plus and minus work figure by figure, and stop at the largest figure and at zero.
+// plus adds value by value, and saturates at the largest value.
 func (s sums) plus(o sums) sums {
 	for i := range s {
 		if s[i] > math.MaxUint64-o[i] {
@@ -35,6 +35,7 @@ func (s sums) plus(o sums) sums {
 	return s
 }
 
+// minus subtracts value by value, and stops at zero.
 func (s sums) minus(o sums) sums {
 	for i := range s {
 		s[i] -= min(s[i], o[i])
@@ -42,45 +43,45 @@ func (s sums) minus(o sums) sums {
 	return s
 }
 
-// ledger holds what has been reported of each key, so that counters never fall.
-type ledger struct {
+// totals holds the counts that were reported for each key, so that counters never fall (O7).
+type totals struct {
 	delta bool // the readers have delta temporality
 
 	mu sync.Mutex
+
 	// Guarded by mu.
-	round uint64 // the number of the collection
-	seq   uint64 // the last rank given out
-	keys  map[breaker.Key]*account
-	gone  []*account // of breakers that were evicted, the oldest first; some may have come back
+	collection uint64 // the number of the current collection
+	lastRank   uint64 // the last rank that was assigned
+	keys       map[breaker.Key]*keyTotals
+	gone       []*keyTotals // whose breaker was evicted, the oldest first; some may have a breaker again
 }
 
-func newLedger(delta bool) *ledger {
-	return &ledger{delta: delta, keys: make(map[breaker.Key]*account)}
+func newTotals(delta bool) *totals {
+	return &totals{delta: delta, keys: make(map[breaker.Key]*keyTotals)}
 }
 
-// account holds the totals of one key.
-type account struct {
-	key   breaker.Key
-	b     *breaker.Breaker // nil: it was evicted
-	last  sums             // of b, in the last collection that had it
-	add   sums             // what earlier breakers of the key have counted
-	base  sums             // delta temporality: what b had counted before the gap
-	round uint64           // of the last collection that had the key
-	out   bool             // a collection has left the key out since then
-	rank  rank
+// keyTotals holds the totals of one key.
+type keyTotals struct {
+	key        breaker.Key
+	breaker    *breaker.Breaker // nil: it was evicted
+	last       sums             // of breaker, in the last collection that had it
+	earlier    sums             // the counts of earlier breakers of the key
+	base       sums             // with delta temporality: the counts of breaker before the gap
+	collection uint64           // the last collection that had the key
+	missed     bool             // a later collection did not have the key
+	rank       rank
 }
 
-// rank is the place of a key in the order in which sums are observed. It must not change from one collection to the
-// next, or keys would cross the SDK's limit and be counted twice. Keys that have ever been of interest come first,
-// and stay there.
+// rank is the position of a key in the order in which sums are observed. If positions changed between collections, keys
+// would cross the SDK's limit and be counted twice. Keys that were ever not healthy come first and remain there (O8).
 type rank struct {
-	quiet bool // always closed so far, without an override
-	seq   uint64
+	healthy bool // always closed so far, without an override
+	seq     uint64
 }
 
 func (r rank) compare(o rank) int {
-	if r.quiet != o.quiet {
-		if r.quiet {
+	if r.healthy != o.healthy {
+		if r.healthy {
 			return 1
 		}
 		return -1
@@ -88,105 +89,119 @@ func (r rank) compare(o rank) int {
 	return cmp.Compare(r.seq, o.seq)
 }
 
-// begin starts a collection. Caller must hold l.mu.
-func (l *ledger) begin() { l.round++ }
+// begin starts a collection. Caller must hold t.mu.
+func (t *totals) begin() { t.collection++ }
 
-// observe returns the account of a key and the sums to report for it. b is its breaker, which has counted so much;
-// quiet reports whether b is closed and without an override. Caller must hold l.mu.
-func (l *ledger) observe(key breaker.Key, b *breaker.Breaker, counted sums, quiet bool) (*account, sums) {
-	a := l.keys[key]
-	if a == nil {
-		l.seq++
-		a = &account{key: key, b: b, rank: rank{quiet: true, seq: l.seq}}
-		l.keys[key] = a
+// observe records the counts of b, the breaker of key. It returns the rank of the key and the sums to report for it.
+// healthy reports whether b is closed and without an override. Caller must hold t.mu.
+func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healthy bool) (rank, sums) {
+	k := t.keys[key]
+	if k == nil {
+		t.lastRank++
+		k = &keyTotals{key: key, breaker: b, rank: rank{healthy: true, seq: t.lastRank}}
+		t.keys[key] = k
 	}
-	if a.rank.quiet && !quiet {
-		l.seq++
-		a.rank = rank{seq: l.seq}
+	if k.rank.healthy && !healthy {
+		t.lastRank++
+		k.rank = rank{seq: t.lastRank}
 	}
 	switch {
-	case a.out && l.delta:
-		a.add, a.base = sums{}, sums{}
-		if a.b == b {
-			a.base = a.last
+	case k.missed && t.delta:
+		k.earlier, k.base = sums{}, sums{}
+		if k.breaker == b {
+			k.base = k.last
 		}
-	case a.b != b && a.b != nil:
-		a.add, a.base = a.add.plus(a.last.minus(a.base)), sums{}
+	case k.breaker != b && k.breaker != nil:
+		k.addBreaker()
 	}
-	a.b, a.last, a.round, a.out = b, counted, l.round, false
-	return a, a.add.plus(counted.minus(a.base))
+	k.breaker, k.last, k.collection, k.missed = b, counts, t.collection, false
+	return k.rank, k.earlier.plus(counts.minus(k.base))
 }
 
-// end notes which keys the collection has left out. Caller must hold l.mu.
-func (l *ledger) end() {
-	for _, a := range l.keys {
-		if a.round == l.round {
+// addBreaker adds the counts of the current breaker to those of earlier breakers.
+func (k *keyTotals) addBreaker() {
+	k.earlier, k.base = k.earlier.plus(k.last.minus(k.base)), sums{}
+}
+
+// end marks the keys that the collection did not have. It drops evicted breakers, and the totals of the oldest keys
+// without a breaker. Caller must hold t.mu.
+func (t *totals) end() {
+	for _, k := range t.keys {
+		if k.collection == t.collection {
 			continue
 		}
-		a.out = true
-		if a.b != nil && a.b.Evicted() { // keep the totals, and not the breaker
-			a.add, a.base, a.last = a.add.plus(a.last.minus(a.base)), sums{}, sums{}
-			a.b = nil
-			l.gone = append(l.gone, a)
+		k.missed = true
+		if k.breaker != nil && k.breaker.Evicted() { // keep the totals but not the breaker
+			k.addBreaker()
+			k.breaker, k.last = nil, sums{}
+			t.gone = append(t.gone, k)
 		}
 	}
 	n := 0
-	for n < len(l.gone) && (l.gone[n].b != nil || l.delta || len(l.gone)-n > maxGone) {
-		if a := l.gone[n]; a.b == nil && l.keys[a.key] == a {
-			delete(l.keys, a.key)
+	for n < len(t.gone) && (t.gone[n].breaker != nil || t.delta || len(t.gone)-n > maxGone) {
+		if k := t.gone[n]; k.breaker == nil && t.keys[k.key] == k {
+			delete(t.keys, k.key)
 		}
 		n++
 	}
-	l.gone = slices.Delete(l.gone, 0, n)
+	t.gone = slices.Delete(t.gone, 0, n)
 }
 
-// sumSeries lists the figures of a Snapshot that only grow, with the counter and the attribute of each.
+type snap = *breaker.Snapshot
+
+// sumSeries lists the values of a Snapshot that never fall, with the counter and the attribute of each.
 var sumSeries = [...]struct {
-	of    func(*breaker.Snapshot) uint64
-	by    counterOf
-	label attribute.Key // "": no more than the breaker's own
-	value string
+	read    func(snap) uint64
+	counter sumCounter
+	label   attribute.Key // empty: only the attributes of the key
+	value   string
 }{
-	{func(s *breaker.Snapshot) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String()},
+	{func(s snap) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String()},
+	{func(s snap) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String()},
+	{func(s snap) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String()},
+	{func(s snap) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String()},
 
-	{func(s *breaker.Snapshot) uint64 { return s.Rejections.Open }, sumRejections, labelReason, breaker.ReasonOpen.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Rejections.HalfOpen }, sumRejections, labelReason, breaker.ReasonHalfOpen.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Rejections.Forced }, sumRejections, labelReason, breaker.ReasonForced.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Rejections.Concurrency }, sumRejections, labelReason, breaker.ReasonConcurrency.String()},
+	{func(s snap) uint64 { return s.Rejections.Open }, sumRejections, labelReason, breaker.ReasonOpen.String()},
+	{func(s snap) uint64 { return s.Rejections.HalfOpen }, sumRejections, labelReason, breaker.ReasonHalfOpen.String()},
+	{func(s snap) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String()},
+	{func(s snap) uint64 { return s.Rejections.Forced }, sumRejections, labelReason, breaker.ReasonForced.String()},
+	{
+		func(s snap) uint64 { return s.Rejections.Concurrency }, sumRejections, labelReason,
+		breaker.ReasonConcurrency.String(),
+	},
 
-	{func(s *breaker.Snapshot) uint64 { return s.ShadowRejections.Open }, sumShadow, labelReason, breaker.ReasonOpen.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.ShadowRejections.HalfOpen }, sumShadow, labelReason, breaker.ReasonHalfOpen.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.ShadowRejections.Ramp }, sumShadow, labelReason, breaker.ReasonRamp.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.ShadowRejections.Forced }, sumShadow, labelReason, breaker.ReasonForced.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.ShadowRejections.Concurrency }, sumShadow, labelReason, breaker.ReasonConcurrency.String()},
+	{func(s snap) uint64 { return s.ShadowRejections.Open }, sumShadow, labelReason, breaker.ReasonOpen.String()},
+	{func(s snap) uint64 { return s.ShadowRejections.HalfOpen }, sumShadow, labelReason, breaker.ReasonHalfOpen.String()},
+	{func(s snap) uint64 { return s.ShadowRejections.Ramp }, sumShadow, labelReason, breaker.ReasonRamp.String()},
+	{func(s snap) uint64 { return s.ShadowRejections.Forced }, sumShadow, labelReason, breaker.ReasonForced.String()},
+	{
+		func(s snap) uint64 { return s.ShadowRejections.Concurrency }, sumShadow, labelReason,
+		breaker.ReasonConcurrency.String(),
+	},
 
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Consecutive }, sumTrips, labelRule, breaker.RuleConsecutive.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Probe }, sumTrips, labelRule, breaker.RuleProbe.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String()},
+	{func(s snap) uint64 { return s.Trips.Consecutive }, sumTrips, labelRule, breaker.RuleConsecutive.String()},
+	{func(s snap) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String()},
+	{func(s snap) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String()},
+	{func(s snap) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String()},
+	{func(s snap) uint64 { return s.Trips.Probe }, sumTrips, labelRule, breaker.RuleProbe.String()},
+	{func(s snap) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String()},
 
-	{func(s *breaker.Snapshot) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String()},
-	{func(s *breaker.Snapshot) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost},
+	{func(s snap) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String()},
+	{func(s snap) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String()},
+	{func(s snap) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String()},
+	{func(s snap) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost},
 
-	{func(s *breaker.Snapshot) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed},
-	{func(s *breaker.Snapshot) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed},
+	{func(s snap) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed},
+	{func(s snap) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed},
 
-	{func(s *breaker.Snapshot) uint64 { return s.SlowCalls }, sumSlowCalls, "", ""},
-	{func(s *breaker.Snapshot) uint64 { return s.Late }, sumLateResults, "", ""},
-	{func(s *breaker.Snapshot) uint64 { return s.Recoveries }, sumRecoveries, "", ""},
-	{func(s *breaker.Snapshot) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", ""}, // nanoseconds
+	{func(s snap) uint64 { return s.SlowCalls }, sumSlowCalls, "", ""},
+	{func(s snap) uint64 { return s.Late }, sumLateResults, "", ""},
+	{func(s snap) uint64 { return s.Recoveries }, sumRecoveries, "", ""},
+	{func(s snap) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", ""}, // nanoseconds
 }
 
-// sameSet has for each of sumSeries the first one with the same attribute: they share a set.
-var sameSet = func() (first [len(sumSeries)]int) {
+// firstWithSet holds, for each of sumSeries, the index of the first one with the same attribute. They share a set.
+var firstWithSet = func() (first [len(sumSeries)]int) {
 	for i := range sumSeries {
 		for j := range sumSeries {
 			if sumSeries[i].label == sumSeries[j].label && sumSeries[i].value == sumSeries[j].value {
@@ -198,11 +213,11 @@ var sameSet = func() (first [len(sumSeries)]int) {
 	return first
 }()
 
-// counterOf names a counter of instruments.
-type counterOf uint8
+// sumCounter identifies a counter of instruments.
+type sumCounter uint8
 
 const (
-	sumCalls counterOf = iota
+	sumCalls sumCounter = iota
 	sumRejections
 	sumShadow
 	sumTrips
@@ -211,14 +226,14 @@ const (
 	sumSlowCalls
 	sumLateResults
 	sumRecoveries
-	sumNotClosed // in seconds; the others count
+	sumNotClosed // in seconds; the others are numbers
 )
 
-const counters = int(sumNotClosed) // those of Int64
+const intCounters = int(sumNotClosed) // the number of Int64 counters
 
-func sumsOf(s *breaker.Snapshot) (all sums) {
+func sumsOf(s *breaker.Snapshot) (values sums) {
 	for i := range sumSeries {
-		all[i] = sumSeries[i].of(s)
+		values[i] = sumSeries[i].read(s)
 	}
-	return all
+	return values
 }

@@ -16,17 +16,17 @@ import (
 
 // newDeltaMeters is newMeters with delta temporality.
 func newDeltaMeters(opts ...sdkmetric.Option) meters {
-	r := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality {
-		return metricdata.DeltaTemporality
-	}))
+	delta := func(sdkmetric.InstrumentKind) metricdata.Temporality { return metricdata.DeltaTemporality }
+	r := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(delta))
 	return meters{r, sdkmetric.NewMeterProvider(append(opts, sdkmetric.WithReader(r))...)}
 }
 
-// callsOf returns how many successful calls are reported for the method, and -1 if none are.
+// callsOf returns the number of successful calls reported for the method, or -1 if there is no such series.
 func callsOf(got map[string]float64, method string) float64 {
 	return series(got, "calls{", "grpc.method="+method+",", "outcome=success")
 }
 
+// series returns the value of a series whose name contains all parts, or -1.
 func series(got map[string]float64, parts ...string) float64 {
 	for name, v := range got {
 		found := true
@@ -40,7 +40,7 @@ func series(got map[string]float64, parts ...string) float64 {
 	return -1
 }
 
-// succeedOn makes n calls that succeed with the breaker of a method.
+// succeedOn makes n successful calls with the breaker of a method.
 func succeedOn(t *testing.T, g *breaker.Group, method string, n int) {
 	t.Helper()
 	b := g.Get(breaker.Key{Method: method})
@@ -53,7 +53,7 @@ func succeedOn(t *testing.T, g *breaker.Group, method string, n int) {
 	}
 }
 
-// O7: a key that gets another breaker between two collections goes on: its counters never fall, and no delta is
+// O7: if a key gets another breaker between two collections, its counters continue. They never fall, and no delta is
 // negative.
 func TestO07_AnotherBreakerBetweenCollections(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
@@ -68,22 +68,22 @@ func TestO07_AnotherBreakerBetweenCollections(t *testing.T) {
 		succeedOn(t, g, "m", n) // and is evicted
 		all += float64(n)
 		if got := callsOf(cumulative.collect(t), "m"); got != all {
-			t.Errorf("round %d: %v calls in all, want %v", round, got, all)
+			t.Errorf("round %d: %v calls in total, want %v", round, got, all)
 		}
 		if got := callsOf(delta.collect(t), "m"); got != float64(n) {
-			t.Errorf("round %d: %v calls more, want %d", round, got, n)
+			t.Errorf("round %d: a delta of %v calls, want %d", round, got, n)
 		}
 	}
 	g.Remove(breaker.Key{Method: "m"})
 	succeedOn(t, g, "m", 2)
 	if got := callsOf(cumulative.collect(t), "m"); got != all+2 {
-		t.Errorf("after Remove: %v calls in all, want %v", got, all+2)
+		t.Errorf("after Remove: %v calls in total, want %v", got, all+2)
 	}
 }
 
-// O7: a key that collections have left out, because its breaker was idle or gone. Totals go on where they were,
-// deltas tell of every call once, whether more or fewer calls come than before.
-func TestO07_KeyThatComesBack(t *testing.T) {
+// O7: a key is missing from some collections, because its breaker was idle or gone. Totals then continue, and deltas
+// count every call once, whether more or fewer calls follow than before.
+func TestO07_KeyThatReturns(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		away  func(g *breaker.Group)
@@ -100,9 +100,9 @@ func TestO07_KeyThatComesBack(t *testing.T) {
 				cumulative, delta := newMeters(), newDeltaMeters()
 				register(t, g, cumulative)
 				register(t, g, delta, WithDeltaTemporality())
-				told, last := 0., 0.
+				reported, last := 0., 0.
 				collect := func() {
-					told += max(0, callsOf(delta.collect(t), "m"))
+					reported += max(0, callsOf(delta.collect(t), "m"))
 					if got := callsOf(cumulative.collect(t), "m"); got >= 0 {
 						if got < last {
 							t.Errorf("%s: the counter falls from %v to %v", tt.name, last, got)
@@ -121,26 +121,26 @@ func TestO07_KeyThatComesBack(t *testing.T) {
 				tt.away(g)
 				pass(tt.apart)
 				if got := callsOf(cumulative.collect(t), "m"); got != -1 {
-					t.Errorf("%s: away, and the counter is %v", tt.name, got)
+					t.Errorf("%s: the counter is %v while the key is missing, want none", tt.name, got)
 				}
 				succeedOn(t, g, "m", more)
 				pass(time.Minute)
-				if want := float64(10 + more); told != want || last != want {
-					t.Errorf("%s: deltas tell of %v calls, the counter of %v, want %v", tt.name, told, last, want)
+				if want := float64(10 + more); reported != want || last != want {
+					t.Errorf("%s: the deltas have %v calls, the counter %v, want %v", tt.name, reported, last, want)
 				}
 			})
 		}
 	}
 }
 
-// O7: keys that come and go all the time, at the bound of the group. Every call is told that was counted by a breaker
-// which a collection saw after it.
+// O7: keys are evicted all the time, because the group is full. Every call is reported whose breaker was collected
+// after the call.
 func TestO07_Churn(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(2))
 	cumulative, delta := newMeters(), newDeltaMeters()
 	register(t, g, cumulative)
 	register(t, g, delta, WithDeltaTemporality())
-	told := map[string]float64{}
+	reported := map[string]float64{}
 	var last map[string]float64
 	for round := range 300 {
 		for i := range 2 {
@@ -148,35 +148,35 @@ func TestO07_Churn(t *testing.T) {
 		}
 		deltas := delta.collect(t)
 		for _, m := range []string{"m0", "m1", "m2", "m3", "m4"} {
-			told[m] += max(0, callsOf(deltas, m))
+			reported[m] += max(0, callsOf(deltas, m))
 		}
 		now := cumulative.collect(t)
 		neverFall(t, last, now)
 		last = now
 	}
 	sum := 0.
-	for _, n := range told {
+	for _, n := range reported {
 		sum += n
 	}
 	if sum != 300*2*3 {
-		t.Errorf("deltas tell of %v calls, want %d", sum, 300*2*3)
+		t.Errorf("the deltas have %v calls, want %d", sum, 300*2*3)
 	}
 }
 
-// O7: what the ledger keeps is bounded, whatever comes and goes.
-func TestO07_TheLedgerIsBounded(t *testing.T) {
+// O7: the memory for totals is bounded, however often keys change.
+func TestO07_TotalsAreBounded(t *testing.T) {
 	for _, delta := range []bool{false, true} {
 		const n = 1000
 		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(n))
-		l := newLedger(delta)
+		totals := newTotals(delta)
 		collect := func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.begin()
+			totals.mu.Lock()
+			defer totals.mu.Unlock()
+			totals.begin()
 			for key, b := range g.All() {
-				l.observe(key, b, sums{}, true)
+				totals.observe(key, b, sums{}, true)
 			}
-			l.end()
+			totals.end()
 		}
 		for round := range maxGone/n + 3 {
 			for i := range n {
@@ -188,18 +188,18 @@ func TestO07_TheLedgerIsBounded(t *testing.T) {
 		if delta {
 			most = n
 		}
-		if got := len(l.keys); got > most || len(l.gone) > maxGone {
-			t.Errorf("delta is %v: %d keys and %d without a breaker, want at most %d", delta, got, len(l.gone), most)
+		if got := len(totals.keys); got > most || len(totals.gone) > maxGone {
+			t.Errorf("delta is %v: %d keys and %d without a breaker, want at most %d", delta, got, len(totals.gone), most)
 		}
-		for _, a := range l.gone {
-			if a.b != nil {
-				t.Fatal("it keeps a breaker that was evicted")
+		for _, k := range totals.gone {
+			if k.breaker != nil {
+				t.Fatal("an evicted breaker is kept")
 			}
 		}
 	}
 }
 
-// B11: figures stop at the largest one.
+// B11: sums saturate at the largest value.
 func TestO07_SumsSaturate(t *testing.T) {
 	a, b := sums{0: math.MaxUint64, 1: 5, 2: 3}, sums{0: 1, 1: math.MaxUint64, 2: 4}
 	if got := a.plus(b); got[0] != math.MaxUint64 || got[1] != math.MaxUint64 || got[2] != 7 {
@@ -210,8 +210,8 @@ func TestO07_SumsSaturate(t *testing.T) {
 	}
 }
 
-// O8: with more breakers than the SDK's limit of 2000 attribute sets has room for, it is healthy ones that are
-// hidden: not those that are open, and not those with an override, whatever it is.
+// O8: with more breakers than fit into the SDK's limit of 2000 attribute sets, only healthy ones are hidden. Breakers
+// that are open or have any override are not.
 func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	m := newMeters()
@@ -221,7 +221,7 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	for i := range n {
 		method := fmt.Sprintf("m%04d", i)
 		b := g.Get(breaker.Key{Method: method})
-		if i%10 != 9 { // 300 of interest: the trips of 333 fit
+		if i%10 != 9 { // 300 are not healthy; the trips of 333 fit
 			continue
 		}
 		mode[method] = breaker.Mode(i / 10 % 4) // 0: none
@@ -242,7 +242,8 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 		switch {
 		case strings.HasPrefix(name, "trips{") && strings.Contains(name, "rule=manual"),
 			v == 1 && mode[method] == 0 && strings.HasPrefix(name, "state{") && strings.Contains(name, "state=open"),
-			v == 1 && mode[method] != 0 && strings.HasPrefix(name, "override{") && strings.Contains(name, "mode="+mode[method].String()):
+			v == 1 && mode[method] != 0 && strings.HasPrefix(name, "override{") &&
+				strings.Contains(name, "mode="+mode[method].String()):
 			seen[method]++
 		}
 	}
@@ -256,11 +257,11 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 		t.Errorf("%d of %d breakers that are open or have an override are hidden", hidden, len(mode))
 	}
 	if series(got, "trips{otel.metric.overflow") == -1 {
-		t.Error("nothing is hidden: the test wants more breakers than the limit has room for")
+		t.Error("nothing is hidden: the test needs more breakers than the limit allows")
 	}
 }
 
-// O8: above the limit, breakers that open and close again do not make others cross it: nothing is counted twice.
+// O8: above the limit, breakers that open and close do not move others across it, so nothing is counted twice.
 func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	cumulative, delta := newMeters(sdkmetric.WithCardinalityLimit(41)), newDeltaMeters(sdkmetric.WithCardinalityLimit(41))
@@ -270,7 +271,7 @@ func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 		succeedOn(t, g, fmt.Sprintf("m%02d", i), 100)
 	}
 	for i := range 5 {
-		g.Get(breaker.Key{Method: fmt.Sprintf("m%02d", i*3)}).Trip(t.Context(), "test") // these come first from now on
+		g.Get(breaker.Key{Method: fmt.Sprintf("m%02d", i*3)}).Trip(t.Context(), "test") // these are first from now on
 	}
 	total := func(m meters) (sum float64) {
 		for name, v := range m.collect(t) {
@@ -281,20 +282,20 @@ func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 		return sum
 	}
 	if got := total(delta); got != 2000 {
-		t.Fatalf("the first collection tells of %v calls, want 2000", got)
+		t.Fatalf("the first collection has %v calls, want 2000", got)
 	}
 	for round := range 10 {
 		b := g.Get(breaker.Key{Method: fmt.Sprintf("m%02d", round%5*3)})
 		b.Reset(t.Context())
 		if got := total(delta); got != 0 {
-			t.Errorf("round %d: a delta of %v calls, and none came", round, got)
+			t.Errorf("round %d: a delta of %v calls, want 0", round, got)
 		}
 		if got := total(cumulative); got != 2000 {
-			t.Errorf("round %d: %v calls in all, want 2000", round, got)
+			t.Errorf("round %d: %v calls in total, want 2000", round, got)
 		}
 		b.Trip(t.Context(), "test")
 		if got := total(delta); got != 0 {
-			t.Errorf("round %d: a delta of %v calls, and none came", round, got)
+			t.Errorf("round %d: a delta of %v calls, want 0", round, got)
 		}
 	}
 }

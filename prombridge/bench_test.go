@@ -14,7 +14,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/interceptor"
 )
 
-// largeGroup is a group of 10 000 breakers, one in ten of which has failed calls.
+// largeGroup returns a group of 10 000 breakers. One in ten has failed calls.
 func largeGroup(b *testing.B) *breaker.Group {
 	b.Helper()
 	g, err := breaker.NewGroup(breaker.Config{})
@@ -22,7 +22,8 @@ func largeGroup(b *testing.B) *breaker.Group {
 		b.Fatal(err)
 	}
 	for i := range 10_000 {
-		br := g.Get(breaker.Key{Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: fmt.Sprint("Method", i)})
+		method := fmt.Sprint("Method", i)
+		br := g.Get(breaker.Key{Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: method})
 		outcome := breaker.Success
 		if i%10 == 0 {
 			outcome = breaker.Failure
@@ -36,7 +37,7 @@ func largeGroup(b *testing.B) *breaker.Group {
 	return g
 }
 
-// drain collects c as a registry does, and does nothing with what comes.
+// drain collects c as a registry does. It discards the metrics and returns their number.
 func drain(c prometheus.Collector) (n int) {
 	ch := make(chan prometheus.Metric, 1000)
 	go func() {
@@ -57,7 +58,7 @@ func BenchmarkCollect10000(b *testing.B) {
 	}
 }
 
-// BenchmarkGather10000 is the same with what the registry does: it checks, hashes and sorts.
+// BenchmarkGather10000 includes the work of the registry, which checks, hashes and sorts.
 func BenchmarkGather10000(b *testing.B) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(NewCollector(largeGroup(b)))
@@ -69,23 +70,23 @@ func BenchmarkGather10000(b *testing.B) {
 	}
 }
 
-// BenchmarkEnroll10000 is what the first scrape takes in addition.
-func BenchmarkEnroll10000(b *testing.B) {
-	r := &NewCollector(largeGroup(b)).(*collector).roster
+// BenchmarkFirstList10000 measures the additional work of the first scrape.
+func BenchmarkFirstList10000(b *testing.B) {
+	c := &NewCollector(largeGroup(b)).(*collector).cache
 	b.ReportAllocs()
 	for b.Loop() {
-		r.seen, r.entries = nil, nil
-		r.list()
+		c.seen, c.entries = nil, nil
+		c.list()
 	}
 }
 
-// BenchmarkReenroll10000 is what a scrape takes in addition if breakers have come or gone since the last one.
-func BenchmarkReenroll10000(b *testing.B) {
-	r := &NewCollector(largeGroup(b)).(*collector).roster
+// BenchmarkChangedList10000 measures the additional work of a scrape after breakers were added or removed.
+func BenchmarkChangedList10000(b *testing.B) {
+	c := &NewCollector(largeGroup(b)).(*collector).cache
 	b.ReportAllocs()
 	for b.Loop() {
-		r.seen = nil
-		r.list()
+		c.seen = nil
+		c.list()
 	}
 }
 
@@ -115,21 +116,21 @@ func BenchmarkSettled(b *testing.B) {
 	}
 }
 
-// BenchmarkObserve is what of BenchmarkSettled is client_golang's.
+// BenchmarkObserve measures the part of BenchmarkSettled that is spent in client_golang.
 func BenchmarkObserve(b *testing.B) {
-	h := newTiming()
+	h := newHistogram()
 	b.ReportAllocs()
 	for b.Loop() {
 		h.Observe(0.003)
 	}
 }
 
-// latencies counts durations by the nanosecond, and the longest together.
+// latencies counts durations by nanosecond. The last element counts all longer ones.
 type latencies [1 << 14]int
 
 func (l *latencies) add(d time.Duration) { l[min(int(d), len(l)-1)]++ }
 
-// quantile is the duration that a share q of all was not above.
+// quantile returns the duration that a share q of all durations does not exceed.
 func (l *latencies) quantile(q float64) float64 {
 	n := 0
 	for _, c := range l {
@@ -144,9 +145,9 @@ func (l *latencies) quantile(q float64) float64 {
 	return float64(len(l))
 }
 
-// BenchmarkCallsBesideScrapes compares the 99th percentile of what a call takes of the caller's time while nobody scrapes with
-// that while the group of 10 000 breakers is scraped without a pause. Each round measures both. The calls go through all
-// the breakers, so that they meet the scrape.
+// BenchmarkCallsBesideScrapes compares the 99th percentile of the time that the breaker adds to a call, without scrapes
+// and while the group of 10 000 breakers is scraped without a pause. Each round measures both. The calls use all
+// breakers, so that they contend with the scrape.
 func BenchmarkCallsBesideScrapes(b *testing.B) {
 	g := largeGroup(b)
 	c := NewCollector(g)

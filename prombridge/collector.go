@@ -1,18 +1,19 @@
-// Package prombridge shows a group of breakers to Prometheus. [NewCollector] makes a collector that reads the
-// breakers when it is scraped, and does nothing in between:
+// Package prombridge exports the breakers of a group to Prometheus. [NewCollector] returns a collector that reads the
+// breakers during a scrape and does no work between scrapes:
 //
 //	prometheus.MustRegister(prombridge.NewCollector(group))
 //
-// [NewDurationHistogram] is for those who want a histogram of call durations as well, and pay for it with each call.
+// [NewDurationHistogram] adds a histogram of call durations. Unlike the collector, it costs some time on each call.
 //
-// Every breaker has its series from the moment it is made, at 0. They end when it leaves the group, and when it becomes
-// idle ([breaker.WithIdleTimeout]); if a call asks for it again, they go on from where they were. They carry the
-// breaker's key as grpc_target, grpc_service, grpc_method and tag, empty where the key has no such part. In labels and
-// values there is nothing but parts of keys, figures and fixed words.
+// A breaker has its series from its creation on, and its counters start at 0. The series end when the breaker leaves
+// the group, and when it becomes idle ([breaker.WithIdleTimeout]). If a call uses an idle breaker again, its counters
+// continue from their last values. The labels grpc_target, grpc_service, grpc_method and tag hold the breaker's key. A
+// label is empty if the key has no such part. Labels and values contain only parts of keys, numbers and fixed words.
 //
-// A label is valid UTF-8 and has 1024 bytes at most; a key may hold anything. One that does not fit is escaped (\xff
-// for an invalid byte, \\ for a backslash, \# and a hash for what is beyond the limit), and if another key reads just
-// like that, its tag goes on with \~2 or more. So keys that differ never share a series, whoever makes them up.
+// A label value is valid UTF-8 and has at most 1024 bytes, but a key may contain any bytes. A part of a key that does
+// not fit is escaped: \xff is an invalid byte, \\ is a backslash, and \# is followed by a hash that replaces the end of
+// a part that is too long. A part that fits is unchanged unless it looks escaped, such as the text \xff, which becomes
+// \\xff. Two different keys never share a series. Package otelbridge escapes keys in the same way.
 package prombridge
 
 import (
@@ -21,71 +22,71 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// NewCollector returns a collector of the figures of g and of each of its breakers, as series whose names begin with
-// grpc_client_breaker_. Register it once for each group. Two groups in one registry need labels of WithConstLabels to
-// tell them apart, the same names with different values.
+// NewCollector returns a collector of the metrics of g and of each of its breakers. Their names begin with
+// grpc_client_breaker_. Register one collector for each group. Two groups in one registry need WithConstLabels: the
+// same label names with different values.
 //
-// It is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which holds up
-// calls no longer than a failed call does, and it holds no lock while it hands the series over. It keeps the labels
-// of the breakers from one scrape to the next, about 1.5 kB each.
+// The collector is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which
+// delays calls no longer than a failed call does. No lock is held while metrics are sent to the registry. The labels of
+// the breakers are kept between scrapes and take about 1.5 kB for each breaker.
 //
-// There is no error to return: a nil g or an option that cannot be used makes a collector that says so when it is
-// registered, and if it is not registered but collected.
+// NewCollector returns no error. With a nil g or an invalid option it returns a collector that reports the error when
+// it is registered, or when it is collected without having been registered.
 func NewCollector(g *breaker.Group, opts ...Option) prometheus.Collector {
 	o, err := collect(g, opts)
 	if err != nil {
 		return newInvalid("NewCollector", err)
 	}
-	c := &collector{roster: roster{group: g}}
-	for _, f := range perBreaker() {
-		if err := c.plan(o, f); err != nil {
+	c := &collector{cache: breakerCache{group: g}}
+	for _, f := range breakerFamilies() {
+		if err := c.addFamily(o, f); err != nil {
 			return newInvalid("NewCollector", err)
 		}
 	}
-	for _, f := range perGroup() {
+	for _, f := range groupFamilies() {
 		desc := o.desc(f.name, f.help)
 		c.descs = append(c.descs, desc)
-		c.group = append(c.group, groupLine{desc: desc, kind: f.kind, read: f.read})
+		c.groupSeries = append(c.groupSeries, groupSeries{desc: desc, kind: f.kind, read: f.read})
 	}
 	return c
 }
 
-// collector is immutable but for its roster.
+// collector is immutable except for its cache.
 type collector struct {
-	roster roster
-	descs  []*prometheus.Desc
-	lines  []line
-	size   size
-	group  []groupLine
+	cache         breakerCache
+	descs         []*prometheus.Desc
+	breakerSeries []breakerSeries
+	batchSize     batchSize // of breakerSeries
+	groupSeries   []groupSeries
 }
 
-// line is one series of every breaker, with all of it that is the same for all breakers worked out.
-type line struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	when func(*breaker.Snapshot) bool // nil: always
-	read func(*breaker.Snapshot) float64
-	span span // its labels
+// breakerSeries is one series of every breaker. It holds everything that is the same for all breakers.
+type breakerSeries struct {
+	desc   *prometheus.Desc
+	kind   prometheus.ValueType
+	when   func(*breaker.Snapshot) bool // nil: always
+	read   func(*breaker.Snapshot) float64
+	labels labelRange
 }
 
-type groupLine struct {
+type groupSeries struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
 	read func(breaker.GroupStats) float64
 }
 
-// plan adds the series of f.
-func (c *collector) plan(o *options, f family) error {
+// addFamily adds the series of f.
+func (c *collector) addFamily(o *options, f family) error {
 	desc := o.desc(f.name, f.help, labelNames(f.label)...)
 	if err := desc.Err(); err != nil {
 		return err
 	}
 	c.descs = append(c.descs, desc)
-	for _, cell := range f.cells {
-		c.lines = append(c.lines, line{
-			desc: desc, kind: f.kind, when: f.when, read: cell.read, span: c.roster.sheet.add(desc, f.label, cell.value),
+	for _, s := range f.series {
+		c.breakerSeries = append(c.breakerSeries, breakerSeries{
+			desc: desc, kind: f.kind, when: f.when, read: s.read, labels: c.cache.template.add(desc, f.label, s.value),
 		})
-		c.size.add(f.kind)
+		c.batchSize.add(f.kind)
 	}
 	return nil
 }
@@ -99,29 +100,29 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	var s breaker.Snapshot // here and not in one, where each breaker would take a new one off the heap
-	for _, e := range c.roster.list() {
+	var s breaker.Snapshot // declared here, because inside the loop each breaker would allocate one
+	for _, e := range c.cache.list() {
 		s = e.breaker.Snapshot()
-		c.one(e, &s, ch)
+		c.collectBreaker(e, &s, ch)
 	}
-	stats := c.roster.group.Stats()
-	for _, l := range c.group {
-		ch <- prometheus.MustNewConstMetric(l.desc, l.kind, l.read(stats))
+	stats := c.cache.group.Stats()
+	for _, s := range c.groupSeries {
+		ch <- prometheus.MustNewConstMetric(s.desc, s.kind, s.read(stats))
 	}
 }
 
-// one hands over the series of one breaker, all of them from one snapshot.
-func (c *collector) one(e entry, s *breaker.Snapshot, ch chan<- prometheus.Metric) {
-	b := newBlock(c.size)
-	for i := range c.lines {
-		l := &c.lines[i]
-		if l.when == nil || l.when(s) {
-			ch <- b.series(l.kind, identity{l.desc, e.labels(l.span)}, l.read(s))
+// collectBreaker sends the series of one breaker, all of them from one snapshot.
+func (c *collector) collectBreaker(e entry, s *breaker.Snapshot, ch chan<- prometheus.Metric) {
+	batch := newMetricBatch(c.batchSize)
+	for i := range c.breakerSeries {
+		series := &c.breakerSeries[i]
+		if series.when == nil || series.when(s) {
+			ch <- batch.add(series.kind, identity{series.desc, e.labels(series.labels)}, series.read(s))
 		}
 	}
 }
 
-// invalid is a collector that cannot work. Registering it fails with err; who collects it all the same gets err too.
+// invalid is a collector that reports an error when it is registered or collected.
 type invalid struct{ desc *prometheus.Desc }
 
 func newInvalid(what string, err error) *invalid {

@@ -32,8 +32,8 @@ var (
 	listKey = breaker.Key{Target: "dns:///orders:443", Service: "shop.v1.Orders", Method: "List", Tag: "gold"}
 )
 
-// labelValues are the values that a label may have, by label; from DESIGN.md where it lists them, and from package
-// breaker.
+// labelValues holds the values that a label may have, by label. They come from testdata/design.md where it lists them,
+// and from package breaker.
 var labelValues = map[string][]string{
 	"state":   {"closed", "half_open", "open"},
 	"mode":    {"force_closed", "force_open", "shadow"},
@@ -42,7 +42,7 @@ var labelValues = map[string][]string{
 	"rule":    {"consecutive", "custom", "manual", "probe", "ratio", "slow"},
 }
 
-// valuesOf is labelValues, and what the results of a metric are.
+// valuesOf returns the values that a label of a metric may have. Those of "result" depend on the metric.
 func valuesOf(metric, label string) []string {
 	if label != "result" {
 		return labelValues[label]
@@ -53,13 +53,13 @@ func valuesOf(metric, label string) []string {
 	return []string{"failure", "ignored", "lost", "success"}
 }
 
-// metric is a row of DESIGN.md's table, or a part of one.
+// metric is a row of the table in testdata/design.md, or a part of one.
 type metric struct {
 	Name, Kind string
 	Labels     []string
 }
 
-// design reads the table. testdata/design.md is that section of DESIGN.md, to the letter.
+// design reads the table in testdata/design.md, a copy of the section on metrics of the design.
 func design(t *testing.T) (rows []metric) {
 	t.Helper()
 	doc, err := os.ReadFile("testdata/design.md")
@@ -74,7 +74,7 @@ func design(t *testing.T) (rows []metric) {
 		}
 		names := name.FindAllStringSubmatch(cells[1], -1)
 		for i, n := range names {
-			kinds := strings.Split(cells[2], ",") // "gauge, counters": the first, and the others
+			kinds := strings.Split(cells[2], ",") // "gauge, counters": the kind of the first metric, and of the others
 			kind := strings.TrimSpace(kinds[min(i, len(kinds)-1)])
 			m := metric{Name: n[1], Kind: strings.TrimPrefix(strings.TrimSuffix(kind, "s"), "native ")}
 			if len(kinds) == 1 {
@@ -91,7 +91,7 @@ func design(t *testing.T) (rows []metric) {
 	return rows
 }
 
-// busyGroup has a breaker whose window tells something.
+// busyGroup returns a group with a breaker whose window has enough calls for the ratios.
 func busyGroup(t *testing.T) *breaker.Group {
 	t.Helper()
 	g := newGroup(t, breaker.Config{MinCalls: 1})
@@ -133,7 +133,7 @@ func TestO3_NamesKindsAndLabelsAreThoseOfTheDesign(t *testing.T) {
 	}
 	want := design(t)
 	if len(want) != 21 {
-		t.Errorf("the table has %d metrics, want 21: it was not read right", len(want))
+		t.Errorf("the table has %d metrics, want 21: it was not read correctly", len(want))
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("metrics (-got +want):\n%s", diff)
@@ -151,14 +151,16 @@ func TestO3_LintIsSilent(t *testing.T) {
 	}
 }
 
-// TestO3_Golden shows what a person sees who opens /metrics. Run with -update to rewrite it.
+// TestO3_Golden compares a scrape with testdata/metrics.txt. Run with -update to rewrite the file.
 func TestO3_Golden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGroup(t, breaker.Config{FailingFor: -1, MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, OpenFor: 5 * time.Second, Jitter: -1})
+		g := newGroup(t, breaker.Config{
+			FailingFor: -1, MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, OpenFor: 5 * time.Second, Jitter: -1,
+		})
 		durations := NewDurationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 
-		get := g.Get(getKey) // trips, is probed in vain, and recovers
+		get := g.Get(getKey) // trips, has a failed probe, and recovers
 		for range 5 {
 			call(t, get, breaker.Failure)
 		}
@@ -171,7 +173,7 @@ func TestO3_Golden(t *testing.T) {
 		call(t, get, breaker.Success)
 		time.Sleep(time.Second)
 
-		list := g.Get(listKey) // has a few failures, of which one is slow
+		list := g.Get(listKey) // has a few failures, one of them slow
 		slow, err := list.Acquire(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -183,7 +185,8 @@ func TestO3_Golden(t *testing.T) {
 			call(t, list, breaker.Success)
 		}
 		list.CountFallback(true)
-		if err := list.SetOverride(t.Context(), breaker.Override{Mode: breaker.Shadow, Why: "trial", By: "ann"}); err != nil {
+		shadow := breaker.Override{Mode: breaker.Shadow, Why: "trial", By: "ann"}
+		if err := list.SetOverride(t.Context(), shadow); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := list.Acquire(t.Context()); err != nil { // stays in flight
@@ -192,7 +195,8 @@ func TestO3_Golden(t *testing.T) {
 		for _, d := range []time.Duration{time.Millisecond, 30 * time.Millisecond, 31 * time.Millisecond} {
 			durations.Settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Success, Duration: d})
 		}
-		durations.Settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Failure, Duration: time.Minute})
+		durations.Settled(t.Context(),
+			interceptor.Settlement{Key: listKey, Outcome: breaker.Failure, Duration: time.Minute})
 
 		_ = g.Get(breaker.Key{Method: "quote \" backslash \\ newline \n invalid \xff"})
 		g.CountUnguarded()
@@ -214,14 +218,14 @@ func TestO3_Golden(t *testing.T) {
 	})
 }
 
-// B14: a scrape is a read.
+// B14: a scrape does not change the breakers.
 func TestO3_ScrapeChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{Jitter: -1})
 		reg := registry(t, NewCollector(g), NewDurationHistogram(g))
 		b := g.Get(getKey)
 		b.Trip(t.Context(), "test")
-		time.Sleep(time.Minute) // open, and past its deadline
+		time.Sleep(time.Minute) // open, and the open period has ended
 		before, stats := b.Snapshot(), g.Stats()
 		got := scrape(t, reg)
 		if diff := cmp.Diff(b.Snapshot(), before); diff != "" {
@@ -239,8 +243,8 @@ func TestO3_ScrapeChangesNothing(t *testing.T) {
 	})
 }
 
-// A registry that is slow to take what it gets, or stops doing so, holds up no call and no other scrape.
-func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
+// A registry that receives metrics slowly, or stops, delays no call and no other scrape.
+func TestO3_ScrapeHoldsNoLockWhileItSends(t *testing.T) {
 	const breakers = 50
 	g := newGroup(t, breaker.Config{FailingFor: -1})
 	key := func(i int) breaker.Key { return breaker.Key{Method: fmt.Sprint(i)} }
@@ -256,7 +260,7 @@ func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
 		}()
 		n := 0
 		for range ch {
-			// The next one waits in the middle of a breaker.
+			// The scrape waits in the middle of a breaker.
 			if n++; n%37 != 0 {
 				continue
 			}
@@ -278,18 +282,20 @@ func TestO3_ScrapeHoldsNoLockWhileItHandsOver(t *testing.T) {
 			select {
 			case <-done:
 			case <-time.After(20 * time.Second):
-				t.Fatalf("%T: calls or a second scrape wait for a scrape that is not taken", c)
+				t.Fatalf("%T: calls or a second scrape wait for a blocked scrape", c)
 			}
 		}
 		if n == 0 {
-			t.Errorf("%T: nothing was handed over", c)
+			t.Errorf("%T: no metrics were sent", c)
 		}
 	}
 }
 
 func TestO3_ScrapeConcurrentSafe(t *testing.T) {
-	// Few enough breakers that keys come and go all the time, and keys whose labels get into each other's way.
-	g := newGroup(t, breaker.Config{FailingFor: -1, MinCalls: 1, OpenFor: time.Millisecond, Ramp: time.Millisecond}, breaker.WithMaxBreakers(48))
+	// The group is small, so that breakers are evicted all the time. Some keys look like escaped forms of others.
+	g := newGroup(t,
+		breaker.Config{FailingFor: -1, MinCalls: 1, OpenFor: time.Millisecond, Ramp: time.Millisecond},
+		breaker.WithMaxBreakers(48))
 	durations := NewDurationHistogram(g)
 	reg := registry(t, NewCollector(g), durations)
 	var callers sync.WaitGroup
@@ -305,19 +311,21 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 					key.Method = fmt.Sprintf(`%d\xff`, n)
 				case 3:
 					key.Method = fmt.Sprintf("%d\xff", n)
-					key.Tag = `\~2`
+					key.Tag = `\xff`
 				}
 				b := g.Get(key)
 				if i%500 == 0 {
-					err := b.SetOverride(ctx, breaker.Override{Mode: breaker.Shadow, TTL: time.Millisecond, Why: "w", By: "b"})
-					if err != nil && !b.Evicted() { // evicted from a full group, its key may have no breaker of its own
+					shadow := breaker.Override{Mode: breaker.Shadow, TTL: time.Millisecond, Why: "w", By: "b"}
+					err := b.SetOverride(ctx, shadow)
+					if err != nil && !b.Evicted() { // after an eviction from a full group its key may have no breaker
 						t.Error(err)
 					}
 				}
 				if p, err := b.Acquire(ctx); err == nil {
 					outcome := breaker.Outcome(i % 4)
 					p.Done(ctx, outcome)
-					durations.Settled(ctx, interceptor.Settlement{Key: b.Key(), Outcome: outcome, Duration: time.Duration(i) * time.Microsecond})
+					d := time.Duration(i) * time.Microsecond
+					durations.Settled(ctx, interceptor.Settlement{Key: b.Key(), Outcome: outcome, Duration: d})
 				}
 			}
 		})
@@ -353,16 +361,16 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 	done.Store(true)
 	scrapers.Wait()
 	if g.Stats().Evictions == 0 {
-		t.Error("no breaker was evicted, so the test has not tried what it is for")
+		t.Error("no breaker was evicted, so the test has not tested evictions")
 	}
 }
 
-// The series are there before anything was counted: a rate cannot see the step from nothing to 1.
+// The series exist before anything was counted, because a rate misses the step from no series to 1.
 func TestO4_SeriesExistFromTheFirstCallOn(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	reg := registry(t, NewCollector(g), NewDurationHistogram(g))
 	want := map[string]float64{`breakers`: 0, `evictions_total`: 0, `overflow_total`: 0, `unguarded_total`: 0}
-	if diff := cmp.Diff(scrape(t, reg), figures{groupItself: want}); diff != "" {
+	if diff := cmp.Diff(scrape(t, reg), scraped{groupItself: want}); diff != "" {
 		t.Errorf("empty group (-got +want):\n%s", diff)
 	}
 	b := g.Get(getKey)
@@ -395,15 +403,16 @@ func TestO4_SeriesExistFromTheFirstCallOn(t *testing.T) {
 	}
 }
 
-// Figures that only exist in a Snapshot made by hand: no two are alike, so no two can be mixed up.
-func TestO5_EveryFigureOfASnapshotIsShown(t *testing.T) {
+// Each field of the Snapshot gets a different number, so that no two series can be mixed up.
+func TestO5_EveryFieldOfASnapshotIsExported(t *testing.T) {
 	var s breaker.Snapshot
 	n := uint64(1000)
-	notShown := map[uint64]string{}
+	missing := map[uint64]string{}
 	var number func(path string, v reflect.Value)
 	number = func(path string, v reflect.Value) {
 		switch {
-		case v.Type() == reflect.TypeFor[time.Time](), v.Type() == reflect.TypeFor[breaker.Override](), v.Type() == reflect.TypeFor[breaker.Key]():
+		case v.Type() == reflect.TypeFor[time.Time](), v.Type() == reflect.TypeFor[breaker.Override](),
+			v.Type() == reflect.TypeFor[breaker.Key]():
 		case v.Kind() == reflect.Struct:
 			for i := range v.NumField() {
 				number(path+"."+v.Type().Field(i).Name, v.Field(i))
@@ -411,7 +420,7 @@ func TestO5_EveryFigureOfASnapshotIsShown(t *testing.T) {
 		case v.Kind() == reflect.Uint64:
 			n++
 			v.SetUint(n)
-			notShown[n] = path
+			missing[n] = path
 		}
 	}
 	number("", reflect.ValueOf(&s).Elem())
@@ -422,27 +431,27 @@ func TestO5_EveryFigureOfASnapshotIsShown(t *testing.T) {
 	s.Override.Mode = breaker.Shadow
 
 	got := map[string]float64{}
-	for _, f := range perBreaker() {
-		for _, c := range f.cells {
-			got[seriesName(f, c)] = c.read(&s)
-			delete(notShown, uint64(c.read(&s)))
+	for _, f := range breakerFamilies() {
+		for _, def := range f.series {
+			got[seriesName(f, def)] = def.read(&s)
+			delete(missing, uint64(def.read(&s)))
 		}
 	}
-	if diff := cmp.Diff(got, shown(s)); diff != "" {
+	if diff := cmp.Diff(got, wantSeries(s)); diff != "" {
 		t.Errorf("series (-got +want):\n%s", diff)
 	}
-	// Window shows as its ratios. SlowCanceled is part of what slow_ratio divides by.
+	// The window is exported as its ratios. SlowCanceled is part of the divisor of slow_ratio.
 	want := []string{
-		".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads", ".Window.Slow",
-		".Window.SlowCanceled", ".Window.Successes",
+		".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads",
+		".Window.Slow", ".Window.SlowCanceled", ".Window.Successes",
 	}
-	if diff := cmp.Diff(slices.Sorted(maps.Values(notShown)), want); diff != "" {
-		t.Errorf("figures that are not shown (-got +want):\n%s", diff)
+	if diff := cmp.Diff(slices.Sorted(maps.Values(missing)), want); diff != "" {
+		t.Errorf("fields that are not exported (-got +want):\n%s", diff)
 	}
 }
 
-// If package breaker gets another state, mode, reason, rule or outcome, this fails until it is shown.
-func TestO5_EveryValueOfAnEnumIsShown(t *testing.T) {
+// A new state, mode, reason, rule or outcome in package breaker fails this test until it is exported.
+func TestO5_EveryValueOfAnEnumIsExported(t *testing.T) {
 	names := func(first int, name func(int) string) (all []string) {
 		for i := first; !strings.Contains(name(i), "("); i++ {
 			all = append(all, name(i))
@@ -457,13 +466,13 @@ func TestO5_EveryValueOfAnEnumIsShown(t *testing.T) {
 		"reason":  names(1, func(i int) string { return breaker.Reason(i).String() }),
 		"rule":    names(1, func(i int) string { return breaker.Rule(i).String() }),
 	}
-	for _, f := range perBreaker() {
+	for _, f := range breakerFamilies() {
 		if want[f.label] == nil {
 			continue
 		}
 		var got []string
-		for _, c := range f.cells {
-			got = append(got, c.value)
+		for _, def := range f.series {
+			got = append(got, def.value)
 		}
 		if diff := cmp.Diff(got, want[f.label]); diff != "" {
 			t.Errorf("%s (-got +want):\n%s", f.name, diff)
@@ -471,7 +480,7 @@ func TestO5_EveryValueOfAnEnumIsShown(t *testing.T) {
 	}
 }
 
-func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
+func TestO5_RatiosAreAbsentWhereTheyAreMeaningless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 4, SlowCall: time.Minute})
 		reg := registry(t, NewCollector(g))
@@ -493,7 +502,7 @@ func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
 		call(t, b, breaker.Overload)
 		call(t, b, breaker.Success)
 		call(t, b, breaker.Ignored)
-		ratios("three calls, as ignored ones do not count")
+		ratios("three calls, because ignored ones do not count")
 		call(t, b, breaker.Success)
 		ratios("four calls", "failure_ratio 0.5", "slow_ratio 0")
 		time.Sleep(20 * time.Second)
@@ -503,7 +512,7 @@ func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
 		}
 		ratios("nothing but successes", "failure_ratio 0", "slow_ratio 0")
 		time.Sleep(20 * time.Second)
-		givenUp := breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour}
+		canceled := breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour}
 		for i := range 4 {
 			if i == 3 {
 				ratios("three calls that their callers canceled")
@@ -512,17 +521,17 @@ func TestO5_RatiosAreAbsentWhereTheyMeanNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.DoneWith(t.Context(), givenUp)
+			p.DoneWith(t.Context(), canceled)
 		}
-		// Only the slow rule counts them, so only its ratio means something.
+		// Only the slow rule counts them, so only its ratio is meaningful.
 		ratios("four calls that their callers canceled", "slow_ratio 1")
 		b.Trip(t.Context(), "test")
 		ratios("open")
 	})
 }
 
-// B28: what an override does to the state shows, and what it leaves alone does too.
-func TestO5_OverridesShow(t *testing.T) {
+// B28: the series show the override in force, and the state that it leads to.
+func TestO5_OverridesAreExported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{Jitter: -1})
 		reg := registry(t, NewCollector(g))
@@ -544,7 +553,8 @@ func TestO5_OverridesShow(t *testing.T) {
 			{breaker.ForceClosed, []string{`override{mode="force_closed"}`, `state{state="closed"}`}},
 			{breaker.Shadow, []string{`override{mode="shadow"}`, `state{state="closed"}`}},
 		} {
-			if err := b.SetOverride(t.Context(), breaker.Override{Mode: tt.mode, TTL: time.Minute, Why: "test", By: "test"}); err != nil {
+			o := breaker.Override{Mode: tt.mode, TTL: time.Minute, Why: "test", By: "test"}
+			if err := b.SetOverride(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(ones(), tt.want); diff != "" {
@@ -558,7 +568,7 @@ func TestO5_OverridesShow(t *testing.T) {
 	})
 }
 
-func TestO6_NothingButKeysFiguresAndFixedWords(t *testing.T) {
+func TestO6_NothingButKeysNumbersAndFixedWords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const secret = "hunter2"
 		srv := new(testpb.Server)
@@ -613,21 +623,22 @@ func TestO6_NothingButKeysFiguresAndFixedWords(t *testing.T) {
 			}
 		}
 		if strings.Contains(text(t, reg), secret) {
-			t.Error("a scrape gives away what somebody said")
+			t.Error("a scrape contains the secret")
 		}
-		if got := scrape(t, reg)[breaker.Key{Target: "passthrough:///bufconn", Service: "grpcircuit.testpb.Test", Method: "Unary"}]; got[`calls_total{outcome="failure"}`] != 5 {
+		key := breaker.Key{Target: "passthrough:///bufconn", Service: "grpcircuit.testpb.Test", Method: "Unary"}
+		if got := scrape(t, reg)[key]; got[`calls_total{outcome="failure"}`] != 5 {
 			t.Errorf("the guard's breaker: %v, want 5 failures", got)
 		}
 	})
 }
 
-// B33: a breaker that leaves the group takes its series with it, and one that comes back begins anew.
-func TestB33_SeriesGoWithTheirBreaker(t *testing.T) {
+// B33: the series of a breaker end when it leaves the group. A new breaker of the same key starts at zero.
+func TestB33_SeriesEndWithTheirBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
 		durations := NewDurationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
-		use := func(key breaker.Key) figures {
+		use := func(key breaker.Key) scraped {
 			t.Helper()
 			call(t, g.Get(key), breaker.Failure)
 			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
@@ -636,7 +647,9 @@ func TestB33_SeriesGoWithTheirBreaker(t *testing.T) {
 		}
 		for i, key := range []breaker.Key{getKey, listKey, getKey} {
 			got := use(key)
-			want := map[string]float64{`breakers`: 1, `evictions_total`: float64(i), `overflow_total`: 0, `unguarded_total`: 0}
+			want := map[string]float64{
+				`breakers`: 1, `evictions_total`: float64(i), `overflow_total`: 0, `unguarded_total`: 0,
+			}
 			if diff := cmp.Diff(got[groupItself], want); diff != "" {
 				t.Errorf("use %d, the group (-got +want):\n%s", i, diff)
 			}
@@ -650,17 +663,17 @@ func TestB33_SeriesGoWithTheirBreaker(t *testing.T) {
 				}
 			}
 		}
-		// Not between scrapes only: gone and back again is not the same breaker.
+		// A key whose breaker was replaced between two scrapes has a different breaker.
 		call(t, g.Get(listKey), breaker.Success)
 		got := use(getKey)[getKey]
 		if got[`calls_total{outcome="failure"}`] != 1 || got[`call_duration_seconds{outcome="failure"}`] != 1 {
-			t.Errorf("gone and back between two scrapes: %v, want 1 failure and 1 duration", got)
+			t.Errorf("replaced between two scrapes: %v, want 1 failure and 1 duration", got)
 		}
 	})
 }
 
-// B40: a breaker that no call has asked for during the idle timeout has no series. If a call asks for it after all,
-// they go on from where they were.
+// B40: a breaker that no call has used during the idle timeout has no series. If a call uses it again, they continue
+// from their last values.
 func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = time.Minute
@@ -671,7 +684,7 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 			call(t, g.Get(key), breaker.Failure)
 			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
 		}
-		used := func(when string, want ...breaker.Key) figures {
+		used := func(when string, want ...breaker.Key) scraped {
 			t.Helper()
 			got := scrape(t, reg)
 			if got := got[groupItself]["breakers"]; got != 2 { // their memory is freed when a new key arrives
@@ -690,7 +703,7 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 		used("at once", getKey, listKey)
 		time.Sleep(idle / 2)
 		call(t, g.Get(listKey), breaker.Failure)
-		time.Sleep(idle/2 + time.Second) // when a breaker was used is known to a tenth of the window
+		time.Sleep(idle/2 + time.Second) // the time of the last use is known to a tenth of the window
 		used("when the first is idle", listKey)
 		time.Sleep(idle)
 		used("when both are idle")
@@ -702,7 +715,7 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 	})
 }
 
-func TestB33_OverflowShows(t *testing.T) {
+func TestB33_OverflowIsExported(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
 	reg := registry(t, NewCollector(g))
 	g.Get(getKey).Trip(t.Context(), "test")

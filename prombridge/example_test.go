@@ -14,7 +14,7 @@ import (
 )
 
 func ExampleNewCollector() {
-	// FailingFor is negative so that the third failure opens at once; by default failures must last for a second.
+	// FailingFor is negative, so the third failure opens the breaker. By default failures must last for a second.
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, FailingFor: -1})
 	if err != nil {
 		fmt.Println(err)
@@ -26,7 +26,7 @@ func ExampleNewCollector() {
 		return
 	}
 
-	// What guards do: three calls fail, and one more is rejected.
+	// Guards do this: three calls fail, and one more is rejected.
 	b := group.Get(breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"})
 	for range 4 {
 		_ = b.Do(context.Background(), func(context.Context) error { return context.DeadlineExceeded })
@@ -53,7 +53,7 @@ func ExampleNewCollector() {
 	// grpc_client_breaker_trips_total rule=consecutive 1
 }
 
-// own is the label of m that is no part of the key.
+// own returns the label of m that is not a part of the key.
 func own(m *dto.Metric) string {
 	for _, l := range m.GetLabel() {
 		switch l.GetName() {
@@ -83,10 +83,12 @@ func ExampleNewDurationHistogram() {
 		return
 	}
 
-	// A connection with guard.DialOptions() would have it told of each call.
+	// A connection with guard.DialOptions() would do this for each call.
 	key := breaker.Key{Service: "shop.Orders", Method: "Get"}
 	guard.Group().Get(key)
-	durations.Settled(context.Background(), interceptor.Settlement{Key: key, Outcome: breaker.Success, Duration: 30 * time.Millisecond})
+	durations.Settled(context.Background(), interceptor.Settlement{
+		Key: key, Outcome: breaker.Success, Duration: 30 * time.Millisecond,
+	})
 
 	families, err := registry.Gather()
 	if err != nil {
@@ -95,7 +97,8 @@ func ExampleNewDurationHistogram() {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			fmt.Println(f.GetName(), own(m), m.GetHistogram().GetSampleCount(), "calls,", m.GetHistogram().GetSampleSum(), "seconds")
+			h := m.GetHistogram()
+			fmt.Println(f.GetName(), own(m), h.GetSampleCount(), "calls,", h.GetSampleSum(), "seconds")
 		}
 	}
 	// Output:

@@ -25,7 +25,7 @@ func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.Option) *breake
 	return g
 }
 
-// registry is pedantic: it checks what is collected against what was described.
+// registry returns a pedantic registry, which checks that collected metrics were described.
 func registry(tb testing.TB, cs ...prometheus.Collector) *prometheus.Registry {
 	tb.Helper()
 	reg := prometheus.NewPedanticRegistry()
@@ -37,7 +37,7 @@ func registry(tb testing.TB, cs ...prometheus.Collector) *prometheus.Registry {
 	return reg
 }
 
-// call makes a call that ends at once.
+// call makes a call that ends immediately.
 func call(tb testing.TB, b *breaker.Breaker, outcome breaker.Outcome) {
 	tb.Helper()
 	p, err := b.Acquire(tb.Context())
@@ -47,26 +47,26 @@ func call(tb testing.TB, b *breaker.Breaker, outcome breaker.Outcome) {
 	p.Done(tb.Context(), outcome)
 }
 
-// fatal is what a *testing.T and a *rapid.T have in common.
+// fatal has the methods that *testing.T and *rapid.T have in common.
 type fatal interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// figures are the values of a scrape by key and series: `calls_total{outcome="success"}`.
-type figures map[breaker.Key]map[string]float64
+// scraped holds the values of a scrape by key and series, such as `calls_total{outcome="success"}`.
+type scraped map[breaker.Key]map[string]float64
 
-// groupItself stands in figures for the series without a key.
+// groupItself is the key in scraped of the series of the group.
 var groupItself = breaker.Key{Tag: "(the group itself)"}
 
-// scrape gathers reg and takes it apart. Of a histogram it has the number of observations.
-func scrape(t fatal, reg prometheus.Gatherer) figures {
+// scrape returns the values of reg. The value of a histogram is its number of observations.
+func scrape(t fatal, reg prometheus.Gatherer) scraped {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatalf("Gather: %v", err)
 	}
-	got := make(figures)
+	got := make(scraped)
 	for _, f := range families {
 		name, ok := strings.CutPrefix(f.GetName(), prefix)
 		if !ok {
@@ -119,28 +119,29 @@ func valueOf(m *dto.Metric) float64 {
 	}
 }
 
-// seriesName is how figures name the series of c.
-func seriesName(f family, c cell) string {
+// seriesName returns the name that scraped has for a series of f.
+func seriesName(f family, def seriesDef) string {
 	if f.label == "" {
 		return f.name
 	}
-	return f.name + "{" + f.label + "=" + strconv.Quote(c.value) + "}"
+	return f.name + "{" + f.label + "=" + strconv.Quote(def.value) + "}"
 }
 
-// text is what a Prometheus gets to read.
+// text returns a scrape in the text format.
 func text(tb testing.TB, reg prometheus.Gatherer) string {
 	tb.Helper()
 	rec := httptest.NewRecorder()
-	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, req)
 	if rec.Code != http.StatusOK {
 		tb.Fatalf("scrape: status %d: %s", rec.Code, rec.Body)
 	}
 	return rec.Body.String()
 }
 
-// shown is what a scrape should say of a breaker with snapshot s: DESIGN.md's table once more, in other words than
-// those of the package.
-func shown(s breaker.Snapshot) map[string]float64 {
+// wantSeries returns the series of a breaker with snapshot s. It states the table in testdata/design.md independently
+// of the package.
+func wantSeries(s breaker.Snapshot) map[string]float64 {
 	is := map[bool]float64{true: 1}
 	m := map[string]float64{
 		`state{state="closed"}`:         is[s.State == breaker.Closed],

@@ -14,37 +14,42 @@ import (
 	"github.com/grpcircuit/grpcircuit/interceptor"
 )
 
-// DurationHistogram counts how long calls took: call_duration_seconds, by outcome, with the labels of the breaker. It is
-// both an observer of calls, for interceptor.WithObserver, and a collector:
+// A DurationHistogram measures how long calls take. It exports call_duration_seconds by outcome, with the labels of the
+// breaker. It is both an observer of calls, for interceptor.WithObserver, and a collector:
 //
 //	durations := prombridge.NewDurationHistogram(group)
 //	guard, err := interceptor.New(group, interceptor.WithObserver(durations))
 //	…
 //	prometheus.MustRegister(prombridge.NewCollector(group), durations)
 //
-// It is a native histogram, with buckets of at most 10% width, for a Prometheus that scrapes those, and a classic one from
-// 1 ms to 30 s for all others: one that takes those gets 17 series for each outcome, 68 for each breaker.
+// Prometheus servers that scrape native histograms get one with buckets of at most 10% width. All others get classic
+// buckets from 1 ms to 30 s, which make 17 series for each outcome and 68 for each breaker.
 //
-// Unlike the collector it works while calls run: each call pays for two more readings of the clock and about 120 ns. Only
-// calls that were let through count. The duration of a probe that is a stream ends at its first message.
+// Unlike the collector it works during calls. Each call reads the clock twice more and takes about 120 ns longer. Only
+// admitted calls count. The duration of a probe that is a stream ends at its first message.
 //
-// The series of a breaker come and go with it. A call that ends when its breaker has just been evicted is not counted.
-// Memory is bounded by the group: a breaker takes it from its first call on, some kilobytes for each outcome that occurs.
+// The series of a breaker exist as long as the breaker. A call that ends just after its breaker was evicted is not
+// counted. Memory is bounded by the group. A breaker takes some kilobytes for each outcome that occurs, from its first
+// call on.
 //
-// A DurationHistogram is safe for concurrent use and owns no goroutine. (A histogram that runs out of buckets has a timer,
-// which resets it an hour after its last reset.) It must come from NewDurationHistogram; the zero value counts nothing.
+// A DurationHistogram is safe for concurrent use and owns no goroutine. A histogram that runs out of buckets starts a
+// timer, which resets it one hour after its last reset. The zero value counts nothing; use NewDurationHistogram.
 type DurationHistogram struct {
-	invalid *invalid // not nil: all the rest is zero
-	roster  roster
+	invalid *invalid // if not nil, all other fields are zero
+	cache   breakerCache
 	desc    *prometheus.Desc
-	spans   [outcomes]span // in the order of outcomeOrder
-	empty   *dto.Histogram // of an outcome that has not occurred
+	ranges  [outcomes]labelRange // in the order of outcomeOrder
+	empty   *dto.Histogram       // for an outcome that has not occurred
 
-	timings sync.Map // *breaker.Breaker to *timings; may hold breakers that are gone, until the next sweep
+	// histograms maps *breaker.Breaker to *breakerHistograms. It may hold breakers that have left the group, until the
+	// next sweep.
+	histograms sync.Map
 
-	mu    sync.Mutex
-	held  int // guarded by mu: how many timings there are
-	limit int // guarded by mu: how many there may be before the next sweep
+	mu sync.Mutex
+
+	// Guarded by mu.
+	size  int // the number of entries of histograms
+	limit int // the size at which the next sweep starts
 }
 
 var _ interface {
@@ -54,23 +59,25 @@ var _ interface {
 
 const (
 	durationName = "call_duration_seconds"
-	durationHelp = "How long calls took that were let through and have ended, by verdict."
+	durationHelp = "Duration of admitted calls that have ended, by outcome."
 )
 
-// timings are the histograms of one breaker.
-type timings [outcomes]atomic.Pointer[timing]
+// breakerHistograms holds the histograms of one breaker by outcome. A histogram is allocated when its outcome first
+// occurs.
+type breakerHistograms [outcomes]atomic.Pointer[histogram]
 
-type timing struct{ prometheus.Histogram }
+// histogram is a concrete type, which atomic.Pointer needs.
+type histogram struct{ prometheus.Histogram }
 
 const outcomes = int(breaker.Ignored) + 1 // the length of an array indexed by Outcome
 
-// outcomeOrder is by name: see family.cells.
+// outcomeOrder is sorted by name, like family.series.
 var outcomeOrder = [outcomes]breaker.Outcome{breaker.Failure, breaker.Ignored, breaker.Overload, breaker.Success}
 
-// NewDurationHistogram returns a histogram for guards of g. The guards must be given the same g: calls of others are not
-// counted. A nil g or an option that cannot be used is reported as NewCollector reports it.
+// NewDurationHistogram returns a histogram for guards that use g. Calls of guards with another group are not counted. A
+// nil g or an invalid option is reported in the same way as by NewCollector.
 func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
-	h := &DurationHistogram{roster: roster{group: g}}
+	h := &DurationHistogram{cache: breakerCache{group: g}}
 	o, err := collect(g, opts)
 	if err == nil {
 		h.desc = o.desc(durationName, durationHelp, labelNames("outcome")...)
@@ -80,55 +87,55 @@ func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
 		return &DurationHistogram{invalid: newInvalid("NewDurationHistogram", err)}
 	}
 	for i, outcome := range outcomeOrder {
-		h.spans[i] = h.roster.sheet.add(h.desc, "outcome", outcome.String())
+		h.ranges[i] = h.cache.template.add(h.desc, "outcome", outcome.String())
 	}
 	var m dto.Metric
-	_ = newTiming().Write(&m) // a histogram of client_golang returns no error
+	_ = newHistogram().Write(&m) // client_golang returns no error here
 	h.empty = m.Histogram
-	h.empty.CreatedTimestamp = nil // it would lie before the breaker's
+	h.empty.CreatedTimestamp = nil // the breaker is younger
 	return h
 }
 
-// newTiming makes a histogram without labels; they are put on when it is collected. A HistogramVec would do that, at the
-// price of hashing five labels for each call, and of labels that are fixed when the first call ends.
-func newTiming() *timing {
-	return &timing{prometheus.NewHistogram(prometheus.HistogramOpts{
+// newHistogram returns a histogram without labels. They are added when it is collected. A HistogramVec would add them,
+// but it hashes five labels on each call.
+func newHistogram() *histogram {
+	return &histogram{prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: durationName,
 		Help: durationHelp,
-		// What an RPC takes, from one in the same rack to one that nobody waits for any more.
+		// From an RPC within a rack to one that no caller waits for any longer.
 		Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
-		// The factor that Prometheus recommends, and a bound for memory: 160 buckets reach over 20 powers of two, as from 10 µs
-		// to 10 s. What lies wider than that costs resolution until the reset.
+		// Prometheus recommends the factor. The number of buckets bounds the memory: 160 buckets cover 20 powers of two,
+		// for example from 10 µs to 10 s. A wider range lowers the resolution until the reset.
 		NativeHistogramBucketFactor:     1.1,
 		NativeHistogramMaxBucketNumber:  160,
 		NativeHistogramMinResetDuration: time.Hour,
-		NativeHistogramMaxExemplars:     -1, // O6
+		NativeHistogramMaxExemplars:     -1, // exemplars could hold data of the call (O6)
 	})}
 }
 
-// Settled implements interceptor.SettledObserver: it counts the call.
+// Settled implements interceptor.SettledObserver. It counts the call.
 func (h *DurationHistogram) Settled(_ context.Context, s interceptor.Settlement) {
 	if h.desc == nil {
 		return
 	}
-	b, ok := h.roster.group.Lookup(s.Key)
+	b, ok := h.cache.group.Lookup(s.Key)
 	if !ok {
 		return
 	}
 	outcome := s.Outcome
 	if outcome > breaker.Ignored {
-		outcome = breaker.Failure // as the breaker has it
+		outcome = breaker.Failure // the breaker counts an unknown outcome as a failure
 	}
-	t := &h.of(b)[outcome]
-	hist := t.Load()
+	p := &h.histogramsOf(b)[outcome]
+	hist := p.Load()
 	if hist == nil {
-		t.CompareAndSwap(nil, newTiming())
-		hist = t.Load()
+		p.CompareAndSwap(nil, newHistogram())
+		hist = p.Load()
 	}
 	hist.Observe(s.Duration.Seconds())
 }
 
-// Rejected implements interceptor.Observer. It does nothing: a call that was not made took no time.
+// Rejected implements interceptor.Observer. It does nothing: a rejected call has no duration.
 func (h *DurationHistogram) Rejected(context.Context, *interceptor.RejectedError) {}
 
 // FellBack implements interceptor.Observer. It does nothing.
@@ -137,40 +144,40 @@ func (h *DurationHistogram) FellBack(context.Context, interceptor.FallbackInfo) 
 // Transition implements interceptor.Observer. It does nothing.
 func (h *DurationHistogram) Transition(context.Context, breaker.Event) {}
 
-// of returns the histograms of b. They hang on the breaker and not on its key, so that one that comes back after an
-// eviction begins anew (B33), as its counters do.
-func (h *DurationHistogram) of(b *breaker.Breaker) *timings {
-	if t, ok := h.timings.Load(b); ok {
-		return t.(*timings) //nolint:forcetypeassert // nothing else is stored
+// histogramsOf returns the histograms of b. The map is keyed by breaker rather than by key, so that a key that gets a
+// new breaker after an eviction starts at zero, as the breaker's counters do (B33).
+func (h *DurationHistogram) histogramsOf(b *breaker.Breaker) *breakerHistograms {
+	if v, ok := h.histograms.Load(b); ok {
+		return v.(*breakerHistograms) //nolint:forcetypeassert // nothing else is stored
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t, known := h.timings.LoadOrStore(b, new(timings))
-	if !known {
-		h.held++
-		if h.held > h.limit {
+	v, loaded := h.histograms.LoadOrStore(b, new(breakerHistograms))
+	if !loaded {
+		h.size++
+		if h.size > h.limit {
 			h.sweep()
 		}
 	}
-	return t.(*timings) //nolint:forcetypeassert // nothing else is stored
+	return v.(*breakerHistograms) //nolint:forcetypeassert // nothing else is stored
 }
 
-// sweep forgets the breakers that are not in the group any more. It looks at all of them, so the next one, if no scrape
-// comes before, waits until there are twice as many as are left: however fast keys come and go, a call pays for a constant
-// share of it, and memory is at most twice what the group warrants.
+// sweep deletes the histograms of breakers that have left the group. It visits all entries. Unless a scrape comes
+// first, the next sweep starts when there are twice as many entries as remain now. So the cost for each new breaker is
+// constant on average, and memory is at most about twice what the group needs, however often keys change.
 // Caller must hold h.mu.
 func (h *DurationHistogram) sweep() {
-	h.held = 0
-	h.timings.Range(func(k, _ any) bool {
+	h.size = 0
+	h.histograms.Range(func(k, _ any) bool {
 		b := k.(*breaker.Breaker) //nolint:forcetypeassert // nothing else is stored
-		if live, ok := h.roster.group.Lookup(b.Key()); !ok || live != b {
-			h.timings.Delete(b)
+		if live, ok := h.cache.group.Lookup(b.Key()); !ok || live != b {
+			h.histograms.Delete(b)
 			return true
 		}
-		h.held++
+		h.size++
 		return true
 	})
-	h.limit = 2*h.held + 16
+	h.limit = 2*h.size + 16
 }
 
 // Describe implements prometheus.Collector.
@@ -191,37 +198,38 @@ func (h *DurationHistogram) Collect(ch chan<- prometheus.Metric) {
 	h.mu.Lock()
 	h.sweep()
 	h.mu.Unlock()
-	for _, e := range h.roster.list() {
-		known, _ := h.timings.Load(e.breaker)
-		t, _ := known.(*timings) // nil: no call has ended
+	for _, e := range h.cache.list() {
+		v, _ := h.histograms.Load(e.breaker)
+		hists, _ := v.(*breakerHistograms) // nil: no call has ended
 		for i, outcome := range outcomeOrder {
-			m := &durationSeries{identity: identity{h.desc, e.labels(h.spans[i])}, empty: h.empty}
-			if t != nil {
-				m.timing = t[outcome].Load()
+			m := &durationMetric{identity: identity{h.desc, e.labels(h.ranges[i])}, empty: h.empty}
+			if hists != nil {
+				m.histogram = hists[outcome].Load()
 			}
 			ch <- m
 		}
 	}
 }
 
+// unusable returns a collector that reports the error of h, or nil if h is usable.
 func (h *DurationHistogram) unusable() *invalid {
 	if h.desc == nil && h.invalid == nil {
-		return newInvalid("DurationHistogram", errors.New("it does not come from NewDurationHistogram"))
+		return newInvalid("DurationHistogram", errors.New("the zero value is not usable: call NewDurationHistogram"))
 	}
 	return h.invalid
 }
 
-type durationSeries struct {
+type durationMetric struct {
 	identity
-	timing *timing // nil: empty
-	empty  *dto.Histogram
+	histogram *histogram     // nil: the outcome has not occurred
+	empty     *dto.Histogram // written in that case
 }
 
 // Write implements prometheus.Metric.
-func (m *durationSeries) Write(out *dto.Metric) error {
+func (m *durationMetric) Write(out *dto.Metric) error {
 	out.Histogram = m.empty
-	if m.timing != nil {
-		if err := m.timing.Write(out); err != nil {
+	if m.histogram != nil {
+		if err := m.histogram.Write(out); err != nil {
 			return err
 		}
 	}

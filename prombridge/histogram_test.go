@@ -27,8 +27,8 @@ func settled(outcome breaker.Outcome, durations ...time.Duration) interceptor.Se
 	return s
 }
 
-// histograms are those of a breaker, by outcome.
-func histograms(t *testing.T, h *DurationHistogram, key breaker.Key) map[string]*dto.Histogram {
+// gatherHistograms returns the histograms of a breaker by outcome.
+func gatherHistograms(t *testing.T, h *DurationHistogram, key breaker.Key) map[string]*dto.Histogram {
 	t.Helper()
 	families, err := registry(t, h).Gather()
 	if err != nil {
@@ -45,11 +45,11 @@ func histograms(t *testing.T, h *DurationHistogram, key breaker.Key) map[string]
 	return got
 }
 
-// counts are how many observations there are, by outcome; none is left out.
+// counts returns the number of observations by outcome. It omits outcomes without observations.
 func counts(t *testing.T, h *DurationHistogram, key breaker.Key) map[string]uint64 {
 	t.Helper()
 	var got map[string]uint64
-	for outcome, hist := range histograms(t, h, key) {
+	for outcome, hist := range gatherHistograms(t, h, key) {
 		if got == nil {
 			got = make(map[string]uint64)
 		}
@@ -60,7 +60,7 @@ func counts(t *testing.T, h *DurationHistogram, key breaker.Key) map[string]uint
 	return got
 }
 
-// Through a guard and over a connection: every call that was let through counts once, for as long as it took.
+// With a guard and a connection, every admitted call counts once, with its duration.
 func TestDurationHistogramOfAGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := new(testpb.Server)
@@ -90,17 +90,19 @@ func TestDurationHistogramOfAGuard(t *testing.T) {
 			<-handler.Done()
 			return nil, handler.Err()
 		}})
-		_, _ = client.Unary(ctx, &testpb.Request{}) // its caller cancels it at once
+		_, _ = client.Unary(ctx, &testpb.Request{}) // its caller cancels it immediately
 		do(2*time.Second, status.Error(codes.Unavailable, "down"))
 		do(3*time.Second, status.Error(codes.Unavailable, "down"))
 		do(time.Second, nil) // rejected
 
 		key := breaker.Key{Target: "passthrough:///bufconn", Service: "grpcircuit.testpb.Test", Method: "Unary"}
 		got := map[string]string{}
-		for outcome, hist := range histograms(t, h, key) {
+		for outcome, hist := range gatherHistograms(t, h, key) {
 			got[outcome] = fmt.Sprintf("%d in %.3fs", hist.GetSampleCount(), hist.GetSampleSum())
 		}
-		want := map[string]string{"success": "2 in 0.050s", "ignored": "1 in 0.000s", "failure": "2 in 5.000s", "overload": "0 in 0.000s"}
+		want := map[string]string{
+			"success": "2 in 0.050s", "ignored": "1 in 0.000s", "failure": "2 in 5.000s", "overload": "0 in 0.000s",
+		}
 		if diff := cmp.Diff(got, want); diff != "" {
 			t.Errorf("histograms (-got +want):\n%s", diff)
 		}
@@ -114,7 +116,7 @@ func TestDurationHistogramIsNativeAndClassic(t *testing.T) {
 	for _, d := range []time.Duration{0, 50 * time.Microsecond, time.Millisecond, 3 * time.Millisecond, time.Minute} {
 		h.Settled(t.Context(), settled(breaker.Success, d))
 	}
-	hists := histograms(t, h, getKey)
+	hists := gatherHistograms(t, h, getKey)
 	var got []string
 	for _, b := range hists["success"].GetBucket() {
 		got = append(got, fmt.Sprintf("%v: %d", b.GetUpperBound(), b.GetCumulativeCount()))
@@ -127,45 +129,45 @@ func TestDurationHistogramIsNativeAndClassic(t *testing.T) {
 		t.Errorf("classic buckets (-got +want):\n%s", diff)
 	}
 	for outcome, hist := range hists {
-		// Schema 3: 2^(1/8), the largest step up to 1.1.
+		// Schema 3 has the factor 2^(1/8), the largest one up to 1.1.
 		if hist.GetSchema() != 3 || hist.GetZeroThreshold() == 0 || len(hist.GetBucket()) != len(want) {
 			t.Errorf("%s: schema %d, zero threshold %v, %d classic buckets; want schema 3, a threshold and %d buckets",
 				outcome, hist.GetSchema(), hist.GetZeroThreshold(), len(hist.GetBucket()), len(want))
 		}
 	}
 	if got := len(hists["success"].GetPositiveDelta()); got != 4 {
-		t.Errorf("%d native buckets, want 4 beside that of zero", got)
+		t.Errorf("%d native buckets, want 4 besides the zero bucket", got)
 	}
 }
 
-// However calls spread, a histogram stays small.
+// A histogram stays small for any distribution of durations.
 func TestDurationHistogramIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // it has a timer, which ends with the bubble
+	synctest.Test(t, func(t *testing.T) { // the histogram has a timer, which ends with the bubble
 		g := newGroup(t, breaker.Config{})
 		h := NewDurationHistogram(g)
 		g.Get(getKey)
 		for d := time.Nanosecond; d < 1000*time.Hour; d += d/20 + 1 {
 			h.Settled(t.Context(), settled(breaker.Failure, d))
 		}
-		if got := len(histograms(t, h, getKey)["failure"].GetPositiveDelta()); got > 160 {
+		if got := len(gatherHistograms(t, h, getKey)["failure"].GetPositiveDelta()); got > 160 {
 			t.Errorf("%d native buckets, want at most 160", got)
 		}
 		time.Sleep(2 * time.Hour)
 	})
 }
 
-func TestDurationHistogramCountsWhatTheBreakerCounts(t *testing.T) {
+func TestDurationHistogramCountsOutcomes(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	h := NewDurationHistogram(g)
-	h.Settled(t.Context(), settled(breaker.Success)) // before there is a breaker
+	h.Settled(t.Context(), settled(breaker.Success)) // before the breaker exists
 	if got := counts(t, h, getKey); got != nil {
-		t.Errorf("series of a key that has no breaker: %v", got)
+		t.Errorf("series of a key without a breaker: %v", got)
 	}
 	g.Get(getKey)
 	if diff := cmp.Diff(counts(t, h, getKey), map[string]uint64{}); diff != "" {
 		t.Errorf("new breaker (-got +want):\n%s", diff)
 	}
-	for outcome := range 6 { // 4 and 5 are none: the breaker takes them for failures
+	for outcome := range 6 { // 4 and 5 are invalid, and the breaker counts them as failures
 		for range outcome + 1 {
 			h.Settled(t.Context(), settled(breaker.Outcome(outcome)))
 		}
@@ -179,12 +181,12 @@ func TestDurationHistogramCountsWhatTheBreakerCounts(t *testing.T) {
 	}
 }
 
-// B33: without a scrape that would clear up, too, memory is bounded by the group.
-func TestB33_DurationHistogramForgetsBreakersThatAreGone(t *testing.T) {
+// B33: memory is bounded by the group, even without a scrape.
+func TestB33_DurationHistogramForgetsEvictedBreakers(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(10))
 	h := NewDurationHistogram(g)
-	held := func() (n int) {
-		h.timings.Range(func(any, any) bool { n++; return true })
+	stored := func() (n int) {
+		h.histograms.Range(func(any, any) bool { n++; return true })
 		return n
 	}
 	most := 0
@@ -193,14 +195,14 @@ func TestB33_DurationHistogramForgetsBreakersThatAreGone(t *testing.T) {
 		s.Key.Tag = fmt.Sprint(i)
 		g.Get(s.Key)
 		h.Settled(t.Context(), s)
-		most = max(most, held())
+		most = max(most, stored())
 	}
 	if most > 2*10+16 {
-		t.Errorf("up to %d breakers held, want at most 36 for a group of 10", most)
+		t.Errorf("up to %d breakers stored, want at most 36 for a group of 10", most)
 	}
 	drain(h)
-	if got := held(); got != 10 {
-		t.Errorf("%d breakers held after a scrape, want 10", got)
+	if got := stored(); got != 10 {
+		t.Errorf("%d breakers stored after a scrape, want 10", got)
 	}
 }
 
@@ -208,7 +210,7 @@ func TestDurationHistogramConcurrentSafe(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	h := NewDurationHistogram(g)
 	const callers, rounds = 4, 300
-	for i := range rounds { // the first calls of a breaker meet while its histograms are made
+	for i := range rounds { // the first calls of a breaker run while its histograms are allocated
 		s := settled(breaker.Outcome(i % 4))
 		s.Key.Tag = fmt.Sprint(i)
 		g.Get(s.Key)

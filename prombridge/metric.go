@@ -9,77 +9,77 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// sheet is the labels of all series of a breaker, one series after the other, each sorted by name, with the parts of the key
-// left open. Series of different names share their labels where they are the same.
-type sheet struct {
-	pairs []*dto.LabelPair
-	open  []gap
-	spans map[[2]string]span // by label and value
+// labelTemplate holds the label pairs of all series of a breaker, one series after the other, each sorted by label
+// name. The parts of the key are placeholders. Metrics with the same labels share a range.
+type labelTemplate struct {
+	pairs        []*dto.LabelPair
+	placeholders []placeholder
+	ranges       map[[2]string]labelRange // by label name and value
 }
 
-// gap is where a part of the key goes.
-type gap struct{ at, part int }
+// placeholder is the index of a pair whose value is a part of the key.
+type placeholder struct{ index, part int }
 
-// span is where the labels of one series are in a sheet.
-type span struct{ from, to int }
+// labelRange is the range of one series' labels in a labelTemplate.
+type labelRange struct{ from, to int }
 
-// add makes room for the labels of a series of desc, which are keyLabels and then label, unless that is "". All series of a
-// sheet have the same labels beside those.
-func (s *sheet) add(desc *prometheus.Desc, label, value string) span {
+// add adds the labels of a series of desc: keyLabels, and then label unless it is empty. All series of a template have
+// the same constant labels.
+func (t *labelTemplate) add(desc *prometheus.Desc, label, value string) labelRange {
 	id := [2]string{label, value}
-	if at, ok := s.spans[id]; ok {
-		return at
+	if r, ok := t.ranges[id]; ok {
+		return r
 	}
 	values := make([]string, keyParts, keyParts+1)
 	if label != "" {
 		values = append(values, value)
 	}
-	at := span{from: len(s.pairs)}
+	r := labelRange{from: len(t.pairs)}
 	for _, p := range prometheus.MakeLabelPairs(desc, values) {
 		if part := slices.Index(keyLabels[:], p.GetName()); part >= 0 {
-			s.open = append(s.open, gap{at: len(s.pairs), part: part})
+			t.placeholders = append(t.placeholders, placeholder{index: len(t.pairs), part: part})
 		}
-		s.pairs = append(s.pairs, p)
+		t.pairs = append(t.pairs, p)
 	}
-	at.to = len(s.pairs)
-	if s.spans == nil {
-		s.spans = make(map[[2]string]span)
+	r.to = len(t.pairs)
+	if t.ranges == nil {
+		t.ranges = make(map[[2]string]labelRange)
 	}
-	s.spans[id] = at
-	return at
+	t.ranges[id] = r
+	return r
 }
 
-// filled returns the pairs of the sheet with the parts of key in them.
-func (s *sheet) filled(key breaker.Key) []*dto.LabelPair {
-	room := &struct {
+// pairsOf returns the pairs of the template with the parts of key in the placeholders.
+func (t *labelTemplate) pairsOf(key breaker.Key) []*dto.LabelPair {
+	buf := &struct {
 		pairs  [keyParts]dto.LabelPair
 		values [keyParts]string
 	}{values: [...]string{key.Target, key.Service, key.Method, key.Tag}}
-	for i := range room.pairs {
-		room.pairs[i].Name, room.pairs[i].Value = &keyLabels[i], &room.values[i]
+	for i := range buf.pairs {
+		buf.pairs[i].Name, buf.pairs[i].Value = &keyLabels[i], &buf.values[i]
 	}
-	pairs := slices.Clone(s.pairs)
-	for _, g := range s.open {
-		pairs[g.at] = &room.pairs[g.part]
+	pairs := slices.Clone(t.pairs)
+	for _, p := range t.placeholders {
+		pairs[p.index] = &buf.pairs[p.part]
 	}
 	return pairs
 }
 
-// block is room for all series of one breaker in one scrape: two allocations, where MustNewConstMetric takes 20 for each of
-// some 40 series. That is why there are metrics of our own here. Measured with 10 000 breakers on two cores, Collect takes
-// 45 ms instead of 303 ms and leaves 42 MB behind instead of 279 MB; with what a registry does on top, it is 325 ms instead
-// of 605 ms.
+// metricBatch allocates the metrics of one breaker for one scrape. It takes two allocations, where MustNewConstMetric
+// takes 20 for each of about 40 series. For this reason the package has metric types instead of using those of
+// client_golang. Measured with 10 000 breakers on two cores, Collect takes 45 ms instead of 303 ms and allocates 42 MB
+// instead of 279 MB. With the work of the registry it is 325 ms instead of 605 ms.
 //
-// Nothing of it is used again: who has scraped may keep what came out.
-type block struct {
-	counters []counterSeries
-	gauges   []gaugeSeries
+// A batch is not used again, because the registry may keep the metrics.
+type metricBatch struct {
+	counters []counterMetric
+	gauges   []gaugeMetric
 }
 
-// size is how many series of each kind there are.
-type size struct{ counters, gauges int }
+// batchSize is the number of metrics of each kind.
+type batchSize struct{ counters, gauges int }
 
-func (s *size) add(kind prometheus.ValueType) {
+func (s *batchSize) add(kind prometheus.ValueType) {
 	if kind == counter {
 		s.counters++
 	} else {
@@ -87,12 +87,13 @@ func (s *size) add(kind prometheus.ValueType) {
 	}
 }
 
-func newBlock(s size) *block {
-	return &block{counters: make([]counterSeries, 0, s.counters), gauges: make([]gaugeSeries, 0, s.gauges)}
+func newMetricBatch(s batchSize) *metricBatch {
+	return &metricBatch{counters: make([]counterMetric, 0, s.counters), gauges: make([]gaugeMetric, 0, s.gauges)}
 }
 
-// series makes one series. It must not be asked for more of them than the block was made for, as they must not move.
-func (b *block) series(kind prometheus.ValueType, id identity, value float64) prometheus.Metric {
+// add returns a new metric. It panics if the batch has more metrics than its size allows: growing a slice would move
+// metrics that were already returned.
+func (b *metricBatch) add(kind prometheus.ValueType, id identity, value float64) prometheus.Metric {
 	if kind == counter {
 		b.counters = b.counters[:len(b.counters)+1]
 		m := &b.counters[len(b.counters)-1]
@@ -107,7 +108,7 @@ func (b *block) series(kind prometheus.ValueType, id identity, value float64) pr
 	return m
 }
 
-// identity is what tells a series from others.
+// identity is the name and the labels of a series.
 type identity struct {
 	desc   *prometheus.Desc
 	labels []*dto.LabelPair
@@ -116,26 +117,26 @@ type identity struct {
 // Desc implements prometheus.Metric.
 func (i *identity) Desc() *prometheus.Desc { return i.desc }
 
-type counterSeries struct {
+type counterMetric struct {
 	identity
 	value   float64
 	counter dto.Counter
 }
 
 // Write implements prometheus.Metric.
-func (m *counterSeries) Write(out *dto.Metric) error {
+func (m *counterMetric) Write(out *dto.Metric) error {
 	out.Label, out.Counter = m.labels, &m.counter
 	return nil
 }
 
-type gaugeSeries struct {
+type gaugeMetric struct {
 	identity
 	value float64
 	gauge dto.Gauge
 }
 
 // Write implements prometheus.Metric.
-func (m *gaugeSeries) Write(out *dto.Metric) error {
+func (m *gaugeMetric) Write(out *dto.Metric) error {
 	out.Label, out.Gauge = m.labels, &m.gauge
 	return nil
 }

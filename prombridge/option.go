@@ -10,7 +10,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Option sets up what NewCollector or NewDurationHistogram make. Options come from the With functions of this package.
+// An Option configures NewCollector or NewDurationHistogram. The With functions of this package return Options.
 type Option interface{ apply(*options) error }
 
 type optionFunc func(*options) error
@@ -22,6 +22,7 @@ type options struct {
 	constLabels prometheus.Labels
 }
 
+// collect applies opts. It returns an error if g or an option is not usable.
 func collect(g *breaker.Group, opts []Option) (*options, error) {
 	if g == nil {
 		return nil, errors.New("the group is nil")
@@ -38,22 +39,22 @@ func collect(g *breaker.Group, opts []Option) (*options, error) {
 	return o, nil
 }
 
-// subsystem is what all names begin with.
+// subsystem is the prefix of all names.
 const subsystem = "grpc_client_breaker"
 
 func (o *options) desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(o.namespace, subsystem, name), help, labels, o.constLabels)
 }
 
-// WithConstLabels adds labels to every series. Given more than once, they add up, and the last value of a name counts. The
-// map is copied. A name that is not valid or that a series has already (grpc_target, tag, state, le, …) is an error, and so is
-// a value that is not valid UTF-8. Default: none.
+// WithConstLabels adds labels to every series. If it is given more than once, all the labels are added, and the last
+// value of a name counts. The map is copied. An invalid name, a name that a series already has (grpc_target, tag,
+// state, le, …) and a value that is not valid UTF-8 are errors. Default: none.
 func WithConstLabels(labels prometheus.Labels) Option {
 	labels = maps.Clone(labels)
 	return optionFunc(func(o *options) error {
-		for _, reserved := range []string{"le", "quantile"} { // client_golang panics over them, but only in a histogram
+		for _, reserved := range []string{"le", "quantile"} { // client_golang panics on them in a histogram only
 			if _, ok := labels[reserved]; ok {
-				return fmt.Errorf("WithConstLabels: the name %q belongs to Prometheus", reserved)
+				return fmt.Errorf("WithConstLabels: the label name %q is reserved by Prometheus", reserved)
 			}
 		}
 		maps.Copy(o.constLabels, labels)
@@ -62,21 +63,22 @@ func WithConstLabels(labels prometheus.Labels) Option {
 }
 
 // WithNamespace puts namespace and an underscore before every name: "shop" makes shop_grpc_client_breaker_state. It
-// consists of ASCII letters, digits and underscores and begins with no digit; anything else is an error, the empty string
-// included, and the last one given counts. Dashboards and rules that go by the plain names will not find the series.
-// Default: none.
+// must consist of ASCII letters, digits and underscores, and must not begin with a digit. Anything else is an error,
+// the empty string included. If it is given more than once, the last one counts. Dashboards and rules that use the
+// plain names do not find the series. Default: none.
 func WithNamespace(namespace string) Option {
 	return optionFunc(func(o *options) error {
 		if !plainName(namespace) {
-			return fmt.Errorf("WithNamespace: the namespace is %q, want letters, digits and underscores, no digit first", namespace)
+			return fmt.Errorf("WithNamespace: the namespace is %q, want letters, digits and underscores, no digit first",
+				namespace)
 		}
 		o.namespace = namespace
 		return nil
 	})
 }
 
-// plainName says whether s may begin the name of a metric. Prometheus has come to allow any UTF-8, which a person must
-// quote in every query; and a colon, which is for recording rules.
+// plainName reports whether s may be the first part of a metric name. Prometheus also allows all other UTF-8, but such
+// names must be quoted in every query. A colon is reserved for recording rules.
 func plainName(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -10,7 +10,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What cannot work says so where somebody looks: when it is registered.
+// A collector that cannot work reports the error when it is registered.
 func TestInvalid(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	for _, tt := range []struct {
@@ -28,31 +28,35 @@ func TestInvalid(t *testing.T) {
 		{"namespace with a colon", g, []Option{WithNamespace("a:b")}, `the namespace is "a:b"`},
 		{"namespace in Cyrillic", g, []Option{WithNamespace("а")}, `the namespace is "а"`},
 		{"invalid namespace", g, []Option{WithNamespace("a\xff")}, `the namespace is "a\xff"`},
-		{"label of a histogram", g, []Option{WithConstLabels(prometheus.Labels{"le": "1"})}, `WithConstLabels: the name "le" belongs to Prometheus`},
-		{"label of a summary", g, []Option{WithConstLabels(prometheus.Labels{"quantile": "1"})}, `the name "quantile" belongs`},
-		{"label of a key", g, []Option{WithConstLabels(prometheus.Labels{"tag": "x"})}, "duplicate label names"},
-		{"label without a name", g, []Option{WithConstLabels(prometheus.Labels{"": "x"})}, `"" is not a valid label name`},
-		{"reserved label", g, []Option{WithConstLabels(prometheus.Labels{"__x": "x"})}, `"__x" is not a valid label name`},
-		{"invalid value", g, []Option{WithConstLabels(prometheus.Labels{"x": "\xff"})}, "not valid UTF-8"},
+		{"label of a histogram", g, constLabel("le", "1"), `WithConstLabels: the label name "le" is reserved by Prometheus`},
+		{"label of a summary", g, constLabel("quantile", "1"), `the label name "quantile" is reserved`},
+		{"label of a key", g, constLabel("tag", "x"), "duplicate label names"},
+		{"label without a name", g, constLabel("", "x"), `"" is not a valid label name`},
+		{"reserved label", g, constLabel("__x", "x"), `"__x" is not a valid label name`},
+		{"invalid value", g, constLabel("x", "\xff"), "not valid UTF-8"},
 	} {
 		durations := NewDurationHistogram(tt.group, tt.opts...)
 		durations.Settled(t.Context(), settled(0)) // does not panic
-		for name, c := range map[string]prometheus.Collector{"NewCollector": NewCollector(tt.group, tt.opts...), "NewDurationHistogram": durations} {
-			refused(t, tt.name, c, "prombridge: "+name+": ", tt.want)
-		}
+		wantRefused(t, tt.name, NewCollector(tt.group, tt.opts...), "prombridge: NewCollector: ", tt.want)
+		wantRefused(t, tt.name, durations, "prombridge: NewDurationHistogram: ", tt.want)
 	}
-	only := []Option{WithConstLabels(prometheus.Labels{"state": "x"})} // a label of the collector, none of the histogram
-	refused(t, "label of a metric", NewCollector(g, only...), "prombridge: NewCollector: ", "duplicate label names")
-	only = []Option{WithConstLabels(prometheus.Labels{"outcome": "x"})}
-	refused(t, "label of the histogram", NewDurationHistogram(g, only...), "prombridge: NewDurationHistogram: ", "duplicate label names")
+	const duplicate = "duplicate label names"
+	c := NewCollector(g, constLabel("state", "x")...) // state is not a label of the histogram
+	wantRefused(t, "label of a metric", c, "prombridge: NewCollector: ", duplicate)
+	h := NewDurationHistogram(g, constLabel("outcome", "x")...)
+	wantRefused(t, "label of the histogram", h, "prombridge: NewDurationHistogram: ", duplicate)
 
 	zero := new(DurationHistogram)
 	zero.Settled(t.Context(), settled(0))
-	refused(t, "zero DurationHistogram", zero, "prombridge: DurationHistogram: ", "does not come from NewDurationHistogram")
+	wantRefused(t, "zero DurationHistogram", zero, "prombridge: DurationHistogram: ", "call NewDurationHistogram")
 }
 
-// refused expects c to be refused by a registry, and to yield nothing but an error if it is collected all the same.
-func refused(t *testing.T, name string, c prometheus.Collector, want ...string) {
+func constLabel(name, value string) []Option {
+	return []Option{WithConstLabels(prometheus.Labels{name: value})}
+}
+
+// wantRefused checks that a registry refuses c, and that collecting it without a registration gives the error.
+func wantRefused(t *testing.T, name string, c prometheus.Collector, want ...string) {
 	t.Helper()
 	err := prometheus.NewRegistry().Register(c)
 	for _, w := range want {
@@ -68,7 +72,7 @@ func refused(t *testing.T, name string, c prometheus.Collector, want ...string) 
 	}
 }
 
-// unchecked collects c though no registry took it: as a collector that describes nothing.
+// unchecked describes no metrics, so a registry accepts it without checks.
 type unchecked struct{ prometheus.Collector }
 
 func (unchecked) Describe(chan<- *prometheus.Desc) {}
@@ -85,7 +89,10 @@ func (u unchecked) Gather() (int, error) {
 func TestOptions(t *testing.T) {
 	g := busyGroup(t)
 	labels := prometheus.Labels{"zone": "a", "app": "shop"}
-	opts := []Option{WithNamespace("first"), WithNamespace("Shop_2"), WithConstLabels(labels), WithConstLabels(prometheus.Labels{"zone": "b"}), WithConstLabels(nil)}
+	opts := []Option{
+		WithNamespace("first"), WithNamespace("Shop_2"),
+		WithConstLabels(labels), WithConstLabels(prometheus.Labels{"zone": "b"}), WithConstLabels(nil),
+	}
 	labels["app"] = "changed afterwards"
 	reg := registry(t, NewCollector(g, opts...), NewDurationHistogram(g, opts...))
 	families, err := reg.Gather()

@@ -14,16 +14,16 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// schedule is a group to which things happen at random, and what is known of it from outside.
+// schedule makes random calls to a group, and records what is known of it from outside.
 type schedule struct {
 	group   *breaker.Group
 	reg     prometheus.Gatherer
 	live    map[breaker.Key]*breaker.Breaker
-	started map[breaker.Key]uint64 // calls that asked the breaker that is live
+	started map[breaker.Key]uint64 // calls to the breaker in live
 	permits []breaker.Permit
 }
 
-// pick gets one of a few breakers: more than the group holds.
+// pick gets the breaker of one of a few keys, which are more than the group holds.
 func (s *schedule) pick(t *rapid.T) *breaker.Breaker {
 	b := s.group.Get(breaker.Key{Method: rapid.SampledFrom([]string{`\xff`, "\xff", "a", "b", "c"}).Draw(t, "method")})
 	if s.live[b.Key()] != b {
@@ -37,7 +37,7 @@ func (s *schedule) call(t *rapid.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if rapid.IntRange(0, 9).Draw(t, "done before") == 0 {
-		cancel() // B24: counts nowhere
+		cancel() // such a call is not counted (B24)
 	}
 	p, err := b.Acquire(ctx)
 	if ctx.Err() != nil {
@@ -66,7 +66,7 @@ func report(t *rapid.T) breaker.Report {
 	}
 }
 
-// burst is some calls, one after the other, that all end alike.
+// burst makes some calls, one after the other, with the same outcome.
 func (s *schedule) burst(t *rapid.T) {
 	b, r, ctx := s.pick(t), report(t), context.Background()
 	for range rapid.IntRange(2, 6).Draw(t, "calls") {
@@ -99,8 +99,8 @@ func (s *schedule) byHand(t *rapid.T) {
 	}
 }
 
-// check scrapes, and compares with what the schedule and the snapshots say.
-func (s *schedule) check(t *rapid.T) (got figures) {
+// check compares a scrape with the schedule and the snapshots.
+func (s *schedule) check(t *rapid.T) (got scraped) {
 	got = scrape(t, s.reg)
 	stats := s.group.Stats()
 	want := map[string]float64{
@@ -117,9 +117,9 @@ func (s *schedule) check(t *rapid.T) (got figures) {
 	if len(got) != len(keys)+1 {
 		t.Fatalf("B33: series of %d breakers, want of %d", len(got)-1, len(keys))
 	}
-	for key, label := range labels(t, keys...) {
+	for key, label := range labelsOf(t, keys...) {
 		b := s.live[key]
-		if diff := cmp.Diff(got[label], shown(b.Snapshot())); diff != "" {
+		if diff := cmp.Diff(got[label], wantSeries(b.Snapshot())); diff != "" {
 			t.Fatalf("O5: %q (-got +want):\n%s", key, diff)
 		}
 		sum := 0.0
@@ -132,20 +132,21 @@ func (s *schedule) check(t *rapid.T) (got figures) {
 			sum += got[label][series]
 		}
 		if sum != float64(s.started[key]) {
-			t.Fatalf("O4: %q: calls, late results, calls in flight and rejections are %v, want the %d calls that were started", key, sum, s.started[key])
+			t.Fatalf("O4: %q: calls, late results, calls in flight and rejections are %v, want the %d calls started",
+				key, sum, s.started[key])
 		}
 	}
 	return got
 }
 
-// A figure that was never above zero was not tested. Some are above zero in one schedule of twenty only, and rapid
-// tries 100 schedules, or 20 with -short. So the test goes on until it has seen all of them.
+// A series that was never above zero was not tested. Some are above zero in only one schedule of twenty, and rapid
+// tries 100 schedules, or 20 with -short. So the test goes on until it has seen all of them above zero.
 func TestO4_CallsAddUpOverAnySchedule(t *testing.T) {
-	const rounds = 50 // far more than it ever takes
+	const rounds = 50 // far more than needed
 	seen := make(map[string]bool)
 	for round := 0; round == 0 || (len(unseen(seen)) > 0 && round < rounds); round++ {
 		rapid.Check(t, func(rt *rapid.T) {
-			// rapid stops a run with a panic, which must come out of the bubble on rapid's goroutine.
+			// rapid stops a run with a panic, which must reach rapid's goroutine outside the bubble.
 			var stopped any
 			synctest.Test(t, func(*testing.T) {
 				defer func() { stopped = recover() }()
@@ -161,14 +162,14 @@ func TestO4_CallsAddUpOverAnySchedule(t *testing.T) {
 	}
 }
 
-// unseen returns the series of a breaker that are not in seen.
+// unseen returns the names of a breaker's series that are not in seen.
 func unseen(seen map[string]bool) (missing []string) {
-	for _, f := range perBreaker() {
-		if f.name == "shadow_rejections_total" { // part of no sum, and some of them take too many steps to come by
+	for _, f := range breakerFamilies() {
+		if f.name == "shadow_rejections_total" { // they are part of no sum, and some need too many steps
 			continue
 		}
-		for _, c := range f.cells {
-			if series := seriesName(f, c); !seen[series] {
+		for _, def := range f.series {
+			if series := seriesName(f, def); !seen[series] {
 				missing = append(missing, series)
 			}
 		}
@@ -179,8 +180,9 @@ func unseen(seen map[string]bool) (missing []string) {
 func runSchedule(t *rapid.T, seen map[string]bool) {
 	g, err := breaker.NewGroup(
 		breaker.Config{
-			FailingFor: -1, MinCalls: 4, Window: 10 * time.Second, ConsecutiveFailures: rapid.SampledFrom([]int{-1, 3}).Draw(t, "consecutive"),
-			SlowCall: 100 * time.Millisecond, SuccessesToClose: 1, Jitter: -1,
+			FailingFor: -1, MinCalls: 4, Window: 10 * time.Second,
+			ConsecutiveFailures: rapid.SampledFrom([]int{-1, 3}).Draw(t, "consecutive"),
+			SlowCall:            100 * time.Millisecond, SuccessesToClose: 1, Jitter: -1,
 			OpenFor: time.Second, MaxProbes: 2, ProbeTimeout: 3 * time.Second, Ramp: 5 * time.Second, MaxConcurrent: 2,
 		},
 		breaker.WithMaxBreakers(3),
@@ -191,7 +193,9 @@ func runSchedule(t *rapid.T, seen map[string]bool) {
 	}
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(NewCollector(g))
-	s := &schedule{group: g, reg: reg, live: make(map[breaker.Key]*breaker.Breaker), started: make(map[breaker.Key]uint64)}
+	s := &schedule{
+		group: g, reg: reg, live: make(map[breaker.Key]*breaker.Breaker), started: make(map[breaker.Key]uint64),
+	}
 	wait := func(t *rapid.T) {
 		time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 4 * time.Second}).Draw(t, "wait"))
 	}

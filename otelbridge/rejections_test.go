@@ -16,7 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// O2: the events that explain what happened must not be driven out by what happened.
+// O2: rejections must not displace the transitions that explain them.
 func TestO2_TransitionsSurviveRejections(t *testing.T) {
 	b := New()
 	span := newTraces().record(t, func(ctx context.Context) {
@@ -54,8 +54,8 @@ func TestO2_TransitionsAlways(t *testing.T) {
 	}
 }
 
-// Each span has its own eight, whichever guard's bridge it is and however they take turns.
-func TestO2_EachSpanByItself(t *testing.T) {
+// Each span has a limit of eight, even if rejections under several spans alternate.
+func TestO2_LimitForEachSpan(t *testing.T) {
 	for _, n := range []int{0, 1, 8, 9, 30} {
 		tr, b := newTraces(), New()
 		spans := make([]sdktrace.ReadOnlySpan, 3)
@@ -86,13 +86,13 @@ func TestO2_EachSpanByItself(t *testing.T) {
 	}
 }
 
-// A span that the tally has forgotten is known again by the count on it.
+// The count of a span that was replaced in rejectionCounts is read from the span.
 func TestO2_ForgottenSpan(t *testing.T) {
 	tr, b := newTraces(), New()
 	span := tr.record(t, func(ctx context.Context) {
 		for range 12 {
 			b.Rejected(ctx, rejection)
-			for range 2 * tallySets * tallyWays {
+			for range 2 * rejectionSets * rejectionWays {
 				short, s := tr.tracer.Start(t.Context(), "short")
 				b.Rejected(short, rejection)
 				s.End()
@@ -108,7 +108,7 @@ func TestO2_ForgottenSpan(t *testing.T) {
 	}
 }
 
-// foreignSpan is a span of another make than the SDK's: what it has cannot be read back.
+// foreignSpan is a span of another implementation than the SDK. Its attributes cannot be read.
 type foreignSpan struct {
 	noop.Span
 	sc     trace.SpanContext
@@ -131,7 +131,7 @@ func (s *foreignSpan) SetAttributes(kvs ...attribute.KeyValue) {
 	}
 }
 
-// newForeignSpan has identifiers that count up, as some programs make them.
+// newForeignSpan returns a span with a sequential ID, as some programs make them.
 func newForeignSpan(n int) *foreignSpan {
 	var id trace.SpanID
 	binary.BigEndian.PutUint64(id[:], uint64(n))
@@ -140,8 +140,8 @@ func newForeignSpan(n int) *foreignSpan {
 
 func TestO2_ForeignSpans(t *testing.T) {
 	b := New()
-	// Half of what the tally has room for, so that no set is full.
-	spans := make([]*foreignSpan, tallySets*tallyWays/2)
+	// Half of the capacity of rejectionCounts, so that no set is full.
+	spans := make([]*foreignSpan, rejectionSets*rejectionWays/2)
 	for i := range spans {
 		spans[i] = newForeignSpan(i + 1)
 	}
@@ -157,7 +157,7 @@ func TestO2_ForeignSpans(t *testing.T) {
 	}
 }
 
-// One that is forgotten begins anew. It says less than there was, never more.
+// The count of a forgotten foreign span starts again at zero. It may be too low, but never too high.
 func TestO2_ForgottenForeignSpan(t *testing.T) {
 	b := New()
 	s := newForeignSpan(1)
@@ -165,7 +165,7 @@ func TestO2_ForgottenForeignSpan(t *testing.T) {
 	for range 10 {
 		b.Rejected(ctx, rejection)
 	}
-	for n := range 4 * tallySets * tallyWays {
+	for n := range 4 * rejectionSets * rejectionWays {
 		b.Rejected(trace.ContextWithSpan(t.Context(), newForeignSpan(n+2)), rejection)
 	}
 	b.Rejected(ctx, rejection)
@@ -174,34 +174,34 @@ func TestO2_ForgottenForeignSpan(t *testing.T) {
 	}
 }
 
-// The one that makes room is the one without a rejection for longest.
-func TestO2_OldestMakesRoom(t *testing.T) {
-	var tl tally
-	// All in one set.
+// A new span replaces the one whose last rejection is the oldest.
+func TestO2_OldestIsReplaced(t *testing.T) {
+	var counts rejectionCounts
+	// All are in one set.
 	var spans []*foreignSpan
-	for n := 1; len(spans) < tallyWays+1; n++ {
+	for n := 1; len(spans) < rejectionWays+1; n++ {
 		s := newForeignSpan(n)
-		if tl.set(spanID{s.sc.TraceID(), s.sc.SpanID()}) == &tl.sets[0] {
+		if counts.set(spanID{s.sc.TraceID(), s.sc.SpanID()}) == &counts.sets[0] {
 			spans = append(spans, s)
 		}
 	}
 	for range 3 {
-		for _, s := range spans[:tallyWays] {
-			tl.add(s)
+		for _, s := range spans[:rejectionWays] {
+			counts.add(s)
 		}
 	}
-	tl.add(spans[0])         // now the next is the oldest
-	tl.add(spans[tallyWays]) // and goes
-	want := []int64{0: 5, 1: 1, tallyWays: 2}
-	for _, i := range []int{0, tallyWays, 1} {
-		if got := tl.add(spans[i]); got != want[i] {
+	counts.add(spans[0])             // now the next span is the oldest
+	counts.add(spans[rejectionWays]) // and is replaced
+	want := []int64{0: 5, 1: 1, rejectionWays: 2}
+	for _, i := range []int{0, rejectionWays, 1} {
+		if got := counts.add(spans[i]); got != want[i] {
 			t.Errorf("span %d: count %d, want %d", i, got, want[i])
 		}
 	}
 }
 
-// Spans without identifiers are not one span.
-func TestO2_SpansWithoutIdentifiers(t *testing.T) {
+// Spans without IDs are not counted as one span.
+func TestO2_SpansWithoutIDs(t *testing.T) {
 	b := New()
 	for range 20 {
 		s := new(foreignSpan)
@@ -212,9 +212,11 @@ func TestO2_SpansWithoutIdentifiers(t *testing.T) {
 	}
 }
 
-// Moving to log records changes where events go, and not how many there are. A span that is not sampled counts too.
+// Log records have the same limit as span events. It applies to spans that are not sampled too.
 func TestO2_LogRecords(t *testing.T) {
-	for name, sampler := range map[string]sdktrace.Sampler{"sampled": sdktrace.AlwaysSample(), "not": sdktrace.NeverSample()} {
+	for name, sampler := range map[string]sdktrace.Sampler{
+		"sampled": sdktrace.AlwaysSample(), "not": sdktrace.NeverSample(),
+	} {
 		tr, l := newTraces(sdktrace.WithSampler(sampler)), new(logs)
 		b := New(WithLoggerProvider(l.provider()))
 		ctx, span := tr.tracer.Start(t.Context(), "caller")
@@ -246,7 +248,7 @@ func TestO2_LogRecordsWithoutSpan(t *testing.T) {
 	}
 }
 
-// busySpan has another call rejected under it just when the bridge reads from it or writes to it.
+// busySpan calls a function when the bridge reads or writes it, in which another call is rejected.
 type busySpan struct {
 	*foreignSpan
 	reading, writing func()
@@ -262,7 +264,7 @@ func (s *busySpan) SetAttributes(kvs ...attribute.KeyValue) {
 	s.foreignSpan.SetAttributes(kvs...)
 }
 
-func TestO2_CallsSideBySide(t *testing.T) {
+func TestO2_RejectionDuringReadOrWrite(t *testing.T) {
 	for _, at := range []string{"reading", "writing"} {
 		b, other := New(), false
 		s := &busySpan{foreignSpan: newForeignSpan(1)}
@@ -287,7 +289,7 @@ func TestO2_CallsSideBySide(t *testing.T) {
 	}
 }
 
-// slowSpan lets others run between a count and its being written.
+// slowSpan yields to other goroutines between counting and writing the count.
 type slowSpan struct{ trace.Span }
 
 func (s slowSpan) SetAttributes(kvs ...attribute.KeyValue) {
@@ -323,7 +325,7 @@ func TestO2_CountConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Many spans at once, in more sets than there are and in each more than fit.
+// More spans at once than fit into the sets.
 func TestO2_ManySpansConcurrentSafe(t *testing.T) {
 	const callers, rounds, turns = 8, 100, 12
 	tr, b := newTraces(), New()
@@ -365,21 +367,21 @@ func TestO2_KeepsNoSpan(t *testing.T) {
 	runtime.KeepAlive(b)
 }
 
-func TestTallySpreads(t *testing.T) {
-	// Identifiers that count up, and such with the count in the first bytes.
+func TestRejectionSetsAreSpread(t *testing.T) {
+	// The IDs are sequential, with the number in the last or in the first bytes.
 	for name, put := range map[string]func(id []byte, n int){
 		"low":  func(id []byte, n int) { binary.BigEndian.PutUint64(id, uint64(n)) },
 		"high": func(id []byte, n int) { binary.LittleEndian.PutUint64(id, uint64(n)) },
 	} {
-		var tl tally
+		var counts rejectionCounts
 		used := make(map[string]bool)
-		for n := 1; n <= 8*tallySets; n++ {
+		for n := 1; n <= 8*rejectionSets; n++ {
 			var id spanID
 			put(id.span[:], n)
-			used[fmt.Sprintf("%p", tl.set(id))] = true
+			used[fmt.Sprintf("%p", counts.set(id))] = true
 		}
-		if len(used) < tallySets/2 {
-			t.Errorf("%s: %d identifiers fall into %d of %d sets", name, 8*tallySets, len(used), tallySets)
+		if len(used) < rejectionSets/2 {
+			t.Errorf("%s: %d IDs are in %d of %d sets", name, 8*rejectionSets, len(used), rejectionSets)
 		}
 	}
 }
