@@ -22,24 +22,25 @@ type tagOption struct {
 	tag string
 }
 
-// probeOption goes along with a probe. A guard further in that would ask the same breaker, because it was installed
-// twice or shares a group, lets the call pass: it would take the probe for a second one and reject it, and no probe
-// would ever succeed.
-type probeOption struct {
+// guardMark is a call option that a guard adds to probes, to calls in doubt, and to its first calls. A guard further in
+// that finds its own breaker in a mark is installed twice, or shares a group with the outer one. It lets a probe pass:
+// otherwise it would take the probe for a second one and reject it, and no probe would ever succeed.
+type guardMark struct {
 	grpc.EmptyCallOption
-	of *breaker.Breaker
+	breaker *breaker.Breaker
+	probe   bool
 }
 
-func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, probe *probeOption) {
+func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, mark *guardMark) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case bypassOption:
 			bypass = true
 		case *tagOption:
 			tag = o
-		case *probeOption:
-			probe = o
+		case *guardMark:
+			mark = o
 		}
 	}
-	return bypass, tag, probe
+	return bypass, tag, mark
 }

@@ -17,7 +17,7 @@ import (
 func TestBypass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := new(settlements)
-		s := openScene(t, WithObserver(heard), WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, saying("instead"), OnFailure()))
 		before, events := snapshots(s.guard), len(heard.transitions)
 		wantCode(t, "past an open breaker", s.plain(Bypass()), codes.OK)
 		s.srv.Set(failing(down))

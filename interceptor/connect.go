@@ -40,7 +40,7 @@ func (c *pending) reconnect(ctx context.Context, cc *grpc.ClientConn) {
 	start := time.Now()
 	defer func() { c.waited = time.Since(start) }()
 	// Half of the lease is for the call: a probe that reports after its lease is no verdict.
-	ctx, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.permit.ProbeTimeout()/2))
+	ctx, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.breaker.Config().ProbeTimeout/2))
 	defer cancel()
 	cc.ResetConnectBackoff()
 	for {

@@ -16,42 +16,39 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What the google.rpc.ErrorInfo of a rejection says, whatever its Reason: the circuit is closed to this call. A
-// breaker that is Closed rejects too, while Ramp or MaxConcurrent tell it to; WithRejectionDetails adds state and
-// reason.
+// ErrorReason and ErrorDomain are in the google.rpc.ErrorInfo of each rejection, whatever its Reason: the breaker
+// rejected this call. A closed breaker rejects too, with Config.Ramp or MaxConcurrent. WithRejectionDetails adds state
+// and reason.
 const (
 	ErrorReason = "CIRCUIT_OPEN"
 	ErrorDomain = "github.com/grpcircuit/grpcircuit"
 )
 
-// RejectedError is what a rejected call returns. It is a *breaker.RejectedError, whose Key, State, Reason, Until and
-// RetryAfter it has, with a gRPC status. All calls that a breaker rejects for one reason during one stay in a state
-// share one: treat it as read-only.
+// RejectedError is the error of a rejected call. It is a *breaker.RejectedError with a gRPC status, and has its fields
+// Key, State, Reason, Until, Opened and Override, and its methods Error, RetryAfter and LogValue. Calls that a breaker
+// rejects for the same reason in one generation share an error. Do not change it.
+//
+// Error describes the rejection for a person of this process: it names the method, the target, what opened the breaker
+// and who forced it. A server that returns the error as it is sends only GRPCStatus to its clients, which names none of
+// these unless WithRejectionDetails is set. A server that wraps the error with %w, or formats it, sends the text.
 type RejectedError struct {
 	*breaker.RejectedError
 	code    codes.Code
 	details bool
 }
 
-// Error says why, and names no key: grpc puts it into the message that a server sends on if the error was wrapped. With
-// WithRejectionDetails it names key, state and reason; Key and State are there in any case.
-func (e *RejectedError) Error() string {
-	if e.details {
-		return e.RejectedError.Error()
-	}
-	return "interceptor: circuit breaker rejected the call: " + e.Reason.String()
-}
-
 // Unwrap returns the *breaker.RejectedError, so that errors.Is and errors.As find it and breaker.ErrRejected.
 func (e *RejectedError) Unwrap() error { return e.RejectedError }
 
-// GRPCStatus makes the status: code Unavailable, or that of WithRejectionCode; google.rpc.ErrorInfo with ErrorReason
-// and ErrorDomain; and google.rpc.RetryInfo with what RetryAfter says now, if it says anything. A server that returns
-// the error to a client of its own sends exactly this: it names no key, unless WithRejectionDetails asks for it.
+// GRPCStatus returns the status of the rejection. Its code is Unavailable, or that of WithRejectionCode. It has a
+// google.rpc.ErrorInfo with ErrorReason and ErrorDomain, and a google.rpc.RetryInfo with RetryAfter if that is not 0.
+// Its message and details name no key, no cause and no person, unless WithRejectionDetails is set: then the message is
+// the text of Error.
 func (e *RejectedError) GRPCStatus() *status.Status {
 	info := &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain}
-	message := valid(e.Error())
+	message := "circuit breaker rejected the call: " + e.Reason.String()
 	if e.details {
+		message = valid(e.Error())
 		info.Metadata = map[string]string{
 			"target": valid(e.Key.Target), "service": valid(e.Key.Service), "method": valid(e.Key.Method), "tag": valid(e.Key.Tag),
 			"state": e.State.String(), "reason": e.Reason.String(),

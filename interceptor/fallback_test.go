@@ -52,7 +52,7 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 		ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
 		runs := 0
 		var cause error
-		s := openScene(t, WithObserver(heard), WithFallback(forUnary, Fallback(
+		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, Fallback(
 			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
 				runs++
 				// The context is marked, and is the caller's in everything else.
@@ -118,7 +118,7 @@ func TestG15_FallbackThatFails(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				heard := new(recorder)
 				h := Fallback(func(context.Context, *request, error) (*response, error) { return tt.f() })
-				s := openScene(t, WithObserver(heard), WithFallback(forUnary, h, OnFailure()))
+				s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, h, OnFailure()))
 				want := tally{Rejected: 1, NotServed: 1}
 				if onFailure {
 					onlyBreaker(t, s.guard).Reset(t.Context())

@@ -11,8 +11,8 @@ import (
 
 // grpcFunc is a function of grpc's own that interceptors end in.
 type grpcFunc struct {
-	name  string
-	entry atomic.Uintptr // where it begins, once it has been seen
+	name      string
+	entry     atomic.Uintptr // where it begins, once it has been seen
 	lastOther atomic.Uintptr // where the last function began that was another one: finding a name takes long
 }
 

@@ -135,7 +135,43 @@ func (c *calls) call(ctx context.Context, err error, opts ...grpc.CallOption) er
 	return c.guard.Unary(ctx, fullMethod, nil, nil, nil, c.invoke, opts...)
 }
 
-// recorder is an Observer that notes what it is told. It is safe for concurrent use.
+// hooksOf returns Hooks that call the methods of o, as far as it has them.
+func hooksOf(o any) *Hooks {
+	h := new(Hooks)
+	if o, ok := o.(interface {
+		Rejected(context.Context, *RejectedError)
+	}); ok {
+		h.Rejected = o.Rejected
+	}
+	if o, ok := o.(interface {
+		FellBack(context.Context, FallbackInfo)
+	}); ok {
+		h.FellBack = o.FellBack
+	}
+	if o, ok := o.(interface {
+		Transition(context.Context, breaker.Event)
+	}); ok {
+		h.Transition = o.Transition
+	}
+	if o, ok := o.(interface {
+		Settled(context.Context, Settlement)
+	}); ok {
+		h.Settled = o.Settled
+	}
+	if o, ok := o.(interface {
+		Probed(context.Context, Settlement)
+	}); ok {
+		h.Probed = o.Probed
+	}
+	if o, ok := o.(interface {
+		Panicked(context.Context, PanicInfo)
+	}); ok {
+		h.Panicked = o.Panicked
+	}
+	return h
+}
+
+// recorder has hooks that record what they get. It is safe for concurrent use.
 type recorder struct {
 	mu          sync.Mutex
 	rejected    []*RejectedError

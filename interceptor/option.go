@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
@@ -18,22 +19,22 @@ type optionFunc func(*options) error
 func (f optionFunc) apply(o *options) error { return f(o) }
 
 type options struct {
-	key              keyfunc.Func // nil: keyfunc.TargetMethod
-	classifier       Classifier   // nil: DefaultClassifier
-	matcher          selector.Matcher
-	observers        []Observer
-	settledObservers []SettledObserver
-	probeObservers   []ProbeObserver
-	code             codes.Code
-	details          bool
-	evidence         bool
-	minBudget        time.Duration
-	longStream       time.Duration
-	resetFor         time.Duration // how long a probe waits for a connection after a reset; 0: no reset
-	fallbacks        []fallback
+	key         keyfunc.Func // nil: keyfunc.TargetMethod
+	classifier  Classifier   // nil: DefaultClassifier
+	matcher     selector.Matcher
+	hooks       hookFuncs
+	transitions []*Hooks // those with a function for transitions
+	code        codes.Code
+	codes       []codeRule // for some calls, in place of code
+	details     bool
+	evidence    bool
+	minBudget   time.Duration
+	longStream  time.Duration
+	resetFor    time.Duration // how long a probe waits for a connection after a reset; 0: no reset
+	fallbacks   []fallback
 
-	plain bool // a nil error is a success, nobody wants to know of it, and nothing but the error is looked at
-	timed bool // the start of each call must be known
+	// plain: only the error of a call matters, and a call without an error is a success that no hook needs.
+	plain bool
 }
 
 func collect(opts []Option) (*options, error) {
@@ -46,8 +47,7 @@ func collect(opts []Option) (*options, error) {
 			return nil, err
 		}
 	}
-	o.timed = o.settledObservers != nil || o.minBudget > 0
-	o.plain = o.classifier == nil && !o.timed && !o.evidence
+	o.plain = o.classifier == nil && o.hooks.settled == nil && o.minBudget == 0 && !o.evidence
 	return o, nil
 }
 
@@ -83,44 +83,73 @@ func WithMatcher(m selector.Matcher) Option {
 		if m == nil {
 			return errorf("WithMatcher: the matcher is nil")
 		}
-		if names, ok := m.(methods); ok {
-			if _, err := names.check("WithMatcher"); err != nil {
-				return err
-			}
+		if err := checkNames("WithMatcher", m); err != nil {
+			return err
 		}
 		o.matcher = m
 		return nil
 	})
 }
 
-// WithObserver has obs told of rejections, fallbacks and transitions, of every call if it is a SettledObserver, and of
-// probes if it is a ProbeObserver. It may be given more than once. A nil obs is an error. Default: none.
-func WithObserver(obs Observer) Option {
+// WithHooks adds functions that the guard calls, see Hooks. It may be given more than once. A nil h is an error.
+// Default: none.
+func WithHooks(h *Hooks) Option {
 	return optionFunc(func(o *options) error {
-		if obs == nil {
-			return errorf("WithObserver: the observer is nil")
+		if h == nil {
+			return errorf("WithHooks: the hooks are nil")
 		}
-		o.observers = append(o.observers, obs)
-		if s, ok := obs.(SettledObserver); ok {
-			o.settledObservers = append(o.settledObservers, s)
-		}
-		if p, ok := obs.(ProbeObserver); ok {
-			o.probeObservers = append(o.probeObservers, p)
+		o.hooks.add(h)
+		if h.Transition != nil {
+			o.transitions = append(o.transitions, h)
 		}
 		return nil
 	})
 }
 
-// WithRejectionCode sets the status code of rejections. It is one of the 16 codes of gRPC that are errors; anything
-// else is an error. Default: codes.Unavailable, as gRPC's own circuit breaking has it (gRFC A32).
-func WithRejectionCode(c codes.Code) Option {
+// codeRule is the status code of the rejected calls that one of where matches.
+type codeRule struct {
+	where []selector.Matcher
+	code  codes.Code
+}
+
+// WithRejectionCode sets the status code of rejections. c is one of the 16 codes of gRPC that are errors; any other is
+// an error.
+//
+// With matchers, the code is for the calls that one of them matches, so that for example streams differ from unary
+// calls. It may then be given more than once; the first that matches counts. A nil matcher is an error, and so are the
+// names of ForMethods that cannot be right. A matcher that panics does not match.
+//
+// Default: codes.Unavailable, as for gRPC's own circuit breaking (gRFC A32).
+func WithRejectionCode(c codes.Code, where ...selector.Matcher) Option {
 	return optionFunc(func(o *options) error {
 		if c == codes.OK || c > codes.Unauthenticated {
 			return errorf("WithRejectionCode: the code is %d (%v), want from 1 to %d", uint32(c), c, uint32(codes.Unauthenticated))
 		}
-		o.code = c
+		if len(where) == 0 {
+			o.code = c
+			return nil
+		}
+		for i, m := range where {
+			if m == nil {
+				return errorf("WithRejectionCode: matcher %d is nil", i)
+			}
+			if err := checkNames("WithRejectionCode", m); err != nil {
+				return err
+			}
+		}
+		o.codes = append(o.codes, codeRule{slices.Clone(where), c})
 		return nil
 	})
+}
+
+// checkNames returns an error if m is from ForMethods and has names that cannot be right.
+func checkNames(option string, m selector.Matcher) error {
+	names, ok := m.(methods)
+	if !ok {
+		return nil
+	}
+	_, err := names.check(option)
+	return err
 }
 
 // WithRejectionDetails puts the breaker's key, state and reason into the status of rejections, as the metadata of its

@@ -25,7 +25,7 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		{"key", WithKey(nil), "interceptor: WithKey: the function is nil"},
 		{"classifier", WithClassifier(nil), "interceptor: WithClassifier: the function is nil"},
 		{"matcher", WithMatcher(nil), "interceptor: WithMatcher: the matcher is nil"},
-		{"observer", WithObserver(nil), "interceptor: WithObserver: the observer is nil"},
+		{"hooks", WithHooks(nil), "interceptor: WithHooks: the hooks are nil"},
 		{"code OK", WithRejectionCode(codes.OK), "interceptor: WithRejectionCode: the code is 0 (OK), want from 1 to 16"},
 		{"code 17", WithRejectionCode(17), "interceptor: WithRejectionCode: the code is 17 (Code(17)), want from 1 to 16"},
 		{"code out of any range", WithRejectionCode(1<<32 - 1), "interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16"},
@@ -48,7 +48,7 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := New(group, WithObserver(heard), tt.opt, WithPeerEvidence())
+		g, err := New(group, WithHooks(hooksOf(heard)), tt.opt, WithPeerEvidence())
 		if err == nil || err.Error() != tt.want || g != nil {
 			t.Errorf("%s: got %v and %v, want %q", tt.name, g, err, tt.want)
 		}
@@ -111,7 +111,7 @@ func TestGroupIsTheOneGiven(t *testing.T) {
 func TestOptionsGivenTwice(t *testing.T) {
 	one, two := new(settlements), new(settlements)
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
-		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithObserver(one), WithObserver(two))
+		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithHooks(hooksOf(one)), WithHooks(hooksOf(two)))
 	c := &calls{guard: g}
 	_ = c.call(t.Context(), down)
 	wantCode(t, "rejection", c.call(t.Context(), nil), codes.OutOfRange)

@@ -10,10 +10,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
+// Call describes a call to key functions, classifiers and hooks.
+type Call = keyfunc.Call
+
 // Result is how a call ended, for a Classifier to judge. It holds what the guard knows. The guard collects more while
 // a backend is in doubt, so Peer and Trailer may be set for one call and not for the next.
 type Result struct {
-	Call keyfunc.Call
+	Call Call
 	Err  error      // what ended the call, before any fallback; nil for a success, io.EOF, and a probe stream that is still open
 	Code codes.Code // of Err: its status, also if wrapped; else that of a context error; else Unknown
 

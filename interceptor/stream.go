@@ -24,8 +24,8 @@ func (g *Guard) Stream(
 	}
 	permit, err := b.Acquire(ctx)
 	if err != nil {
-		if cause := rejection(err); cause != nil {
-			err := g.reject(ctx, cause)
+		if cause := asRejection(err); cause != nil {
+			err := g.reject(ctx, cause, method, desc, nil, cc)
 			callOnFinish(opts, err)
 			return nil, err // G8: no stream comes with it
 		}
@@ -35,7 +35,6 @@ func (g *Guard) Stream(
 		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
 		pending: g.begin(ctx, b, permit),
 	}
-	s.pending.start = time.Now()
 	// A copy: the caller's slice may be shared (G1). The guard's option goes first, so that the
 	// guard's events are on the span before an interceptor outside ends it in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
@@ -43,8 +42,11 @@ func (g *Guard) Stream(
 		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
 	}
 	inner = append(inner, opts...)
+	if permit.IsProbe() || g.hooks.guardedTwice != nil {
+		s.mark = guardMark{breaker: b, probe: permit.IsProbe()}
+		inner = append(inner, &s.mark)
+	}
 	if permit.IsProbe() {
-		inner = append(inner, &probeOption{of: b})
 		s.pending.reconnect(ctx, cc)
 	}
 	inner = slices.Clip(inner)
@@ -70,16 +72,16 @@ type stream struct {
 
 	created time.Time // when the streamer returned the stream: it is old that long after
 
-	ageTimer       atomic.Pointer[time.Timer]     // of a probe: runs until it is old
-	finishErr        atomic.Pointer[finish]         // the error of OnFinish; nil: OnFinish has not come
-	endedStreak atomic.Pointer[breaker.Streak] // the failure streak that the first message ended (S13)
+	ageTimer  atomic.Pointer[time.Timer] // of a probe: runs until it is old
+	finishErr atomic.Pointer[finish]     // the error of OnFinish; nil: OnFinish has not come
+	undoSign  atomic.Pointer[func()]     // takes back the sign of life that the first message gave (S13)
 
-	ended      atomic.Bool   // the stream has ended
+	ended     atomic.Bool   // the stream has ended
 	settled   atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
-	inCall      atomic.Int32  // running calls whose result decides instead of OnFinish
-	inRecv atomic.Int32  // running calls of RecvMsg
-	inHeader   atomic.Int32  // running calls of Header
-	inSend   atomic.Int32  // running calls of SendMsg and CloseSend
+	inCall    atomic.Int32  // running calls whose result decides instead of OnFinish
+	inRecv    atomic.Int32  // running calls of RecvMsg
+	inHeader  atomic.Int32  // running calls of Header
+	inSend    atomic.Int32  // running calls of SendMsg and CloseSend
 	messages  atomic.Uint64 // that have come
 	hasHeader atomic.Bool   // a header was seen; false if nothing has looked for one
 
@@ -91,7 +93,8 @@ type stream struct {
 	trailer metadata.MD
 	peer    peer.Peer
 
-	optsBuf [7]grpc.CallOption // so that the guard's options cost most calls no allocation
+	mark    guardMark
+	optsBuf [8]grpc.CallOption // so that the guard's options cost most calls no allocation
 }
 
 type finish struct{ err error }
@@ -235,17 +238,27 @@ func (s *stream) end(sig signal, err error) {
 func (s *stream) endAs(o breaker.Outcome) {
 	s.markOver()
 	if !s.settled.Swap(true) {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{
-			Outcome: o, Latency: s.answerTime(), TakeBack: s.endedStreak.Load(),
-		})
+		r := breaker.Report{Outcome: o, Latency: s.answerTime()}
+		if o == breaker.Failure {
+			r.Cause = causePanic
+		}
+		s.pending.report(s.ctx, r, s.undo())
 	}
+}
+
+// undo returns what takes back the stream's sign of life, or nil if it has given none.
+func (s *stream) undo() func() {
+	if undo := s.undoSign.Load(); undo != nil {
+		return *undo
+	}
+	return nil
 }
 
 // report reports the outcome. The caller has set s.settled. r holds what is known, except for the call and the times. If
 // a message was being sent, what came from the peer proves nothing about the error.
 func (s *stream) report(r Result, sending bool) {
 	if r.Err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
-		s.pending.permit.DoneWith(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
+		s.pending.permit.Report(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
 		return
 	}
 	r.Call, r.Direct = callOf(s.method, s.desc, nil, s.cc), s.direct
@@ -258,7 +271,7 @@ func (s *stream) report(r Result, sending bool) {
 	r.Duration = time.Since(s.pending.start)
 	// Not while it opens: it waited for a connection, or for attempts that failed.
 	r.Old = s.origin() != originOpening && time.Since(s.created) >= s.pending.guard.longStream
-	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.endedStreak.Load())
+	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.undo())
 }
 
 // markOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
@@ -347,8 +360,8 @@ func (s *stream) firstMessage() {
 			s.report(Result{}, false)
 		}
 	case !s.settled.Load():
-		if streak := s.pending.permit.SignOfLife(); streak != nil {
-			s.endedStreak.Store(streak)
+		if undo, _ := s.pending.permit.SignOfLife(s.ctx); undo != nil {
+			s.undoSign.Store(&undo)
 		}
 	}
 }
@@ -405,16 +418,13 @@ func (s *stream) Header() (metadata.MD, error) {
 // bidirectional stream. A server stream counts from its creation.
 func (s *stream) noteRequestSent() {
 	if s.requested.Load() == 0 {
-		s.requested.CompareAndSwap(0, int64(s.pending.permitted())+1)
+		s.requested.CompareAndSwap(0, int64(s.pending.elapsed())+1)
 	}
 }
 
 // noteFirstAnswer notes how long the first answer has taken.
 func (s *stream) noteFirstAnswer() {
-	now := int64(s.pending.permitted())
-	if now == 0 {
-		return // the slow rule is off
-	}
+	now := int64(s.pending.elapsed())
 	if requested := s.requested.Load(); requested > 0 {
 		now -= requested - 1
 	} else if s.desc.ClientStreams {

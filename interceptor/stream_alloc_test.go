@@ -91,7 +91,7 @@ func testStreamMessagesAllocateNothing(t *testing.T) {
 	}{
 		"default":       {},
 		"slow rule":     {cfg: breaker.Config{SlowCall: time.Hour}},
-		"observer":      {opts: []Option{WithObserver(new(settlements))}},
+		"observer":      {opts: []Option{WithHooks(hooksOf(new(settlements)))}},
 		"peer evidence": {opts: []Option{WithPeerEvidence()}},
 		"probe":         {trip: true},
 	} {
@@ -186,9 +186,9 @@ func (s settledSignal) Settled(context.Context, Settlement)     { s <- struct{}{
 func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 	type luggage struct{ _ [64]byte }
 	type key struct{}
-	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithObserver(deaf{}))
+	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithHooks(hooksOf(deaf{})))
 	settled := make(settledSignal, 1)
-	tells, err := New(g.Group(), WithObserver(settled))
+	tells, err := New(g.Group(), WithHooks(hooksOf(settled)))
 	if err != nil {
 		t.Fatal(err)
 	}

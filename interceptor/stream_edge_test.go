@@ -250,7 +250,7 @@ func TestS14_ObserverThatExits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		cfg.SuccessesToClose = 5
-		g := newGuard(t, cfg, WithObserver(exits{}))
+		g := newGuard(t, cfg, WithHooks(hooksOf(exits{})))
 		halfOpen(t, g, methodKey)
 		cs, _ := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
 		time.Sleep(11 * time.Second)
@@ -334,7 +334,7 @@ func TestG14_TheWaitIsNotCharged(t *testing.T) {
 			cfg := probeConfig
 			cfg.SlowCall = 200 * time.Millisecond
 			obs := new(settlements)
-			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithObserver(obs))
+			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithHooks(hooksOf(obs)))
 			backend := testpb.StartBufconn(t, new(testpb.Server))
 			backend.Stop()
 			cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {

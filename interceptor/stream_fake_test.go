@@ -290,7 +290,7 @@ func TestStreamResult(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
 			obs := new(settlements)
-			g := newGuard(t, breaker.Config{}, WithObserver(obs), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(obs)), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 				got = append(got, r)
 				return breaker.Overload
 			}))

@@ -148,7 +148,7 @@ func TestG01_TrailerPanics(t *testing.T) {
 // G13 for streams: a classifier and observers that panic change neither the outcome nor what the caller sees.
 func TestG13_StreamClassifierPanics(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		g := newGuard(t, breaker.Config{}, WithObserver(panicky{}), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panicky{})), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
 		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
 		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the very same value
 			t.Errorf("got %v, want %v", err, end)

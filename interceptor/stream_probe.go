@@ -29,12 +29,16 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 // sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
 // stream has no connection.
 func (s *stream) sustain() {
-	if s.ended.Load() { // it ended when the timer had fired already
+	if s.ended.Load() { // it ended after the timer had fired
 		return
 	}
 	connected := s.connected()
-	defer func() { // also if an observer exits the goroutine
-		if s.pending.permit.Sustain(s.ctx, connected) {
+	defer func() { // also if a hook exits the goroutine
+		again := !connected
+		if connected {
+			_, again = s.pending.permit.SignOfLife(s.ctx)
+		}
+		if again {
 			s.restart(s.ageTimer.Load(), s.pending.guard.longStream)
 		}
 	}()

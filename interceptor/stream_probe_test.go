@@ -363,7 +363,7 @@ func TestS06_ProbeCancelled(t *testing.T) {
 func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		obs := new(settlements)
-		g := newGuard(t, probeConfig, WithObserver(obs))
+		g := newGuard(t, probeConfig, WithHooks(hooksOf(obs)))
 		halfOpen(t, g, methodKey)
 		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
 		time.Sleep(time.Second)

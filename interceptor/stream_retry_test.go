@@ -230,7 +230,7 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		for _, end := range []error{nil, down} {
 			synctest.Test(t, func(t *testing.T) {
-				g := newGuard(t, breaker.Config{}, WithPeerEvidence(), WithObserver(new(settlements)))
+				g := newGuard(t, breaker.Config{}, WithPeerEvidence(), WithHooks(hooksOf(new(settlements))))
 				if probe {
 					halfOpen(t, g, methodKey)
 				}

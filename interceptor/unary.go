@@ -11,35 +11,37 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Unary guards one unary call. It is a grpc.UnaryClientInterceptor; cc may be nil.
+// Unary guards one unary call. It is a grpc.UnaryClientInterceptor. cc may be nil.
 func (g *Guard) Unary(
 	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
-	opts = slices.Clip(opts) // an interceptor inside that appends must not write into the caller's memory (G1)
+	opts = slices.Clip(opts) // an interceptor below that appends must not write into the caller's memory (G1)
 	b := g.find(ctx, method, nil, req, cc, opts)
-	if b == nil || pastDeadline(ctx) { // G3: grpc ends a call that is late, and that says nothing of the backend
+	if b == nil || pastDeadline(ctx) { // grpc ends a call that is too late, which says nothing about the backend (G3)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	permit, err := b.Acquire(ctx)
 	if err != nil {
-		cause := rejection(err)
+		cause := asRejection(err)
 		if cause == nil {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		}
-		err = g.reject(ctx, cause)
+		err = g.reject(ctx, cause, method, nil, req, cc)
 		if g.fallbacks != nil {
 			err = g.tryFallback(ctx, b, &unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true})
 		}
 		callOnFinish(opts, err)
 		return err
 	}
-	if !g.plain || permit.Doubt() != breaker.NoDoubt {
-		return g.unaryWithEvidence(ctx, b, permit, unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts}, invoker)
+	recently, inDoubt := permit.InDoubt()
+	if mark := g.mustMark(permit, inDoubt); mark || recently || !g.plain {
+		call := unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts}
+		return g.unaryWithEvidence(ctx, b, permit, mark, call, invoker)
 	}
 	settled := false
 	defer func() {
-		if !settled { // G1: the invoker panicked or exited
-			permit.Done(ctx, breaker.Failure)
+		if !settled { // the invoker panicked or ended the goroutine (G1)
+			permit.Report(ctx, breaker.Report{Outcome: breaker.Failure, Cause: causePanic})
 		}
 	}()
 	err = invoker(ctx, method, req, reply, cc, opts...)
@@ -48,51 +50,55 @@ func (g *Guard) Unary(
 		permit.Done(ctx, breaker.Success)
 		return nil
 	}
-	a := unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
-	return g.settleFailure(ctx, b, permit, a, invoker)
+	call := unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err}
+	return g.settleFailure(ctx, b, permit, call, invoker)
 }
 
-// settleFailure is the rest of Unary for a call that ended with an error. A function of its own, so that a success does not pay
-// for what it keeps on the heap.
-func (g *Guard) settleFailure(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a unaryCall, invoker grpc.UnaryInvoker) error {
+// settleFailure is the rest of Unary for a call that ended with an error. It is a separate function so that a success
+// does not pay for what it allocates.
+func (g *Guard) settleFailure(
+	ctx context.Context, b *breaker.Breaker, permit breaker.Permit, call unaryCall, invoker grpc.UnaryInvoker,
+) error {
 	c := pending{guard: g, breaker: b, permit: permit}
-	return c.settleUnary(ctx, &a, Result{Direct: grpcInvoker.is(invoker)})
+	return c.settleUnary(ctx, &call, Result{Direct: grpcInvoker.is(invoker)})
 }
 
-// settleUnary is the end of a call that took more than the shortest way: it settles the call as r says, and falls back.
-func (c *pending) settleUnary(ctx context.Context, a *unaryCall, r Result) error {
-	r.Call, r.Err = a.call(), a.err
-	a.outcome = c.settle(ctx, r, a.cc, 0, nil)
-	if a.err == nil || c.guard.fallbacks == nil {
-		return a.err
+// settleUnary settles the call as r says, and tries a fallback.
+func (c *pending) settleUnary(ctx context.Context, call *unaryCall, r Result) error {
+	r.Call, r.Err = call.call(), call.err
+	call.outcome = c.settle(ctx, r, call.cc, 0, nil)
+	if call.err == nil || c.guard.fallbacks == nil {
+		return call.err
 	}
-	return c.guard.tryFallback(ctx, c.breaker, a)
+	return c.guard.tryFallback(ctx, c.breaker, call)
 }
 
-// unaryWithEvidence is the rest of Unary for a call of which more than the error must be known.
-func (g *Guard) unaryWithEvidence(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, a unaryCall, invoker grpc.UnaryInvoker) error {
+// unaryWithEvidence is the rest of Unary for a call of which more than the error matters.
+func (g *Guard) unaryWithEvidence(
+	ctx context.Context, b *breaker.Breaker, permit breaker.Permit, mark bool, call unaryCall, invoker grpc.UnaryInvoker,
+) error {
 	c := g.begin(ctx, b, permit)
 	direct := grpcInvoker.is(invoker)
-	look := g.evidenceFor(permit.Doubt(), direct)
-	opts := look.options(a.opts, permit, b)
+	evidence := g.evidenceFor(permit, direct)
+	opts := evidence.options(call.opts, mark, permit, b)
 	if permit.IsProbe() {
-		c.reconnect(ctx, a.cc)
+		c.reconnect(ctx, call.cc)
 	}
 	settled := false
 	defer func() {
 		if !settled {
-			permit.Done(ctx, breaker.Failure)
+			c.panicked(ctx, nil)
 		}
 	}()
-	a.err = invoker(ctx, a.method, a.req, a.reply, a.cc, opts...)
+	call.err = invoker(ctx, call.method, call.req, call.reply, call.cc, opts...)
 	settled = true
 	r := Result{Direct: direct}
-	look.result(&r)
-	return c.settleUnary(ctx, &a, r)
+	evidence.addTo(&r)
+	return c.settleUnary(ctx, &call, r)
 }
 
-// evidence holds what the guard asks grpc for: evidence of whose error a unary call ends with (G5), and the pushback in
-// the trailer (G9). A nil evidence asks for nothing.
+// evidence is what the guard requests from grpc to find out whose error a unary call ends with (G5), and the pushback
+// in the trailer (G9). A nil evidence requests nothing.
 type evidence struct {
 	header, trailer metadata.MD
 	peer            peer.Peer
@@ -100,34 +106,37 @@ type evidence struct {
 	direct          bool
 }
 
-// evidenceFor returns what to ask for. Asking makes grpc copy metadata, and allocates, so the result is nil while all calls
+// evidenceFor returns what to request. grpc then copies metadata and allocates, so the result is nil while all calls
 // succeed. With an interceptor between the guard and grpc it is nil unless WithPeerEvidence is set: a hedging
-// interceptor shares options between concurrent attempts.
-func (g *Guard) evidenceFor(d breaker.Doubt, direct bool) *evidence {
+// interceptor uses the same options for concurrent attempts.
+func (g *Guard) evidenceFor(permit breaker.Permit, direct bool) *evidence {
+	recently, inDoubt := permit.InDoubt()
 	switch {
-	case g.evidence, direct && d == breaker.InDoubt:
+	case g.evidence, direct && inDoubt:
 		return &evidence{direct: direct}
-	case direct && d == breaker.Troubled:
+	case direct && recently:
 		return &evidence{direct: direct, onlyPeer: true}
 	}
 	return nil
 }
 
-// options returns opts followed by the options of l and of a probe. The result has no spare capacity. If options are
-// added it is a copy, because the caller's slice may be shared (G1).
-func (l *evidence) options(opts []grpc.CallOption, permit breaker.Permit, b *breaker.Breaker) []grpc.CallOption {
+// options returns opts followed by the options of e and the guard's mark. The result has no spare capacity. If options
+// are added it is a copy, because the caller's slice may be shared (G1).
+func (e *evidence) options(
+	opts []grpc.CallOption, mark bool, permit breaker.Permit, b *breaker.Breaker,
+) []grpc.CallOption {
 	var added [4]grpc.CallOption
 	n := 0
 	add := func(o grpc.CallOption) { added[n], n = o, n+1 }
-	if l != nil {
-		add(grpc.Peer(&l.peer))
-		if !l.onlyPeer {
-			add(grpc.Header(&l.header))
-			add(grpc.Trailer(&l.trailer))
+	if e != nil {
+		add(grpc.Peer(&e.peer))
+		if !e.onlyPeer {
+			add(grpc.Header(&e.header))
+			add(grpc.Trailer(&e.trailer))
 		}
 	}
-	if permit.IsProbe() {
-		add(&probeOption{of: b})
+	if mark {
+		add(&guardMark{breaker: b, probe: permit.IsProbe()})
 	}
 	if n == 0 {
 		return opts
@@ -137,18 +146,18 @@ func (l *evidence) options(opts []grpc.CallOption, permit breaker.Permit, b *bre
 	return all
 }
 
-// result copies the evidence into r.
-func (l *evidence) result(r *Result) {
-	if l == nil {
+// addTo copies the evidence to r.
+func (e *evidence) addTo(r *Result) {
+	if e == nil {
 		return
 	}
-	r.Trailer = l.trailer
+	r.Trailer = e.trailer
 	switch {
-	case len(l.header) > 0, peerAnswered(l.trailer):
+	case len(e.header) > 0, peerAnswered(e.trailer):
 		r.Peer = PeerAnswered
-	case l.direct && unreachedPeer(&l.peer):
+	case e.direct && unreachedPeer(&e.peer):
 		r.Peer = PeerUnreached
-	case l.onlyPeer:
+	case e.onlyPeer:
 	default:
 		r.Peer = PeerSilent
 	}

@@ -28,7 +28,7 @@ var waysThroughTheGuard = map[string][]Option{
 	"plain":      nil,
 	"evidence":   {WithPeerEvidence()},
 	"classifier": {WithClassifier(DefaultClassifier)},
-	"observer":   {WithObserver(deafToAll{})},
+	"observer":   {WithHooks(hooksOf(deafToAll{}))},
 	"min budget": {WithMinBudget(time.Millisecond)},
 }
 

@@ -67,9 +67,9 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 		"key function":            {slowKey},
 		"classifier":              {slowClassifier},
 		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
-		"observer":                {WithObserver(new(slowObserver))},
-		"observer and classifier": {WithObserver(new(slowObserver)), slowClassifier},
-		"all of them, min budget": {slowKey, WithObserver(new(slowObserver)), slowClassifier, WithMinBudget(time.Millisecond)},
+		"observer":                {WithHooks(hooksOf(new(slowObserver)))},
+		"observer and classifier": {WithHooks(hooksOf(new(slowObserver))), slowClassifier},
+		"all of them, min budget": {slowKey, WithHooks(hooksOf(new(slowObserver))), slowClassifier, WithMinBudget(time.Millisecond)},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second
@@ -77,7 +77,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			g := newGuard(t, breaker.Config{
 				ConsecutiveFailures: 3, FailureRatio: -1, SlowCall: slow, SlowRatio: 1, MinCalls: 100,
 				OpenFor: time.Second, SuccessesToClose: 1,
-			}, append([]Option{WithObserver(heard)}, opts...)...)
+			}, append([]Option{WithHooks(hooksOf(heard))}, opts...)...)
 			call := func(d time.Duration, err error) {
 				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
 			}
@@ -140,7 +140,7 @@ func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 				return DefaultClassifier(ctx, r)
 			})}
 			if watch {
-				opts = append(opts, WithObserver(heard))
+				opts = append(opts, WithHooks(hooksOf(heard)))
 			}
 			cfg := breaker.Config{ConsecutiveFailures: -1, SlowCall: slow, MinCalls: 100, SuccessesToClose: 1}
 			g := newGuard(t, cfg, opts...)
@@ -190,7 +190,7 @@ func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			obs := new(canceler)
-			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithObserver(obs))
+			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithHooks(hooksOf(obs)))
 			s := newScene(t, g, "")
 			b := halfOpen(t, g, breaker.Key{})
 			ctx, cancel := context.WithCancel(t.Context())

@@ -286,7 +286,7 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 					heard := new(settlements)
 					opts := append([]Option{WithKey(oneKey)}, way.opts...)
 					if way.name != "plain" { // the short way of a success is closed to who hears of it
-						opts = append(opts, WithObserver(heard))
+						opts = append(opts, WithHooks(hooksOf(heard)))
 					}
 					s := newScene(t, newGuard(t, breaker.Config{OpenFor: time.Second}, opts...), e.target, e.dial...)
 					if way.probe {

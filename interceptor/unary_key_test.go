@@ -142,7 +142,7 @@ func TestG12_Matcher(t *testing.T) {
 	guarded := true
 	asked := 0
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
-		WithObserver(heard), WithPeerEvidence(),
+		WithHooks(hooksOf(heard)), WithPeerEvidence(),
 		WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure()),
 		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
 			asked++

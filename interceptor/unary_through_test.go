@@ -39,10 +39,10 @@ var ways = []struct {
 		name: "in doubt, evidence", opts: []Option{WithPeerEvidence()}, added: evidenceOptions,
 		prepare: func(g *Guard) { haveOutcomes(g, breaker.Failure) },
 	},
-	{name: "probe", prepare: makeProbe, added: []grpc.CallOption{new(probeOption)}},
+	{name: "probe", prepare: makeProbe, added: []grpc.CallOption{new(guardMark)}},
 	{
 		name: "probe, evidence", opts: []Option{WithPeerEvidence()}, prepare: makeProbe,
-		added: append(slices.Clip(evidenceOptions), new(probeOption)),
+		added: append(slices.Clip(evidenceOptions), new(guardMark)),
 	},
 	{name: "unguarded", opts: []Option{WithMatcher(ForMethods("/no.Such/Method"))}},
 }

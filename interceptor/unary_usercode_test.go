@@ -69,7 +69,7 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 // A verdict that is none is a failure, for everybody.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	heard := new(settlements)
-	g := newGuard(t, breaker.Config{}, WithObserver(heard), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
+	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
 		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
 	if err := g.Unary(t.Context(), fullMethod, new(int), new(int), nil, takes(0, down)); err != nil {
 		t.Errorf("got %v, want an answer of the fallback", err)
@@ -109,7 +109,7 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 				}}}
 				heard := new(settlements)
 				g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-					WithObserver(first), WithObserver(heard), WithFallback(ForMethods(fullMethod), answer))
+					WithHooks(hooksOf(first)), WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), answer))
 				call := func(what string, result, want error) {
 					var err error
 					var reply int
@@ -165,7 +165,7 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		{"As", &rudeAsError{}},
 		{"Unwrap", &rudeUnwrapError{}},
 	} {
-		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithObserver(deafToAll{})}} {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithHooks(hooksOf(deafToAll{}))}} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
 			var err error
 			func() {
@@ -229,7 +229,7 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 			on[occasion] = ask(occasion)
 		}
 		g = newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-			WithObserver(rude{on: on}),
+			WithHooks(hooksOf(rude{on: on})),
 			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				ask("classifier")()
 				return DefaultClassifier(ctx, r)

@@ -20,7 +20,7 @@ func TestSettledTellsHowCallsWent(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				heard := new(settlements)
 				cfg.ConsecutiveFailures, cfg.OpenFor, cfg.SuccessesToClose = 2, time.Second, 1
-				g := newGuard(t, cfg, append(opts, WithObserver(heard))...)
+				g := newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...)
 				call := func(d time.Duration, err error) {
 					_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
 				}
@@ -70,7 +70,7 @@ func (p *probeWatcher) Probed(_ context.Context, s Settlement) { p.probed = appe
 func TestProbedWithoutSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := new(probeWatcher)
-		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithObserver(heard))
+		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithHooks(hooksOf(heard)))
 		b := g.Group().Get(methodKey)
 		c := &calls{guard: g}
 		_ = c.call(t.Context(), nil)
@@ -86,7 +86,7 @@ func TestProbedWithoutSettled(t *testing.T) {
 			t.Errorf("Probed (-want +got):\n%s", diff)
 		}
 		// Nobody has asked for the start of each call.
-		if g.timed || !g.plain {
+		if !g.plain {
 			t.Error("an observer of probes slows the closed path")
 		}
 	})
@@ -102,11 +102,12 @@ func TestTransitionsAreHeardOnce(t *testing.T) {
 	ctx := context.WithValue(t.Context(), ctxKey{}, "the call's")
 	heard := &contexts{}
 	other := new(recorder)
-	one, err := New(group, WithObserver(heard), WithObserver(other))
+	hooks := hooksOf(heard)
+	one, err := New(group, WithHooks(hooks), WithHooks(hooksOf(other)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := New(group, WithObserver(heard))
+	two, err := New(group, WithHooks(hooks))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,98 @@
+package interceptor
+
+import (
+	"context"
+	"reflect"
+	"sync/atomic"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// rejectionCache keeps the errors of rejected calls, so that the guard makes one for each error of package breaker, and
+// not one for each call. It has a fixed size. If many breakers reject at once, an error may be made again.
+type rejectionCache struct {
+	entries [256]atomic.Pointer[RejectedError]
+	victim  atomic.Uint32 // which way of a set is replaced next
+}
+
+// rejectionWays is how many places an error may have.
+const rejectionWays = 4
+
+// get returns the error of this guard for cause, with the given code.
+func (c *rejectionCache) get(cause *breaker.RejectedError, code codes.Code, details bool) *RejectedError {
+	// The address is a good hash: the errors live long, and the garbage collector does not move them.
+	set := uint32(reflect.ValueOf(cause).Pointer()>>5) + uint32(code)
+	place := func(way uint32) *atomic.Pointer[RejectedError] {
+		return &c.entries[(set+way)%uint32(len(c.entries))]
+	}
+	for way := range uint32(rejectionWays) {
+		if e := place(way).Load(); e != nil && e.RejectedError == cause && e.code == code {
+			return e
+		}
+	}
+	e := &RejectedError{RejectedError: cause, code: code, details: details}
+	for way := range uint32(rejectionWays) {
+		if place(way).CompareAndSwap(nil, e) {
+			return e
+		}
+	}
+	place(c.victim.Add(1) % rejectionWays).Store(e)
+	return e
+}
+
+// asRejection returns the rejection that err is. It returns nil if err is the error of a context that was done before
+// the call. Such a call goes on to grpc, which ends it with its own status (B24).
+func asRejection(err error) *breaker.RejectedError {
+	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it, and each rejection comes here
+	return rejected
+}
+
+// reject returns the error of a rejected call and calls the hooks.
+func (g *Guard) reject(
+	ctx context.Context, cause *breaker.RejectedError, method string, desc *grpc.StreamDesc, req any, cc *grpc.ClientConn,
+) *RejectedError {
+	code := g.code
+	if g.codes != nil {
+		code = g.rejectionCode(ctx, callOf(method, desc, req, cc))
+	}
+	err := g.rejections.get(cause, code, g.details)
+	callHooks(ctx, &g.hooks, "Rejected", g.hooks.rejected, err)
+	return err
+}
+
+// rejectionCode returns the status code of a rejected call: that of the first WithRejectionCode that matches.
+func (g *Guard) rejectionCode(ctx context.Context, call Call) codes.Code {
+	for i := range g.codes {
+		for _, m := range g.codes[i].where {
+			if g.matches(ctx, m, call) {
+				return g.codes[i].code
+			}
+		}
+	}
+	return g.code
+}
+
+// matches calls a matcher. A panic is reported and counts as false.
+func (g *Guard) matches(ctx context.Context, m selector.Matcher, call Call) (ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			g.hooks.reportPanic(ctx, "matcher", v, call)
+			ok = false
+		}
+	}()
+	return m.Match(ctx, call.CallMeta)
+}
+
+// callOnFinish calls the OnFinish options of a rejected call, as grpc does with a call that it cannot start. grpc's own
+// OpenTelemetry plugin, outside the guard, ends the span of a stream there.
+func callOnFinish(opts []grpc.CallOption, err error) {
+	for _, o := range opts {
+		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {
+			recovered(func() { f.OnFinish(err) })
+		}
+	}
+}
