@@ -184,8 +184,8 @@ tidy-check:
 generate:
 	go generate ./internal/testpb
 
-# Compares the generated files with the files in the working tree, not with the last commit, so that it also works before
-# a commit. In a fresh clone the two are the same.
+# Compares the generated files with the files in the working tree, not with the last commit, so that it also works
+# before a commit. In a fresh clone the two are the same.
 .PHONY: generate-check
 generate-check:
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; mkdir "$$tmp/before" "$$tmp/after"; \

@@ -1,10 +1,10 @@
-// Benchcompare runs the benchmarks of package speed several times. It writes the output of go test to bench/benchmarks.txt,
-// which git ignores, and a report with tables and ratios to docs/benchmarks.md.
+// Benchcompare runs the benchmarks of package speed several times. It writes the output of go test to
+// bench/benchmarks.txt, which git ignores, and a report with tables and ratios to docs/benchmarks.md.
 //
 //	go -C internal/compare run ./speed/benchcompare [-rounds 10] [-benchtime 50ms] [-root ../..] [-render]
 //
-// In each round every benchmark runs once, and ratios are computed within a round: absolute times mean little on a machine
-// that also runs other programs.
+// In each round every benchmark runs once, and ratios are computed within a round: absolute times mean little on a
+// machine that also runs other programs.
 package main
 
 import (
@@ -20,7 +20,7 @@ func main() {
 	rounds := flag.Int("rounds", 10, "number of times that each benchmark runs")
 	benchtime := flag.Duration("benchtime", 50*time.Millisecond, "duration of each run")
 	root := flag.String("root", "../..", "root of the repository, for bench/benchmarks.txt and docs/benchmarks.md")
-	render := flag.Bool("render", false, "write the report from the existing bench/benchmarks.txt, without running benchmarks")
+	render := flag.Bool("render", false, "write the report from bench/benchmarks.txt, without running benchmarks")
 	flag.Parse()
 	if err := compare(*rounds, *benchtime, *root, *render); err != nil {
 		fmt.Fprintln(os.Stderr, "benchcompare:", err)
