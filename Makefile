@@ -1,27 +1,27 @@
-# `make` is what CI runs, without the slow parts; `bash .ci/run` is all of it.
+# `make` runs the fast part of CI; `bash .ci/run` runs all of it.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
-# How often to run the tests that hunt races.
+# Number of times that `make concurrent` runs the tests named ConcurrentSafe.
 CONCURRENT_COUNT ?= 50
-# How long `make fuzz` runs each target.
+# Time that `make fuzz` spends on each target.
 FUZZTIME ?= 30s
-# What `make mutation` mutates, packages or files; of all others it takes the reports of earlier runs.
+# Packages or files that `make mutation` mutates. For all others it uses the reports of earlier runs.
 MUTATE ?= breaker keyfunc interceptor
-# What `make bench` and `make bench-compare` hand to their programs.
+# Flags for the programs of `make bench` and `make bench-compare`.
 BENCHFLAGS ?=
 
 EXAMPLES := quickstart chained
 PUBLIC   := ./breaker/... ./keyfunc/... ./interceptor/... ./otelbridge/... ./prombridge/...
 
-# The nested modules: every go.mod below the root that git tracks, or would. tools has one and no code.
+# The nested modules: each go.mod below the root that git tracks, or that is new and not ignored. tools has no code.
 LS_FILES    = git ls-files --cached --others --exclude-standard --
 MODULES    := $(patsubst %/,%,$(dir $(shell $(LS_FILES) '*/go.mod')))
 WITH_CODE  := $(foreach m,$(MODULES),$(if $(shell $(LS_FILES) '$m/*.go'),$m))
 
-# The one place that names the version of golangci-lint is this file.
+# Only this file names the version of golangci-lint.
 GOLANGCI_VERSION := $(shell cat .ci/golangci-lint-version)
 GOLANGCI_PACKAGE := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 GOBIN            := $(or $(shell go env GOBIN),$(firstword $(subst :, ,$(shell go env GOPATH)))/bin)
@@ -30,7 +30,7 @@ GOFUMPT          := go tool -modfile=tools/go.mod gofumpt
 
 comma := ,
 
-# $(call in-modules,modules,command) runs command in each of modules, and ends at the first failure.
+# $(call in-modules,modules,command) runs command in each module and stops at the first failure.
 define in-modules
 for m in $(1); do echo "[$$m] $(2)"; (cd $$m && $(2)); done
 endef
@@ -50,18 +50,18 @@ vet:
 test:
 	@$(call in-modules,. $(WITH_CODE),go test ./...)
 
-# The tests must not depend on how they are run: once or twice, in which order, on how many Ps, or in full.
+# The tests must not depend on how they are run: the count, the order, GOMAXPROCS, and -short.
 .PHONY: test-flags
 test-flags:
 	@$(call in-modules,. $(WITH_CODE),go test -short -count 2 -cpu 1$(comma)2$(comma)8 -shuffle on ./...)
 
-# Where int has 32 bits. It takes an emulator, and some minutes, where the kernel does not run 386 programs.
+# Runs tests with 32-bit ints. If the kernel cannot run 386 programs, this uses an emulator and takes some minutes.
 .PHONY: test-386
 test-386:
 	@$(call in-modules,. $(WITH_CODE),GOARCH=386 CGO_ENABLED=0 go vet ./...)
 	bash .ci/test-386 ./breaker ./keyfunc
 
-# Only the nested modules: CI has run the root by then.
+# Only the nested modules. CI tests the root in an earlier step.
 .PHONY: test-nested
 test-nested:
 	@$(call in-modules,$(WITH_CODE),go test ./...)
@@ -70,19 +70,19 @@ test-nested:
 race:
 	go test -race -timeout 5m ./...
 
-# The first command fails if no test has the name: a pattern that matches nothing passes, 50 times.
+# The first command fails if no test has the name. go test -run passes if its pattern matches nothing.
 .PHONY: concurrent
 concurrent:
 	@go test -list ConcurrentSafe ./... | grep ^Test >/dev/null || { echo "no test is named ConcurrentSafe" >&2; exit 1; }
 	go test -race -run ConcurrentSafe -count $(CONCURRENT_COUNT) -timeout 15m ./...
 
-# The bugs that are seeded with the build tag mutant, each of which the tests must catch.
-.PHONY: mutants
-mutants:
-	@go vet -tags mutant ./breaker
-	go run ./internal/mutants
+# Enables each bug of the build tag seededbugs in turn. The tests must catch each one.
+.PHONY: seeded-bugs
+seeded-bugs:
+	@go vet -tags seededbugs ./breaker
+	go run ./internal/seededbugs
 
-# Every fuzz target in turn. Their seeds run as tests anyway.
+# Runs each fuzz target in turn. The seeds of all targets also run in `make test`.
 .PHONY: fuzz
 fuzz:
 	@for p in $$(go list ./...); do \
@@ -91,9 +91,10 @@ fuzz:
 		done; \
 	done
 
-# The one place that names the version of gremlins. It takes three quarters of an hour on two cores; see docs/mutation.md.
+# Only this line names the version of gremlins.
 GREMLINS_VERSION := v0.6.0
 
+# Takes three quarters of an hour on two cores; see docs/mutation.md.
 .PHONY: mutation
 mutation:
 	go run ./internal/mutation -version $(GREMLINS_VERSION) $(MUTATE)
@@ -107,29 +108,29 @@ cover:
 examples:
 	@for e in $(EXAMPLES); do echo "go run ./examples/$$e"; (cd examples/$$e && go run .); done
 
-# Runs the benchmarks and prints their ratio to the floor.
+# Runs the benchmarks and prints the ratio of each to the cost of the floor; see internal/bench.
 .PHONY: bench
 bench:
 	go run ./internal/bench $(BENCHFLAGS)
 
-# Compares with the other Go breakers and writes docs/benchmarks.md and docs/benchmarks.txt. It takes a quarter of an hour, in
-# which the machine should do nothing else.
+# Measures this module and the other Go breakers. Writes docs/benchmarks.md, and the raw output to bench/benchmarks.txt,
+# which git ignores. Takes a quarter of an hour; the machine should do nothing else in that time.
 .PHONY: bench-compare
 bench-compare:
 	go -C internal/compare run ./speed/benchcompare $(BENCHFLAGS)
 
-# Every benchmark once, so that none of them rots.
+# Runs each benchmark once, to check that it still works.
 .PHONY: bench-once
 bench-once:
 	go test -run '^$$' -bench . -benchmem -benchtime 1x ./...
 
-# Puts the same questions to the other Go breakers and writes docs/comparison.md. Takes some minutes.
+# Runs the same scenarios on this module and on the other Go breakers and writes docs/comparison.md. Takes some minutes.
 .PHONY: compare
 compare:
 	cd internal/compare && go test ./behaviour -count=1 -timeout 30m -run '^$$' -args -write ../../../docs/comparison.md
 
-# Shows by simulation in virtual time, and in full, how the breaker judges over minutes and days: what errors at random, lost
-# connections, outages, flapping backends and dying targets cost. It prints the figures that the documents quote.
+# Simulates minutes and days of calls in virtual time: random errors, lost connections, outages, flapping backends and
+# targets that disappear. It prints how the breaker decides and what that costs. The documents quote these figures.
 .PHONY: judgement
 judgement:
 	go test ./internal/judgement -count=1 -v -full -timeout 30m
@@ -138,16 +139,17 @@ judgement:
 lint: lint-tool
 	@$(call in-modules,. $(WITH_CODE),$(GOLANGCI) run ./...)
 
-# Installs golangci-lint unless this version of it is there already. It is built from source, as a release binary may be
-# older than the Go version in use.
+# Installs golangci-lint unless this version is already installed. It is built from source, because a release binary may
+# be built with an older Go version than the one in use.
 .PHONY: lint-tool
 lint-tool:
-	@if ! go version -m $(GOLANGCI) 2>/dev/null | grep -E 'mod\s+github.com/golangci/golangci-lint/v2\s+$(GOLANGCI_VERSION)(\s|$$)' >/dev/null; then \
+	@if ! go version -m $(GOLANGCI) 2>/dev/null | \
+		grep -E 'mod\s+github.com/golangci/golangci-lint/v2\s+$(GOLANGCI_VERSION)(\s|$$)' >/dev/null; then \
 		echo "installing golangci-lint $(GOLANGCI_VERSION), which takes some minutes"; \
 		GOBIN=$(GOBIN) go install $(GOLANGCI_PACKAGE)@$(GOLANGCI_VERSION); \
 	fi
 
-# gofumpt leaves generated files alone.
+# gofumpt skips generated files.
 .PHONY: fmt
 fmt:
 	$(GOFUMPT) -l -w .
@@ -172,7 +174,7 @@ fix-check:
 tidy:
 	@$(call in-modules,. $(MODULES),go mod tidy)
 
-# A replace in the root would be ignored by those who import the module: what is tested here is not what they get.
+# Importers of the module ignore a replace in its go.mod, so tests here would run other code than theirs.
 .PHONY: tidy-check
 tidy-check:
 	@if go mod edit -json | grep '"Replace": \[' >/dev/null; then echo "the root go.mod has a replace" >&2; exit 1; fi
@@ -182,8 +184,8 @@ tidy-check:
 generate:
 	go generate ./internal/testpb
 
-# Compares with what was there before rather than with the last commit, so that it also works on a change that is not yet
-# committed. In a fresh clone the two are the same.
+# Compares the generated files with the files in the working tree, not with the last commit, so that it also works
+# before a commit. In a fresh clone the two are the same.
 .PHONY: generate-check
 generate-check:
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; mkdir "$$tmp/before" "$$tmp/after"; \
@@ -191,9 +193,9 @@ generate-check:
 	go generate ./internal/testpb; \
 	cp internal/testpb/*.pb.go "$$tmp/after"; \
 	git --no-pager diff --no-index --exit-code "$$tmp/before" "$$tmp/after" || \
-		{ echo "generated code was out of date; it is written anew now: commit it" >&2; exit 1; }
+		{ echo "generated code was out of date; it is regenerated now: commit it" >&2; exit 1; }
 
 .PHONY: clean
 clean:
-	rm -rf cover.out bench.txt mutation
+	rm -rf cover.out bench.txt bench mutation
 	find . -name .git -prune -o -type f \( -name '*.test' -o -name '*.prof' \) -exec rm -f {} +

@@ -22,42 +22,42 @@ const (
 	otel       = "go.opentelemetry.io/otel"
 )
 
-// arrow is a public package and what it may import beside the standard library: packages of this module by their
-// directory, others by their module.
+// arrow is a public package and what it may import besides the standard library: packages of this module, by directory,
+// and other modules.
 type arrow struct {
 	from string
 	to   []string
 }
 
-// arrows lists every public package. Tests may import more, and so may what lies below internal and examples. No row has
-// both the interceptors and a bridge, except for the bridge itself: only a program brings them together.
+// arrows lists every public package. Tests and packages below internal and examples may import more. Only the bridges
+// themselves may import the interceptors and a bridge: otherwise only programs use them together.
 var arrows = []arrow{
 	{from: "."},
 	{from: "breaker"},
 	{from: "keyfunc", to: []string{"breaker", middleware}},
 	{from: "interceptor", to: []string{
-		"breaker", "keyfunc", middleware,
+		"breaker", "keyfunc", "internal/rpccode", middleware,
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc", "google.golang.org/protobuf",
 	}},
-	// The modules of the OpenTelemetry API. The SDK is another module, and the choice of the program.
+	// The modules of the OpenTelemetry API. The program chooses the SDK, which is another module.
 	{from: "otelbridge", to: []string{
-		"breaker", "interceptor", "internal/labels",
+		"breaker", "interceptor", "internal/labels", "internal/rpccode",
 		otel, otel + "/log", otel + "/metric", otel + "/trace",
 	}},
-	// The interceptor is for the opt-in histogram. The API of client_golang uses client_model.
+	// The interceptor for the optional histogram. client_model is part of the API of client_golang.
 	{from: "prombridge", to: []string{
 		"breaker", "interceptor", "internal/labels",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model",
 	}},
 }
 
-// laterArrows holds for its packages as soon as they exist.
+// laterArrows applies to packages that may not exist yet.
 var laterArrows = []arrow{
 	{from: "breaker/policyfile", to: []string{"breaker"}},
 	{from: "breaker/statusz", to: []string{"breaker"}},
 }
 
-// listed is what the test reads of a package in the output of go list. Imports leaves out those of test files.
+// listed is the part of a package in the output of go list that the test reads. Imports has no imports of test files.
 type listed struct {
 	ImportPath string
 	Standard   bool
@@ -65,7 +65,7 @@ type listed struct {
 	Imports    []string
 }
 
-// name is how a row of arrows calls the package: its directory in this module, or else its module.
+// name returns the name of the package in a row of arrows: its directory in this module, or else its module.
 func (l listed) name() string {
 	if l.Module == nil {
 		return l.ImportPath
@@ -96,13 +96,13 @@ func TestArrows(t *testing.T) {
 	for _, v := range withoutRow(rows, pkgs) {
 		t.Error(v)
 	}
-	// A direct import of the standard library only is not enough for breaker if it grows packages of its own.
+	// Its row does not restrict what the packages that breaker imports may import, so check all of them.
 	for _, v := range outsideStd(path.Join(self, "breaker"), pkgs) {
 		t.Error(v)
 	}
 }
 
-// violations returns what package a.from imports against its row.
+// violations returns the imports of package a.from that its row does not allow.
 func violations(a arrow, pkgs map[string]listed) []string {
 	from, ok := pkgs[path.Join(self, a.from)]
 	if !ok {
@@ -124,7 +124,7 @@ func violations(a arrow, pkgs map[string]listed) []string {
 	return vs
 }
 
-// withoutRow returns the public packages that nobody has drawn an arrow for.
+// withoutRow returns the public packages that have no row.
 func withoutRow(rows []arrow, pkgs map[string]listed) []string {
 	var vs []string
 	for _, imp := range slices.Sorted(maps.Keys(pkgs)) {
@@ -142,7 +142,7 @@ func withoutRow(rows []arrow, pkgs map[string]listed) []string {
 	return vs
 }
 
-// outsideStd returns one way to every package that root reaches, directly or not, outside the standard library.
+// outsideStd returns one import path for each package outside the standard library that root imports, directly or not.
 func outsideStd(root string, pkgs map[string]listed) []string {
 	var vs []string
 	seen := map[string]bool{root: true}
@@ -162,7 +162,7 @@ func outsideStd(root string, pkgs map[string]listed) []string {
 	return vs
 }
 
-// goList lists the packages of this module and all that they depend on.
+// goList lists the packages of this module and all their dependencies.
 func goList(t *testing.T) map[string]listed {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Standard,Module,Imports", "./...")
@@ -185,9 +185,9 @@ func goList(t *testing.T) map[string]listed {
 	}
 }
 
-// watchSources looks at every source file of the module. The go command notes which files a test touches, and takes a
-// result from its cache while they are the same; it does not see what a child such as go list reads. Without this, the
-// test would still pass from the cache after a new import.
+// watchSources calls os.Stat on every source file of the module. The go command records the files that a test uses and
+// returns the cached result while they do not change. It does not record the files that a child process such as go list
+// reads. Without watchSources, a cached result would hide a new import.
 func watchSources(t *testing.T) {
 	t.Helper()
 	for _, p := range files(t, ".go", "go.mod") {
@@ -197,7 +197,7 @@ func watchSources(t *testing.T) {
 	}
 }
 
-// The checks have to fail on a tree that is wrong, or TestArrows says nothing about one that is right.
+// The checks must fail on a wrong tree. Otherwise TestArrows proves nothing.
 func TestArrowChecks(t *testing.T) {
 	pkg := func(module, imp string, imports ...string) listed {
 		l := listed{ImportPath: imp, Imports: imports}
@@ -229,7 +229,7 @@ func TestArrowChecks(t *testing.T) {
 		want  []string
 	}{
 		{
-			name:  "all in order",
+			name:  "all allowed",
 			pkgs:  []listed{own("breaker", "time"), own("interceptor", "time", breaker, status)},
 			check: direct("interceptor", "breaker", "google.golang.org/grpc"),
 		},
@@ -276,7 +276,9 @@ func TestArrowChecks(t *testing.T) {
 		},
 		{
 			name: "public package without a row",
-			pkgs: []listed{own("."), own("breaker"), own("internal/testpb"), own("examples/quickstart"), own("util"), own("breaker/util")},
+			pkgs: []listed{
+				own("."), own("breaker"), own("internal/testpb"), own("examples/quickstart"), own("util"), own("breaker/util"),
+			},
 			check: func(pkgs map[string]listed) []string {
 				return withoutRow([]arrow{{from: "."}, {from: "breaker"}}, pkgs)
 			},
@@ -291,7 +293,7 @@ func TestArrowChecks(t *testing.T) {
 			check: func(pkgs map[string]listed) []string { return outsideStd(breaker, pkgs) },
 		},
 		{
-			name:  "closure that leaves it by way of an own package",
+			name:  "closure that leaves it through an own package",
 			pkgs:  []listed{own("breaker", "time", self+"/internal/ring"), own("internal/ring", "time", status)},
 			check: func(pkgs map[string]listed) []string { return outsideStd(breaker, pkgs) },
 			want: []string{
@@ -313,7 +315,7 @@ func TestArrowChecks(t *testing.T) {
 	}
 }
 
-// direct is a check of one row.
+// direct returns a check of one row.
 func direct(from string, to ...string) func(map[string]listed) []string {
 	return func(pkgs map[string]listed) []string { return violations(arrow{from: from, to: to}, pkgs) }
 }

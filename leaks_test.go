@@ -14,10 +14,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Every package with tests ends them so: no goroutine is left.
+// Every package with tests has this TestMain, which fails if a goroutine is left.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestEveryPackageLooksForGoroutines holds that for packages to come.
+// TestEveryPackageLooksForGoroutines fails if a package with tests has no such TestMain.
 func TestEveryPackageLooksForGoroutines(t *testing.T) {
 	watched := make(map[string]bool) // by directory
 	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
@@ -27,7 +27,7 @@ func TestEveryPackageLooksForGoroutines(t *testing.T) {
 		if d.IsDir() {
 			_, statErr := os.Stat(filepath.Join(p, "go.mod"))
 			if p != "." && (statErr == nil || strings.HasPrefix(d.Name(), ".")) {
-				return fs.SkipDir // another module, or none of Go's business
+				return fs.SkipDir // another module, or ignored by Go
 			}
 			return nil
 		}
@@ -49,7 +49,7 @@ func TestEveryPackageLooksForGoroutines(t *testing.T) {
 	}
 	for dir, ok := range watched {
 		if !ok {
-			t.Errorf("%s has tests, and no TestMain with goleak", dir)
+			t.Errorf("%s has tests, but no TestMain with goleak", dir)
 		}
 	}
 }
@@ -57,30 +57,37 @@ func TestEveryPackageLooksForGoroutines(t *testing.T) {
 // starters are the functions of the standard library that start a goroutine or a timer, now or later.
 var starters = []string{
 	"time.After", "time.AfterFunc", "time.NewTicker", "time.NewTimer", "time.Sleep", "time.Tick",
-	"context.AfterFunc", "context.WithDeadline", "context.WithDeadlineCause", "context.WithTimeout", "context.WithTimeoutCause",
+	"context.AfterFunc",
+	"context.WithDeadline", "context.WithDeadlineCause", "context.WithTimeout", "context.WithTimeoutCause",
 	"runtime.AddCleanup", "runtime.SetFinalizer",
 }
 
-// TestNothingStarts is B36, S7 and S12 for timers, which goleak does not see: what starts none leaves none behind. Nor does a
-// public package start a goroutine, with exceptions that run once and take themselves back.
+// TestNothingStarts checks that public packages start no timers and goroutines, except for those that are listed.
+// goleak does not see timers, so this is the check that none is left behind (B36, S7, S12). Each exception runs once
+// and ends.
 func TestNothingStarts(t *testing.T) {
 	var found []string
 	for _, a := range arrows {
 		found = append(found, startsIn(t, a.from)...)
 	}
 	want := []string{
-		"interceptor/connect.go reconnect: context.WithTimeout",  // while a probe waits for a connection: canceled when it returns
-		"interceptor/stream.go open: context.AfterFunc",          // for a stream that is not grpc's own: the end of its context
-		"interceptor/stream.go onFinish: time.AfterFunc",         // 50 ms, for RecvMsg after a Header that found nothing
-		"interceptor/stream.go onContextDone: time.AfterFunc",    // 50 ms, for a call that is running when the context ends
-		"interceptor/stream_probe.go startAging: time.AfterFunc", // of a probe stream (S14): until it, or its half-open stay, ends
+		// While a probe waits for a connection; cancelled when it returns.
+		"interceptor/connect.go reconnect: context.WithTimeout",
+		// The end of the context, for a stream that is not grpc's own.
+		"interceptor/stream.go open: context.AfterFunc",
+		// 50 ms, for RecvMsg after a Header call without a result.
+		"interceptor/stream.go onFinish: time.AfterFunc",
+		// 50 ms, for a call that is running when the context ends.
+		"interceptor/stream.go onContextDone: time.AfterFunc",
+		// Until a probe stream, or the generation that admitted it, ends (S14).
+		"interceptor/stream_probe.go startAgeTimer: time.AfterFunc",
 	}
 	if !slices.Equal(found, want) {
-		t.Errorf("goroutines and timers are started by %q, want %q", found, want)
+		t.Errorf("these functions start goroutines or timers: %q, want %q", found, want)
 	}
 }
 
-// startsIn lists what the package in dir starts, by file and function.
+// startsIn lists the goroutines and timers that the package in dir starts, by file and function.
 func startsIn(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))

@@ -28,7 +28,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/prombridge"
 )
 
-// The code of README.md stands here again, so that the compiler reads it; TestReadmeCode compares the two.
+// This is a copy of the code in README.md, so that the compiler checks it. TestReadmeCode compares the two.
 
 func readmeWiring(target string, creds credentials.TransportCredentials, use func(*grpc.ClientConn)) error {
 	// Once in a program.
@@ -36,7 +36,7 @@ func readmeWiring(target string, creds credentials.TransportCredentials, use fun
 	if err != nil {
 		return err
 	}
-	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
+	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func readmeWiring(target string, creds credentials.TransportCredentials, use fun
 }
 
 func readmeConnect() grpc.DialOption {
-	connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second} // google.golang.org/grpc/backoff
+	connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
 	connect.Backoff.MaxDelay = 5 * time.Second
 	option := grpc.WithConnectParams(connect)
 	return option
@@ -85,8 +85,13 @@ func readmeFallback() interceptor.Option {
 		}))
 }
 
-// squeezed is text without its white space, so that indentation does not count.
-func squeezed(text string) string { return strings.Join(strings.Fields(text), " ") }
+var comment = regexp.MustCompile(`(?m)(^|\s)// .*$`)
+
+// squeezed returns text without comments and with each run of white space replaced by one space, so that indentation
+// does not matter.
+func squeezed(text string) string {
+	return strings.Join(strings.Fields(comment.ReplaceAllString(text, "")), " ")
+}
 
 func TestReadmeCode(t *testing.T) {
 	readme, source := read(t, "README.md"), squeezed(read(t, "readme_test.go"))
@@ -119,14 +124,14 @@ func TestReadmeCodeWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Trip(t.Context(), "to see what a caller does")
+	b.Trip(t.Context(), "test of a rejected call")
 	reply, err := readmeCaller(t.Context(), open{b}, nil)
 	if err != nil || reply.GetText() != "cached" {
-		t.Errorf("a caller that was rejected got %v, %v; want what is cached", reply, err)
+		t.Errorf("a rejected caller got %v, %v; want the cached reply", reply, err)
 	}
 }
 
-// With the back-off of README.md a server that comes back after a long time is found within OpenFor and grpc's jitter.
+// With the back-off of README.md grpc connects to a server that recovers after a long time within MaxDelay and jitter.
 func TestReadmeConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := pb.StartBufconn(t, new(pb.Server))
@@ -136,12 +141,12 @@ func TestReadmeConnect(t *testing.T) {
 			return err == nil
 		}
 		if !answers() {
-			t.Fatal("no connection came about")
+			t.Fatal("the first call failed")
 		}
 		backend.Stop()
 		for range 600 {
 			if answers() {
-				t.Fatal("a server that is down answers")
+				t.Fatal("a call to a stopped server succeeded")
 			}
 			time.Sleep(time.Second)
 		}
@@ -151,7 +156,7 @@ func TestReadmeConnect(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if took := time.Since(back); took > 7*time.Second {
-			t.Errorf("the server was found after %v, want 5s x 1.2 and a little", took)
+			t.Errorf("grpc connected after %v, want 5s x 1.2 and a little", took)
 		}
 	})
 }
@@ -165,7 +170,8 @@ func (o open) Get(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
 
 func TestReadmeDefaults(t *testing.T) {
 	rows := map[string]string{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\S+) \\|").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	row := regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\S+) \\|")
+	for _, m := range row.FindAllStringSubmatch(read(t, "README.md"), -1) {
 		rows[m[1]] = m[2]
 	}
 	defaults := reflect.ValueOf(breaker.Config{}.WithDefaults())
@@ -181,7 +187,7 @@ func TestReadmeDefaults(t *testing.T) {
 	}
 }
 
-// The first code stands where a visitor sees it, and the whole is read in a few minutes.
+// A visitor sees code at once, and can read the whole file in a few minutes.
 func TestReadmeIsShort(t *testing.T) {
 	lines := strings.Split(read(t, "README.md"), "\n")
 	if len(lines) > 250 {

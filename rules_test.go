@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestRules holds docs/semantics.md against the rest: each of its rules is named by a test, unless it is said not to
-// be built yet, and each rule that a comment or a document names is one of them.
+// TestRules compares docs/semantics.md with the rest of the repository. Each of its rules must be named by a test,
+// unless it is marked as not built yet. Each rule that a comment or a document names must be in docs/semantics.md.
 func TestRules(t *testing.T) {
 	rules, pending := readRules(t)
 	if len(rules) < 70 {
@@ -30,14 +30,14 @@ func TestRules(t *testing.T) {
 			}
 		}
 		switch {
-		case path == "docs/comparison.md": // written by internal/compare
+		case path == "docs/comparison.md": // internal/compare writes it
 			continue
-		case strings.HasPrefix(path, "internal/compare"): // its scenarios have numbers like those of rules
+		case strings.HasPrefix(path, "internal/compare"): // the ids of its scenarios look like rules
 			text = strings.Join(regexp.MustCompile(`rule: +"[^"]*"`).FindAllString(text, -1), "\n")
 		}
 		for _, rule := range cited.FindAllString(text, -1) {
 			if !rules[rule] {
-				t.Errorf("%s names %s, which docs/semantics.md does not have", path, rule)
+				t.Errorf("%s names %s, which is not in docs/semantics.md", path, rule)
 			}
 		}
 	}
@@ -48,16 +48,17 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// readRules returns the rules of docs/semantics.md, and those of them that wait to be built.
+// readRules returns the rules of docs/semantics.md, and those of them that are not built yet.
 func readRules(t *testing.T) (rules, pending map[string]bool) {
 	t.Helper()
 	rules, pending = map[string]bool{}, map[string]bool{}
 	last := map[byte]int{}
-	for _, m := range regexp.MustCompile(`(?m)^- \*\*([BGSO]\d+)\*\* (\*Not built yet\.\*)?`).FindAllStringSubmatch(read(t, "docs/semantics.md"), -1) {
+	rule := regexp.MustCompile(`(?m)^- \*\*([BGSO]\d+)\*\* (\*Not built yet\.\*)?`)
+	for _, m := range rule.FindAllStringSubmatch(read(t, "docs/semantics.md"), -1) {
 		rules[m[1]], pending[m[1]] = true, m[2] != ""
 		letter := m[1][0]
 		n, _ := strconv.Atoi(m[1][1:])
-		if n <= last[letter] { // a number may be left out, for a rule to come
+		if n <= last[letter] { // numbers may be missing
 			t.Errorf("docs/semantics.md has %s after %c%d", m[1], letter, last[letter])
 		}
 		last[letter] = n
@@ -65,20 +66,22 @@ func readRules(t *testing.T) (rules, pending map[string]bool) {
 	return rules, pending
 }
 
-// canonical makes B7 of B07.
+// canonical removes the leading zero: it returns B7 for B07.
 func canonical(rule string) string {
 	n, _ := strconv.Atoi(rule[1:])
 	return rule[:1] + strconv.Itoa(n)
 }
 
-// files are those below this directory whose names end in one of endings, of the nested modules too.
+// files returns the files whose names end in one of endings, also those of the nested modules.
 func files(t *testing.T, endings ...string) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (path == "mutation" || path != "." && strings.HasPrefix(d.Name(), ".")): // the first is what make mutation leaves
+		case d.IsDir() && (path == "mutation" || path == "bench"): // make mutation and make bench-compare write them
+			return fs.SkipDir
+		case d.IsDir() && path != "." && path != ".ci" && strings.HasPrefix(d.Name(), "."):
 			return fs.SkipDir
 		case !d.IsDir() && slices.ContainsFunc(endings, func(end string) bool { return strings.HasSuffix(path, end) }):
 			paths = append(paths, filepath.ToSlash(path))

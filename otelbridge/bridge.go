@@ -2,7 +2,6 @@ package otelbridge
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -13,35 +12,39 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/interceptor"
 	"github.com/grpcircuit/grpcircuit/internal/labels"
+	"github.com/grpcircuit/grpcircuit/internal/rpccode"
 )
 
-// A Bridge reports transitions, rejections and probes to OpenTelemetry, as the events in the package documentation. It
-// is an interceptor.Observer, for interceptor.WithObserver. It observes probes but no other calls, so a call that a
-// closed breaker admits costs nothing. Other calls cost some tens of nanoseconds and allocate nothing, unless a
-// recording span or an enabled logger takes the event.
-//
-// A Bridge is safe for concurrent use and may serve any number of guards. Use one Bridge for all guards of a program.
-// It owns no goroutine and no timer, and keeps no span and no context. The zero value is not usable; use New.
-type Bridge struct {
+// bridge reports transitions, rejections and probes to OpenTelemetry, as the events in the package documentation.
+type bridge struct {
 	sink       eventSink
 	tracer     trace.Tracer // for the spans of rejections; nil: none
 	rejections rejectionCounts
 }
 
-// A Bridge is not a SettledObserver, because then every call would read the clock (O1).
-var _ interceptor.ProbeObserver = (*Bridge)(nil)
-
-// New returns a Bridge. Without options it writes span events.
-func New(opts ...Option) *Bridge {
-	o := collect(opts)
-	b := &Bridge{sink: spanSink{}}
+// New returns hooks for interceptor.WithHooks that report transitions, rejections and probes, as the events in the
+// package documentation. Without options they write span events.
+//
+// Use the same hooks for all guards of a program; they are safe for concurrent use. They cost a call nothing if a closed
+// breaker admits it. Otherwise they cost some tens of nanoseconds and allocate nothing, unless a recording span or an
+// enabled logger takes the event. They own no goroutine and no timer, and keep no span and no context.
+//
+// A nil option panics.
+func New(opts ...Option) *interceptor.Hooks {
+	o, err := collect(opts)
+	if err != nil {
+		panic("otelbridge: New: " + err.Error())
+	}
+	b := &bridge{sink: spanSink{}}
 	if o.logs {
 		b.sink = logSink{o.loggers.Logger(ScopeName, log.WithSchemaURL(schemaURL))}
 	}
 	if o.rejectedSpans {
 		b.tracer = o.tracers.Tracer(ScopeName, trace.WithSchemaURL(schemaURL))
 	}
-	return b
+	// No Settled: each call would read the clock (O1). No FellBack: the event before it tells enough, see the package
+	// documentation.
+	return &interceptor.Hooks{Transition: b.transition, Rejected: b.rejected, Probed: b.probed}
 }
 
 var (
@@ -51,8 +54,8 @@ var (
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// Transition implements interceptor.Observer. It reports a change of state. Their number on a span is not limited.
-func (b *Bridge) Transition(ctx context.Context, e breaker.Event) {
+// transition reports a change of state. Their number on a span is not limited.
+func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
 	if e.To == breaker.Open {
 		k = kindOpened
@@ -62,9 +65,9 @@ func (b *Bridge) Transition(ctx context.Context, e breaker.Event) {
 	}
 }
 
-// Rejected implements interceptor.Observer. It reports a rejected call and counts it on the span. A span gets no event
+// rejected reports a rejected call and counts it on the span. A span gets no event
 // for rejections after the first 8.
-func (b *Bridge) Rejected(ctx context.Context, e *interceptor.RejectedError) {
+func (b *bridge) rejected(ctx context.Context, e *interceptor.RejectedError) {
 	if b.tracer != nil {
 		b.rejectedSpan(ctx, e)
 	}
@@ -77,7 +80,7 @@ func (b *Bridge) Rejected(ctx context.Context, e *interceptor.RejectedError) {
 }
 
 // rejectedSpan makes a span for a rejected call.
-func (b *Bridge) rejectedSpan(ctx context.Context, e *interceptor.RejectedError) {
+func (b *bridge) rejectedSpan(ctx context.Context, e *interceptor.RejectedError) {
 	_, span := b.tracer.Start(ctx, eventRejected) // internal is the default kind of a span
 	defer span.End()
 	if !span.IsRecording() {
@@ -87,36 +90,21 @@ func (b *Bridge) rejectedSpan(ctx context.Context, e *interceptor.RejectedError)
 	span.SetStatus(codes.Error, "circuit breaker rejected the call: "+e.Reason.String())
 }
 
-// Probed implements interceptor.ProbeObserver. It reports the outcome of a probe.
-func (b *Bridge) Probed(ctx context.Context, s interceptor.Settlement) {
+// probed reports the outcome of a probe.
+func (b *bridge) probed(ctx context.Context, s interceptor.Settlement) {
 	if b.sink.enabled(ctx, kindProbe) {
 		b.sink.emit(ctx, event{eventKind: kindProbe, attrs: probeAttrs(s)})
 	}
 }
 
-// FellBack implements interceptor.Observer. It does nothing: see the package documentation.
-func (*Bridge) FellBack(context.Context, interceptor.FallbackInfo) {}
-
 // The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and the
 // causes of errors, which may hold anything.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 8),
+	attrs := append(make([]attribute.KeyValue, 0, 10),
 		attrName.String(labels.Value(e.Key.String())),
 		attrState.String(e.To.String()), attrPreviousState.String(e.From.String()))
-	if e.Rule != 0 {
-		attrs = append(attrs, attrRule.String(e.Rule.String()))
-	}
-	// Only the value that the rule compares (O9). Any other value would be taken for the reason.
-	switch e.Rule {
-	case breaker.RuleConsecutive:
-		attrs = append(attrs, attrConsecutiveFailures.Int64(toInt64(e.Counts.ConsecutiveFailures)))
-	case breaker.RuleRatio:
-		attrs = append(attrs, attrFailureRatio.Float64(e.Counts.FailureRatio()))
-	case breaker.RuleSlow:
-		attrs = append(attrs, attrSlowRatio.Float64(e.Counts.SlowRatio()))
-	case breaker.RuleCustom, breaker.RuleProbe, breaker.RuleManual: // they compare none of these values
-	}
+	attrs = withOpening(attrs, e.Rule, e.Cause, e.Counts)
 	if e.Override != 0 {
 		attrs = append(attrs, attrOverride.String(e.Override.String()))
 	}
@@ -127,13 +115,35 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 }
 
 func rejectedAttrs(e *interceptor.RejectedError) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 6), // with room for error.type
+	attrs := append(make([]attribute.KeyValue, 0, 11), // with room for error.type
 		attrName.String(labels.Value(e.Key.String())),
 		attrState.String(e.State.String()), attrReason.String(e.Reason.String()))
+	attrs = withOpening(attrs, e.Opened.Rule, e.Opened.Cause, e.Opened.Counts)
 	if !e.Until.IsZero() {
 		attrs = append(attrs, attrRetryAfterMS.Int64(ceilMillis(e.RetryAfter())))
 	}
 	return withMethod(attrs, e.Key)
+}
+
+// withOpening adds what opened the breaker: the rule, the cause, and the counts that the rule compares (O9). Other
+// counts would be taken for the reason.
+func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c breaker.Counts) []attribute.KeyValue {
+	if rule != 0 {
+		attrs = append(attrs, attrRule.String(rule.String()))
+	}
+	if cause != "" {
+		attrs = append(attrs, attrCause.String(labels.Value(cause)))
+	}
+	switch rule {
+	case breaker.RuleConsecutive:
+		attrs = append(attrs, attrConsecutiveFailures.Int64(toInt64(c.ConsecutiveFailures)))
+	case breaker.RuleRatio:
+		attrs = append(attrs, attrFailureRatio.Float64(c.FailureRatio()), attrCalls.Int64(toInt64(c.Calls())))
+	case breaker.RuleSlow:
+		attrs = append(attrs, attrSlowRatio.Float64(c.SlowRatio()), attrCalls.Int64(toInt64(c.Calls())+toInt64(c.SlowCanceled)))
+	case breaker.RuleCustom, breaker.RuleProbe, breaker.RuleManual: // they compare none of these
+	}
+	return attrs
 }
 
 func probeAttrs(s interceptor.Settlement) []attribute.KeyValue {
@@ -141,7 +151,7 @@ func probeAttrs(s interceptor.Settlement) []attribute.KeyValue {
 		attrName.String(labels.Value(s.Key.String())),
 		attrState.String(breaker.HalfOpen.String()), attrOutcome.String(s.Outcome.String()))
 	if s.Code != 0 { // the first message of a stream is a success without a status
-		attrs = append(attrs, attrRPCStatusCode.String(rpcStatusCode(uint32(s.Code))))
+		attrs = append(attrs, attrRPCStatusCode.String(rpccode.Name(uint32(s.Code))))
 	}
 	return withMethod(attrs, s.Key)
 }
@@ -151,13 +161,6 @@ func withMethod(attrs []attribute.KeyValue, key breaker.Key) []attribute.KeyValu
 		attrs = append(attrs, attrRPCMethod.String(m))
 	}
 	return attrs
-}
-
-func rpcStatusCode(c uint32) string {
-	if c < uint32(len(rpcStatusCodes)) {
-		return rpcStatusCodes[c]
-	}
-	return "CODE(" + strconv.FormatUint(uint64(c), 10) + ")" // the same form as in grpc's plugin
 }
 
 // ceilMillis returns d in milliseconds. It rounds up, so that waiting for the result is long enough.

@@ -2,7 +2,7 @@ package otelbridge
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -30,7 +30,7 @@ var at = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 // eventTests has every call of a Bridge and the event that it should make.
 var eventTests = []struct {
 	what     string
-	call     func(ctx context.Context, b *Bridge)
+	call     func(ctx context.Context, b *interceptor.Hooks)
 	name     string // empty: no event
 	severity log.Severity
 	at       time.Time // zero: now
@@ -38,9 +38,9 @@ var eventTests = []struct {
 }{
 	{
 		what: "trip by a rule",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
-				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", At: at,
+				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", Cause: "INTERNAL", At: at,
 				OpenFor: 5 * time.Second,
 				Counts:  breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
 			})
@@ -49,12 +49,13 @@ var eventTests = []struct {
 		attrs: attrs{
 			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "ratio",
-			"circuit_breaker.failure_ratio": 0.4, "circuit_breaker.open_ms": int64(5000),
+			"circuit_breaker.failure_ratio": 0.4, "circuit_breaker.calls": int64(20), "circuit_breaker.cause": "INTERNAL",
+			"circuit_breaker.open_ms": int64(5000),
 		},
 	},
 	{
 		what: "trip by a slow backend that never fails",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleSlow, At: at, OpenFor: 5*time.Second + 1,
 				Counts: breaker.Counts{Successes: 12, Slow: 12},
@@ -64,12 +65,12 @@ var eventTests = []struct {
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "slow",
-			"circuit_breaker.slow_ratio": 1., "circuit_breaker.open_ms": int64(5001),
+			"circuit_breaker.slow_ratio": 1., "circuit_breaker.calls": int64(12), "circuit_breaker.open_ms": int64(5001),
 		},
 	},
 	{
 		what: "trip by a failure streak, in shadow mode, when most calls succeed",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleConsecutive, At: at,
 				OpenFor: time.Second, Override: breaker.Shadow,
@@ -86,7 +87,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "trip by a custom rule",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleCustom, At: at, OpenFor: time.Second,
 				Counts: breaker.Counts{Successes: 3, Failures: 1},
@@ -101,7 +102,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "failed probe",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				Key: orders, From: breaker.HalfOpen, To: breaker.Open, Rule: breaker.RuleProbe, At: at, OpenFor: 10 * time.Second,
 			})
@@ -115,7 +116,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "end of the open period",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				Key: breaker.Key{Service: "shop.Orders"}, From: breaker.Open, To: breaker.HalfOpen, At: at,
 			})
@@ -128,7 +129,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "reset of a closed breaker",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				Key: breaker.Key{Method: "Get"}, Rule: breaker.RuleManual, Why: "word", At: at,
 			})
@@ -141,7 +142,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "rejection while open",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now().Add(1200*time.Millisecond + 1),
 			}})
@@ -154,7 +155,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "rejection at the end of the open period",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: orders, State: breaker.Open, Reason: breaker.ReasonOpen, Until: time.Now(),
 			}})
@@ -166,8 +167,24 @@ var eventTests = []struct {
 		},
 	},
 	{
+		what: "rejection with what opened the breaker",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+				Key: orders, State: breaker.HalfOpen, Reason: breaker.ReasonHalfOpen, Opened: breaker.Opening{
+					Rule: breaker.RuleConsecutive, Why: "word", Cause: "bad\xff", Counts: breaker.Counts{ConsecutiveFailures: 5, Failures: 9},
+				},
+			}})
+		},
+		name: "circuit_breaker.rejected", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "half_open", "circuit_breaker.reason": "half_open", "circuit_breaker.rule": "consecutive",
+			"circuit_breaker.cause": `bad\xff`, "circuit_breaker.consecutive_failures": int64(5),
+		},
+	},
+	{
 		what: "rejection without a known end",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: breaker.Key{Service: "a\xffb", Method: `c\d`}, State: breaker.Closed, Reason: breaker.ReasonConcurrency,
 			}})
@@ -180,7 +197,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "probe that succeeds",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Probed(ctx, interceptor.Settlement{Key: orders, Outcome: breaker.Success, Probe: true})
 		},
 		name: "circuit_breaker.probe", severity: log.SeverityInfo,
@@ -191,7 +208,7 @@ var eventTests = []struct {
 	},
 	{
 		what: "probe that fails",
-		call: func(ctx context.Context, b *Bridge) {
+		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Probed(ctx, interceptor.Settlement{
 				Key: breaker.Key{Tag: "t"}, Outcome: breaker.Failure, Code: codes.DeadlineExceeded, Probe: true,
 			})
@@ -201,12 +218,6 @@ var eventTests = []struct {
 			"circuit_breaker.name":  "tag=t",
 			"circuit_breaker.state": "half_open", "circuit_breaker.outcome": "failure",
 			"rpc.response.status_code": "DEADLINE_EXCEEDED",
-		},
-	},
-	{
-		what: "fallback",
-		call: func(ctx context.Context, b *Bridge) {
-			b.FellBack(ctx, interceptor.FallbackInfo{Key: orders, Cause: errors.New("word"), Served: true})
 		},
 	},
 }
@@ -300,24 +311,6 @@ func TestLogRecordsOfMinimumSeverity(t *testing.T) {
 	}
 }
 
-func TestRPCStatusCode(t *testing.T) {
-	for code, want := range map[uint32]string{
-		0: "OK", 1: "CANCELLED", 4: "DEADLINE_EXCEEDED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED", 17: "CODE(17)",
-		1 << 31: "CODE(2147483648)",
-	} {
-		if got := rpcStatusCode(code); got != want {
-			t.Errorf("code %d: got %q, want %q", code, got, want)
-		}
-	}
-	// No name is missing, misspelt or in the wrong place: grpc can parse all of them.
-	for i, name := range rpcStatusCodes {
-		var c codes.Code
-		if err := c.UnmarshalJSON([]byte(`"` + name + `"`)); err != nil || c != codes.Code(i) {
-			t.Errorf("%s: got code %d (%v), want %d", name, c, err, i)
-		}
-	}
-}
-
 // unrecorded returns contexts in which no event is recorded.
 func unrecorded(t *testing.T) map[string]context.Context {
 	t.Helper()
@@ -337,7 +330,7 @@ func unrecorded(t *testing.T) map[string]context.Context {
 }
 
 func TestO1_NoEventIsBuiltUnlessRecorded(t *testing.T) {
-	bridges := map[string]*Bridge{
+	bridges := map[string]*interceptor.Hooks{
 		"spans": New(),
 		"logs":  New(WithLoggerProvider((&logs{minSeverity: log.SeverityFatal}).provider())),
 	}
@@ -347,7 +340,6 @@ func TestO1_NoEventIsBuiltUnlessRecorded(t *testing.T) {
 				"Transition": func() { b.Transition(ctx, trip) },
 				"Rejected":   func() { b.Rejected(ctx, rejection) },
 				"Probed":     func() { b.Probed(ctx, probe) },
-				"FellBack":   func() { b.FellBack(ctx, interceptor.FallbackInfo{Key: orders}) },
 			} {
 				if n := testing.AllocsPerRun(100, call); n != 0 {
 					t.Errorf("%s, %s: %s allocates %v times, want 0", sink, name, what, n)
@@ -372,7 +364,7 @@ func TestO1_ClosedPathAllocatesNothing(t *testing.T) {
 			}
 		})
 	}
-	if n := allocs(interceptor.WithObserver(New(WithRejectedSpans()))); n != 0 {
+	if n := allocs(interceptor.WithHooks(New(WithRejectedSpans()))); n != 0 {
 		t.Errorf("a call through a closed breaker allocates %v times, want 0", n)
 	}
 	if n := len(span.(sdktrace.ReadOnlySpan).Events()); n != 0 {
@@ -380,13 +372,35 @@ func TestO1_ClosedPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestO1_ObservesProbesOnly(t *testing.T) {
-	var b interceptor.Observer = New()
-	if _, ok := b.(interceptor.SettledObserver); ok {
-		t.Error("Bridge is a SettledObserver, so every call would read the clock")
+func TestO1_HooksForProbesOnly(t *testing.T) {
+	h := New()
+	if h.Settled != nil {
+		t.Error("there is a hook Settled, so each call would read the clock")
 	}
-	if _, ok := b.(interceptor.ProbeObserver); !ok {
-		t.Error("Bridge is not a ProbeObserver")
+	if h.Probed == nil || h.Rejected == nil || h.Transition == nil {
+		t.Error("a hook is missing")
+	}
+}
+
+// A nil option panics in New and is an error of RegisterMetrics. Both name the option.
+func TestNilOption(t *testing.T) {
+	for _, opt := range []Option{nil, optionFunc(nil)} {
+		func() {
+			defer func() {
+				if got, want := recover(), "otelbridge: New: option 1 is nil"; got != want {
+					t.Errorf("the panic is %v, want %s", got, want)
+				}
+			}()
+			New(WithRejectedSpans(), opt)
+		}()
+		g, err := breaker.NewGroup(breaker.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = RegisterMetrics(g, WithRejectedSpans(), opt)
+		if got, want := fmt.Sprint(err), "otelbridge: RegisterMetrics: option 1 is nil"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
 
@@ -456,17 +470,17 @@ func TestNoRejectedSpansByDefault(t *testing.T) {
 //
 // The global API forwards to the first global provider that is set, once in a process. So each run of the test needs a
 // new process, or it would fail with -count=2 and -cpu 1,2.
-func TestNilOptions(t *testing.T) {
+func TestNilProviders(t *testing.T) {
 	const child = "OTELBRIDGE_TEST_NIL_OPTIONS"
 	if os.Getenv(child) == "" {
 		binary, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.CommandContext(t.Context(), binary, "-test.run=^TestNilOptions$", "-test.v")
+		cmd := exec.CommandContext(t.Context(), binary, "-test.run=^TestNilProviders$", "-test.v")
 		cmd.Env = append(os.Environ(), child+"=1")
 		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "--- PASS: TestNilOptions") {
+		if err != nil || !strings.Contains(string(out), "--- PASS: TestNilProviders") {
 			t.Errorf("%v:\n%s", err, out)
 		}
 		return
@@ -474,7 +488,7 @@ func TestNilOptions(t *testing.T) {
 	group := newGroup(t, breaker.Config{})
 	group.Get(orders)
 	opts := []Option{
-		nil, WithTracerProvider(nil), WithMeterProvider(nil), WithLoggerProvider(nil), WithRejectedSpans(),
+		WithTracerProvider(nil), WithMeterProvider(nil), WithLoggerProvider(nil), WithRejectedSpans(),
 	}
 	b := New(opts...)
 	registration, err := RegisterMetrics(group, opts...)

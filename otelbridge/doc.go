@@ -1,7 +1,7 @@
 // Package otelbridge reports the work of circuit breakers to OpenTelemetry. A Bridge writes events to traces or logs.
 // RegisterMetrics exports the metrics of a group.
 //
-//	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
+//	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 //	registration, err := otelbridge.RegisterMetrics(group)
 //
 // The package uses only the API of OpenTelemetry. The program chooses the SDK, the exporters and the sampling. Without

@@ -28,7 +28,7 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
-	guard, err := interceptor.New(group, interceptor.WithObserver(otelbridge.New()))
+	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -60,12 +60,16 @@ func ExampleNew() {
 	//   circuit_breaker.state: open
 	//   circuit_breaker.previous_state: closed
 	//   circuit_breaker.rule: consecutive
+	//   circuit_breaker.cause: UNAVAILABLE
 	//   circuit_breaker.consecutive_failures: 2
 	//   rpc.method: shop.Orders/Get
 	// circuit_breaker.rejected
 	//   circuit_breaker.name: shop.Orders/Get
 	//   circuit_breaker.state: open
 	//   circuit_breaker.reason: open
+	//   circuit_breaker.rule: consecutive
+	//   circuit_breaker.cause: UNAVAILABLE
+	//   circuit_breaker.consecutive_failures: 2
 	//   rpc.method: shop.Orders/Get
 }
 

@@ -124,7 +124,7 @@ func TestO2_OtelgrpcEventsOnCallersSpan(t *testing.T) {
 		for _, first := range []bool{true, false} {
 			synctest.Test(t, func(t *testing.T) {
 				tr := newTraces()
-				opts := newGuard(t, interceptor.WithObserver(New())).DialOptions()
+				opts := newGuard(t, interceptor.WithHooks(New())).DialOptions()
 				handler := grpc.WithStatsHandler(otelgrpc.NewClientHandler(
 					otelgrpc.WithTracerProvider(tr.provider), otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()),
 					otelgrpc.WithPropagators(propagation.TraceContext{})))
@@ -173,7 +173,7 @@ func TestO2_PluginBeforeGuard(t *testing.T) {
 	for _, shape := range []string{"unary", "stream"} {
 		synctest.Test(t, func(t *testing.T) {
 			tr := newTraces()
-			opts := append([]grpc.DialOption{plugin(tr)}, newGuard(t, interceptor.WithObserver(New())).DialOptions()...)
+			opts := append([]grpc.DialOption{plugin(tr)}, newGuard(t, interceptor.WithHooks(New())).DialOptions()...)
 			o := shapes[shape](t, new(testpb.Server), opts...)
 			caller := tr.record(t, o.run)
 			synctest.Wait()
@@ -215,7 +215,7 @@ func TestO2_PluginAfterGuard(t *testing.T) {
 				if withSpans {
 					own = append(own, WithRejectedSpans())
 				}
-				opts := append(newGuard(t, interceptor.WithObserver(New(own...))).DialOptions(), plugin(tr))
+				opts := append(newGuard(t, interceptor.WithHooks(New(own...))).DialOptions(), plugin(tr))
 				o := dial(t, new(testpb.Server), opts...)
 				caller := tr.record(t, o.run)
 				synctest.Wait()
@@ -251,7 +251,7 @@ func TestO2_PluginAfterGuard(t *testing.T) {
 func TestGuardWritesLogRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr, l := newTraces(), new(logs)
-		guard := newGuard(t, interceptor.WithObserver(New(WithLoggerProvider(l.provider()))))
+		guard := newGuard(t, interceptor.WithHooks(New(WithLoggerProvider(l.provider()))))
 		caller := tr.record(t, unary(t, new(testpb.Server), guard.DialOptions()...).run)
 		var got []string
 		for _, r := range l.records {
@@ -273,7 +273,7 @@ func TestGuardWritesLogRecords(t *testing.T) {
 func TestO2_BatchOfRejections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTraces()
-		o := unary(t, new(testpb.Server), newGuard(t, interceptor.WithObserver(New())).DialOptions()...)
+		o := unary(t, new(testpb.Server), newGuard(t, interceptor.WithHooks(New())).DialOptions()...)
 		o.srv.Set(down)
 		batch := tr.record(t, func(ctx context.Context) { o.calls(ctx, 10_002, codes.Unavailable) })
 		if got, want := bridgeEvents(batch)[0], "circuit_breaker.state_change open"; got != want {
@@ -300,7 +300,7 @@ func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 				return nil, fmt.Errorf("fallback %s", secret)
 			})
 		guard := newGuard(t,
-			interceptor.WithObserver(b), interceptor.WithObserver(logging), interceptor.WithRejectionDetails(),
+			interceptor.WithHooks(b), interceptor.WithHooks(logging), interceptor.WithRejectionDetails(),
 			interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), failing, interceptor.OnFailure()))
 		register(t, guard.Group(), m)
 		srv := new(testpb.Server)

@@ -29,7 +29,10 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 	if g == nil {
 		return nil, errors.New("otelbridge: RegisterMetrics: the group is nil")
 	}
-	options := collect(opts)
+	options, err := collect(opts)
+	if err != nil {
+		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
+	}
 	meter := options.meters.Meter(ScopeName)
 	in, err := newInstruments(meter)
 	if err != nil {

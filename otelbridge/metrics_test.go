@@ -91,7 +91,7 @@ func (m meters) collect(tb testing.TB) map[string]float64 {
 	return got
 }
 
-func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.Option) *breaker.Group {
+func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.GroupOption) *breaker.Group {
 	tb.Helper()
 	g, err := breaker.NewGroup(cfg, opts...)
 	if err != nil {
@@ -210,7 +210,7 @@ func (s *schedule) step(t *testing.T) {
 		}
 	case n < 80 && len(s.permits) > 0:
 		i := s.IntN(len(s.permits))
-		s.permits[i].DoneWith(ctx, breaker.Report{
+		s.permits[i].Report(ctx, breaker.Report{
 			Outcome:  outcomes[s.IntN(len(outcomes))],
 			Canceled: s.IntN(2) == 0,
 		})
@@ -518,7 +518,7 @@ func TestO5_RatiosOfCanceledCalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.DoneWith(t.Context(), breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour})
+		p.Report(t.Context(), breaker.Report{Outcome: breaker.Ignored, Canceled: true, Latency: time.Hour})
 	}
 	ratios := map[string]float64{}
 	for series, v := range m.collect(t) {

@@ -31,6 +31,8 @@ const (
 	attrSlowRatio     = attribute.Key("circuit_breaker.slow_ratio")
 	attrOverride      = attribute.Key("circuit_breaker.override")
 	attrOpenMS        = attribute.Key("circuit_breaker.open_ms")
+	attrCause         = attribute.Key("circuit_breaker.cause")
+	attrCalls         = attribute.Key("circuit_breaker.calls")
 	attrRetryAfterMS  = attribute.Key("circuit_breaker.retry_after_ms")
 
 	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
@@ -105,13 +107,6 @@ const (
 	resultFailed = "failed"
 	resultLost   = "lost"
 )
-
-// rpcStatusCodes holds the names that the conventions give the codes of gRPC, by number.
-var rpcStatusCodes = [...]string{
-	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-	"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-}
 
 // rpcMethod returns the value of rpc.method. It is empty for a key that does not name one method.
 func rpcMethod(key breaker.Key) string {

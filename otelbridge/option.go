@@ -1,6 +1,8 @@
 package otelbridge
 
 import (
+	"fmt"
+
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
@@ -9,7 +11,7 @@ import (
 
 // An Option configures New or RegisterMetrics. The With functions of this package return Options. New and
 // RegisterMetrics accept the same Options, so a program can pass one list to both. Each ignores the Options of the
-// other, and nil.
+// other. A nil Option is an error of RegisterMetrics; New panics.
 type Option interface{ apply(*options) }
 
 type optionFunc func(*options)
@@ -27,12 +29,13 @@ type options struct {
 }
 
 // collect applies opts and fills in the global providers.
-func collect(opts []Option) options {
+func collect(opts []Option) (options, error) {
 	var o options
-	for _, opt := range opts {
-		if opt != nil {
-			opt.apply(&o)
+	for i, opt := range opts {
+		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
+			return o, fmt.Errorf("option %d is nil", i)
 		}
+		opt.apply(&o)
 	}
 	if o.tracers == nil {
 		o.tracers = otel.GetTracerProvider()
@@ -43,7 +46,7 @@ func collect(opts []Option) options {
 	if o.loggers == nil {
 		o.loggers = otel.GetLoggerProvider()
 	}
-	return o
+	return o, nil
 }
 
 // WithTracerProvider sets the provider of the spans of WithRejectedSpans. Span events need no provider, because they

@@ -92,9 +92,9 @@ func BenchmarkChangedList10000(b *testing.B) {
 
 func BenchmarkCollectDurations10000(b *testing.B) {
 	g := largeGroup(b)
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	for key := range g.All() {
-		h.Settled(b.Context(), interceptor.Settlement{Key: key, Duration: time.Millisecond})
+		h.settled(b.Context(), interceptor.Settlement{Key: key, Duration: time.Millisecond})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -104,7 +104,7 @@ func BenchmarkCollectDurations10000(b *testing.B) {
 
 func BenchmarkSettled(b *testing.B) {
 	g := largeGroup(b)
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	s := interceptor.Settlement{
 		Key:      breaker.Key{Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: "Method7"},
 		Duration: 3 * time.Millisecond,
@@ -112,7 +112,7 @@ func BenchmarkSettled(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		h.Settled(ctx, s)
+		h.settled(ctx, s)
 	}
 }
 

@@ -178,7 +178,7 @@ func TestO3_OneKeyTwiceIsOneEntry(t *testing.T) {
 // A scrape of a group with hostile keys of all kinds succeeds and is complete.
 func TestO3_HostileKeysDoNotBreakAScrape(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	durations := NewDurationHistogram(g)
+	durations := durationHistogram(g)
 	reg := registry(t, NewCollector(g), durations)
 	var keys []breaker.Key
 	for i, p := range pieces {
@@ -256,7 +256,7 @@ func TestSeriesAreSorted(t *testing.T) {
 			}
 		}
 	}
-	for _, c := range []prometheus.Collector{NewCollector(g), NewDurationHistogram(g)} {
+	for _, c := range []prometheus.Collector{NewCollector(g), durationHistogram(g)} {
 		ch := make(chan prometheus.Metric)
 		go func() {
 			defer close(ch)
@@ -285,7 +285,7 @@ func TestO3_LabelsAreNotModified(t *testing.T) {
 	g := busyGroup(t)
 	g.Get(listKey)
 	plain, wrapped := registry(t), registry(t)
-	for _, c := range []prometheus.Collector{NewCollector(g), NewDurationHistogram(g)} {
+	for _, c := range []prometheus.Collector{NewCollector(g), durationHistogram(g)} {
 		plain.MustRegister(c)
 		prometheus.WrapRegistererWith(prometheus.Labels{"aaa": "x", "zzz": "x"}, wrapped).MustRegister(c)
 	}

@@ -31,9 +31,9 @@ import (
 // the breakers are kept between scrapes and take about 1.5 kB for each breaker.
 //
 // NewCollector returns no error. With a nil g or an invalid option it returns a collector that reports the error when
-// it is registered, or when it is collected without having been registered.
+// it is registered, or when it is collected without having been registered. A nil option panics.
 func NewCollector(g *breaker.Group, opts ...Option) prometheus.Collector {
-	o, err := collect(g, opts)
+	o, err := collect("NewCollector", g, opts)
 	if err != nil {
 		return newInvalid("NewCollector", err)
 	}

@@ -101,7 +101,7 @@ func busyGroup(t *testing.T) *breaker.Group {
 
 func TestO3_NamesKindsAndLabelsAreThoseOfTheDesign(t *testing.T) {
 	g := busyGroup(t)
-	families, err := registry(t, NewCollector(g), NewDurationHistogram(g)).Gather()
+	families, err := registry(t, NewCollector(g), durationHistogram(g)).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestO3_NamesKindsAndLabelsAreThoseOfTheDesign(t *testing.T) {
 
 func TestO3_LintIsSilent(t *testing.T) {
 	g := busyGroup(t)
-	problems, err := testutil.GatherAndLint(registry(t, NewCollector(g), NewDurationHistogram(g)))
+	problems, err := testutil.GatherAndLint(registry(t, NewCollector(g), durationHistogram(g)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestO3_Golden(t *testing.T) {
 		g := newGroup(t, breaker.Config{
 			FailingFor: -1, MinCalls: 5, SlowCall: time.Second, SlowRatio: 1, OpenFor: 5 * time.Second, Jitter: -1,
 		})
-		durations := NewDurationHistogram(g)
+		durations := durationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 
 		get := g.Get(getKey) // trips, has a failed probe, and recovers
@@ -193,9 +193,9 @@ func TestO3_Golden(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range []time.Duration{time.Millisecond, 30 * time.Millisecond, 31 * time.Millisecond} {
-			durations.Settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Success, Duration: d})
+			durations.settled(t.Context(), interceptor.Settlement{Key: listKey, Outcome: breaker.Success, Duration: d})
 		}
-		durations.Settled(t.Context(),
+		durations.settled(t.Context(),
 			interceptor.Settlement{Key: listKey, Outcome: breaker.Failure, Duration: time.Minute})
 
 		_ = g.Get(breaker.Key{Method: "quote \" backslash \\ newline \n invalid \xff"})
@@ -222,7 +222,7 @@ func TestO3_Golden(t *testing.T) {
 func TestO3_ScrapeChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{Jitter: -1})
-		reg := registry(t, NewCollector(g), NewDurationHistogram(g))
+		reg := registry(t, NewCollector(g), durationHistogram(g))
 		b := g.Get(getKey)
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Minute) // open, and the open period has ended
@@ -251,7 +251,7 @@ func TestO3_ScrapeHoldsNoLockWhileItSends(t *testing.T) {
 	for i := range breakers {
 		call(t, g.Get(key(i)), breaker.Failure)
 	}
-	durations := NewDurationHistogram(g)
+	durations := durationHistogram(g)
 	for _, c := range []prometheus.Collector{NewCollector(g), durations} {
 		ch := make(chan prometheus.Metric)
 		go func() {
@@ -275,7 +275,7 @@ func TestO3_ScrapeHoldsNoLockWhileItSends(t *testing.T) {
 							p.Done(t.Context(), breaker.Failure)
 						}
 					}
-					durations.Settled(t.Context(), interceptor.Settlement{Key: key(i), Outcome: breaker.Ignored})
+					durations.settled(t.Context(), interceptor.Settlement{Key: key(i), Outcome: breaker.Ignored})
 				}
 				drain(c)
 			}()
@@ -296,7 +296,7 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 	g := newGroup(t,
 		breaker.Config{FailingFor: -1, MinCalls: 1, OpenFor: time.Millisecond, Ramp: time.Millisecond},
 		breaker.WithMaxBreakers(48))
-	durations := NewDurationHistogram(g)
+	durations := durationHistogram(g)
 	reg := registry(t, NewCollector(g), durations)
 	var callers sync.WaitGroup
 	for c := range 4 {
@@ -325,7 +325,7 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 					outcome := breaker.Outcome(i % 4)
 					p.Done(ctx, outcome)
 					d := time.Duration(i) * time.Microsecond
-					durations.Settled(ctx, interceptor.Settlement{Key: b.Key(), Outcome: outcome, Duration: d})
+					durations.settled(ctx, interceptor.Settlement{Key: b.Key(), Outcome: outcome, Duration: d})
 				}
 			}
 		})
@@ -368,7 +368,7 @@ func TestO3_ScrapeConcurrentSafe(t *testing.T) {
 // The series exist before anything was counted, because a rate misses the step from no series to 1.
 func TestO4_SeriesExistFromTheFirstCallOn(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	reg := registry(t, NewCollector(g), NewDurationHistogram(g))
+	reg := registry(t, NewCollector(g), durationHistogram(g))
 	want := map[string]float64{`breakers`: 0, `evictions_total`: 0, `overflow_total`: 0, `unguarded_total`: 0}
 	if diff := cmp.Diff(scrape(t, reg), scraped{groupItself: want}); diff != "" {
 		t.Errorf("empty group (-got +want):\n%s", diff)
@@ -440,9 +440,11 @@ func TestO5_EveryFieldOfASnapshotIsExported(t *testing.T) {
 	if diff := cmp.Diff(got, wantSeries(s)); diff != "" {
 		t.Errorf("series (-got +want):\n%s", diff)
 	}
-	// The window is exported as its ratios. SlowCanceled is part of the divisor of slow_ratio.
+	// The last opening is for events and errors. The window is exported as its ratios. SlowCanceled is part of the divisor of slow_ratio.
 	want := []string{
-		".Admitted", ".Generation", ".MinCalls", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads",
+		".Admitted", ".Generation", ".MinCalls",
+		".Opened.Counts.ConsecutiveFailures", ".Opened.Counts.Failures", ".Opened.Counts.Overloads", ".Opened.Counts.Slow",
+		".Opened.Counts.SlowCanceled", ".Opened.Counts.Successes", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads",
 		".Window.Slow", ".Window.SlowCanceled", ".Window.Successes",
 	}
 	if diff := cmp.Diff(slices.Sorted(maps.Values(missing)), want); diff != "" {
@@ -521,7 +523,7 @@ func TestO5_RatiosAreAbsentWhereTheyAreMeaningless(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.DoneWith(t.Context(), canceled)
+			p.Report(t.Context(), canceled)
 		}
 		// Only the slow rule counts them, so only its ratio is meaningful.
 		ratios("four calls that their callers canceled", "slow_ratio 1")
@@ -576,9 +578,9 @@ func TestO6_NothingButKeysNumbersAndFixedWords(t *testing.T) {
 			return nil, status.Error(codes.Unavailable, secret)
 		}})
 		g := newGroup(t, breaker.Config{FailingFor: -1})
-		durations := NewDurationHistogram(g)
+		durations := durationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
-		guard, err := interceptor.New(g, interceptor.WithObserver(durations))
+		guard, err := interceptor.New(g, interceptor.WithHooks(&interceptor.Hooks{Settled: durations.settled}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -636,12 +638,12 @@ func TestO6_NothingButKeysNumbersAndFixedWords(t *testing.T) {
 func TestB33_SeriesEndWithTheirBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(1))
-		durations := NewDurationHistogram(g)
+		durations := durationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 		use := func(key breaker.Key) scraped {
 			t.Helper()
 			call(t, g.Get(key), breaker.Failure)
-			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
+			durations.settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
 			time.Sleep(time.Minute)
 			return scrape(t, reg)
 		}
@@ -678,11 +680,11 @@ func TestB40_IdleBreakersHaveNoSeries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const idle = time.Minute
 		g := newGroup(t, breaker.Config{}, breaker.WithIdleTimeout(idle))
-		durations := NewDurationHistogram(g)
+		durations := durationHistogram(g)
 		reg := registry(t, NewCollector(g), durations)
 		for _, key := range []breaker.Key{getKey, listKey} {
 			call(t, g.Get(key), breaker.Failure)
-			durations.Settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
+			durations.settled(t.Context(), interceptor.Settlement{Key: key, Outcome: breaker.Failure})
 		}
 		used := func(when string, want ...breaker.Key) scraped {
 			t.Helper()

@@ -71,8 +71,8 @@ func ExampleNewDurationHistogram() {
 		fmt.Println(err)
 		return
 	}
-	durations := prombridge.NewDurationHistogram(group)
-	guard, err := interceptor.New(group, interceptor.WithObserver(durations))
+	hooks, durations := prombridge.NewDurationHistogram(group)
+	guard, err := interceptor.New(group, interceptor.WithHooks(hooks))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -86,7 +86,7 @@ func ExampleNewDurationHistogram() {
 	// A connection with guard.DialOptions() would do this for each call.
 	key := breaker.Key{Service: "shop.Orders", Method: "Get"}
 	guard.Group().Get(key)
-	durations.Settled(context.Background(), interceptor.Settlement{
+	hooks.Settled(context.Background(), interceptor.Settlement{
 		Key: key, Outcome: breaker.Success, Duration: 30 * time.Millisecond,
 	})
 

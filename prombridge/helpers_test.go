@@ -16,7 +16,7 @@ import (
 
 const prefix = "grpc_client_breaker_"
 
-func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.Option) *breaker.Group {
+func newGroup(tb testing.TB, cfg breaker.Config, opts ...breaker.GroupOption) *breaker.Group {
 	tb.Helper()
 	g, err := breaker.NewGroup(cfg, opts...)
 	if err != nil {
@@ -196,4 +196,10 @@ func wantSeries(s breaker.Snapshot) map[string]float64 {
 		m[`slow_ratio`] = float64(s.Window.Slow) / float64(timed)
 	}
 	return m
+}
+
+// durationHistogram returns the histogram of NewDurationHistogram.
+func durationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
+	_, h := NewDurationHistogram(g, opts...)
+	return h
 }

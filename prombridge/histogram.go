@@ -15,10 +15,10 @@ import (
 )
 
 // A DurationHistogram measures how long calls take. It exports call_duration_seconds by outcome, with the labels of the
-// breaker. It is both an observer of calls, for interceptor.WithObserver, and a collector:
+// breaker. It is a collector, and its hooks feed it:
 //
-//	durations := prombridge.NewDurationHistogram(group)
-//	guard, err := interceptor.New(group, interceptor.WithObserver(durations))
+//	hooks, durations := prombridge.NewDurationHistogram(group)
+//	guard, err := interceptor.New(group, interceptor.WithHooks(hooks))
 //	…
 //	prometheus.MustRegister(prombridge.NewCollector(group), durations)
 //
@@ -52,10 +52,7 @@ type DurationHistogram struct {
 	limit int // the size at which the next sweep starts
 }
 
-var _ interface {
-	interceptor.SettledObserver
-	prometheus.Collector
-} = (*DurationHistogram)(nil)
+var _ prometheus.Collector = (*DurationHistogram)(nil)
 
 const (
 	durationName = "call_duration_seconds"
@@ -74,11 +71,17 @@ const outcomes = int(breaker.Ignored) + 1 // the length of an array indexed by O
 // outcomeOrder is sorted by name, like family.series.
 var outcomeOrder = [outcomes]breaker.Outcome{breaker.Failure, breaker.Ignored, breaker.Overload, breaker.Success}
 
-// NewDurationHistogram returns a histogram for guards that use g. Calls of guards with another group are not counted. A
-// nil g or an invalid option is reported in the same way as by NewCollector.
-func NewDurationHistogram(g *breaker.Group, opts ...Option) *DurationHistogram {
+// NewDurationHistogram returns a histogram, and the hooks that feed it, for the guards of g. Calls of guards with another
+// group are not counted. A nil g or an invalid option is reported in the same way as by NewCollector; the hooks then do
+// nothing. A nil option panics.
+func NewDurationHistogram(g *breaker.Group, opts ...Option) (*interceptor.Hooks, *DurationHistogram) {
+	h := newDurationHistogram(g, opts)
+	return &interceptor.Hooks{Settled: h.settled}, h
+}
+
+func newDurationHistogram(g *breaker.Group, opts []Option) *DurationHistogram {
 	h := &DurationHistogram{cache: breakerCache{group: g}}
-	o, err := collect(g, opts)
+	o, err := collect("NewDurationHistogram", g, opts)
 	if err == nil {
 		h.desc = o.desc(durationName, durationHelp, labelNames("outcome")...)
 		err = h.desc.Err()
@@ -113,8 +116,8 @@ func newHistogram() *histogram {
 	})}
 }
 
-// Settled implements interceptor.SettledObserver. It counts the call.
-func (h *DurationHistogram) Settled(_ context.Context, s interceptor.Settlement) {
+// settled counts a call.
+func (h *DurationHistogram) settled(_ context.Context, s interceptor.Settlement) {
 	if h.desc == nil {
 		return
 	}
@@ -134,15 +137,6 @@ func (h *DurationHistogram) Settled(_ context.Context, s interceptor.Settlement)
 	}
 	hist.Observe(s.Duration.Seconds())
 }
-
-// Rejected implements interceptor.Observer. It does nothing: a rejected call has no duration.
-func (h *DurationHistogram) Rejected(context.Context, *interceptor.RejectedError) {}
-
-// FellBack implements interceptor.Observer. It does nothing.
-func (h *DurationHistogram) FellBack(context.Context, interceptor.FallbackInfo) {}
-
-// Transition implements interceptor.Observer. It does nothing.
-func (h *DurationHistogram) Transition(context.Context, breaker.Event) {}
 
 // histogramsOf returns the histograms of b. The map is keyed by breaker rather than by key, so that a key that gets a
 // new breaker after an eviction starts at zero, as the breaker's counters do (B33).

@@ -71,8 +71,8 @@ func TestDurationHistogramOfAGuard(t *testing.T) {
 			}})
 		}
 		g := newGroup(t, breaker.Config{ConsecutiveFailures: 2})
-		h := NewDurationHistogram(g)
-		guard, err := interceptor.New(g, interceptor.WithObserver(h))
+		h := durationHistogram(g)
+		guard, err := interceptor.New(g, interceptor.WithHooks(&interceptor.Hooks{Settled: h.settled}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,10 +111,10 @@ func TestDurationHistogramOfAGuard(t *testing.T) {
 
 func TestDurationHistogramIsNativeAndClassic(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	g.Get(getKey)
 	for _, d := range []time.Duration{0, 50 * time.Microsecond, time.Millisecond, 3 * time.Millisecond, time.Minute} {
-		h.Settled(t.Context(), settled(breaker.Success, d))
+		h.settled(t.Context(), settled(breaker.Success, d))
 	}
 	hists := gatherHistograms(t, h, getKey)
 	var got []string
@@ -144,10 +144,10 @@ func TestDurationHistogramIsNativeAndClassic(t *testing.T) {
 func TestDurationHistogramIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the histogram has a timer, which ends with the bubble
 		g := newGroup(t, breaker.Config{})
-		h := NewDurationHistogram(g)
+		h := durationHistogram(g)
 		g.Get(getKey)
 		for d := time.Nanosecond; d < 1000*time.Hour; d += d/20 + 1 {
-			h.Settled(t.Context(), settled(breaker.Failure, d))
+			h.settled(t.Context(), settled(breaker.Failure, d))
 		}
 		if got := len(gatherHistograms(t, h, getKey)["failure"].GetPositiveDelta()); got > 160 {
 			t.Errorf("%d native buckets, want at most 160", got)
@@ -158,8 +158,8 @@ func TestDurationHistogramIsBounded(t *testing.T) {
 
 func TestDurationHistogramCountsOutcomes(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	h := NewDurationHistogram(g)
-	h.Settled(t.Context(), settled(breaker.Success)) // before the breaker exists
+	h := durationHistogram(g)
+	h.settled(t.Context(), settled(breaker.Success)) // before the breaker exists
 	if got := counts(t, h, getKey); got != nil {
 		t.Errorf("series of a key without a breaker: %v", got)
 	}
@@ -169,12 +169,9 @@ func TestDurationHistogramCountsOutcomes(t *testing.T) {
 	}
 	for outcome := range 6 { // 4 and 5 are invalid, and the breaker counts them as failures
 		for range outcome + 1 {
-			h.Settled(t.Context(), settled(breaker.Outcome(outcome)))
+			h.settled(t.Context(), settled(breaker.Outcome(outcome)))
 		}
 	}
-	h.Rejected(t.Context(), nil)
-	h.FellBack(t.Context(), interceptor.FallbackInfo{Key: getKey})
-	h.Transition(t.Context(), breaker.Event{Key: getKey})
 	want := map[string]uint64{"success": 1, "failure": 2 + 5 + 6, "overload": 3, "ignored": 4}
 	if diff := cmp.Diff(counts(t, h, getKey), want); diff != "" {
 		t.Errorf("counts (-got +want):\n%s", diff)
@@ -184,7 +181,7 @@ func TestDurationHistogramCountsOutcomes(t *testing.T) {
 // B33: memory is bounded by the group, even without a scrape.
 func TestB33_DurationHistogramForgetsEvictedBreakers(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(10))
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	stored := func() (n int) {
 		h.histograms.Range(func(any, any) bool { n++; return true })
 		return n
@@ -194,7 +191,7 @@ func TestB33_DurationHistogramForgetsEvictedBreakers(t *testing.T) {
 		s := settled(breaker.Success)
 		s.Key.Tag = fmt.Sprint(i)
 		g.Get(s.Key)
-		h.Settled(t.Context(), s)
+		h.settled(t.Context(), s)
 		most = max(most, stored())
 	}
 	if most > 2*10+16 {
@@ -208,7 +205,7 @@ func TestB33_DurationHistogramForgetsEvictedBreakers(t *testing.T) {
 
 func TestDurationHistogramConcurrentSafe(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	const callers, rounds = 4, 300
 	for i := range rounds { // the first calls of a breaker run while its histograms are allocated
 		s := settled(breaker.Outcome(i % 4))
@@ -220,7 +217,7 @@ func TestDurationHistogramConcurrentSafe(t *testing.T) {
 			wg.Go(func() {
 				ready.Done()
 				ready.Wait()
-				h.Settled(t.Context(), s)
+				h.settled(t.Context(), s)
 				if i%20 == 0 && c == 0 {
 					drain(h)
 				}
@@ -241,11 +238,11 @@ func TestDurationHistogramConcurrentSafe(t *testing.T) {
 
 func TestSettledZeroAllocations(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
-	h := NewDurationHistogram(g)
+	h := durationHistogram(g)
 	g.Get(getKey)
 	ctx, s := t.Context(), settled(breaker.Success, 3*time.Millisecond)
-	h.Settled(ctx, s)
-	if n := testing.AllocsPerRun(100, func() { h.Settled(ctx, s) }); n != 0 {
+	h.settled(ctx, s)
+	if n := testing.AllocsPerRun(100, func() { h.settled(ctx, s) }); n != 0 {
 		t.Errorf("%v allocations a call, want 0", n)
 	}
 }

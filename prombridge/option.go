@@ -22,16 +22,19 @@ type options struct {
 	constLabels prometheus.Labels
 }
 
-// collect applies opts. It returns an error if g or an option is not usable.
-func collect(g *breaker.Group, opts []Option) (*options, error) {
+// collect applies opts. It returns an error if g or an option is not usable. A nil option panics; caller names the
+// function that got it.
+func collect(caller string, g *breaker.Group, opts []Option) (*options, error) {
+	for i, opt := range opts {
+		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
+			panic(fmt.Sprintf("prombridge: %s: option %d is nil", caller, i))
+		}
+	}
 	if g == nil {
 		return nil, errors.New("the group is nil")
 	}
 	o := &options{constLabels: prometheus.Labels{}}
-	for i, opt := range opts {
-		if f, ok := opt.(optionFunc); opt == nil || (ok && f == nil) {
-			return nil, fmt.Errorf("option %d is nil", i)
-		}
+	for _, opt := range opts {
 		if err := opt.apply(o); err != nil {
 			return nil, err
 		}

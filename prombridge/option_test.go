@@ -20,8 +20,6 @@ func TestInvalid(t *testing.T) {
 		want  string
 	}{
 		{"nil group", nil, nil, "the group is nil"},
-		{"nil option", g, []Option{WithNamespace("a"), nil}, "option 1 is nil"},
-		{"nil func", g, []Option{optionFunc(nil)}, "option 0 is nil"},
 		{"empty namespace", g, []Option{WithNamespace("")}, `WithNamespace: the namespace is ""`},
 		{"namespace with a digit first", g, []Option{WithNamespace("7up")}, `the namespace is "7up"`},
 		{"namespace with a space", g, []Option{WithNamespace("a b")}, `the namespace is "a b"`},
@@ -35,19 +33,19 @@ func TestInvalid(t *testing.T) {
 		{"reserved label", g, constLabel("__x", "x"), `"__x" is not a valid label name`},
 		{"invalid value", g, constLabel("x", "\xff"), "not valid UTF-8"},
 	} {
-		durations := NewDurationHistogram(tt.group, tt.opts...)
-		durations.Settled(t.Context(), settled(0)) // does not panic
+		durations := durationHistogram(tt.group, tt.opts...)
+		durations.settled(t.Context(), settled(0)) // does not panic
 		wantRefused(t, tt.name, NewCollector(tt.group, tt.opts...), "prombridge: NewCollector: ", tt.want)
 		wantRefused(t, tt.name, durations, "prombridge: NewDurationHistogram: ", tt.want)
 	}
 	const duplicate = "duplicate label names"
 	c := NewCollector(g, constLabel("state", "x")...) // state is not a label of the histogram
 	wantRefused(t, "label of a metric", c, "prombridge: NewCollector: ", duplicate)
-	h := NewDurationHistogram(g, constLabel("outcome", "x")...)
+	h := durationHistogram(g, constLabel("outcome", "x")...)
 	wantRefused(t, "label of the histogram", h, "prombridge: NewDurationHistogram: ", duplicate)
 
 	zero := new(DurationHistogram)
-	zero.Settled(t.Context(), settled(0))
+	zero.settled(t.Context(), settled(0))
 	wantRefused(t, "zero DurationHistogram", zero, "prombridge: DurationHistogram: ", "call NewDurationHistogram")
 }
 
@@ -94,7 +92,7 @@ func TestOptions(t *testing.T) {
 		WithConstLabels(labels), WithConstLabels(prometheus.Labels{"zone": "b"}), WithConstLabels(nil),
 	}
 	labels["app"] = "changed afterwards"
-	reg := registry(t, NewCollector(g, opts...), NewDurationHistogram(g, opts...))
+	reg := registry(t, NewCollector(g, opts...), durationHistogram(g, opts...))
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -124,12 +122,32 @@ func TestTwoGroupsInOneRegistry(t *testing.T) {
 	reg := registry(t)
 	for _, name := range []string{"a", "b"} {
 		g, opt := busyGroup(t), WithConstLabels(prometheus.Labels{"group": name})
-		reg.MustRegister(NewCollector(g, opt), NewDurationHistogram(g, opt))
+		reg.MustRegister(NewCollector(g, opt), durationHistogram(g, opt))
 	}
 	if _, err := reg.Gather(); err != nil {
 		t.Error(err)
 	}
 	if err := reg.Register(NewCollector(newGroup(t, breaker.Config{}))); err == nil {
 		t.Error("a third group without the label was registered")
+	}
+}
+
+// A nil option panics, and the panic names the function and the option.
+func TestNilOption(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	for name, f := range map[string]func(...Option){
+		"NewCollector":         func(opts ...Option) { NewCollector(g, opts...) },
+		"NewDurationHistogram": func(opts ...Option) { NewDurationHistogram(g, opts...) },
+	} {
+		for _, opt := range []Option{nil, optionFunc(nil)} {
+			func() {
+				defer func() {
+					if got, want := recover(), "prombridge: "+name+": option 1 is nil"; got != want {
+						t.Errorf("the panic is %v, want %s", got, want)
+					}
+				}()
+				f(WithNamespace("a"), opt)
+			}()
+		}
 	}
 }

@@ -54,7 +54,7 @@ func (s *schedule) settle(t *rapid.T) {
 		t.Skip("no call in flight")
 	}
 	i := rapid.IntRange(0, len(s.permits)-1).Draw(t, "permit")
-	s.permits[i].DoneWith(context.Background(), report(t))
+	s.permits[i].Report(context.Background(), report(t))
 	s.permits = slices.Delete(s.permits, i, i+1)
 }
 
@@ -72,7 +72,7 @@ func (s *schedule) burst(t *rapid.T) {
 	for range rapid.IntRange(2, 6).Draw(t, "calls") {
 		s.started[b.Key()]++
 		if p, err := b.Acquire(ctx); err == nil {
-			p.DoneWith(ctx, r)
+			p.Report(ctx, r)
 		}
 	}
 }

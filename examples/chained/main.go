@@ -1,10 +1,10 @@
-// Chained shows a guard among other interceptors of go-grpc-middleware (auth, logging, retry, timeout), with retry
-// outside the guard and inside it, over real TCP, and what each order comes to: how many calls the server receives,
-// how many outcomes the breaker counts, and how many rejections.
+// Chained shows a guard together with other interceptors of go-grpc-middleware (auth, logging, retry, timeout) over
+// real TCP. It compares retry outside the guard with retry inside it: how many calls the server receives, and how many
+// outcomes and rejections the breaker counts.
 //
 //	go run ./examples/chained
 //
-// It ends with status 0 only if every count is what the text says.
+// It exits with status 0 only if every count is as expected.
 package main
 
 import (
@@ -39,16 +39,16 @@ func main() {
 	}
 }
 
-// counts is what a stage came to.
+// counts holds the results of a stage.
 type counts struct {
-	received             int    // calls that reached the server, attempts of a retry each by itself
+	received             int    // calls that reached the server, each attempt of a retry counted
 	successes, failures  uint64 // outcomes that the breaker counted
 	rejections           uint64
 	succeeded, notLetOut int // what the application saw: answers, and rejections
-	logged               int // lines of the logging interceptor, which stands inside the guard
+	logged               int // lines of the logging interceptor, which is inside the guard
 }
 
-// stages are the same for both orders; what they come to is not.
+// stages are the same for both orders; their results differ.
 var stages = []struct {
 	name            string
 	calls           int
@@ -62,8 +62,9 @@ var stages = []struct {
 	},
 	{
 		name: "the server is down", calls: 5, script: down,
-		// 5 failures in a row open. Outside, the second attempt of the second call is the fifth failure, and the third
-		// attempt is rejected, as are the calls after that. Inside, each call is three attempts and one outcome.
+		// 5 failures in a row open the breaker. With retry outside, the second attempt of the second call is the fifth
+		// failure. The third attempt and the calls after it are rejected. With retry inside, each call has three attempts and
+		// one outcome.
 		outside: counts{received: 5, failures: 5, rejections: 4, notLetOut: 4, logged: 5},
 		inside:  counts{received: 15, failures: 5, logged: 5},
 	},
@@ -100,7 +101,8 @@ func run(ctx context.Context, out io.Writer) error {
 	defer stop()
 
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "retry\tstage\tcalls\tserver received\tsuccesses\tfailures\trejections\tcaller: answered\trejected\tlog lines")
+	fmt.Fprintln(table,
+		"retry\tstage\tcalls\tserver received\tsuccesses\tfailures\trejections\tcaller: answered\trejected\tlog lines")
 	for _, outside := range []bool{true, false} {
 		if err := playAll(ctx, table, addr, &backend, outside); err != nil {
 			return err
@@ -109,7 +111,7 @@ func run(ctx context.Context, out io.Writer) error {
 	return table.Flush()
 }
 
-// playAll plays every stage with one order of the chain.
+// playAll runs every stage with one order of the interceptors.
 func playAll(ctx context.Context, table io.Writer, addr string, backend *testpb.Server, outside bool) error {
 	c, err := newClient(addr, outside)
 	if err != nil {
@@ -137,18 +139,19 @@ func playAll(ctx context.Context, table io.Writer, addr string, backend *testpb.
 
 const token = "open sesame"
 
-// serve starts a server that asks for a token.
+// serve starts a server that requires a token.
 func serve(backend *testpb.Server) (addr string, stop func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
 	}
-	server := grpc.NewServer(grpc.ChainUnaryInterceptor(auth.UnaryServerInterceptor(func(ctx context.Context) (context.Context, error) {
+	checkToken := func(ctx context.Context) (context.Context, error) {
 		if got, err := auth.AuthFromMD(ctx, "bearer"); err != nil || got != token {
 			return nil, status.Error(codes.Unauthenticated, "no token, or a wrong one")
 		}
 		return ctx, nil
-	})))
+	}
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(auth.UnaryServerInterceptor(checkToken)))
 	backend.Register(server)
 	go func() { _ = server.Serve(l) }()
 	return l.Addr().String(), server.Stop, nil
@@ -160,12 +163,12 @@ type client struct {
 	lines atomic.Int64
 }
 
-// newClient wires the chain up. What comes first is outermost.
+// newClient chains the interceptors. The first one is outermost.
 func newClient(addr string, retryOutside bool) (*client, error) {
 	c := new(client)
 	var err error
-	// Five failures in a row open at once, so that the counts are the same each time. By default failures must last
-	// for a second.
+	// Five failures in a row open the breaker at once, so that the counts are the same each time. By default the failures
+	// must last for a second.
 	cfg := breaker.Config{ConsecutiveFailures: 5, FailingFor: -1, FailureRatio: -1, OpenFor: time.Minute}
 	if c.group, err = breaker.NewGroup(cfg); err != nil {
 		return nil, err
@@ -196,12 +199,14 @@ func newClient(addr string, retryOutside bool) (*client, error) {
 
 // bearer sends the token. An application over TLS would use grpc.WithPerRPCCredentials.
 func bearer(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context, method string, req, reply any,
+	cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
-	return invoker(metadata.AppendToOutgoingContext(ctx, "authorization", "bearer "+token), method, req, reply, cc, opts...)
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "bearer "+token)
+	return invoker(ctx, method, req, reply, cc, opts...)
 }
 
-// play makes n calls and counts what came of them.
+// play makes n calls and counts the results.
 func (c *client) play(ctx context.Context, backend *testpb.Server, n int) (counts, error) {
 	received, lines, before := backend.Total(), c.lines.Load(), c.snapshot()
 	var got counts

@@ -11,7 +11,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// backend is a gRPC server on 127.0.0.1 that can be told to fail.
+// backend is a gRPC server on 127.0.0.1 that can be set to fail.
 type backend struct {
 	addr   string
 	script testpb.Server
@@ -31,11 +31,11 @@ func startBackend() (*backend, error) {
 
 func (b *backend) stop() { b.server.Stop() }
 
-// received is the server's own count of calls.
+// received returns the number of calls that reached the server.
 func (b *backend) received() int { return b.script.Total() }
 
 func (b *backend) fail(code codes.Code) {
-	err := status.Error(code, "the quickstart's server is told to fail")
+	err := status.Error(code, "the quickstart's server is set to fail")
 	b.script.Set(testpb.Script{
 		OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
 		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {

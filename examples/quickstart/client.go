@@ -27,7 +27,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/prombridge"
 )
 
-// client is a gRPC client with everything wired up as an application would.
+// client is a gRPC client that is set up like that of an application.
 type client struct {
 	conn         *grpc.ClientConn
 	stub         testpb.TestClient
@@ -44,7 +44,8 @@ func newClient(target string) (*client, error) {
 
 	var err error
 	c.group, err = breaker.NewGroup(
-		breaker.Config{}, // the defaults: five failures in a row that last for a second open, and two probes that succeed close
+		// The defaults: five failures in a row over at least a second open a breaker, and two successful probes close it.
+		breaker.Config{},
 		breaker.WithListener(func(_ context.Context, e breaker.Event) { c.onTransition(e) }),
 	)
 	if err != nil {
@@ -54,7 +55,7 @@ func newClient(target string) (*client, error) {
 		return &testpb.Response{Text: "from the fallback: " + req.GetText()}, nil
 	})
 	guard, err := interceptor.New(c.group,
-		interceptor.WithObserver(otelbridge.New()),
+		interceptor.WithHooks(otelbridge.New()),
 		interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), fallback),
 	)
 	if err != nil {
@@ -67,7 +68,7 @@ func newClient(target string) (*client, error) {
 	again := []retry.CallOption{
 		retry.WithMax(3),
 		retry.WithBackoff(retry.BackoffLinear(25 * time.Millisecond)),
-		retry.WithRetriable(interceptor.Retriable), // an open breaker is asked once
+		retry.WithRetriable(interceptor.Retriable), // calls that an open breaker rejects are not retried
 	}
 	c.conn, err = grpc.NewClient(target,
 		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(again...), guard.Unary), // retry outside, guard inside
@@ -84,7 +85,7 @@ func newClient(target string) (*client, error) {
 
 func (c *client) close() { _ = c.conn.Close() }
 
-// get makes a unary call and says whether the fallback answered.
+// get makes a unary call and reports whether the fallback answered.
 func (c *client) get(ctx context.Context) (fellBack bool, err error) {
 	var trailer metadata.MD
 	_, err = c.stub.Unary(ctx, &testpb.Request{Text: "hello"}, grpc.Trailer(&trailer))
@@ -108,7 +109,7 @@ func (c *client) watch(ctx context.Context) error {
 	}
 }
 
-// span starts a span as an application's handler would have one; the breaker's events land on it.
+// span starts a span, as an application's handler would; the breaker's events are added to it.
 func (c *client) span(ctx context.Context, name string) (context.Context, func()) {
 	ctx, span := c.tracing.Tracer("quickstart").Start(ctx, name)
 	return ctx, func() { span.End() }
@@ -151,7 +152,7 @@ func (c *client) printSeries(out io.Writer) error {
 	return expect(n > 0, "the scrape has no series")
 }
 
-// printSpanEvents prints the events that the breakers left on the spans of the scenario's stages.
+// printSpanEvents prints the events of the breakers on the spans of the scenario's stages.
 func (c *client) printSpanEvents(out io.Writer) error {
 	fmt.Fprintln(out, "\nWhat the traces recorded:")
 	seen := map[string]int{}
@@ -171,8 +172,8 @@ func (c *client) printSpanEvents(out io.Writer) error {
 		}
 	}
 	return errors.Join(
-		expect(seen["outage"+"circuit_breaker.state_change"] > 0, "no span event tells that a breaker opened"),
-		expect(seen["open"+"circuit_breaker.rejected"] > 0, "no span event tells of a rejection"),
-		expect(seen["recovery"+"circuit_breaker.state_change"] > 0, "no span event tells that a breaker closed"),
+		expect(seen["outage"+"circuit_breaker.state_change"] > 0, "no span event shows that a breaker opened"),
+		expect(seen["open"+"circuit_breaker.rejected"] > 0, "no span event shows a rejection"),
+		expect(seen["recovery"+"circuit_breaker.state_change"] > 0, "no span event shows that a breaker closed"),
 	)
 }

@@ -1,10 +1,11 @@
-// Bench runs the benchmarks of packages breaker and interceptor and prints each as a ratio to the floor: what no breaker
-// that knows the time and counts a call can do without, an atomic load, a reading of the clock and an atomic add.
+// Bench runs the benchmarks of packages breaker and interceptor and prints the ratio of each to the floor. The floor is
+// the least that a breaker needs if it knows the time and counts a call: an atomic load, a clock reading and an atomic
+// add.
 //
 //	go run ./internal/bench [-rounds 10] [-benchtime 200ms] [-strict]
 //
-// Machines are noisy, so absolute times mean little. In each round every benchmark runs once, right after the floor of its
-// kind; the ratio is taken within the round, and what is printed is the median over the rounds with the smallest and the
+// Machines are noisy, so absolute times mean little. In each round every benchmark runs once, right after the floor of
+// its kind. Ratios are computed within a round. The program prints the median of the ratios, the smallest and the
 // largest.
 package main
 
@@ -25,8 +26,8 @@ import (
 	"time"
 )
 
-// targets are the largest ratios that the project allows itself, by package and benchmark. One goroutine is compared with
-// BenchmarkFloor, a benchmark in parallel with BenchmarkFloorParallel.
+// targets are the largest allowed ratios, by package and benchmark. Benchmarks with one goroutine are compared with
+// BenchmarkFloor, parallel ones with BenchmarkFloorParallel.
 var targets = map[string]float64{
 	"breaker Success":         1.7,
 	"breaker SuccessParallel": 2.5,
@@ -57,7 +58,8 @@ func run(out io.Writer, rounds int, benchtime time.Duration) (over bool, err err
 		return false, err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Fprintf(out, "%s, %s/%s, %d cores, %d rounds of %v\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), rounds, benchtime)
+	fmt.Fprintf(out, "%s, %s/%s, %d cores, %d rounds of %v\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		runtime.NumCPU(), rounds, benchtime)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "package\tbenchmark\tns/op\tx floor\tfrom - to\ttarget\tB/op\tallocs/op")
 	for _, pkg := range packages {
@@ -79,7 +81,7 @@ func run(out io.Writer, rounds int, benchtime time.Duration) (over bool, err err
 	return over, table.Flush()
 }
 
-// result is one line of a benchmark.
+// result is one line of output.
 type result struct {
 	round  int
 	name   string
@@ -117,7 +119,7 @@ func parse(text []byte, round int) (rs []result) {
 	return rs
 }
 
-// write adds a line for each benchmark and says whether one is over its target.
+// write adds a line for each benchmark and reports whether one is over its target.
 func write(table io.Writer, pkg string, rs []result) (over bool) {
 	floor := map[string]float64{} // by name and round
 	var names []string

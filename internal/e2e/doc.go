@@ -1,3 +1,3 @@
-// Package e2e holds the end-to-end tests: a guarded client against real servers over TCP on the loopback interface, in real
-// time. Everything else in the project is tested in virtual time.
+// Package e2e holds the end-to-end tests. A guarded client calls real servers over TCP on the loopback interface, in
+// real time. Other tests run in virtual time where they can.
 package e2e

@@ -22,9 +22,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quick is a policy that opens at the fifth failure, however soon it comes, and recovers within a test's patience.
+// quick opens at the fifth failure, no matter how fast the failures come, and its open period is short enough for a
+// test.
 var quick = breaker.Config{
-	ConsecutiveFailures: 5, FailingFor: -1, OpenFor: 100 * time.Millisecond, MaxOpenFor: 200 * time.Millisecond, Jitter: -1,
+	ConsecutiveFailures: 5, FailingFor: -1, OpenFor: 100 * time.Millisecond, MaxOpenFor: 200 * time.Millisecond,
+	Jitter: -1,
 }
 
 func newGuard(t *testing.T, cfg breaker.Config) *interceptor.Guard {
@@ -40,7 +42,7 @@ func newGuard(t *testing.T, cfg breaker.Config) *interceptor.Guard {
 	return guard
 }
 
-// reconnecting makes a connection try again soon, so that the tests wait for the breaker and not for grpc.
+// reconnecting shortens grpc's connection back-off, so that the tests wait for the breaker and not for grpc.
 func reconnecting(guard *interceptor.Guard) []grpc.DialOption {
 	return append(guard.DialOptions(), grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond},
@@ -48,7 +50,7 @@ func reconnecting(guard *interceptor.Guard) []grpc.DialOption {
 	}))
 }
 
-// the breaker of the guard; there must be one.
+// only returns the guard's breaker, and fails the test if there is not exactly one.
 func only(t *testing.T, guard *interceptor.Guard) *breaker.Breaker {
 	t.Helper()
 	if n := guard.Group().Len(); n != 1 {
@@ -79,11 +81,11 @@ func call(ctx context.Context, conn *grpc.ClientConn, limit time.Duration, opts 
 	return err
 }
 
-// load is calls from several goroutines, one every millisecond from each.
+// load makes calls from several goroutines, one every millisecond from each.
 type load struct {
 	stop func()
 	mu   sync.Mutex
-	ends map[codes.Code]int // rejections are counted apart
+	ends map[codes.Code]int // without rejections
 	shut int
 }
 
@@ -129,7 +131,7 @@ func (l *load) rejected() int {
 	return l.shut
 }
 
-// await waits for what real time must bring, and fails the test after 20 s.
+// await waits until condition is true, and fails the test after 20 s of real time.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -144,7 +146,7 @@ func await(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// checkSum is rule B37, once nothing runs any more.
+// checkSum checks the sum of the counts (B37). No call may be running.
 func checkSum(t *testing.T, b *breaker.Breaker) breaker.Snapshot {
 	t.Helper()
 	s := b.Snapshot()
@@ -255,9 +257,9 @@ func TestEndToEnd_GoAwayWhileCallsAreInFlight(t *testing.T) {
 	}
 	await(t, "all calls are at the server", func() bool { return srv.Total() == inFlight })
 	var stopping sync.WaitGroup
-	stopping.Go(backend.GracefulStop) // GOAWAY, then it waits for the calls
+	stopping.Go(backend.GracefulStop) // sends GOAWAY, then waits for the calls
 	b := only(t, guard)
-	await(t, "new calls find nobody, and the breaker opens", func() bool {
+	await(t, "new calls fail, and the breaker opens", func() bool {
 		_ = call(t.Context(), conn, time.Second)
 		return b.State() == breaker.Open
 	})
@@ -279,7 +281,8 @@ func TestEndToEnd_ConnectionReset(t *testing.T) {
 	conn, guard := resetConnection(t, quick)
 	b := only(t, guard)
 	if s := checkSum(t, b); s.Trips.Total() != 1 || s.Failures != 5 || s.Late != 5 {
-		t.Errorf("%d trips, %d failures, %d late; want 1 trip on the fifth failure, and 5 late", s.Trips.Total(), s.Failures, s.Late)
+		t.Errorf("%d trips, %d failures, %d late; want 1 trip on the fifth failure, and 5 late", s.Trips.Total(), s.Failures,
+			s.Late)
 	}
 	await(t, "the breaker closes over a new connection", func() bool {
 		_ = call(t.Context(), conn, time.Second)
@@ -287,13 +290,14 @@ func TestEndToEnd_ConnectionReset(t *testing.T) {
 	})
 }
 
-// B4: the calls on one connection that is lost are one failure. With the default Config the breaker stays closed, and
-// the next call finds a new connection.
+// B4: the calls on one lost connection count as one failure. With the default Config the breaker stays closed, and the
+// next call uses a new connection.
 func TestEndToEnd_ConnectionResetUnderTheDefaults(t *testing.T) {
 	conn, guard := resetConnection(t, breaker.Config{})
 	await(t, "a call succeeds over a new connection", func() bool { return call(t.Context(), conn, time.Second) == nil })
 	s := checkSum(t, only(t, guard))
-	if s.State != breaker.Closed || s.Trips.Total() != 0 || s.Rejections.Total() != 0 || s.Failures < resetInFlight || s.Late != 0 {
+	if s.State != breaker.Closed || s.Trips.Total() != 0 || s.Rejections.Total() != 0 || s.Failures < resetInFlight ||
+		s.Late != 0 {
 		t.Errorf("%v, %d trips, %d rejections, %d failures, %d late; want closed, 0, 0, %d or more, 0",
 			s.State, s.Trips.Total(), s.Rejections.Total(), s.Failures, s.Late, resetInFlight)
 	}
@@ -301,8 +305,8 @@ func TestEndToEnd_ConnectionResetUnderTheDefaults(t *testing.T) {
 
 const resetInFlight = 10
 
-// resetConnection has calls in flight on a connection that is then reset, and waits until they have failed. The server
-// is there and answers new calls.
+// resetConnection resets a connection with calls in flight and waits until they have failed. The server keeps running
+// and answers new calls.
 func resetConnection(t *testing.T, cfg breaker.Config) (*grpc.ClientConn, *interceptor.Guard) {
 	t.Helper()
 	srv := new(testpb.Server)
@@ -334,20 +338,21 @@ func TestEndToEnd_WaitForReadyAgainstADeadPort(t *testing.T) {
 	guard := newGuard(t, cfg)
 	conn := dial(t, deadPort(t), reconnecting(guard)...)
 	for i := range 5 {
-		if err := call(t.Context(), conn, 30*time.Millisecond, grpc.WaitForReady(true)); status.Code(err) != codes.DeadlineExceeded {
+		err := call(t.Context(), conn, 30*time.Millisecond, grpc.WaitForReady(true))
+		if status.Code(err) != codes.DeadlineExceeded {
 			t.Fatalf("call %d: %v, want DeadlineExceeded", i, err)
 		}
 	}
 	b := only(t, guard)
 	if got := b.State(); got != breaker.Open {
-		t.Fatalf("%v after 5 calls that waited in vain, want open", got)
+		t.Fatalf("%v after 5 calls that waited until their deadline, want open", got)
 	}
 
-	// Probes that wait for ever hold their slot for ProbeTimeout, and the breaker is not stuck.
+	// Probes that never return hold their slots only for ProbeTimeout, so the breaker still recovers.
 	ctx, cancel := context.WithCancel(t.Context())
 	var hanging sync.WaitGroup
 	for i := range uint64(3) {
-		await(t, "a probe is let through", func() bool { return b.Snapshot().Ready })
+		await(t, "the breaker is ready to admit a probe", func() bool { return b.Snapshot().Ready })
 		hanging.Go(func() {
 			_, err := testpb.NewTestClient(conn).Unary(ctx, &testpb.Request{}, grpc.WaitForReady(true))
 			if status.Code(err) != codes.Canceled {
@@ -385,12 +390,15 @@ func TestEndToEnd_TwoTargetsOneDead(t *testing.T) {
 			t.Fatalf("call %d to the target that lives: %v", i, err)
 		}
 	}
-	if s := checkSum(t, breakerFor(t, guard, up.Target())); s.Successes != 101 || s.Rejections.Total() != 0 || s.State != breaker.Closed {
-		t.Errorf("the living target's breaker: %d successes, %d rejections, %v; want 101, 0, closed", s.Successes, s.Rejections.Total(), s.State)
+	if s := checkSum(t, breakerFor(t, guard, up.Target())); s.Successes != 101 || s.Rejections.Total() != 0 ||
+		s.State != breaker.Closed {
+		t.Errorf("the living target's breaker: %d successes, %d rejections, %v; want 101, 0, closed", s.Successes,
+			s.Rejections.Total(), s.State)
 	}
 }
 
-// A calls B, B calls C. C is dead and B's breaker for it open: to A that is no failure of B's (G7).
+// A calls B, and B calls C. C is down, and B's breaker for it is open. A must not count B's rejection as a failure of B
+// (G7).
 func TestEndToEnd_RejectionOneHopUpIsNoFailure(t *testing.T) {
 	guardB := newGuard(t, breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: time.Minute})
 	toC := dial(t, deadPort(t), guardB.DialOptions()...)
@@ -424,7 +432,8 @@ func TestEndToEnd_RejectionOneHopUpIsNoFailure(t *testing.T) {
 
 func dial(t *testing.T, target string, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(target, append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, opts...)...)
+	opts = append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, opts...)
+	conn, err := grpc.NewClient(target, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// blackHole accepts connections and never says a word.
+// blackHole starts a server that accepts connections and never writes.
 func blackHole(t *testing.T) (addr string) {
 	t.Helper()
 	l := listen(t)
@@ -31,7 +31,7 @@ func blackHole(t *testing.T) (addr string) {
 	return l.Addr().String()
 }
 
-// deadPort is an address where nobody listens any more.
+// deadPort returns an address on which no server listens.
 func deadPort(t *testing.T) (addr string) {
 	t.Helper()
 	l := listen(t)

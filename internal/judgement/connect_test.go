@@ -18,17 +18,17 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// comeback is how one client came back after an outage in which nobody could connect.
+// comeback describes how one client recovered after an outage in which no client could connect.
 type comeback struct {
-	after   time.Duration // from healing to the first call that succeeded
-	failed  int           // calls from healing until then that were sent and failed
-	dials   int           // attempts to connect in the outage
-	probes  uint64        // in the outage
-	longest time.Duration // that a call in the outage took
-	diary   *diary
+	after    time.Duration // from the end of the outage to the first call that succeeded
+	failed   int           // calls in that time that were sent and failed
+	dials    int           // attempts to connect during the outage
+	probes   uint64        // during the outage
+	longest  time.Duration // the longest duration of a call during the outage
+	eventLog *eventLog
 }
 
-// guards are the three clients of the tests of the two clocks.
+// guards are the three clients of the tests of grpc's back-off and the breaker's.
 var guards = []struct {
 	name    string
 	guarded bool
@@ -40,7 +40,7 @@ var guards = []struct {
 }
 
 // comeBack makes one fail-fast call each gap, before, during and after an outage of the given length. Calls do not wait
-// for one another.
+// for each other.
 func comeBack(
 	t *testing.T, guarded bool, opts []interceptor.Option, gap, length time.Duration, dial ...grpc.DialOption,
 ) (c comeback) {
@@ -110,30 +110,30 @@ func comeBack(
 		if !back {
 			t.Errorf("no call succeeded within 10 minutes;%v", d)
 		}
-		c.diary = d
+		c.eventLog = d
 	})
 	return c
 }
 
-// The breaker has one clock and grpc's connection back-off has another. After ten minutes of outage grpc waits for up
-// to two minutes before it connects again, so a fail-fast probe fails without trying. WithConnectionReset has probes
-// connect.
+// The breaker and grpc's connection back-off have separate timers. After ten minutes of outage grpc waits for up to two
+// minutes before it connects again, so a fail-fast probe fails without a connection attempt. With WithConnectionReset,
+// probes make grpc connect.
 func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 	check := func(t *testing.T, name string, c comeback, within time.Duration) {
 		t.Helper()
 		if c.after > within || c.failed > 0 {
 			t.Errorf("%s: first success after %v and %d calls that failed, want at most %v and none;%v",
-				name, c.after, c.failed, within, c.diary)
+				name, c.after, c.failed, within, c.eventLog)
 		}
 	}
 	const (
 		gap    = time.Second
 		length = 10 * time.Minute
 		within = 15 * time.Second // with the reset
-		beyond = 30 * time.Second // without it
+		beyond = 30 * time.Second // without the reset
 	)
-	// grpc draws its jitter from a source that cannot be seeded. Without jitter its attempts come after 1, 1.6, 2.56 s
-	// and so on, and the outage ends in a wait of two minutes.
+	// The source of grpc's jitter cannot be seeded. Without jitter grpc connects after 1, 1.6, 2.56 s and so on, and the
+	// outage ends during a wait of two minutes.
 	connect := backoff.DefaultConfig
 	connect.Jitter = 0
 	unjittered := grpc.WithConnectParams(grpc.ConnectParams{Backoff: connect, MinConnectTimeout: 20 * time.Second})
@@ -168,11 +168,11 @@ func TestG14_ConnectionResetEndsTheWaitForGRPC(t *testing.T) {
 	}
 }
 
-// restarts is a day of one watch whose server is away once an hour.
+// restarts describes a day of one watch whose server restarts once an hour.
 type restarts struct {
-	away     []time.Duration // each time, from the end of the watch to its next beginning
-	attempts int             // not counting rejections
-	diary    *diary
+	away     []time.Duration // for each restart, from the end of the watch to the start of the next
+	attempts int             // without rejections
+	eventLog *eventLog
 }
 
 // liveThroughRestarts also checks that the breaker is closed before each restart.
@@ -210,7 +210,7 @@ func liveThroughRestarts(
 			time.Sleep(30 * time.Second)
 		}
 		synctest.Wait()
-		r = restarts{away: p.gaps(), attempts: w.ended, diary: d}
+		r = restarts{away: p.gaps(), attempts: w.ended, eventLog: d}
 		cancel()
 		wg.Wait()
 	})
@@ -225,8 +225,8 @@ func meanOf(all []time.Duration) time.Duration {
 	return sum / time.Duration(len(all))
 }
 
-// A watch whose server restarts every hour is back within seconds each time, and no later at the end of a day: what the
-// restarts before have left behind in the breaker is forgotten.
+// A watch whose server restarts every hour works again within seconds each time, also at the end of a day. Earlier
+// restarts have no effect on later ones.
 func TestS14_WatchIsBackSoonAfterEachRestart(t *testing.T) {
 	const (
 		times = 24
@@ -247,21 +247,21 @@ func TestS14_WatchIsBackSoonAfterEachRestart(t *testing.T) {
 		{"every 500 ms, a message a minute", nil, 500 * time.Millisecond, time.Minute},
 		{"every 100 ms with a reset, no message", reset, 100 * time.Millisecond, 0},
 		{"every 100 ms with a reset, a message a minute", reset, 100 * time.Millisecond, time.Minute},
-		// Long enough for the attempt of grpc that comes a second after the reset.
+		// Longer than the second after which grpc connects again when it was reset.
 		{"every 100 ms with a reset and a wait of 1.5 s, no message", longer, 100 * time.Millisecond, 0},
 	} {
-		// Without jitter each restart must be like the first ones.
+		// Without jitter each restart must take as long as the first ones.
 		r := liveThroughRestarts(t, breaker.Config{Jitter: -1}, tt.opts, tt.period, tt.retry, times, unjittered)
 		if len(r.away) != times {
 			t.Fatalf("%s: away %d times, want %d", tt.name, len(r.away), times)
 		}
 		t.Logf("retrying %s, without jitter: away %v to %v, first %v, last %v, %d attempts",
 			tt.name, slices.Min(r.away), slices.Max(r.away), r.away[0], r.away[times-1], r.attempts)
-		// The attempt of grpc that follows a reset comes after a second, at the instant at which the probe's wait is
-		// over, so some of the first are shorter.
+		// grpc connects again one second after a reset, which is also when the probe stops waiting. Some of the first
+		// recoveries are therefore shorter.
 		if first, last := slices.Max(r.away[:times/3]), slices.Max(r.away[times/3:]); last > first {
 			t.Errorf("retrying %s, without jitter: away for up to %v at first, and for %v later;%v",
-				tt.name, first, last, r.diary)
+				tt.name, first, last, r.eventLog)
 		}
 		var all, begin, end []time.Duration
 		trips := 0
@@ -271,10 +271,10 @@ func TestS14_WatchIsBackSoonAfterEachRestart(t *testing.T) {
 				t.Fatalf("%s: away %d times, want %d", tt.name, len(r.away), times)
 			}
 			if most := slices.Max(r.away); most > bound {
-				t.Errorf("retrying %s: away for %v, want at most %v: %v;%v", tt.name, most, bound, r.away, r.diary)
+				t.Errorf("retrying %s: away for %v, want at most %v: %v;%v", tt.name, most, bound, r.away, r.eventLog)
 			}
 			all, begin, end = append(all, r.away...), append(begin, r.away[:times/3]...), append(end, r.away[2*times/3:]...)
-			trips += len(r.diary.opened())
+			trips += len(r.eventLog.opened())
 		}
 		t.Logf("retrying %s: away %v to %v, mean %v, of the first third %v, of the last %v; opened %d times in %d restarts",
 			tt.name, slices.Min(all), slices.Max(all), meanOf(all), meanOf(begin), meanOf(end), trips, len(all))

@@ -9,9 +9,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A backend that fails some of its calls, independently of one another, is better than none. B4 and B5 must not open
-// for it. Calls are sequential. At so many calls a second long failure streaks are common, but none lasts for a
-// second.
+// A backend that fails some of its calls, independently of each other, is still useful, so B4 and B5 must not open the
+// breaker. Calls are sequential. At these call rates long failure streaks are common, but none lasts for a second.
 func TestB04_IndependentErrorsInDenseTrafficDoNotOpen(t *testing.T) {
 	const atLeast = 0.995 // of the calls that succeed without a breaker
 	seeds, length := size(10, 3), size(10*time.Minute, 30*time.Second)
@@ -43,7 +42,8 @@ func TestB04_IndependentErrorsInDenseTrafficDoNotOpen(t *testing.T) {
 		t.Logf("%4d/s, %.0f%% errors: %.3f%% of the good calls served (former default, one seed: %.1f%%)",
 			time.Second/tt.gap, 100*tt.errors, 100*mean, 100*oldShare)
 		if mean < atLeast {
-			t.Errorf("%.2f%% of the good calls served at %d/s and %v errors, want %v%%", 100*mean, time.Second/tt.gap, tt.errors, 100*atLeast)
+			t.Errorf("%.2f%% of the good calls served at %d/s and %v errors, want %v%%", 100*mean, time.Second/tt.gap,
+				tt.errors, 100*atLeast)
 		}
 		if tt.control && oldShare >= atLeast {
 			t.Errorf("the control serves %.2f%% of the good calls: the test shows nothing", 100*oldShare)
@@ -51,8 +51,8 @@ func TestB04_IndependentErrorsInDenseTrafficDoNotOpen(t *testing.T) {
 	}
 }
 
-// In sparse traffic a failure streak may last for a second by chance. That must be rare. At 40% of errors and more a
-// breaker rejects good calls, because it can only admit all calls or none. How many it rejects is in the README.
+// In sparse traffic a failure streak may last for a second by chance. That must be rare. At 40% errors and more a
+// breaker rejects good calls, because it can only admit all calls or none. README.md gives their number.
 func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 	const gap = 100 * time.Millisecond
 	seeds, calls := size(10, 2), size(1_000_000, 100_000)
@@ -67,7 +67,7 @@ func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 	for _, tt := range []struct {
 		errors  float64
 		trips   float64    // at most, per 10^6 calls; 0: no bound
-		rejects [2]float64 // the share of good calls that are rejected, from and to
+		rejects [2]float64 // bounds for the share of good calls that are rejected
 	}{
 		{errors: 0.2, trips: 8, rejects: size([2]float64{0, 0.001}, [2]float64{0, 0.01})},
 		{errors: 0.3, trips: 80, rejects: size([2]float64{0, 0.005}, [2]float64{0, 0.02})},
@@ -83,9 +83,11 @@ func TestB04_ChanceTripsAreRareInSparseTraffic(t *testing.T) {
 		}
 		arrived := sum.good + sum.bad
 		perMillion, rejected := 1e6*share(n, arrived), share(sum.lost(), sum.good)
-		t.Logf("10/s, %.0f%% errors: %.1f trips per 10^6 calls, %.3f%% of the good calls rejected", 100*tt.errors, perMillion, 100*rejected)
+		t.Logf("10/s, %.0f%% errors: %.1f trips per 10^6 calls, %.3f%% of the good calls rejected", 100*tt.errors,
+			perMillion, 100*rejected)
 		if rejected < tt.rejects[0] || rejected > tt.rejects[1] {
-			t.Errorf("%.4f of the good calls rejected at %v errors, want from %v to %v", rejected, tt.errors, tt.rejects[0], tt.rejects[1])
+			t.Errorf("%.4f of the good calls rejected at %v errors, want from %v to %v", rejected, tt.errors, tt.rejects[0],
+				tt.rejects[1])
 		}
 		if tt.trips == 0 {
 			continue

@@ -9,15 +9,15 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// tenth is how wide a step of the window is. With a breaker that was made at the start of the run, one ends with each
-// of them.
+// tenth is the length of a step of the window. Steps end at multiples of it after the breaker was made, which is at the
+// start of the run.
 const tenth = time.Second
 
-// background is the traffic before, during and after the failures of an instant.
+// background is the traffic before, during and after failures of one instant.
 type background struct {
 	name   string
 	gap    time.Duration // 0: no call for a minute
-	errors int           // so many of five calls fail, evenly spread
+	errors int           // number of failures in five calls, evenly spread
 }
 
 var (
@@ -40,8 +40,8 @@ func (g background) run(ctx context.Context, b *breaker.Breaker, length time.Dur
 	time.Sleep(length - time.Since(began))
 }
 
-// lose fails n calls that are in flight together, the first now and the last after the time that they are spread
-// over. Calls that succeed in between would end the failure streak, so there are none.
+// lose fails n calls that are in flight together: the first now, the last after the given time. No call succeeds in
+// between, because a success would end the failure streak.
 func lose(t *testing.T, ctx context.Context, b *breaker.Breaker, n int, over time.Duration) {
 	t.Helper()
 	permits := make([]breaker.Permit, n)
@@ -59,9 +59,11 @@ func lose(t *testing.T, ctx context.Context, b *breaker.Breaker, n int, over tim
 	}
 }
 
-// stateAfter is the state of a breaker after n failures, spread over a time, and ten more seconds of the same
-// traffic. It is Open if the breaker opened at any time in between.
-func stateAfter(t *testing.T, cfg breaker.Config, g background, offset time.Duration, n int, over time.Duration) (state breaker.State) {
+// stateAfter returns the state of a breaker after n failures, spread over a time, and ten more seconds of the same
+// traffic. It returns Open if the breaker opened at any time in between.
+func stateAfter(
+	t *testing.T, cfg breaker.Config, g background, offset time.Duration, n int, over time.Duration,
+) (state breaker.State) {
 	t.Helper()
 	bubble(t, cfg, func(ctx context.Context, b *breaker.Breaker) {
 		g.run(ctx, b, time.Minute+offset)
@@ -77,7 +79,7 @@ func stateAfter(t *testing.T, cfg breaker.Config, g background, offset time.Dura
 	return state
 }
 
-// where is how failures that have one cause lie in the window.
+// where lists positions of failures with one cause in the window.
 var where = []struct {
 	name         string
 	offset, over time.Duration
@@ -86,8 +88,8 @@ var where = []struct {
 	{"within 8 ms, over the end of a tenth", tenth - 4*time.Millisecond, 8 * time.Millisecond},
 }
 
-// A lost connection fails all calls on it at once. That is one failure, however many calls there were, and wherever the
-// instant lies in the window: B4 for failure streaks, B5 for the ratio.
+// A lost connection fails all calls on it at once. They count as one failure, no matter how many calls there were and
+// at which position in the window: B4 for failure streaks, B5 for the ratio.
 func TestB04_FailuresOfOneInstantDoNotOpen(t *testing.T) {
 	for _, g := range []background{idle, busy, busier, erring, erringMore} {
 		for _, w := range where {
@@ -104,7 +106,7 @@ func TestB04_FailuresOfOneInstantDoNotOpen(t *testing.T) {
 	}
 }
 
-// The same failures open where they last.
+// The same failures open the breaker if they are spread over more than a second.
 func TestB04_FailuresSpreadOverMoreThanASecondOpen(t *testing.T) {
 	for _, g := range []background{idle, busy, busier, erring, erringMore} {
 		for _, n := range []int{5, 20, 100} {
@@ -118,7 +120,7 @@ func TestB04_FailuresSpreadOverMoreThanASecondOpen(t *testing.T) {
 	}
 }
 
-// A failure streak may last for an hour, but the failures of an instant are one of its failures.
+// A failure streak may last for an hour, but all failures of one instant count as one failure of the streak.
 func TestB04_FourFailuresOfAnInstantAndOneAnHourLaterDoNotOpen(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -8,9 +8,9 @@ import (
 )
 
 var (
-	// full is for the sizes that the documentation quotes. They take minutes.
+	// full selects the sizes that the documentation quotes. They take minutes.
 	full = flag.Bool("full", false, "run the simulations in full")
-	// firstSeed makes it easy to see how much the figures scatter. The breaker draws its jitter from another source.
+	// firstSeed shows how much the figures scatter. It does not affect the breaker's jitter, which has another source.
 	firstSeed = flag.Uint64("seed", 1, "the first seed of each simulation")
 )
 

@@ -9,20 +9,20 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// warmUp fills the window before an outage. One tenth of it more or less makes no difference.
+// warmUp fills the window before an outage. A tenth more or less makes no difference.
 const warmUp = 15 * time.Second
 
-// outageRun is what many clients, each with a breaker of its own, saw of one outage.
+// outageRun holds the results of one outage for many clients, each with its own breaker.
 type outageRun struct {
 	tally
 	clients int
-	longest time.Duration // from healing to the last rejection
+	longest time.Duration // from the end of the outage to the last rejection
 }
 
-// meanSent is how many calls a client sent to the dead backend.
+// meanSent returns the average number of calls that a client sent to the dead backend.
 func (r *outageRun) meanSent() float64 { return share(r.sent, r.clients) }
 
-// meanLost is how many good calls of a client were rejected.
+// meanLost returns the average number of good calls of a client that were rejected.
 func (r *outageRun) meanLost() float64 { return share(r.lost(), r.clients) }
 
 func (r *outageRun) String() string {
@@ -36,8 +36,8 @@ func (r *outageRun) add(o outageRun) {
 	r.longest = max(r.longest, o.longest)
 }
 
-// suffer runs an outage of the given length against clients with 10 calls/s each.
-func suffer(t *testing.T, cfg breaker.Config, clients int, length time.Duration) (r outageRun) {
+// runOutage simulates an outage of the given length, with clients that make 10 calls/s each.
+func runOutage(t *testing.T, cfg breaker.Config, clients int, length time.Duration) (r outageRun) {
 	t.Helper()
 	healed := warmUp + length
 	for client := range clients {
@@ -51,7 +51,7 @@ func suffer(t *testing.T, cfg breaker.Config, clients int, length time.Duration)
 	return r
 }
 
-// After an outage of about a minute the clients are back within seconds, and during it they sent few calls.
+// After an outage of about a minute the clients recover within seconds. During it they send few calls.
 func TestB17_OutageOfAMinuteIsOverInSeconds(t *testing.T) {
 	const (
 		mostSent = 22 // on average
@@ -61,7 +61,7 @@ func TestB17_OutageOfAMinuteIsOverInSeconds(t *testing.T) {
 	clients := size(200, 50)
 	run := func(cfg breaker.Config, clients int) (all outageRun) {
 		for length := 45 * time.Second; length <= 70*time.Second; length += 5 * time.Second {
-			r := suffer(t, cfg, clients, length)
+			r := runOutage(t, cfg, clients, length)
 			if cfg != former {
 				t.Logf("outage of %v: %v", length, &r)
 			}
@@ -79,7 +79,7 @@ func TestB17_OutageOfAMinuteIsOverInSeconds(t *testing.T) {
 	if control.meanLost() <= mostLost || control.longest <= latest {
 		t.Errorf("the control keeps the bounds: %v", &control)
 	}
-	// The bound on calls sent is missed by a client that never backs off.
+	// Control: without back-off a client sends more calls than the bound.
 	eager := run(breaker.Config{Backoff: 1}, 10)
 	t.Logf("all outages, no back-off: %v", &eager)
 	if eager.meanSent() <= mostSent {
@@ -91,8 +91,8 @@ func TestB17_OutageOfAMinuteIsOverInSeconds(t *testing.T) {
 // seconds.
 func TestB17_OutageOfFiveSeconds(t *testing.T) {
 	clients := size(500, 50)
-	balanced := suffer(t, breaker.Balanced(), clients, 5*time.Second)
-	zero := suffer(t, breaker.Config{}, clients, 5*time.Second)
+	balanced := runOutage(t, breaker.Balanced(), clients, 5*time.Second)
+	zero := runOutage(t, breaker.Config{}, clients, 5*time.Second)
 	t.Logf("Balanced():  %v", &balanced)
 	t.Logf("zero Config: %v", &zero)
 	if lost := balanced.meanLost(); lost < 550 || lost > 680 {

@@ -10,8 +10,8 @@ import (
 )
 
 // A backend that is down and up for two seconds each gets more than half of its good calls, and less than half of the
-// bad ones. It must stay so for an hour: a number of failed recoveries that is high once, and then stays high because
-// half of the probes find the backend down, would show only in runs of some minutes.
+// bad ones. This must hold for an hour. Half of the probes find the backend down, so the number of failed recoveries
+// could rise once and then stay high; only runs of some minutes would show that.
 func TestB17_FlappingBackendServesHalfOfItsCalls(t *testing.T) {
 	const (
 		leastServed = 0.45
@@ -32,7 +32,8 @@ func TestB17_FlappingBackendServesHalfOfItsCalls(t *testing.T) {
 	served, sent := run(breaker.Config{}, size(100, 40), length)
 	t.Logf("%v: %.1f%% of the good calls served, %.1f%% of the bad ones sent", length, 100*served, 100*sent)
 	if served < leastServed || sent > mostSent {
-		t.Errorf("%.3f of the good calls served, %.3f of the bad ones sent, want at least %v, at most %v", served, sent, leastServed, mostSent)
+		t.Errorf("%.3f of the good calls served, %.3f of the bad ones sent, want at least %v, at most %v", served, sent,
+			leastServed, mostSent)
 	}
 	if *full {
 		for _, length := range []time.Duration{90 * time.Second, time.Hour} {
@@ -50,7 +51,7 @@ func TestB17_FlappingBackendServesHalfOfItsCalls(t *testing.T) {
 	}
 }
 
-// However long an outage was, some minutes of success are enough to forget it.
+// Some minutes of success are enough to forget the failed recoveries of an outage, however long it was.
 func TestB17_LongOutageIsForgottenInMinutes(t *testing.T) {
 	const down = 8 * time.Hour
 	nextPeriod := func(calm time.Duration) (period time.Duration, openings, failed int) {
@@ -77,13 +78,13 @@ func TestB17_LongOutageIsForgottenInMinutes(t *testing.T) {
 	if openings < 2800 {
 		t.Errorf("opened %d times in the outage, want about once in 10 s", openings)
 	}
-	if failed != 4 { // the least that reaches MaxOpenFor
+	if failed != 4 { // the smallest number that reaches MaxOpenFor
 		t.Errorf("the outage leaves %d failed recoveries, want 4: otherwise there was nothing to forget", failed)
 	}
 }
 
-// A backend that answers probes and fails all other calls gets fewer and fewer of them. At one call in two seconds
-// and less the breaker needs longer than Window to open again, so the back-off does not grow there.
+// A backend that answers probes and fails all other calls gets fewer and fewer calls. With one call in two seconds or
+// less the breaker needs longer than Window to open again, so the open period does not grow.
 func TestB17_BackendThatFailsAfterEachClosingIsBackedOff(t *testing.T) {
 	onlyProbes := func(_ time.Duration, probe bool) fate { return fateOf(probe) }
 	for _, tt := range []struct {

@@ -19,8 +19,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// replica is one of several servers of a service. Its unary calls take one second, and its watches live on. A watch
-// that ends on one server begins again on another, so the service has a presence as well.
+// replica is one of several servers of a service. Its unary calls take one second, and its watches do not end. A watch
+// that ends on one server starts again on another, so the service as a whole has a presence too.
 type replica struct {
 	*testpb.Backend
 
@@ -54,12 +54,12 @@ func newReplica(t *testing.T, period time.Duration, service *presence) *replica 
 	return r
 }
 
-// rollout is how the servers of a service restart, one after the other.
+// rollout describes how the servers of a service restart, one after the other.
 type rollout struct {
 	graceful bool          // whether calls get up to 5 s to end
-	away     time.Duration // from the end of a server to the beginning of the next in its place
-	gap      time.Duration // from there until the next server stops
-	times    int           // how often all of them restart, with an hour between
+	away     time.Duration // from the stop of a server to the start of its replacement
+	gap      time.Duration // from then until the next server stops
+	times    int           // number of rollouts, with an hour between
 	retry    time.Duration // of the watches
 }
 
@@ -78,21 +78,21 @@ const (
 
 const grace = 5 * time.Second
 
-// rolled is what came of it.
+// rolled holds the results of a rollout.
 type rolled struct {
 	calls, failed, rejected int           // unary calls
-	inFlight                int           // of them on the servers that stopped, when these cut their connections
-	ended, turnedAway       int           // watches that ended, and that were rejected
-	onStopped               int           // watches on the servers that stopped, when these cut their connections
+	inFlight                int           // of them, on servers that stopped, when these cut their connections
+	ended, turnedAway       int           // watches that ended, and watches that were rejected
+	onStopped               int           // watches on servers that stopped, when these cut their connections
 	open                    int           // watches that are open at the end
-	longest                 time.Duration // that a watch was away
+	longest                 time.Duration // the longest time between the end of a watch and its next start
 
 	successes, failures, ignored uint64
-	diary                        *diary
+	eventLog                     *eventLog
 }
 
-// roll restarts three servers under round_robin while one client makes 30 unary calls a second, of one second each, and
-// has 30 watches open.
+// roll restarts three servers under round_robin while one client makes 30 unary calls a second, which take one second
+// each, and has 30 watches open.
 func roll(t *testing.T, r rollout, period time.Duration) (sum rolled) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -132,7 +132,7 @@ func roll(t *testing.T, r rollout, period time.Duration) (sum rolled) {
 				sum.failed++
 			}
 		}
-		// A server never stops at the instant of a call, so each call either has reached it, or has not begun.
+		// A server never stops at the instant of a call, so each call has either reached it or not begun.
 		send := func(length time.Duration) {
 			const gap = time.Second / perSecond
 			for end := time.Now().Add(length); time.Now().Before(end); {
@@ -176,15 +176,15 @@ func roll(t *testing.T, r rollout, period time.Duration) (sum rolled) {
 		for _, away := range service.gaps() {
 			sum.longest = max(sum.longest, away)
 		}
-		sum.diary = d
+		sum.eventLog = d
 		cancel()
 		watching.Wait()
 	})
 	return sum
 }
 
-// A rolling restart costs the calls that are in flight on the server that stops, and nothing else. The servers stop at
-// least WithLongStream after one another.
+// A rolling restart costs only the calls that are in flight on the server that stops. The servers stop at least
+// WithLongStream after each other.
 func TestS02_RollingRestartLosesOnlyWhatIsInFlight(t *testing.T) {
 	for _, period := range []time.Duration{0, time.Minute} {
 		for _, r := range []rollout{
@@ -203,7 +203,7 @@ func TestS02_RollingRestartLosesOnlyWhatIsInFlight(t *testing.T) {
 			s.onlyInFlight(t, name, r)
 			if s.ended != s.onStopped || s.turnedAway != 0 || s.open != watches {
 				t.Errorf("%s: %d watches ended, %d were rejected, %d are open at the end, want %d, none and %d;%v",
-					name, s.ended, s.turnedAway, s.open, s.onStopped, watches, s.diary)
+					name, s.ended, s.turnedAway, s.open, s.onStopped, watches, s.eventLog)
 			}
 		}
 	}
@@ -214,7 +214,7 @@ func (s *rolled) onlyInFlight(t *testing.T, name string, r rollout) {
 	t.Helper()
 	if s.failed != s.inFlight || s.rejected != 0 {
 		t.Errorf("%s: %d calls lost and %d rejected, want the %d in flight and none;%v",
-			name, s.failed, s.rejected, s.inFlight, s.diary)
+			name, s.failed, s.rejected, s.inFlight, s.eventLog)
 	}
 	if r.graceful && s.failed > 0 {
 		t.Errorf("%s: %d calls lost, want none", name, s.failed)
@@ -225,14 +225,15 @@ func (s *rolled) onlyInFlight(t *testing.T, name string, r rollout) {
 }
 
 func (s *rolled) String() string {
-	return fmt.Sprintf("%d calls, %d lost, %d in flight, %d rejected; %d watches ended, %d on stopped servers, %d rejected, "+
+	return fmt.Sprintf("%d calls, %d lost, %d in flight, %d rejected; "+
+		"%d watches ended, %d on stopped servers, %d rejected, "+
 		"away for up to %v; %d successes, %d failures, %d ignored", s.calls, s.failed, s.inFlight, s.rejected,
 		s.ended, s.onStopped, s.turnedAway, s.longest, s.successes, s.failures, s.ignored)
 }
 
-// Servers that stop within WithLongStream of one another break watches that are young, which is a failure, and where
-// the watches are quiet nothing ends the failure streak from one rollout to another. So the breaker of the watches may
-// open, for seconds. That of the unary calls must not.
+// If servers stop within WithLongStream of each other, they break young watches, which counts as failures. If the
+// watches are quiet, nothing ends the failure streak between two rollouts. So the breaker of the watches may open for
+// some seconds, but the breaker of the unary calls must not.
 func TestS02_FastRollingRestart(t *testing.T) {
 	for _, period := range []time.Duration{0, time.Minute} {
 		for _, r := range []rollout{
@@ -242,10 +243,10 @@ func TestS02_FastRollingRestart(t *testing.T) {
 		} {
 			name := fmt.Sprintf("%v, a message each %v", r, period)
 			s := roll(t, r, period)
-			t.Logf("%s: %v; breaker:%v", name, &s, s.diary)
+			t.Logf("%s: %v; breaker:%v", name, &s, s.eventLog)
 			s.onlyInFlight(t, name, r)
 			if s.open != watches {
-				t.Errorf("%s: %d watches are open at the end, want %d;%v", name, s.open, watches, s.diary)
+				t.Errorf("%s: %d watches are open at the end, want %d;%v", name, s.open, watches, s.eventLog)
 			}
 		}
 	}

@@ -12,20 +12,20 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// former is what the zero Config was before failures had to last. It is the control: where it keeps a bound as well,
-// the test shows nothing.
+// former is the default Config before failures had to last for a second. It is the control: if it keeps a bound too,
+// the test proves nothing.
 var former = breaker.Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: 5 * time.Second, MaxOpenFor: time.Minute}
 
-// How long calls take in these simulations.
+// Durations of calls in these simulations.
 const (
 	goodTakes = 20 * time.Millisecond
 	badTakes  = 5 * time.Millisecond
 )
 
-// newRand returns the random numbers of the run with this number.
+// newRand returns the random numbers of the given run.
 func newRand(run int) *rand.Rand { return rand.New(rand.NewPCG(*firstSeed+uint64(run), 8)) }
 
-// fate is what becomes of a call that is sent.
+// fate is the result of a call that is sent.
 type fate struct {
 	good  bool
 	takes time.Duration
@@ -38,22 +38,21 @@ func fateOf(good bool) fate {
 	return fate{false, badTakes}
 }
 
-// A backend returns the fate of a call that begins at the given time after the start of the run. It is called for
-// rejected calls, too, so that what it draws at random does not depend on the breaker. probe reports whether the call
-// is a probe.
+// A backend returns the fate of a call that begins at the given time after the start of the run. It is also called for
+// rejected calls, so that its random numbers do not depend on the breaker. probe reports whether the call is a probe.
 type backend func(at time.Duration, probe bool) fate
 
-// failing is a backend that fails a share of the calls, independently of one another.
+// failing returns a backend that fails a share of the calls, independently of each other.
 func failing(rng *rand.Rand, share float64) backend {
 	return func(time.Duration, bool) fate { return fateOf(rng.Float64() >= share) }
 }
 
-// outage is a backend that fails all calls from one time to another.
+// outage returns a backend that fails all calls in a period.
 func outage(from, to time.Duration) backend {
 	return func(at time.Duration, _ bool) fate { return fateOf(at < from || at >= to) }
 }
 
-// takesOnly is the backend b, but every call takes d.
+// takesOnly returns backend b with calls that take d.
 func takesOnly(b backend, d time.Duration) backend {
 	return func(at time.Duration, probe bool) fate {
 		f := b(at, probe)
@@ -68,19 +67,19 @@ type traffic func() time.Duration
 // every makes a call each d.
 func every(d time.Duration) traffic { return func() time.Duration { return d } }
 
-// jittered makes a call each d on average, at least d/2 and at most 3d/2 after the one before.
+// jittered makes a call each d on average, between d/2 and 3d/2 after the previous one.
 func jittered(rng *rand.Rand, d time.Duration) traffic {
 	return func() time.Duration { return d/2 + time.Duration(rng.Int64N(int64(d)+1)) }
 }
 
-// poisson makes calls that are independent of one another, one each d on average.
+// poisson makes independent calls, one each d on average.
 func poisson(rng *rand.Rand, d time.Duration) traffic {
 	return func() time.Duration { return time.Duration(math.Ceil(rng.ExpFloat64() * float64(d))) }
 }
 
-// tally is how the calls of a run went.
+// tally holds the results of a run.
 type tally struct {
-	good, bad int           // calls that the backend would answer, and would fail
+	good, bad int           // calls that the backend would answer, and calls that it would fail
 	served    int           // good calls that were sent
 	sent      int           // bad calls that were sent
 	lastLost  time.Duration // when a good call was last rejected; 0: never
@@ -94,22 +93,22 @@ func (s *tally) add(o tally) {
 	s.lastLost = max(s.lastLost, o.lastLost)
 }
 
-// lost returns how many good calls were rejected.
+// lost returns the number of good calls that were rejected.
 func (s *tally) lost() int { return s.good - s.served }
 
 func share(part, whole int) float64 { return float64(part) / float64(whole) }
 
-// call is one in flight.
+// call is a call in flight.
 type call struct {
 	permit breaker.Permit
 	ends   time.Duration
 	good   bool
 }
 
-// simulate sends calls to a backend through b for a time. Calls may overlap. It must run in a bubble, and needs no
-// other goroutine: it sleeps until the next call begins or ends.
+// simulate sends calls to a backend through b for a time. Calls may overlap. It must run in a bubble and uses no other
+// goroutine: it sleeps until the next call begins or ends.
 func simulate(ctx context.Context, b *breaker.Breaker, to backend, next traffic, length time.Duration) (s tally) {
-	var inFlight []call // sorted by their ends
+	var inFlight []call // sorted by end
 	var now time.Duration
 	sleepUntil := func(at time.Duration) {
 		time.Sleep(at - now)
@@ -167,7 +166,7 @@ func outcome(good bool) breaker.Outcome {
 	return breaker.Failure
 }
 
-// trips returns how often b opened from closed, by a rule.
+// trips returns how often a rule opened b while it was closed.
 func trips(b *breaker.Breaker) int {
 	by := b.Snapshot().Trips
 	return int(by.Total() - by.Probe)
@@ -182,7 +181,7 @@ func newBreaker(t *testing.T, cfg breaker.Config, opts ...breaker.Option) *break
 	return b
 }
 
-// bubble runs f with a breaker of its own in virtual time.
+// bubble runs f with its own breaker in virtual time.
 func bubble(t *testing.T, cfg breaker.Config, f func(ctx context.Context, b *breaker.Breaker)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t.Context(), newBreaker(t, cfg)) })

@@ -26,18 +26,18 @@ import (
 
 var errDown = status.Error(codes.Unavailable, "down")
 
-// diary is what happened to the breakers of a group, with the time since the start of the run.
-type diary struct {
+// eventLog records the events of the breakers of a group, with the time since the start of the run.
+type eventLog struct {
 	began time.Time
 
 	mu     sync.Mutex
 	events []breaker.Event // guarded by mu
 }
 
-// newGuard makes a guard whose group has the given Config, and the diary of the group. It must run in a bubble.
-func newGuard(t *testing.T, cfg breaker.Config, opts ...interceptor.Option) (*interceptor.Guard, *diary) {
+// newGuard returns a guard whose group has the given Config, and the eventLog of the group. It must run in a bubble.
+func newGuard(t *testing.T, cfg breaker.Config, opts ...interceptor.Option) (*interceptor.Guard, *eventLog) {
 	t.Helper()
-	d := &diary{began: time.Now()}
+	d := &eventLog{began: time.Now()}
 	group, err := breaker.NewGroup(cfg, breaker.WithListener(func(_ context.Context, e breaker.Event) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -53,19 +53,19 @@ func newGuard(t *testing.T, cfg breaker.Config, opts ...interceptor.Option) (*in
 	return g, d
 }
 
-func (d *diary) all() []breaker.Event {
+func (d *eventLog) all() []breaker.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.events)
 }
 
 // opened returns the transitions to Open.
-func (d *diary) opened() []breaker.Event {
+func (d *eventLog) opened() []breaker.Event {
 	return slices.DeleteFunc(d.all(), func(e breaker.Event) bool { return e.To != breaker.Open })
 }
 
-// String returns the first events, one a line.
-func (d *diary) String() string {
+// String returns the first events, one on each line.
+func (d *eventLog) String() string {
 	const most = 40
 	var text strings.Builder
 	for i, e := range d.all() {
@@ -73,12 +73,13 @@ func (d *diary) String() string {
 			text.WriteString("\n  …")
 			break
 		}
-		fmt.Fprintf(&text, "\n  %9.3f s: %v to %v, %s (open for %v)", e.At.Sub(d.began).Seconds(), e.From, e.To, e.Why, e.OpenFor)
+		fmt.Fprintf(&text, "\n  %9.3f s: %v to %v, %s (open for %v)", e.At.Sub(d.began).Seconds(), e.From, e.To, e.Why,
+			e.OpenFor)
 	}
 	return text.String()
 }
 
-// only returns the one breaker of the guard.
+// only returns the guard's single breaker.
 func only(t *testing.T, g *interceptor.Guard) *breaker.Breaker {
 	t.Helper()
 	if n := g.Group().Len(); n != 1 {
@@ -90,12 +91,12 @@ func only(t *testing.T, g *interceptor.Guard) *breaker.Breaker {
 	panic("unreachable")
 }
 
-// presence is what the servers know of the watches that are open. A watch tells its number in the text of its request.
+// presence records which watches are open at the servers. The text of a watch's request is its number.
 type presence struct {
 	mu    sync.Mutex
 	open  map[string]int       // guarded by mu
 	ended map[string]time.Time // guarded by mu
-	away  []time.Duration      // guarded by mu; from the end of a watch to its next beginning
+	away  []time.Duration      // guarded by mu; from the end of each watch to its next start
 }
 
 func newPresence() *presence {
@@ -121,7 +122,7 @@ func (p *presence) leave(id string) {
 	}
 }
 
-// count returns how many watches are open.
+// count returns the number of open watches.
 func (p *presence) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,8 +135,8 @@ func (p *presence) gaps() []time.Duration {
 	return slices.Clone(p.away)
 }
 
-// watching is a script whose server streams send a message at once and then each period, or none if period is 0, until
-// their context ends.
+// watching returns a script whose server streams send a message at once and then each period, until their context ends.
+// If period is 0 they send no message.
 func (p *presence) watching(period time.Duration) testpb.Script {
 	return testpb.Script{OnServerStream: func(req *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 		p.enter(req.GetText())
@@ -159,14 +160,14 @@ func (p *presence) watching(period time.Duration) testpb.Script {
 	}}
 }
 
-// watcher is a client with one watch. It opens it again whenever it ends.
+// watcher is a client with one watch, which it opens again whenever it ends.
 type watcher struct {
 	client testpb.TestClient
 	id     int
-	retry  time.Duration // after the end of a watch; after a rejection at least 1 ms
+	retry  time.Duration // pause after the end of a watch; after a rejection at least 1 ms
 
-	// Written by run. Where it is still running, synctest.Wait goes before they are read.
-	ended    int // attempts that were not rejected, and are over
+	// Written by run. While run runs, call synctest.Wait before reading them.
+	ended    int // completed attempts that were not rejected
 	rejected int
 	messages int
 }
@@ -196,8 +197,7 @@ func (w *watcher) watch(ctx context.Context) error {
 	return err
 }
 
-// A watch outlives many connections. How it ends with each of them says nothing bad of the backend, whether messages
-// came on it or not.
+// A watch outlives many connections. Its end with each of them is no failure of the backend, with or without messages.
 func TestS02_WatchesSurviveConnectionRotation(t *testing.T) {
 	const (
 		length  = 12 * time.Hour
@@ -206,8 +206,8 @@ func TestS02_WatchesSurviveConnectionRotation(t *testing.T) {
 	)
 	for _, tt := range []struct {
 		name   string
-		period time.Duration // from message to message; 0: not even a header comes
-		grace  time.Duration // for the streams of a connection that is too old; 0: without end
+		period time.Duration // between messages; 0: not even a header is sent
+		grace  time.Duration // for the streams of a connection that is too old; 0: no limit
 	}{
 		{"a message a minute, a grace of 10 s", time.Minute, 10 * time.Second},
 		{"no message, a grace of 10 s", 0, 10 * time.Second},
@@ -238,7 +238,7 @@ func TestS02_WatchesSurviveConnectionRotation(t *testing.T) {
 				if got := p.count(); got != n {
 					t.Errorf("%d watches, %s: %d are open at the end", n, tt.name, got)
 				}
-				before := b.Snapshot() // the end of the run is not part of it
+				before := b.Snapshot() // without the end of the run
 				cancel()
 				wg.Wait()
 
@@ -266,8 +266,8 @@ func TestS02_WatchesSurviveConnectionRotation(t *testing.T) {
 	}
 }
 
-// Quiet watches are all back within 30 s after an outage in which they were refused. None of them ever reports a
-// success: what closes the breaker is that the stream of a probe stays open.
+// Quiet watches are all open within 30 s after an outage in which they were refused. None of them ever reports a
+// success: the breaker closes because the stream of a probe remains open.
 func TestS14_QuietWatchesAreBackAfterAnOutage(t *testing.T) {
 	const (
 		watches = 200
@@ -357,12 +357,13 @@ func TestS14_QuietWatchesAreBackAfterAnOutage(t *testing.T) {
 				wg.Wait()
 			})
 		}
-		t.Logf("outage of %v, retries in step %v: at most %v until all %d watches are back", tt.outage, tt.step, slowest, watches)
+		t.Logf("outage of %v, retries in step %v: at most %v until all %d watches are back", tt.outage, tt.step, slowest,
+			watches)
 	}
 }
 
-// A backend that answers a first message on each stream and then breaks it looks alive to every probe. It gets a small
-// share of the streams all the same, because the open period grows.
+// If a backend sends a first message on each stream and then breaks it, every probe succeeds. The backend still gets
+// only a small share of the streams, because the open period grows.
 func TestS08_BackendThatBreaksStreamsAfterTheirFirstMessageIsBackedOff(t *testing.T) {
 	const (
 		outage  = 10 * time.Minute
@@ -393,7 +394,9 @@ func TestS08_BackendThatBreaksStreamsAfterTheirFirstMessageIsBackedOff(t *testin
 					g, d := newGuard(t, breaker.Config{})
 					srv := new(testpb.Server)
 					lag := tt.lag(run)
-					srv.Set(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+					srv.Set(testpb.Script{OnServerStream: func(
+						_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+					) error {
 						if err := s.Send(new(testpb.Response)); err != nil {
 							return err
 						}
@@ -449,7 +452,7 @@ func list(ctx context.Context, client testpb.TestClient) error {
 	}
 }
 
-// A List call that stalls until its deadline, each time, opens the breaker, also if its first page came.
+// A List call that stalls until its deadline each time opens the breaker, even if its first page arrived.
 func TestS13_StallingListsOpen(t *testing.T) {
 	const (
 		deadline = 5 * time.Second
@@ -499,13 +502,14 @@ func TestS13_StallingListsOpen(t *testing.T) {
 	}
 }
 
-// A connection that is cut does not speak against the pages that came before: such Lists never make a failure streak.
+// A cut connection does not cancel the success of the pages that arrived before it. Such List calls never form a
+// failure streak.
 func TestS13_ListsCutAfterTheirFirstPageDoNotOpen(t *testing.T) {
 	const length = 10 * time.Minute
 	for _, tt := range []struct {
 		name string
 		gap  time.Duration
-		cut  int // one List of so many
+		cut  int // one of so many List calls is cut
 	}{
 		{"one in 2 s, all cut", 2 * time.Second, 1},
 		{"4/s, one of three cut", 250 * time.Millisecond, 3},
@@ -514,7 +518,9 @@ func TestS13_ListsCutAfterTheirFirstPageDoNotOpen(t *testing.T) {
 			g, d := newGuard(t, breaker.Config{})
 			srv := new(testpb.Server)
 			dial := new(cutter)
-			srv.Set(testpb.Script{OnServerStream: func(req *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			srv.Set(testpb.Script{OnServerStream: func(
+				req *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+			) error {
 				if err := s.Send(new(testpb.Response)); err != nil {
 					return err
 				}
@@ -540,7 +546,7 @@ func TestS13_ListsCutAfterTheirFirstPageDoNotOpen(t *testing.T) {
 				for ; err == nil; pages++ {
 					_, err = s.Recv()
 				}
-				if status.Code(err) == codes.Unavailable && pages == 2 { // the second has failed
+				if status.Code(err) == codes.Unavailable && pages == 2 { // the second page has failed
 					failed++
 				}
 				time.Sleep(tt.gap - 50*time.Millisecond)
@@ -558,7 +564,7 @@ func TestS13_ListsCutAfterTheirFirstPageDoNotOpen(t *testing.T) {
 	}
 }
 
-// cutter dials, and can cut what it has dialled.
+// cutter dials, and can cut the last connection.
 type cutter struct {
 	dial func(ctx context.Context, addr string) (net.Conn, error)
 

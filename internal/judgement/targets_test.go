@@ -12,29 +12,29 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// ending is what becomes of a target at the end of its life.
+// ending is how a target ends.
 type ending int
 
 const (
-	leaves ending = iota // its client goes as well
-	dies                 // its client's calls fail for half a minute, then the client gives it up
-	hangs                // as dies, but the first probe never reports, and the client gives the target up with that
-	forced               // as dies, and somebody forces the breaker open, as a control
+	leaves ending = iota // its client ends too
+	dies                 // its client's calls fail for half a minute, then the client stops
+	hangs                // like dies, but the first probe never reports, and the client stops then
+	forced               // like dies, and the breaker is forced open, as a control
 )
 
-// target is one server of a fleet that changes, such as a pod.
+// target is one server of a changing fleet, such as a pod.
 type target struct {
 	key     breaker.Key
-	gap     time.Duration // from one call to the next, on average
+	gap     time.Duration // between calls, on average
 	end     time.Duration // of its life
 	ending  ending
 	next    time.Duration    // the next call
 	last    time.Duration    // the last call
-	over    bool             // no more calls will come
-	breaker *breaker.Breaker // that of the last call; nil: none has come
+	over    bool             // no more calls follow
+	breaker *breaker.Breaker // of the last call; nil: no call yet
 }
 
-// byNext is a heap of targets, the one with the next call first.
+// byNext is a heap of targets, ordered by the time of the next call.
 type byNext []*target
 
 func (h *byNext) Len() int           { return len(*h) }
@@ -48,15 +48,15 @@ func (h *byNext) Pop() any {
 	return x
 }
 
-// fleet is targets that come at random times over a span and live for a random time.
+// fleet is a set of targets that start at random times in a span and live for a random time.
 type fleet struct {
 	targets int
 	bound   int           // of the group
-	span    time.Duration // in which the targets come
+	span    time.Duration // in which the targets start
 	life    time.Duration // on average
-	gap     time.Duration // from one call of a target to the next, on average
+	gap     time.Duration // between calls of a target, on average
 	forced  bool          // whether breakers of dead targets are forced open
-	opts    []breaker.Option
+	opts    []breaker.GroupOption
 }
 
 func (f fleet) make(rng *rand.Rand) byNext {
@@ -80,19 +80,19 @@ func (f fleet) make(rng *rand.Rand) byNext {
 	return h
 }
 
-// census is what was seen of a group while the targets came and went.
+// census holds observations of a group while targets start and end.
 type census struct {
 	calls    int
 	shared   int           // calls that got the overflow breaker
-	replaced int           // times that a target in use got a new breaker, because the one it had was evicted
+	replaced int           // times that a target in use got a new breaker, because its breaker was evicted
 	rejected int           // calls to living targets that were rejected
-	stale    int           // breakers that All yielded although no call had come for them during the idle timeout
+	stale    int           // breakers that All yielded although they had no call during the idle timeout
 	missing  int           // breakers of targets in use that All did not yield
 	left     int           // breakers that All yielded an hour after the last call
-	most     int           // breakers at one time
+	most     int           // largest number of breakers at one time
 	dead     int           // targets that failed at the end
-	deadOpen int           // those of them whose breaker was not closed after the last call
-	oldest   time.Duration // the longest time that a breaker was yielded after its last call
+	deadOpen int           // the number of these whose breaker was not closed after the last call
+	oldest   time.Duration // the longest time from a breaker's last call until All last yielded it
 	stats    breaker.GroupStats
 }
 
@@ -102,7 +102,7 @@ const (
 	givesUp     = 30 * time.Second // after the end of the target
 )
 
-// live runs the fleet against a group, in a bubble.
+// live simulates the fleet with a group, in a bubble.
 func (f fleet) live(t *testing.T) (c census) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -164,7 +164,7 @@ func (c *census) get(group *breaker.Group, x *target) *breaker.Breaker {
 	return b
 }
 
-// callAlive makes a call to x, which answers, and sets the next one.
+// callAlive makes a call to x that succeeds, and schedules the next one.
 func (c *census) callAlive(t *testing.T, group *breaker.Group, x *target, rng *rand.Rand) {
 	t.Helper()
 	p, err := c.get(group, x).Acquire(t.Context())
@@ -179,7 +179,7 @@ func (c *census) callAlive(t *testing.T, group *breaker.Group, x *target, rng *r
 	}
 }
 
-// callDead makes a call to x, which fails, and sets the next one.
+// callDead makes a call to x that fails, and schedules the next one.
 func (c *census) callDead(t *testing.T, group *breaker.Group, x *target) {
 	t.Helper()
 	b := c.get(group, x)
@@ -205,7 +205,7 @@ func (c *census) callDead(t *testing.T, group *breaker.Group, x *target) {
 	}
 }
 
-// look takes the census.
+// look updates the census.
 func (c *census) look(group *breaker.Group, all map[breaker.Key]*target, now time.Duration) {
 	yielded := make(map[breaker.Key]bool)
 	for key := range group.All() {
@@ -228,13 +228,14 @@ func (c *census) look(group *breaker.Group, all map[breaker.Key]*target, now tim
 }
 
 func (c *census) String() string {
-	return fmt.Sprintf("%d calls, %d got the shared breaker; at most %d breakers; %d evicted, %d in use; %d of %d dead open; "+
-		"in All at most %v after the last call, %d seen after an hour, %d left",
-		c.calls, c.shared, c.most, c.stats.Evictions, c.replaced, c.deadOpen, c.dead, c.oldest.Round(time.Second), c.stale, c.left)
+	return fmt.Sprintf("%d calls, %d got the shared breaker; at most %d breakers; %d evicted, %d in use; "+
+		"%d of %d dead open; in All at most %v after the last call, %d seen after an hour, %d left",
+		c.calls, c.shared, c.most, c.stats.Evictions, c.replaced, c.deadOpen, c.dead,
+		c.oldest.Round(time.Second), c.stale, c.left)
 }
 
-// fleets come and go within six days, where the idle timeout is enough to keep a group below its bound, or within
-// hours, where breakers must be evicted.
+// fleets returns two fleets. In the first, targets start and end within six days, and the idle timeout keeps the group
+// below its bound. In the second they do so within hours, and breakers must be evicted.
 func fleets() (days, hours fleet) {
 	days = fleet{targets: size(5000, 1500), bound: size(1000, 300), span: 6 * 24 * time.Hour, life: 12 * time.Hour}
 	days.gap = size(90*time.Second, 10*time.Minute)
@@ -243,16 +244,16 @@ func fleets() (days, hours fleet) {
 	return days, hours
 }
 
-// ownBreakers holds what is the same however the targets come: each that is used has a breaker of its own, which was
-// open in the end if the target died. Breakers in use are not evicted, with few exceptions, as the group compares a
-// sample.
+// ownBreakers checks what holds for every fleet: each target in use has its own breaker, which was open in the end if
+// the target died. Few breakers in use are evicted; some are, because the group compares only a sample.
 func ownBreakers(t *testing.T, c census) {
 	t.Helper()
 	if c.shared > 0 || c.stats.Overflow > 0 {
 		t.Errorf("%d calls got the shared breaker, Overflow is %d, want 0", c.shared, c.stats.Overflow)
 	}
 	if c.replaced > int(c.stats.Evictions)/100 {
-		t.Errorf("%d of %d evictions took the breaker of a target in use, want at most one in a hundred", c.replaced, c.stats.Evictions)
+		t.Errorf("%d of %d evictions took the breaker of a target in use, want at most one in a hundred", c.replaced,
+			c.stats.Evictions)
 	}
 	if c.missing > c.replaced || c.rejected > 0 {
 		t.Errorf("targets in use: %d times not in All, %d calls rejected, want 0", c.missing, c.rejected)
@@ -262,41 +263,44 @@ func ownBreakers(t *testing.T, c census) {
 	}
 }
 
-// Targets come and go for days, and many of them die. The breakers of the dead vanish from All an hour after the last
-// call.
+// Targets start and end for days, and many of them die. Their breakers disappear from All an hour after the last call.
 func TestB40_BreakersOfDeadTargetsVanish(t *testing.T) {
 	days, _ := fleets()
 	c := days.live(t)
 	t.Logf("six days: %v", &c)
 	ownBreakers(t, c)
 	if c.stale > 0 || c.left > 0 || c.oldest < idleTimeout-10*time.Minute {
-		t.Errorf("%d seen after the idle timeout, %d left at the end, the oldest %v after the last call, want 0, 0 and about 1h", c.stale, c.left, c.oldest)
+		t.Errorf("%d seen after the idle timeout, %d left at the end, the oldest %v after the last call, "+
+			"want 0, 0 and about 1h", c.stale, c.left, c.oldest)
 	}
 	if c.stats.Evictions > 0 || c.most >= days.bound {
 		t.Errorf("%d evictions, %d breakers: the idle timeout frees no memory", c.stats.Evictions, c.most)
 	}
 }
 
-// Where so many targets come that the group is full, the breakers of the dead make room.
+// If so many targets start that the group is full, the breakers of dead targets are evicted.
 func TestB33_BreakersOfDeadTargetsMakeRoom(t *testing.T) {
 	days, hours := fleets()
 	c := hours.live(t)
 	t.Logf("four hours: %v", &c)
 	ownBreakers(t, c)
 	if c.stats.Evictions == 0 || c.stale > 0 || c.left > 0 {
-		t.Errorf("%d evictions, %d seen after the idle timeout, %d left at the end, want some, 0, 0", c.stats.Evictions, c.stale, c.left)
+		t.Errorf("%d evictions, %d seen after the idle timeout, %d left at the end, want some, 0, 0", c.stats.Evictions,
+			c.stale, c.left)
 	}
 
 	never := days
-	never.opts = []breaker.Option{breaker.WithIdleTimeout(-1)}
+	never.opts = []breaker.GroupOption{breaker.WithIdleTimeout(-1)}
 	c = never.live(t)
 	t.Logf("six days, no idle timeout: %v", &c)
 	ownBreakers(t, c)
 	if c.stats.Evictions == 0 || c.stale == 0 || c.left == 0 {
-		t.Errorf("%d evictions, %d seen after an hour, %d left at the end: the tests show nothing", c.stats.Evictions, c.stale, c.left)
+		t.Errorf("%d evictions, %d seen after an hour, %d left at the end: the tests show nothing", c.stats.Evictions,
+			c.stale, c.left)
 	}
 
-	// Forced breakers never make room. The fleet is small, because each call that finds no room looks at all breakers.
+	// Forced breakers are never evicted. The fleet is small, because each call that finds no free place looks at all
+	// breakers.
 	stuck := fleet{targets: 300, bound: 60, span: days.span, life: days.life, gap: 10 * time.Minute, forced: true}
 	c = stuck.live(t)
 	t.Logf("six days, a small fleet, the dead forced open: %v", &c)

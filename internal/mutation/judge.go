@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// judgements reads the document's lists, one to a package: a heading with the package's directory, and below it an item for each
-// mutant, with its name on the item's line and the judgement on the lines after it.
+// judgements reads the lists of the document, one for each package. A list starts with a heading that names the
+// package's directory. Each item holds the name of a mutant on its first line and the judgement on the following lines.
 func judgements(text string) map[string]map[string]string {
 	all := make(map[string]map[string]string)
 	var list map[string]string
@@ -29,10 +29,10 @@ func judgements(text string) map[string]map[string]string {
 	return all
 }
 
-// judge compares what was not noticed with what is judged. A mutant that is judged and was noticed this time is no complaint:
-// some are up to the scheduler.
+// judge compares the mutants that the tests did not notice with the judgements. A judged mutant that was noticed this
+// time is not a complaint, because some results depend on the scheduler.
 func judge(mutants []mutant, judged map[string]string, dir string) (complaints []string) {
-	lives := make(map[string]bool) // by name, for all that were made
+	lives := make(map[string]bool) // by name, for all mutants
 	for _, m := range mutants {
 		if m.unnoticed() && judged[m.name] == "" && !lives[m.name] {
 			complaints = append(complaints, fmt.Sprintf("%s: %s, and not judged:\n- %s", dir, m.status, m.name))
@@ -57,7 +57,8 @@ const figuresBegin, figuresEnd = "<!-- figures -->\n", "<!-- end of figures -->\
 func newFigures(version string) *figures {
 	f := new(figures)
 	fmt.Fprintf(f, "With gremlins %s:\n\n", version)
-	fmt.Fprintln(f, "| package | mutants | killed | lived | timed out | not covered | do not compile | efficacy | mutant coverage |")
+	fmt.Fprintln(f,
+		"| package | mutants | killed | lived | timed out | not covered | do not compile | efficacy | mutant coverage |")
 	fmt.Fprintln(f, "|---|---|---|---|---|---|---|---|---|")
 	return f
 }

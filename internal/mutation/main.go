@@ -1,11 +1,11 @@
-// Mutation breaks the code in hundreds of small ways, one at a time, and looks whether a test notices. The breaking is done
-// by gremlins; this program starts it, and holds its reports against docs/mutation.md:
+// Mutation makes hundreds of small changes to the code, one at a time, and checks that a test fails for each. Gremlins
+// makes the changes. This program runs gremlins and compares its reports with docs/mutation.md:
 //
 //	go run ./internal/mutation -version v0.6.0 breaker keyfunc interceptor/stream.go
 //
-// What is named is mutated, packages or files. Of all others the reports of earlier runs are taken, which stay behind in the
-// directory mutation. It writes the figures into the document, and fails if the tests notice too little, or if a mutant that
-// they do not notice has no judgement there.
+// The arguments are the packages or files to mutate. For all others it uses the reports of earlier runs in the
+// directory mutation. It writes the figures into the document. It fails if the efficacy is too low, or if a mutant that
+// no test noticed has no judgement in the document.
 package main
 
 import (
@@ -27,10 +27,10 @@ const (
 	reports  = "mutation" // a directory
 	wanted   = 95.0       // percent
 	workers  = "2"
-	patience = "8" // a mutant may take so many times as long as the tests and their building, before it counts as hanging
+	patience = "8" // a mutant times out after this multiple of the time that building and running the tests takes
 )
 
-// targets are the packages, with the beginnings of the names of the files that count; none: all of them.
+// targets are the packages to mutate. If names is not empty, only files whose names start with one of them count.
 var targets = []target{
 	{dir: "breaker"},
 	{dir: "keyfunc"},
@@ -42,7 +42,7 @@ type target struct {
 	names []string
 }
 
-// files are those that count, in order: of the package as it is built here, without build tags.
+// files returns the files that count, sorted. It takes the files of a build without build tags.
 func (t target) files() (paths []string, err error) {
 	pkg, err := build.ImportDir(t.dir, 0)
 	for _, name := range pkg.GoFiles {
@@ -106,7 +106,7 @@ func run(version string, what []string) (complaints []string, err error) {
 	return complaints, os.WriteFile(document, []byte(changed), 0o644)
 }
 
-// mutate has gremlins mutate what is named.
+// mutate runs gremlins on the given packages and files.
 func mutate(version string, what []string) error {
 	if len(what) == 0 {
 		return nil
@@ -124,7 +124,7 @@ func mutate(version string, what []string) error {
 		for _, path := range paths {
 			if slices.Contains(what, path) || slices.Contains(what, t.dir) {
 				fmt.Println("==", path)
-				if err := s.unleash(path); err != nil {
+				if err := s.mutateFile(path); err != nil {
 					return fmt.Errorf("gremlins on %s: %w", path, err)
 				}
 			}
@@ -133,8 +133,8 @@ func mutate(version string, what []string) error {
 	return nil
 }
 
-// unleash has gremlins mutate one file, and leaves a report.
-func (s shim) unleash(path string) error {
+// mutateFile runs gremlins on one file and writes a report.
+func (s shim) mutateFile(path string) error {
 	report, err := filepath.Abs(reportOf(path))
 	if err != nil {
 		return err
@@ -155,9 +155,10 @@ func (s shim) unleash(path string) error {
 	args := []string{
 		"unleash", "./" + filepath.Dir(path), "--output", report,
 		"--workers", workers, "--timeout-coefficient", patience,
-		// The others are on unless told otherwise.
-		"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--invert-bwassign", "--remove-self-assignments",
-		"--exclude-files", "/", // packages below this one
+		// These are off by default.
+		"--invert-logical", "--invert-loopctrl", "--invert-assignments", "--invert-bitwise", "--invert-bwassign",
+		"--remove-self-assignments",
+		"--exclude-files", "/", // packages in subdirectories
 	}
 	siblings, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.go"))
 	if err != nil {
@@ -175,7 +176,8 @@ func (s shim) unleash(path string) error {
 	if err := cmd.Run(); err != nil {
 		return err
 	}
-	// It writes no report if there is nothing to mutate; nor, with the same exit status, if it was interrupted.
+	// Gremlins writes no report if there is nothing to mutate. It also writes none, with the same exit status, if it was
+	// interrupted.
 	if strings.Contains(said.String(), "No results to report") {
 		return os.WriteFile(report, []byte("{}"), 0o644)
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// report is what is read of what gremlins writes.
+// report holds the part of gremlins' report that this program uses.
 type report struct {
 	Files []struct {
 		Mutations []mutation `json:"mutations"`
@@ -24,7 +24,7 @@ type mutation struct {
 	Column int    `json:"column"`
 }
 
-// What gremlins says of a mutant.
+// The statuses that gremlins gives to mutants.
 const (
 	killed     = "KILLED"
 	lived      = "LIVED"
@@ -33,19 +33,20 @@ const (
 	notViable  = "NOT VIABLE"
 )
 
-// mutant is one that was made, called by a name that a change elsewhere does not take from it.
+// mutant is one mutant. Changes elsewhere in the code do not change its name.
 type mutant struct{ name, status string }
 
-// unnoticed says whether no test failed. One that hangs is noticed, in a way; but as well the machine may have been slow, so
-// a person has to look.
+// unnoticed reports whether no test failed. A mutant that timed out counts as unnoticed: the tests may have hung, but
+// the machine may also have been slow, so a person has to check.
 func (m mutant) unnoticed() bool { return m.status != killed && m.status != notViable }
 
 func reportOf(path string) string { return filepath.Join(reports, path+".json") }
 
-// sourceOf is the file as it was when it was mutated: a report has lines and columns of that one, and of no other.
+// sourceOf returns the path of a copy of the file as it was mutated. The lines and columns of a report refer to that
+// copy.
 func sourceOf(path string) string { return filepath.Join(reports, path+".src") }
 
-// mutants are all that were made of the target's files, in the order of the source.
+// mutants returns all mutants of the target's files, in the order of the source.
 func (t target) mutants() (all []mutant, err error) {
 	paths, err := t.files()
 	if err != nil {
@@ -68,7 +69,7 @@ func (t target) mutants() (all []mutant, err error) {
 			return nil, fmt.Errorf("%s has changed since it was mutated", path)
 		}
 		for _, f := range r.Files {
-			// Gremlins has them in the order in which their tests were done.
+			// Gremlins lists mutants in the order in which their tests finished.
 			slices.SortFunc(f.Mutations, func(a, b mutation) int {
 				return cmp.Or(a.Line-b.Line, a.Column-b.Column, strings.Compare(a.Type, b.Type))
 			})
@@ -80,7 +81,7 @@ func (t target) mutants() (all []mutant, err error) {
 	return all, nil
 }
 
-// counts is how many mutants have which status.
+// counts holds the number of mutants for each status.
 type counts map[string]int
 
 func count(mutants []mutant) counts {
@@ -98,7 +99,7 @@ func percent(part, whole int) float64 {
 	return 100 * float64(part) / float64(whole)
 }
 
-// efficacy and coverage are what gremlins means by them.
+// efficacy and coverage are percentages, defined as in gremlins.
 func (n counts) efficacy() float64 { return percent(n[killed], n[killed]+n[lived]) }
 
 func (n counts) coverage() float64 {

@@ -13,23 +13,24 @@ import (
 	"time"
 )
 
-// shim stands before the go command while gremlins runs: a directory at the front of PATH, in which this program is called
-// go. It corrects two things.
+// shim replaces the go command while gremlins runs. It is a directory at the front of PATH that holds a link named go
+// to this program. It corrects two things.
 //
-// Gremlins takes the exit status 2 of go test for a mutant that does not compile, and 1 for one that a test has noticed. Today's
-// go test returns 1 for both, and what does not compile would count as noticed.
+// Gremlins expects go test to exit with status 2 if a mutant does not compile and with 1 if a test failed. The current
+// go test exits with 1 in both cases, so mutants that do not compile would count as noticed.
 //
-// It leaves out mutants in lines that the coverage profile does not have: not only code that no test runs, but constants,
-// variables of the package and the conditions of switch cases, for which go has no counters. So the profile is made to have every
-// line: what no test runs is mutated too, and lives.
+// Gremlins skips mutants on lines that are not in the coverage profile. These are code that no test runs, but also
+// constants, package variables and the conditions of switch cases, which have no coverage counters. The shim adds all
+// lines to the profile, so mutants in code that no test runs are made too, and live.
 type shim struct{ dir, realGo string }
 
 const (
 	shimName  = "go"
-	realGoEnv = "MUTATION_GO" // the path of the go command behind the shim
+	realGoEnv = "MUTATION_GO" // path of the real go command
 )
 
-// newShim installs gremlins next to the shim, and not with go run, which puts the real go command first in PATH.
+// newShim installs gremlins in the shim's directory. It does not use go run, because go run puts the real go command
+// first in PATH.
 func newShim(version string) (s shim, err error) {
 	if s.realGo, err = exec.LookPath("go"); err != nil {
 		return s, err
@@ -57,14 +58,15 @@ func (s shim) env() []string {
 	return append(os.Environ(), realGoEnv+"="+s.realGo, "PATH="+s.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 }
 
-// asGo does what the go command would, and returns the exit status for it.
+// asGo runs the go command, with the corrections, and returns the exit status.
 func asGo(args []string) int {
 	testing := len(args) > 0 && args[0] == "test"
 	var limit time.Duration
 	if testing {
-		// Tests judge mutants, not vet; and neither from the cache, which would make the timeout too short.
+		// Without the cache, which would make gremlins measure too short a time. Without vet, because only tests may notice a
+		// mutant.
 		args = slices.Insert(slices.Clone(args), 1, "-count=1", "-vet=off")
-		// Half of the time is for the tests, so that it is go test that ends them, and says what it knows.
+		// The tests get half of the time, so that go test stops them and prints which ones ran.
 		if i := slices.Index(args, "-timeout"); i >= 0 {
 			limit, _ = time.ParseDuration(args[i+1])
 			args[i+1] = (limit / 2).String()
@@ -79,7 +81,7 @@ func asGo(args []string) int {
 	case failed && testing:
 		status, hangs := testStatus(out.String())
 		if hangs {
-			time.Sleep(limit) // until gremlins loses its patience
+			time.Sleep(limit) // until gremlins' own timeout
 		}
 		return status
 	case failed:
@@ -97,8 +99,8 @@ func asGo(args []string) int {
 	return 0
 }
 
-// testStatus is 2 for what did not compile, and 1 for a test that failed. A mutant hangs if no test failed before one ran into
-// the timeout: -failfast lets examples run after a failure, and they may hang where tests do not.
+// testStatus returns 2 if the code did not compile, and 1 if a test failed. A mutant hangs if the timeout came before
+// any test failed. With -failfast examples still run after a failure, and they may hang where tests do not.
 func testStatus(out string) (status int, hangs bool) {
 	if strings.Contains(out, "[build failed]") {
 		return 2, false
@@ -108,7 +110,7 @@ func testStatus(out string) (status int, hangs bool) {
 
 var profiled = regexp.MustCompile(`(?m)^(\S+\.go):`)
 
-// coverAll adds a block to the profile for each of its files, from beginning to end.
+// coverAll adds a block that spans the whole file to the profile, for each file in it.
 func coverAll(profile string) error {
 	text, err := os.ReadFile(profile)
 	if err != nil {

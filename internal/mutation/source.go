@@ -28,8 +28,8 @@ func readSource(path string) (s source, err error) {
 	return s, err
 }
 
-// name is what docs/mutation.md calls a mutant: its file and function, the line with the operator marked, and the kind of
-// mutation. "`window.go rotate`: `if n «==» 0 {` conditionals negation".
+// name returns the name of a mutant in docs/mutation.md: its file and function, the line with the operator marked, and
+// the kind of mutation, as in "`window.go rotate`: `if n «==» 0 {` conditionals negation".
 func (s source) name(m mutation) string {
 	line := strings.Split(s.text, "\n")[m.Line-1]
 	before, operator := line[:m.Column-1], operatorOf(line[m.Column-1:])
@@ -42,7 +42,7 @@ func (s source) name(m mutation) string {
 	return "`" + where + "`: `" + strings.TrimSpace(before+"«"+operator+"»"+after) + "` " + kind
 }
 
-// operatorOf is the first token of text.
+// operatorOf returns the first token of text.
 func operatorOf(text string) string {
 	var s scanner.Scanner
 	s.Init(token.NewFileSet().AddFile("", -1, len(text)), []byte(text), func(token.Position, string) {}, 0)
@@ -55,7 +55,8 @@ func operatorOf(text string) string {
 
 func (s source) function(line int) string {
 	for _, d := range s.file.Decls {
-		if fd, ok := d.(*ast.FuncDecl); ok && s.fset.Position(fd.Pos()).Line <= line && line <= s.fset.Position(fd.End()).Line {
+		if fd, ok := d.(*ast.FuncDecl); ok && s.fset.Position(fd.Pos()).Line <= line &&
+			line <= s.fset.Position(fd.End()).Line {
 			return fd.Name.Name
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 // A Proxy passes bytes between clients and a server. It can cut all connections and refuse new ones.
 type Proxy struct {
-	// Addr is where it listens.
+	// Addr is the address on which the proxy listens.
 	Addr string
 
 	to string
@@ -25,7 +25,8 @@ type Proxy struct {
 	conns    map[*net.TCPConn]struct{}
 }
 
-// Start starts a proxy on a free port of 127.0.0.1, to the server at the address to. It ends with the test.
+// Start starts a proxy on a free port of 127.0.0.1 that connects to the server at address to. It runs until the test
+// ends.
 func Start(tb testing.TB, to string) *Proxy {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -52,7 +53,7 @@ func (p *Proxy) serve(l net.Listener) {
 				return
 			}
 			client := c.(*net.TCPConn)
-			// Registered before the backend is dialled, so that a cut in between also closes it.
+			// Registered before the backend is dialled, so that a Cut in between also closes it.
 			p.mu.Lock()
 			refused := p.listener != l
 			if !refused {
@@ -68,7 +69,7 @@ func (p *Proxy) serve(l net.Listener) {
 	})
 }
 
-// pass returns when the connection is closed from either side, or cut.
+// pass copies bytes in both directions. It returns when either side closes the connection, or when the proxy cuts it.
 func (p *Proxy) pass(client *net.TCPConn) {
 	defer func() {
 		p.mu.Lock()
@@ -91,7 +92,7 @@ func (p *Proxy) pass(client *net.TCPConn) {
 	both.Wait()
 }
 
-// Cut resets all connections. New ones are accepted at once.
+// Cut resets all connections. The proxy keeps accepting new ones.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +103,7 @@ func (p *Proxy) Cut() {
 	clear(p.conns)
 }
 
-// Refuse resets all connections and stops listening: new connections are refused.
+// Refuse resets all connections and stops listening, so that new connections are refused.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	l := p.listener
@@ -117,7 +118,7 @@ func (p *Proxy) Refuse() {
 // Listen accepts connections again, on the same port.
 func (p *Proxy) Listen(tb testing.TB) {
 	tb.Helper()
-	// Another connection of this machine may use the port for a moment.
+	// Another connection on this machine may use the port for a moment.
 	for limit := time.Now().Add(3 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		l, err := net.Listen("tcp", p.Addr)
 		if err == nil {

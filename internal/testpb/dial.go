@@ -12,27 +12,27 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// Small enough that a connection costs little to make; a larger message waits for its reader, which
-// is durable blocking.
+// Small, so that a connection costs little memory. The write of a larger message waits for the reader, which is durable
+// blocking.
 const bufconnSize = 64 << 10
 
-// Bufconn serves srv in memory and returns a connection to it with opts: [StartBufconn] and
-// [Backend.Dial] in one, for the many tests that need one connection and no restart.
+// Bufconn serves srv in memory and returns a connection to it with opts. It combines [StartBufconn] and [Backend.Dial]
+// for tests that need one connection and no restart.
 func Bufconn(tb testing.TB, srv *Server, opts ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	return StartBufconn(tb, srv).Dial(tb, opts...)
 }
 
-// Backend is a [Server] at an address, in memory or on a TCP port. Any number of connections with
-// different options can be dialled to it, and it can be stopped and started again in its place.
+// A Backend is a [Server] at an address, in memory or on a TCP port. Tests can dial any number of connections to it,
+// with different options, and can stop it and start it again at the same address.
 //
-// It is for the goroutine of the test that started it, except for DialContext, Stop and GracefulStop,
-// which are safe for concurrent use; Stop cuts short a GracefulStop that waits.
+// Only the goroutine of the test that started it may use it, except for DialContext, Stop and GracefulStop, which are
+// safe for concurrent use. Stop interrupts a GracefulStop that waits.
 //
-// When the test ends, the backend stops hard and waits for its handlers, those of earlier lives too.
-// Without this wait a handler that still sleeps would deadlock a bubble, whose clock stops with the
-// test. So a handler that waits for the test must be let go before: by its context, by a defer, or by
-// a Cleanup registered after the backend was started.
+// When the test ends, the backend stops like Stop and waits for its handlers, including those from before a restart.
+// Without this wait, a handler that still sleeps would deadlock a bubble, whose clock stops with the test. So a handler
+// that waits for the test must be released first: by its context, by a defer, or by a Cleanup registered after the
+// backend was started.
 type Backend struct {
 	tb     testing.TB
 	srv    *Server
@@ -41,11 +41,11 @@ type Backend struct {
 	listen func() (net.Listener, error)
 
 	mu sync.Mutex
-	// Guarded by mu. The last is the current one; earlier ones are stopped. Never empty.
+	// Guarded by mu. Never empty. The last one is current; earlier ones are stopped.
 	lives []life
 }
 
-// life is what a Backend has from a start to the next: grpc.Server cannot serve again once stopped.
+// life is the time of a Backend from a start to the next start. A grpc.Server cannot serve again once it is stopped.
 type life struct {
 	grpc   *grpc.Server
 	lis    net.Listener
@@ -57,7 +57,7 @@ func StartBufconn(tb testing.TB, srv *Server, opts ...grpc.ServerOption) *Backen
 	tb.Helper()
 	b := &Backend{
 		tb: tb, srv: srv, opts: opts,
-		// passthrough: the default resolver would look the name up in the DNS.
+		// passthrough: the default resolver would look the name up in DNS.
 		target: "passthrough:///bufconn",
 		listen: func() (net.Listener, error) { return bufconn.Listen(bufconnSize), nil },
 	}
@@ -82,25 +82,25 @@ func StartTCP(tb testing.TB, srv *Server, opts ...grpc.ServerOption) *Backend {
 	}
 	b.start()
 	tb.Cleanup(b.close)
-	// Where ports cannot be reserved, the first listener has found one.
+	// Where reserve does not support it, addr has port 0, and the listener has chosen the port.
 	addr = b.current().lis.Addr().String()
 	b.target = addr
 	return b
 }
 
-// Target returns the target that Dial dials: "passthrough:///bufconn" in memory, "127.0.0.1:port" on
-// TCP. A restart leaves it as it is.
+// Target returns the target that Dial dials: "passthrough:///bufconn" in memory, "127.0.0.1:port" on TCP. A restart
+// does not change it.
 func (b *Backend) Target() string { return b.target }
 
-// Dial returns a connection to the backend, closed when tb ends. It has insecure credentials; opts
-// come last and win.
+// Dial returns a connection to the backend that is closed when tb ends. It has insecure credentials; opts are applied
+// last and override the defaults.
 func (b *Backend) Dial(tb testing.TB, opts ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	return b.DialTarget(tb, b.target, opts...)
 }
 
-// DialTarget is [Backend.Dial] under another target, such as "passthrough:///a", for tests that tell
-// targets apart. Whatever the target resolves to, the connection leads to this backend.
+// DialTarget is like [Backend.Dial], but dials another target, such as "passthrough:///a", for tests of several
+// targets. Every target connects to this backend.
 func (b *Backend) DialTarget(tb testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	opts = append([]grpc.DialOption{
@@ -115,8 +115,8 @@ func (b *Backend) DialTarget(tb testing.TB, target string, opts ...grpc.DialOpti
 	return cc
 }
 
-// DialContext opens a transport to the backend, whatever the address. It fits [grpc.WithContextDialer]:
-// a test with several backends behind one connection calls the right one's by address.
+// DialContext opens a transport to the backend; it ignores the address. It can be used with [grpc.WithContextDialer]. A
+// test with several backends behind one connection selects the backend by address.
 func (b *Backend) DialContext(ctx context.Context, _ string) (net.Conn, error) {
 	if lis, ok := b.current().lis.(*bufconn.Listener); ok {
 		return lis.DialContext(ctx)
@@ -125,24 +125,23 @@ func (b *Backend) DialContext(ctx context.Context, _ string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", b.target)
 }
 
-// Stop kills the server: it closes the listener and every connection. Calls in flight fail at the
-// client and have their context cancelled at the server, but Stop does not wait for their handlers.
-// Stopping again does nothing.
+// Stop kills the server: it closes the listener and every connection. Calls in flight fail at the client and have their
+// context cancelled at the server. Stop does not wait for their handlers. It does nothing on a stopped backend.
 func (b *Backend) Stop() {
 	l := b.current()
 	l.grpc.Stop()
 	<-l.served
 }
 
-// GracefulStop takes no new calls and returns when those in flight have finished.
+// GracefulStop accepts no new calls and returns when the calls in flight have finished.
 func (b *Backend) GracefulStop() {
 	l := b.current()
 	l.grpc.GracefulStop()
 	<-l.served
 }
 
-// Restart starts the server again at the same address, with the same options, script and counts. It
-// kills the server first unless it is stopped already. It must not be called concurrently with itself.
+// Restart starts the server again at the same address, with the same options, script and counts. If the server is not
+// stopped, Restart kills it first. Restart must not be called concurrently with itself.
 func (b *Backend) Restart() {
 	b.tb.Helper()
 	b.Stop()
@@ -159,7 +158,7 @@ func (b *Backend) start() {
 	b.srv.Register(l.grpc)
 	go func() {
 		defer close(l.served)
-		// ErrServerStopped: Stop came before this goroutine did.
+		// Serve returns ErrServerStopped if Stop was called before this goroutine ran.
 		if err := l.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			b.tb.Errorf("testpb: serve: %v", err)
 		}
@@ -175,14 +174,14 @@ func (b *Backend) close() {
 	lives := b.lives
 	b.mu.Unlock()
 	for _, l := range lives {
-		// On a stopped server only the wait for the handlers is left of it. grpc.WaitForHandlers would
-		// make Stop wait as well, and a kill in mid-test must not.
+		// On a stopped server this only waits for the handlers. The option grpc.WaitForHandlers would make Stop wait as well,
+		// but a kill during a test must not wait.
 		l.grpc.GracefulStop()
 	}
 }
 
-// current does not hold the lock while a server stops: a bubble's clock does not advance while a
-// goroutine waits for a mutex, so a second Stop would hang with it.
+// current returns the current life. Callers must not hold the lock while a server stops: the clock of a bubble does not
+// advance while a goroutine waits for a mutex, so a second Stop would hang too.
 func (b *Backend) current() life {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -24,20 +24,20 @@ func wantCode(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
-// A call over bufconn takes no time of its own, so a test may count virtual time to the nanosecond.
+// A call over bufconn takes no virtual time, so tests may count it to the nanosecond.
 func TestBufconnVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := new(testpb.Server)
 		client := testpb.NewTestClient(testpb.Bufconn(t, srv))
 		start := time.Now()
-		// Larger than the pipe, so that both sides wait for each other.
+		// Larger than the buffer, so that both sides wait for each other.
 		payload := bytes.Repeat([]byte("x"), 1<<20)
 		resp, err := client.Unary(t.Context(), &testpb.Request{Payload: payload})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(resp.GetPayload(), payload) {
-			t.Error("the payload came back changed")
+			t.Error("the payload has changed")
 		}
 		if got := time.Since(start); got != 0 {
 			t.Errorf("a call took %v, want 0s", got)
@@ -57,8 +57,8 @@ func TestBufconnVirtualTime(t *testing.T) {
 	})
 }
 
-// A test may end with calls of every kind in flight and handlers that heed nothing: the bubble must
-// not deadlock, and no goroutine may be left.
+// A test may end with calls of every kind in flight and with handlers that ignore their context. The bubble must not
+// deadlock, and no goroutine may be left.
 func TestBufconnEndsWithCallsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sleepFor := func(d time.Duration) testpb.Script {
@@ -78,7 +78,7 @@ func TestBufconnEndsWithCallsInFlight(t *testing.T) {
 		srv.Set(sleepFor(2 * time.Hour))
 		b := testpb.StartBufconn(t, srv)
 		client := testpb.NewTestClient(b.Dial(t))
-		// t.Context itself would end the calls before the clean-up does.
+		// t.Context would end the calls before the cleanup does.
 		ctx := context.WithoutCancel(t.Context())
 		start := func() {
 			go func() {
@@ -99,10 +99,10 @@ func TestBufconnEndsWithCallsInFlight(t *testing.T) {
 		if got, want := srv.Total(), 4; got != want {
 			t.Errorf("calls in flight: got %d, want %d", got, want)
 		}
-		// Those of an earlier life are waited for too, though they outlast the later ones.
+		// Handlers from before a restart are waited for too, even if they run longest.
 		srv.Set(sleepFor(time.Hour))
 		b.Restart()
-		time.Sleep(10 * time.Second) // past the reconnect back-off
+		time.Sleep(10 * time.Second) // after the reconnect back-off
 		start()
 		if got, want := srv.Total(), 8; got != want {
 			t.Errorf("calls in flight after a restart: got %d, want %d", got, want)
@@ -121,7 +121,10 @@ func TestBufconnManyConns(t *testing.T) {
 			}))
 		plain := b.Dial(t)
 		counted := b.DialTarget(t, "passthrough:///elsewhere", grpc.WithChainUnaryInterceptor(
-			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			func(
+				ctx context.Context, method string, req, reply any,
+				cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			) error {
 				sent.Add(1)
 				return invoker(ctx, method, req, reply, cc, opts...)
 			}))
@@ -164,7 +167,7 @@ func TestBufconnStopAndRestart(t *testing.T) {
 		}()
 		synctest.Wait()
 
-		// A kill takes no time, though the handler goes on.
+		// A kill does not wait for the handler.
 		start := time.Now()
 		b.Stop()
 		wantCode(t, "call in flight when the server was killed", <-inFlight, codes.Unavailable)
@@ -230,12 +233,12 @@ func TestBufconnGracefulStop(t *testing.T) {
 
 		b.Restart()
 		call()
-		time.Sleep(10 * time.Second) // past the reconnect back-off
+		time.Sleep(10 * time.Second) // after the reconnect back-off
 		start = time.Now()
 		var wg sync.WaitGroup
 		wg.Go(b.GracefulStop)
 		time.Sleep(time.Second)
-		b.Stop() // cuts the graceful stop short
+		b.Stop() // interrupts the graceful stop
 		wg.Wait()
 		if got := time.Since(start); got != time.Second {
 			t.Errorf("the graceful stop cut short took %v, want 1s", got)
@@ -244,12 +247,12 @@ func TestBufconnGracefulStop(t *testing.T) {
 	})
 }
 
-// TestEndToEndTCPRestart uses a real port, outside any bubble: a server is killed and restarted at the
-// same address while clients load it.
+// TestEndToEndTCPRestart uses a real port, outside any bubble. It kills a server under load and restarts it at the same
+// address.
 func TestEndToEndTCPRestart(t *testing.T) {
 	srv := new(testpb.Server)
 	b := testpb.StartTCP(t, srv)
-	// Reconnect soon: the default back-off starts at a second of real time.
+	// The default back-off starts at one second of real time.
 	soon := grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1, MaxDelay: time.Millisecond},
 		MinConnectTimeout: 10 * time.Second, // zero would give a connection attempt one millisecond
@@ -293,7 +296,7 @@ func TestEndToEndTCPRestart(t *testing.T) {
 				return nil, ctx.Err()
 			},
 		})
-		<-served // the load runs
+		<-served // calls are running
 		hung := make(chan error, 1)
 		go func() {
 			_, err := testpb.NewOtherClient(cc).Ping(t.Context(), &testpb.Request{}, grpc.WaitForReady(true))
@@ -317,10 +320,10 @@ func TestEndToEndTCPRestart(t *testing.T) {
 	cancel()
 	load.Wait()
 
-	// Restart of a server that runs, and a graceful stop with nothing in flight.
+	// Restart of a running server, and a graceful stop without calls in flight.
 	b.Restart()
 	_, err := client.Unary(t.Context(), &testpb.Request{}, grpc.WaitForReady(true))
-	for status.Code(err) == codes.Unavailable { // sent on the old connection, not yet known to be dead
+	for status.Code(err) == codes.Unavailable { // sent on the old connection before gRPC noticed that it is closed
 		_, err = client.Unary(t.Context(), &testpb.Request{}, grpc.WaitForReady(true))
 	}
 	wantCode(t, "call after a restart without a stop", err, codes.OK)

@@ -1,6 +1,6 @@
-// Package testpb is the gRPC service that the tests of grpcircuit call: its messages and stubs, a
-// [Server] whose behaviour a test scripts while it runs, and a [Backend] that serves it in memory or
-// on a TCP port and can be killed and restarted.
+// Package testpb is the gRPC service that the tests of grpcircuit call. It holds its messages and stubs, a [Server]
+// whose behaviour a test can script and change at run time, and a [Backend] that serves it in memory or on a TCP port
+// and that can be killed and restarted.
 //
 // In memory everything works inside a testing/synctest bubble, with real gRPC and virtual time:
 //
@@ -14,10 +14,10 @@
 //		…
 //	})
 //
-// Nothing needs closing: connections, then servers, close in T.Cleanup, which in a bubble runs inside
-// it, before it waits for its goroutines. Start the server, dial and take the guard's breakers all
-// inside the bubble; channels and timers made outside it do not belong to it. Over TCP a bubble's
-// clock stands still, as a read from a socket is not durably blocked.
+// Tests need not close anything: T.Cleanup closes the connections and then the servers. In a bubble, cleanups run
+// inside the bubble, before it waits for its goroutines. Start the server, dial, and create the guard's breakers inside
+// the bubble, because channels and timers that were made outside do not belong to it. Over TCP the clock of a bubble
+// does not advance, because a read from a socket is not durably blocked.
 package testpb
 
 //go:generate ./generate.sh

@@ -15,16 +15,16 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// A RawServer speaks HTTP/2 in memory and answers each request as its function does. It does not implement gRPC.
+// A RawServer speaks HTTP/2 in memory and answers each request with its function. It does not implement gRPC.
 type RawServer struct {
 	listener *bufconn.Listener
 	answer   RawAnswer
 }
 
-// A RawAnswer writes the response to a request. If it returns an error the server closes the connection.
+// A RawAnswer writes the response to a request. If it returns an error, the server closes the connection.
 type RawAnswer func(f *http2.Framer, stream uint32) error
 
-// StartRaw serves until the test ends.
+// StartRaw starts a RawServer that runs until the test ends.
 func StartRaw(tb testing.TB, answer RawAnswer) *RawServer {
 	tb.Helper()
 	s := &RawServer{listener: bufconn.Listen(1 << 16), answer: answer}
@@ -74,12 +74,12 @@ func (s *RawServer) serve(conn net.Conn) {
 	}
 }
 
-// DialContext opens a connection to the server, whatever the address. It fits [grpc.WithContextDialer].
+// DialContext opens a connection to the server; it ignores the address. It can be used with [grpc.WithContextDialer].
 func (s *RawServer) DialContext(ctx context.Context, _ string) (net.Conn, error) {
 	return s.listener.DialContext(ctx)
 }
 
-// Dial returns a gRPC connection to the server, closed when tb ends.
+// Dial returns a gRPC connection to the server that is closed when tb ends.
 func (s *RawServer) Dial(tb testing.TB, opts ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	cc, err := grpc.NewClient("passthrough:///bufconn", append(opts,
@@ -96,7 +96,7 @@ func Resets(code http2.ErrCode) RawAnswer {
 	return func(f *http2.Framer, stream uint32) error { return f.WriteRSTStream(stream, code) }
 }
 
-// AnswersHTML answers as a proxy does that finds no gRPC server.
+// AnswersHTML answers like a proxy that finds no gRPC server.
 func AnswersHTML(httpStatus string) RawAnswer {
 	return func(f *http2.Framer, stream uint32) error {
 		err := writeHeaders(f, stream, false, ":status", httpStatus, "content-type", "text/html")

@@ -5,13 +5,12 @@ import (
 	"syscall"
 )
 
-// reserve picks a free port of 127.0.0.1 and keeps it for this process until release is called, so
-// that a server which is down for a while finds its port free when it restarts: other tests on the
-// machine ask for free ports all the time.
+// reserve chooses a free port of 127.0.0.1 and keeps it for this process until release is called. A server can then
+// restart on its port after a while, although other tests on the machine look for free ports all the time.
 //
-// The socket that holds the port never listens, so connections to it are refused. Linux lets a
-// listener in beside it, as both have SO_REUSEADDR (net sets it on every listener) and only one
-// listens, but hands the port to nobody who asks for any.
+// The socket that holds the port never listens, so connections to it are refused. Linux allows a listener on the same
+// port, because both sockets have SO_REUSEADDR (package net sets it on every listener) and only one listens. Linux does
+// not assign the port to a socket that asks for any free port.
 func reserve() (addr string, release func(), err error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// With the range of free ports narrowed to the one that is reserved, asking for any port must fail,
-// and must succeed once it is released.
+// With the range of free ports narrowed to the reserved one, listening on any free port must fail. It must succeed once
+// the port is released.
 func TestReserveKeepsThePort(t *testing.T) {
 	addr, release, err := reserve()
 	if err != nil {
@@ -24,7 +24,7 @@ func TestReserveKeepsThePort(t *testing.T) {
 		})
 		return errors.Join(ctlErr, err)
 	}}
-	lc.SetMultipathTCP(false) // has no IP_LOCAL_PORT_RANGE
+	lc.SetMultipathTCP(false) // not supported with IP_LOCAL_PORT_RANGE
 	anyPort := func() error {
 		lis, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 		if err != nil {

@@ -10,11 +10,11 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Script is what a [Server] does with the calls it gets. A nil function is the method's default:
-// Unary, Bidi and Ping echo, ServerStream sends as many responses as the request's count asks for,
-// and ClientStream answers with the number of requests at the end of the stream.
+// Script defines how a [Server] answers calls. For a nil function the method has a default: Unary, Bidi and Ping echo,
+// ServerStream sends as many responses as the count of the request, and ClientStream answers with the number of
+// requests at the end of the stream.
 //
-// The functions run on the call's goroutine, many at a time.
+// The functions run on the goroutine of the call, many at a time.
 type Script struct {
 	OnUnary        func(context.Context, *Request) (*Response, error)
 	OnClientStream func(grpc.ClientStreamingServer[Request, Response]) error
@@ -23,14 +23,13 @@ type Script struct {
 	OnPing         func(context.Context, *Request) (*Response, error)
 }
 
-// Server implements the services Test and Other by its [Script] and counts the calls that reach it.
-// The zero value is ready and has the default script. Its methods are safe for concurrent use. It must
-// not be copied.
+// Server implements the services Test and Other according to its [Script] and counts the calls that reach it. The zero
+// value is ready to use and has the default script. Its methods are safe for concurrent use. It must not be copied.
 type Server struct {
 	UnimplementedTestServer
 	UnimplementedOtherServer
 
-	// One pointer for the whole script: a call sees one script, never half of two.
+	// One pointer to the whole script, so that a call never sees parts of two scripts.
 	script atomic.Pointer[Script]
 
 	unary, clientStream, serverStream, bidi, ping atomic.Int64
@@ -42,13 +41,12 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	RegisterOtherServer(r, s)
 }
 
-// Set replaces the whole script, functions left nil included. Calls that have begun keep the script
-// they began with.
+// Set replaces the whole script; functions left nil get their default. Calls that have begun keep their script.
 func (s *Server) Set(script Script) { s.script.Store(&script) }
 
-// Received returns how many calls of method reached the server, by its full name, such as
-// [Test_Unary_FullMethodName]. A call counts when its handler starts, before the script runs. It panics
-// if there is no such method: a misspelt name that read as zero would let a test pass for nothing.
+// Received returns the number of calls of method that reached the server. The method is a full name, such as
+// [Test_Unary_FullMethodName]. A call counts when its handler starts, before the script runs. Received panics if there
+// is no such method, because a test with a misspelt name would otherwise read zero and might pass.
 func (s *Server) Received(method string) int {
 	switch method {
 	case Test_Unary_FullMethodName:
@@ -65,7 +63,7 @@ func (s *Server) Received(method string) int {
 	panic(fmt.Sprintf("testpb: no method %q", method))
 }
 
-// Total returns how many calls reached the server, over all methods.
+// Total returns the number of calls that reached the server, over all methods.
 func (s *Server) Total() int {
 	return int(s.unary.Load() + s.clientStream.Load() + s.serverStream.Load() + s.bidi.Load() + s.ping.Load())
 }

@@ -18,20 +18,26 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// call makes one whole call: it sends reqs, as many as the method takes, and returns every response.
+// call makes one whole call: it sends reqs and returns every response.
 type call struct {
 	method string
 	do     func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error)
 }
 
 var calls = []call{
-	{testpb.Test_Unary_FullMethodName, func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error) {
+	{testpb.Test_Unary_FullMethodName, func(
+		ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request,
+	) ([]*testpb.Response, error) {
 		return one(testpb.NewTestClient(cc).Unary(ctx, reqs[0]))
 	}},
-	{testpb.Other_Ping_FullMethodName, func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error) {
+	{testpb.Other_Ping_FullMethodName, func(
+		ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request,
+	) ([]*testpb.Response, error) {
 		return one(testpb.NewOtherClient(cc).Ping(ctx, reqs[0]))
 	}},
-	{testpb.Test_ClientStream_FullMethodName, func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error) {
+	{testpb.Test_ClientStream_FullMethodName, func(
+		ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request,
+	) ([]*testpb.Response, error) {
 		stream, err := testpb.NewTestClient(cc).ClientStream(ctx)
 		if err != nil {
 			return nil, err
@@ -41,14 +47,18 @@ var calls = []call{
 		}
 		return one(stream.CloseAndRecv())
 	}},
-	{testpb.Test_ServerStream_FullMethodName, func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error) {
+	{testpb.Test_ServerStream_FullMethodName, func(
+		ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request,
+	) ([]*testpb.Response, error) {
 		stream, err := testpb.NewTestClient(cc).ServerStream(ctx, reqs[0])
 		if err != nil {
 			return nil, err
 		}
 		return recvAll(stream)
 	}},
-	{testpb.Test_Bidi_FullMethodName, func(ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request) ([]*testpb.Response, error) {
+	{testpb.Test_Bidi_FullMethodName, func(
+		ctx context.Context, cc *grpc.ClientConn, reqs ...*testpb.Request,
+	) ([]*testpb.Response, error) {
 		stream, err := testpb.NewTestClient(cc).Bidi(ctx)
 		if err != nil {
 			return nil, err
@@ -80,7 +90,7 @@ func one(resp *testpb.Response, err error) ([]*testpb.Response, error) {
 
 func sendAll(stream sender, reqs []*testpb.Request) error {
 	for _, req := range reqs {
-		// io.EOF: the server has ended the call, and receiving says how.
+		// io.EOF: the server has ended the call, and RecvMsg returns how.
 		if err := stream.Send(req); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
@@ -139,8 +149,8 @@ func TestDefaultScript(t *testing.T) {
 	}
 }
 
-// Each function of a script answers its own method, and a script takes over from the one before while
-// the server runs, in whole: what it leaves nil is the default again.
+// Each function of a script answers its own method. A new script replaces the whole script while the server runs:
+// functions that it leaves nil have their default again.
 func TestSetSwapsTheScript(t *testing.T) {
 	fails := func(code codes.Code, msg string) testpb.Script {
 		err := func(method string) error { return status.Error(code, msg+" "+method) }

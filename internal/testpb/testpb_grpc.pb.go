@@ -237,7 +237,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Other is a second service at the same address, to see that what happens to Test leaves it alone.
+// Other is a second service at the same address. Tests check that calls of Test do not affect it.
 type OtherClient interface {
 	Ping(ctx context.Context, in *Request, opts ...grpc.CallOption) (*Response, error)
 }
@@ -264,7 +264,7 @@ func (c *otherClient) Ping(ctx context.Context, in *Request, opts ...grpc.CallOp
 // All implementations must embed UnimplementedOtherServer
 // for forward compatibility.
 //
-// Other is a second service at the same address, to see that what happens to Test leaves it alone.
+// Other is a second service at the same address. Tests check that calls of Test do not affect it.
 type OtherServer interface {
 	Ping(context.Context, *Request) (*Response, error)
 	mustEmbedUnimplementedOtherServer()

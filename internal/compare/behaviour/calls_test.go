@@ -13,7 +13,7 @@ var errOwn = errors.New("the caller's own error")
 var calls = []*scenario{
 	{
 		id: "P01", title: "A panic counts as a failure", rule: "B23",
-		why:   "code that panics on a bad answer has had a bad answer",
+		why:   "code may panic because the backend's answer is bad",
 		needs: []feature{hasStates, hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -24,19 +24,19 @@ var calls = []*scenario{
 		},
 	},
 	{
-		id: "P02", title: "A panic goes on to the caller with the value that it had", rule: "B23",
-		why:   "recovery further up tells panics apart by it",
+		id: "P02", title: "A panic reaches the caller with its value unchanged", rule: "B23",
+		why:   "code that recovers panics looks at the value",
 		needs: []feature{hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
 			if got := c.panics(b); got != errPanic {
-				c.failf("the caller gets another value, or no panic at all")
+				c.failf("the caller gets another value, or no panic")
 			}
 		},
 	},
 	{
 		id: "P03", title: "runtime.Goexit in a call counts as a failure", rule: "B23",
-		why:   "the call did not succeed, and it is over",
+		why:   "the call has ended without success",
 		needs: []feature{hasStates, hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -53,23 +53,23 @@ var calls = []*scenario{
 				<-gone
 				c.settle()
 			}
-			b.mustNot("a call after as many calls ended in Goexit as failures open it")
+			b.mustNot("a call after as many calls with Goexit as failures open it")
 		},
 	},
 	{
-		id: "P04", title: "The error of a call comes back as it was", rule: "G1",
+		id: "P04", title: "The error of a call reaches the caller unchanged", rule: "G1",
 		why:   "callers compare errors",
 		needs: []feature{hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
-			//nolint:errorlint // identity is what is asked for
+			//nolint:errorlint // the scenario requires the same value
 			if err := b.do(bg, func(context.Context) error { return errOwn }); err != errOwn {
 				c.failf("the caller gets another error")
 			}
 		},
 	},
 	{
-		id: "N01", title: "Calls run side by side", rule: "B9",
+		id: "N01", title: "Calls run concurrently", rule: "B9",
 		why: "a breaker is not a queue",
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -86,7 +86,7 @@ var calls = []*scenario{
 			}
 			all.Wait()
 			if time.Since(begin) > 1500*time.Millisecond {
-				c.failf("20 calls of a second each took longer than a second and a half")
+				c.failf("20 concurrent calls of a second each took longer than a second and a half")
 			}
 		},
 	},
@@ -112,13 +112,13 @@ var calls = []*scenario{
 			all.Wait()
 			c.settle()
 			if s, f := b.counts(); s != 4000 || f != 4000 {
-				c.failf("8000 calls, half of them failures, and it counts otherwise")
+				c.failf("the counts are wrong after 8000 calls, half of them failures")
 			}
 		},
 	},
 	{
-		id: "N03", title: "Counts of an idle breaker are of its window, too", rule: "B8",
-		why:   "a dashboard that shows 100% errors an hour after the last call wakes people",
+		id: "N03", title: "The counts of an idle breaker cover only its window", rule: "B8",
+		why:   "a dashboard must not show 100% errors an hour after the last call",
 		needs: []feature{hasStates, hasCounts, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 1000})
@@ -133,7 +133,7 @@ var calls = []*scenario{
 	},
 	{
 		id: "N04", title: "Breakers leave no goroutines behind", rule: "B36",
-		why: "tests make thousands of them, and so do clients that come and go",
+		why: "tests make thousands of breakers, and so do short-lived clients",
 		run: func(c *cell) {
 			before := runtime.NumGoroutine()
 			for range 200 {
@@ -144,13 +144,13 @@ var calls = []*scenario{
 			runtime.GC()
 			c.settle()
 			if runtime.NumGoroutine()-before > 20 {
-				c.failf("200 breakers out of use hold more than 20 goroutines")
+				c.failf("200 unused breakers have more than 20 goroutines")
 			}
 		},
 	},
 	{
-		id: "N05", title: "A limit on calls in flight can be set, and holds", rule: "B19",
-		why:   "a slow backend fills memory with waiting calls before it fails any",
+		id: "N05", title: "A limit on calls in flight can be set and is kept", rule: "B19",
+		why:   "calls that wait for a slow backend fill the memory before any of them fails",
 		needs: []feature{hasLimit},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, maxCalls: 5})
@@ -159,15 +159,15 @@ var calls = []*scenario{
 				ends = append(ends, b.mustHold("one of five calls in flight"))
 			}
 			if _, ok := b.hold(); ok {
-				c.failf("let a sixth call through, with a limit of five")
+				c.failf("admitted a sixth call, with a limit of five")
 			}
 			ends[0](success)
 			b.mustHold("a call after one of five had ended")
 		},
 	},
 	{
-		id: "K01", title: "One key open, the others untouched", rule: "B32, G11",
-		why:   "one dead method must not take its neighbours along",
+		id: "K01", title: "An open breaker does not affect other keys", rule: "B32, G11",
+		why:   "a dead method must not make calls of other methods fail",
 		needs: []feature{hasKeys},
 		run: func(c *cell) {
 			r := c.registry(want{failures: 5}, 1000)
@@ -185,12 +185,12 @@ var calls = []*scenario{
 				c.sleep(time.Millisecond)
 			}
 			if passed > 50 {
-				c.failf("let most calls of a key through that always failed")
+				c.failf("admitted most calls of a key that always failed")
 			}
 		},
 	},
 	{
-		id: "K02", title: "First uses of a key at once make one breaker", rule: "B32",
+		id: "K02", title: "Concurrent first uses of a key make one breaker", rule: "B32",
 		why:   "otherwise the first failures of a burst are lost",
 		needs: []feature{hasStates, hasKeys},
 		run: func(c *cell) {
@@ -210,8 +210,8 @@ var calls = []*scenario{
 		},
 	},
 	{
-		id: "K03", title: "Keys that come once are not kept for ever", rule: "B33",
-		why:   "a key with an id in it fills the memory of a client that runs for months",
+		id: "K03", title: "Keys that are used once are not kept for ever", rule: "B33",
+		why:   "keys that contain an id fill the memory of a client that runs for months",
 		needs: []feature{hasKeys},
 		run: func(c *cell) {
 			get := c.registry(want{failures: 5}, 100)
@@ -227,14 +227,14 @@ var calls = []*scenario{
 			step := max(heap()-few, 8<<10)
 			use(200, 2200)
 			if heap()-few > 12*step {
-				c.failf("2000 keys that came once, a minute ago, are all still in memory")
+				c.failf("2000 keys that were used once, a minute ago, are all still in memory")
 			}
-			runtime.KeepAlive(get) // or the collector takes the whole registry, and the last reading says nothing
+			runtime.KeepAlive(get) // keeps the registry from being collected before the last reading
 		},
 	},
 	{
-		id: "K04", title: "An open breaker is not thrown out for other keys", rule: "B33",
-		why:   "that would let calls loose on a dead backend",
+		id: "K04", title: "An open breaker is not evicted for other keys", rule: "B33",
+		why:   "otherwise calls reach a dead backend again",
 		needs: []feature{hasStates, hasKeys},
 		run: func(c *cell) {
 			get := c.registry(want{failures: 5, openFor: time.Minute}, 100)
@@ -243,15 +243,17 @@ var calls = []*scenario{
 				get("key "+ordinal(i)).must(success, "the first call of a key")
 				c.sleep(10 * time.Millisecond)
 			}
-			get("dead").mustNot("a call of an open key, after 2000 others had come")
+			get("dead").mustNot("a call of an open key, after calls of 2000 others")
 		},
 	},
 	{
-		id: "K05", title: "Settings can be changed while it is open, and it stays open", rule: "B34",
-		why:   "operators turn knobs during outages",
+		id: "K05", title: "Settings can be changed while it is open, without closing it", rule: "B34",
+		why:   "operators change settings during outages",
 		needs: []feature{hasStates, hasLive},
 		run: func(c *cell) {
-			w := want{failures: 5, window: 10 * time.Second, openFor: 10 * time.Second, probes: 1, successes: 1, lease: time.Minute}
+			w := want{
+				failures: 5, window: 10 * time.Second, openFor: 10 * time.Second, probes: 1, successes: 1, lease: time.Minute,
+			}
 			b := c.make(w)
 			b.open()
 			w.failures = 8

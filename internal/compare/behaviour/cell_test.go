@@ -16,12 +16,12 @@ import (
 type scenario struct {
 	id string
 
-	title string // what is asked of the library
+	title string // what the library must do
 	rule  string // of docs/semantics.md
-	why   string // what a user wants it for
+	why   string // why a user wants it
 	needs []feature
-	// wall has it run in real time. A bubble's clock stands still while somebody waits for a mutex, so what hunts deadlocks
-	// cannot live in one.
+	// wall makes it run in real time. The clock of a bubble stands still while a goroutine waits for a mutex, so scenarios
+	// that look for deadlocks cannot run in one.
 	wall bool
 	run  func(c *cell)
 }
@@ -31,7 +31,7 @@ type mark string
 const (
 	pass    mark = "pass"
 	fail    mark = "fail"
-	lacking mark = "lacking" // a fail for want of a feature
+	lacking mark = "lacking" // a fail because of a missing feature
 	na      mark = "na"
 	hang    mark = "hang"
 	crash   mark = "crash"
@@ -42,8 +42,8 @@ type verdict struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// A cell is one scenario on one library, in a process of its own. It ends the process with its first verdict, so that what a
-// library leaves running does not matter, and any goroutine may give it.
+// A cell is one scenario with one library, in its own process. It ends the process with its first verdict, so any
+// goroutine may give the verdict, and whatever the library leaves running does not matter.
 type cell struct {
 	tb    testing.TB
 	lib   *library
@@ -51,7 +51,7 @@ type cell struct {
 	given atomic.Bool
 }
 
-// resultFD is where the child writes its verdict.
+// resultFD is the file descriptor to which the child writes its verdict.
 const resultFD = 3
 
 func (c *cell) give(v verdict) {
@@ -66,14 +66,15 @@ func (c *cell) give(v verdict) {
 	os.Exit(0)
 }
 
-// failf is the verdict that the library did not do as asked. The text must be the same on every machine and in every run.
+// failf gives the verdict that the library did not behave as described. The text must be the same on every machine and
+// in every run.
 func (c *cell) failf(format string, args ...any) {
 	c.give(verdict{Mark: fail, Reason: fmt.Sprintf(format, args...)})
 }
 
 func (c *cell) notApplicable(why string) { c.give(verdict{Mark: na, Reason: why}) }
 
-// settle lets what the library does behind the caller's back come to rest.
+// settle waits until the library's background goroutines are idle.
 func (c *cell) settle() {
 	if c.wall {
 		time.Sleep(time.Millisecond)
@@ -87,7 +88,7 @@ func (c *cell) sleep(d time.Duration) {
 	c.settle()
 }
 
-// within runs f in a goroutine and fails the cell if it does not end. For scenarios in real time.
+// within runs f in a goroutine and fails the cell if it does not return in time. It is for scenarios in real time.
 func (c *cell) within(d time.Duration, what string, f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -109,7 +110,7 @@ type subject struct {
 
 func (c *cell) make(w want) subject { return c.test(c.lib.make(c.filled(w))) }
 
-// filled is w with what a scenario left open.
+// filled returns w with defaults for the fields that a scenario left zero.
 func (c *cell) filled(w want) want {
 	if w.failures == 0 && w.ratio == 0 && w.slow == 0 && w.trip == nil {
 		w.failures = 5
@@ -134,7 +135,7 @@ func (c *cell) filled(w want) want {
 
 func (c *cell) test(i *instance) subject { return subject{i, c} }
 
-// try makes one call that ends with o and says whether it was let through.
+// try makes one call that ends with o and reports whether it was admitted.
 func (s subject) try(o outcome) bool {
 	ctx, cancel := context.WithCancel(bg)
 	defer cancel()
@@ -149,14 +150,14 @@ func (s subject) try(o outcome) bool {
 	s.c.settle()
 	if rejected := err != nil && s.rejected(err); rejected == ran {
 		if ran {
-			s.c.failf("ran a call and said that it had rejected it")
+			s.c.failf("ran a call and reported that it had rejected it")
 		}
 		s.c.failf("neither ran nor rejected a call")
 	}
 	return ran
 }
 
-// begin is hold without waiting for things to settle, for calls that end side by side.
+// begin is hold without settle, for calls that end at the same time.
 func (s subject) begin() func(outcome) {
 	end, err := s.start(bg)
 	if err != nil {
@@ -165,7 +166,7 @@ func (s subject) begin() func(outcome) {
 	return end
 }
 
-// must is try for a call that has to be let through.
+// must is try for a call that must be admitted.
 func (s subject) must(o outcome, what string) {
 	s.c.tb.Helper()
 	if !s.try(o) {
@@ -173,15 +174,15 @@ func (s subject) must(o outcome, what string) {
 	}
 }
 
-// mustNot is try for a call that has to be rejected.
+// mustNot is try for a call that must be rejected.
 func (s subject) mustNot(what string) {
 	s.c.tb.Helper()
 	if s.try(success) {
-		s.c.failf("let through %s", what)
+		s.c.failf("admitted %s", what)
 	}
 }
 
-// mustAdmitWithin waits up to so many open periods, each with a call at its end, until one is let through.
+// mustAdmitWithin waits for up to the given number of open periods, with a call after each, until one is admitted.
 func (s subject) mustAdmitWithin(periods int, otherwise string) {
 	s.c.tb.Helper()
 	for range periods {
@@ -206,12 +207,12 @@ func (s subject) hold() (end func(outcome), ok bool) {
 	}, true
 }
 
-// hang makes a call that ends when its context does, as calls of gRPC do, and says whether it was let through. Its caller
+// hang makes a call that ends when its context does, as gRPC calls do, and reports whether it was admitted. Its caller
 // would wait for ever.
 func (s subject) hang(running *atomic.Int64) bool {
 	var in atomic.Bool
 	go func() {
-		// what it returns, if it does, is of no interest
+		// the result does not matter
 		_ = s.do(bg, func(ctx context.Context) error {
 			in.Store(true)
 			running.Add(1)
@@ -233,7 +234,7 @@ func (s subject) mustHold(what string) (end func(outcome)) {
 	return end
 }
 
-// open makes a new breaker open.
+// open opens a new breaker.
 func (s subject) open() {
 	for i := range s.failures {
 		s.must(failure, fmt.Sprintf("failing call %d of the %d that open it", i+1, s.failures))
@@ -241,13 +242,13 @@ func (s subject) open() {
 	s.mustNot(fmt.Sprintf("a call after the %d failures that open it", s.failures))
 }
 
-// bg is a context that never ends: the test's own ends with the cell.
+// bg never ends. The context of the test ends with the cell.
 var bg = context.Background()
 
-// ordinal counts from 1.
+// ordinal returns i+1, to count from 1.
 func ordinal(i int) string { return strconv.Itoa(i + 1) }
 
-// times is a number of times, in words where there are words.
+// times returns a number of times, as a word if there is one.
 func times(n int) string {
 	switch n {
 	case 0:
@@ -261,10 +262,10 @@ func times(n int) string {
 	}
 }
 
-// soon is a little more than d: libraries may count in milliseconds or ask for strictly more.
+// soon returns a little more than d, because libraries may count in milliseconds or require strictly more.
 func soon(d time.Duration) time.Duration { return d + d/50 + 2*time.Millisecond }
 
-// elapse lets the open period pass.
+// elapse waits until the open period is over.
 func (s subject) elapse() { s.c.sleep(soon(s.openFor)) }
 
 // shut closes a breaker whose open period is over.
@@ -284,7 +285,7 @@ func (s subject) cycle() {
 	s.shut()
 }
 
-// isClosed says whether the breaker lets calls through side by side, which only a closed one does.
+// isClosed reports whether the breaker admits concurrent calls, which only a closed one does.
 func (s subject) isClosed() bool {
 	if s.state != nil {
 		return s.state() == closed

@@ -19,10 +19,10 @@ import (
 	"time"
 )
 
-// cellEnv tells a process that it is a child: its value is the name of the library, a slash, and the id of the scenario.
+// cellEnv is set in a child process. Its value is the name of the library, a slash, and the id of the scenario.
 const cellEnv = "GRPCIRCUIT_COMPARE_CELL"
 
-// limit is how long a cell may take, in real time. In a bubble most take milliseconds.
+// limit is the longest real time of a cell. In a bubble most take milliseconds.
 const limit = 60 * time.Second
 
 var write = flag.String("write", "", "run everything and write the report to this file, instead of testing")
@@ -46,8 +46,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// TestCell is the whole life of a child: synctest wants a testing.T, and only a test has one. In the parent it sees that a
-// child gives a verdict.
+// TestCell runs the cell of a child process. It is a test because synctest needs a testing.T. In the parent it checks
+// that a child gives a verdict.
 func TestCell(t *testing.T) {
 	name := os.Getenv(cellEnv)
 	if name == "" {
@@ -67,8 +67,8 @@ func TestCell(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c.tb = t
-		// A bubble's clock starts in the year 2000. A library that remembers when the program started would see time before
-		// that, so move on to well after it.
+		// A bubble's clock starts in the year 2000. A library that remembers when the program started would see an earlier
+		// time, so move the clock to well after that.
 		time.Sleep(40 * 365 * 24 * time.Hour)
 		c.run(sc)
 	})
@@ -87,7 +87,7 @@ func (c *cell) run(sc *scenario) {
 	c.give(verdict{Mark: pass})
 }
 
-// runCell runs one scenario on one library in a process of its own.
+// runCell runs one scenario with one library in its own process.
 func runCell(ctx context.Context, binary string, lib *library, sc *scenario, limit time.Duration) (verdict, error) {
 	in, out, err := os.Pipe()
 	if err != nil {
@@ -101,7 +101,7 @@ func runCell(ctx context.Context, binary string, lib *library, sc *scenario, lim
 	cmd.Env = append(os.Environ(), cellEnv+"="+lib.name+"/"+sc.id)
 	cmd.ExtraFiles = []*os.File{out}
 	var stderr bytes.Buffer
-	cmd.Stdout = &stderr // a library's log, or what the runtime says when the process dies
+	cmd.Stdout = &stderr // a library's log, or the runtime's message when the process dies
 	cmd.Stderr = &stderr
 	runErr := cmd.Run()
 	out.Close()
@@ -118,7 +118,8 @@ func runCell(ctx context.Context, binary string, lib *library, sc *scenario, lim
 		return verdict{Mark: hang, Reason: "never ends"}, nil
 	case strings.Contains(stderr.String(), "all goroutines in bubble are blocked"):
 		return verdict{Mark: hang, Reason: "never ends"}, nil
-	case strings.Contains(stderr.String(), errHarness.Error()), strings.Contains(stderr.String(), "--- FAIL") && !strings.Contains(stderr.String(), "panic: "):
+	case strings.Contains(stderr.String(), errHarness.Error()), strings.Contains(stderr.String(), "--- FAIL") &&
+		!strings.Contains(stderr.String(), "panic: "):
 		return verdict{}, fmt.Errorf("%s on %s: %w\n%s", sc.id, lib.name, runErr, stderr.String())
 	default:
 		return verdict{Mark: crash, Reason: "kills the process: " + lastWords(&stderr)}, nil
@@ -127,10 +128,10 @@ func runCell(ctx context.Context, binary string, lib *library, sc *scenario, lim
 
 var noise = regexp.MustCompile(`0x[0-9a-f]+|goroutine \d+|\[recovered.*\]`)
 
-// lastWords is the line in which the runtime says why it gives up.
+// lastWords returns the line in which the runtime reports why the process died.
 func lastWords(output io.Reader) string {
 	lines := bufio.NewScanner(output)
-	last := "without a word"
+	last := "without a message"
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
@@ -140,7 +141,7 @@ func lastWords(output io.Reader) string {
 	return last
 }
 
-// self is the binary that runs.
+// self returns the path of the running binary.
 func self() string {
 	path, err := os.Executable()
 	if err != nil {

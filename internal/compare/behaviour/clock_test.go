@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// The clock of a machine is set by hand, by NTP after a suspend, by a hypervisor after a migration. A test can do none of this,
-// so these scenarios run in a binary with a patched standard library: time.Now reads a wall clock that stepClock sets, next to a
-// monotonic one that it leaves alone, as the kernel's are. The libraries are what they are. The binary takes a while to build,
-// so only `make compare` does.
+// The clock of a machine may be set by hand, by NTP after a suspend, or by a hypervisor after a migration. A test
+// cannot do that, so these scenarios run in a binary with a patched standard library: time.Now reads a wall clock that
+// stepClock sets, and a monotonic clock that it does not change, like those of the kernel. The libraries are not
+// changed. The binary takes long to build, so only `make compare` builds it.
 var clock = []*scenario{
 	{
-		id: "C01", title: "The clock is set back an hour while it is open: it asks again on time", rule: "B36",
+		id: "C01", title: "The clock is set back an hour while it is open: it probes on time", rule: "B36",
 		why:   "otherwise it stays open for an hour more",
 		needs: []feature{hasStates},
 		wall:  true,
@@ -29,8 +29,8 @@ var clock = []*scenario{
 		},
 	},
 	{
-		id: "C02", title: "The clock is set forth an hour while it is open: it stays open", rule: "B36",
-		why:   "otherwise the backend gets no rest",
+		id: "C02", title: "The clock is set forward an hour while it is open: it does not close early", rule: "B36",
+		why:   "otherwise the open period ends too early",
 		needs: []feature{hasStates},
 		wall:  true,
 		run: func(c *cell) {
@@ -43,7 +43,7 @@ var clock = []*scenario{
 	},
 	{
 		id: "C03", title: "The clock is set back an hour between two failures: both count", rule: "B36",
-		why:   "otherwise the backend goes unguarded for an hour",
+		why:   "otherwise the breaker does not open for an hour",
 		needs: []feature{hasStates},
 		wall:  true,
 		run: func(c *cell) {
@@ -51,8 +51,8 @@ var clock = []*scenario{
 		},
 	},
 	{
-		id: "C04", title: "The clock is set forth an hour between two failures: both count", rule: "B36",
-		why:   "an outage that sets in with the hypervisor's move is an outage",
+		id: "C04", title: "The clock is set forward an hour between two failures: both count", rule: "B36",
+		why:   "an outage may begin when a virtual machine migrates",
 		needs: []feature{hasStates},
 		wall:  true,
 		run: func(c *cell) {
@@ -64,10 +64,10 @@ var clock = []*scenario{
 // briefly is an open period for the scenarios above, which run in real time.
 const briefly = time.Second
 
-// stepClock sets the wall clock by d. In other binaries than the patched one it is nil.
+// stepClock sets the wall clock by d. It is nil in all binaries but the patched one.
 var stepClock func(d time.Duration)
 
-// failuresAround makes as many failures as open it, and sets the clock in the middle of them.
+// failuresAround makes as many failures as open the breaker, and sets the clock in the middle of them.
 func (c *cell) failuresAround(d time.Duration) {
 	b := c.make(want{failures: 6, window: time.Minute})
 	for range b.failures / 2 {
@@ -80,7 +80,7 @@ func (c *cell) failuresAround(d time.Duration) {
 	b.mustNot("a call after as many failures as configured, with the clock set between them")
 }
 
-// step sets the clock, and sees that it is set.
+// step sets the clock and checks that it is set.
 func (c *cell) step(d time.Duration) {
 	wall, mono := time.Now().Unix(), time.Now()
 	stepClock(d)
@@ -90,7 +90,7 @@ func (c *cell) step(d time.Duration) {
 	}
 }
 
-// buildPatched builds the binary that steps the clock, in dir, and returns its path.
+// buildPatched builds the binary with the patched clock in dir and returns its path.
 func buildPatched(ctx context.Context, dir string) (string, error) {
 	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
@@ -105,16 +105,19 @@ func buildPatched(ctx context.Context, dir string) (string, error) {
 	if strings.Count(string(text), read) != 1 {
 		return "", fmt.Errorf("%s does not read the clock as it used to", source)
 	}
-	patched := strings.Replace(string(text), read, "	sec, nsec, mono := runtimeNow()\n	sec += WallStep\n	if mono == 0 {", 1) +
+	const stepped = "	sec, nsec, mono := runtimeNow()\n	sec += WallStep\n	if mono == 0 {"
+	patched := strings.Replace(string(text), read, stepped, 1) +
 		"\n// WallStep is how far the wall clock was set, in seconds.\nvar WallStep int64\n"
-	patch, overlay, binary := filepath.Join(dir, "time.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "stepped.test")
+	patch, overlay := filepath.Join(dir, "time.go"), filepath.Join(dir, "overlay.json")
+	binary := filepath.Join(dir, "stepped.test")
 	if err := os.WriteFile(patch, []byte(patched), 0o600); err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace":{%q:%q}}`, source, patch), 0o600); err != nil {
 		return "", err
 	}
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-tags", "clockstep", "-overlay", overlay, "-o", binary, ".")
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-tags", "clockstep", "-overlay", overlay,
+		"-o", binary, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("the binary that sets the clock: %w\n%s", err, out)
 	}

@@ -4,13 +4,13 @@ package behaviour
 
 import "time"
 
-// This file is part of the binary that buildPatched makes: time.WallStep is to be had there only.
+// Only the binary of buildPatched contains this file, because only there time.WallStep exists.
 var _ = func() bool {
 	stepClock = func(d time.Duration) { time.WallStep += int64(d / time.Second) }
 	return true
 }()
 
-// That binary is built from nothing, and without gRPC it takes a third of the time.
+// That binary is built without a cache. Without gRPC this takes a third of the time.
 var (
 	grpcLibraries []*library
 	grpcTopics    []topic

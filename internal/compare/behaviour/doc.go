@@ -1,9 +1,9 @@
-// Package behaviour puts the same questions to grpcircuit and to the other Go circuit breakers. It is made of tests only:
-// virtual time (testing/synctest) is to be had in tests alone.
+// Package behaviour runs the same scenarios with grpcircuit and with the other Go circuit breakers. It has only tests,
+// because virtual time (testing/synctest) exists only in tests.
 //
-// A scenario says what a user would want, and tries it on one library through an adapter. Each scenario runs in a process of
-// its own, with a limit, so that a library which hangs or kills the process is a result and not the end. Run with -write, the
-// test binary runs every scenario on every library and writes docs/comparison.md; `make compare` does that. Without, `go test`
-// runs every scenario on grpcircuit, sees that the harness tells bad breakers from good ones, and has one look at each other
-// library.
+// A scenario describes what a user would want, and tries it with one library through an adapter. Each scenario runs in
+// its own process with a time limit. If a library hangs or ends the process, that is the result. With -write the test
+// binary runs every scenario with every library and writes docs/comparison.md; `make compare` does that. Without it,
+// `go test` runs every scenario with grpcircuit, checks that the scenarios detect the defects of bad breakers, and runs
+// one scenario with each other library.
 package behaviour

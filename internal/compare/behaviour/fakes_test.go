@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// The fakes are bad breakers, each with one known defect. If a scenario that is meant to catch the defect passes one of them, the
-// comparison is worth nothing.
+// The fakes are bad breakers, each with one known defect. A scenario that does not detect the defect that it is about
+// would make the comparison worthless.
 var fakes = []*library{
 	fake("fake without defect", func(*fakeBreaker) {}),
 	fake("fake that never opens", func(b *fakeBreaker) { b.never = true }),
@@ -27,7 +27,7 @@ var fakes = []*library{
 	},
 }
 
-// fakeBreaker opens after so many failures in a row, and closes after one good probe.
+// fakeBreaker opens at a failure streak of the given length, and closes after one successful probe.
 type fakeBreaker struct {
 	want
 	before func()
@@ -39,7 +39,7 @@ type fakeBreaker struct {
 	streak     int
 	generation int
 	until      time.Time // of the open period
-	lease      time.Time // of the probe that is out
+	lease      time.Time // of the probe in flight
 }
 
 var errFake = errors.New("fake: rejected")

@@ -17,24 +17,25 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// faults is about whose fault it is when a call or a stream fails.
+// faults holds scenarios about which failures count against the server.
 var faults = []*scenario{
 	{
-		id: "W01", title: "A server that resets its calls is shielded", rule: "G3",
-		why: "RST_STREAM CANCEL comes as Canceled, and nobody on this side canceled",
+		id: "W01", title: "A server that resets its calls gets few calls", rule: "G3",
+		why: "RST_STREAM CANCEL arrives as Canceled, though the client did not cancel",
 		run: func(c *cell) {
 			c.rawRig(testpb.Resets(http2.ErrCodeCancel)).mustGiveUpRaw("resets every call")
 		},
 	},
 	{
-		id: "W02", title: "An HTML page in place of an answer is a failure", rule: "G5",
-		why: "a proxy that finds no server answers 404, of which grpc makes Unimplemented, which elsewhere is an answer",
+		id: "W02", title: "An HTML page instead of an answer is a failure", rule: "G5",
+		why: "a proxy that finds no server answers 404, which grpc reports as Unimplemented; from a server that code is " +
+			"an answer",
 		run: func(c *cell) {
 			c.rawRig(testpb.AnswersHTML("404")).mustGiveUpRaw("answers with HTML")
 		},
 	},
 	{
-		id: "W03", title: "A token service that fails every second time does not shut out the calls that get a token", rule: "G5",
+		id: "W03", title: "A token service that fails every second time does not block calls that get a token", rule: "G5",
 		why: "calls without a token never reach the server, which is healthy",
 		run: func(c *cell) {
 			tokens := new(halfTokens)
@@ -47,28 +48,29 @@ var faults = []*scenario{
 				c.sleep(100 * time.Millisecond)
 			}
 			if served < 290 {
-				c.failf("of 600 calls to a healthy server, half of which get no token, fewer than 290 succeed")
+				c.failf("of 600 calls to a healthy server, half of them without a token, fewer than 290 succeed")
 			}
 		},
 	},
 	{
 		id: "W04", title: "Watches on a server that rotates its connections are not rejected", rule: "S2",
-		why:   "MaxConnectionAge ends each stream with Unavailable now and then, and that is how it should be",
+		why:   "MaxConnectionAge ends each stream with Unavailable from time to time, which is no failure",
 		needs: []feature{hasStreams},
 		run:   func(c *cell) { c.rotate(time.Minute) },
 	},
 	{
-		id: "W05", title: "Watches on which nothing comes are not rejected either", rule: "S2",
+		id: "W05", title: "Watches without messages are not rejected either", rule: "S2",
 		why:   "a grpc-go server sends its header with the first message, so such a stream ends without any answer",
 		needs: []feature{hasStreams},
 		run:   func(c *cell) { c.rotate(0) },
 	},
 	{
 		id: "W06", title: "A fallback that calls the same method again ends", rule: "G15",
-		why:   "a fallback to another region goes through the same guard; if that fails too it must not call itself without end",
+		why: "a fallback to another region uses the same guard; if that call fails too, the fallback must not call " +
+			"itself for ever",
 		needs: []feature{hasFallback},
 		run: func(c *cell) {
-			var calls, depth atomic.Int64 // depth: within one call
+			var calls, depth atomic.Int64 // depth: calls within one call
 			var again func(ctx context.Context) error
 			dial := c.lib.grpc.fallback(c.tb, grpcWant, func(ctx context.Context) error {
 				calls.Add(1)
@@ -97,7 +99,7 @@ var faults = []*scenario{
 	},
 }
 
-// halfTokens are credentials whose service fails every other time.
+// halfTokens are credentials whose service fails every second time.
 type halfTokens struct{ n atomic.Int64 }
 
 func (h *halfTokens) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -109,7 +111,7 @@ func (h *halfTokens) GetRequestMetadata(context.Context, ...string) (map[string]
 
 func (*halfTokens) RequireTransportSecurity() bool { return false }
 
-// rawRig dials a server that speaks HTTP/2, and no gRPC.
+// rawRig dials a server that speaks HTTP/2, but not gRPC.
 func (c *cell) rawRig(answer testpb.RawAnswer) *rig {
 	c.tb.Helper()
 	var reached atomic.Int64
@@ -122,7 +124,7 @@ func (c *cell) rawRig(answer testpb.RawAnswer) *rig {
 	return r
 }
 
-// mustGiveUpRaw wants few of the last calls to reach a server that fails them all.
+// mustGiveUpRaw requires that few of the last calls reach a server that fails all of them.
 func (r *rig) mustGiveUpRaw(does string) {
 	call := func() {
 		ctx, cancel := context.WithTimeout(bg, time.Second)
@@ -142,11 +144,12 @@ func (r *rig) mustGiveUpRaw(does string) {
 		call()
 	}
 	if r.rawReached.Load()-before > 10 {
-		r.c.failf("%d calls to a server that %s, and the next still reach it", many, does)
+		r.c.failf("after %d calls to a server that %s, the next still reach it", many, does)
 	}
 }
 
-// rotate watches a server with MaxConnectionAge for twelve hours. A message comes each period, or none if that is 0.
+// rotate watches a server with MaxConnectionAge for twelve hours. A message arrives each period, or none if period is
+// 0.
 func (c *cell) rotate(period time.Duration) {
 	srv := new(testpb.Server)
 	srv.Set(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -169,7 +172,7 @@ func (c *cell) rotate(period time.Duration) {
 	client := testpb.NewTestClient(conn)
 	for range 10 { // of one client, on one connection
 		go func() {
-			for { // as a watcher does: it asks again as soon as its stream ends
+			for { // like a watcher, it opens a new stream when one ends
 				s, err := client.ServerStream(bg, &testpb.Request{})
 				for err == nil {
 					_, err = s.Recv()

@@ -19,8 +19,8 @@ import (
 
 var streams = []*scenario{
 	{
-		id: "S01", title: "Server streams that fail at once are given up", rule: "S2",
-		why:   "the stream is made without an error: the failure comes with the first message",
+		id: "S01", title: "The breaker opens on server streams that fail at once", rule: "S2",
+		why:   "the stream is created without an error; the failure arrives with the first message",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
@@ -28,19 +28,21 @@ var streams = []*scenario{
 		},
 	},
 	{
-		id: "S02", title: "Server streams that break after three messages are given up", rule: "S2",
-		why:   "a stream is judged by its end",
+		id: "S02", title: "The breaker opens on server streams that break after three messages", rule: "S2",
+		why:   "the end of a stream is its outcome",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
-			r := c.rig(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			r := c.rig(testpb.Script{OnServerStream: func(
+				_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+			) error {
 				return breakAfter(3, s.Send)
 			}})
 			r.mustGiveUp(testpb.Test_ServerStream_FullMethodName, func() { r.watch(bg) })
 		},
 	},
 	{
-		id: "S03", title: "Client streams that fail at CloseAndRecv are given up", rule: "S3",
-		why:   "uploads fail at their end",
+		id: "S03", title: "The breaker opens on client streams that fail at CloseAndRecv", rule: "S3",
+		why:   "an upload fails at its end",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
@@ -55,20 +57,20 @@ var streams = []*scenario{
 				if err != nil {
 					return
 				}
-				// the error comes with the reply
+				// RecvMsg returns the error
 				_ = s.Send(&testpb.Request{})
-				// what became of it shows at the server
+				// the server counts the result
 				_, _ = s.CloseAndRecv()
 			})
 		},
 	},
 	{
-		id: "S04", title: "Bidirectional streams whose server leaves are given up", rule: "S3",
+		id: "S04", title: "The breaker opens on bidirectional streams that the server ends early", rule: "S3",
 		why:   "the sender sees io.EOF, which is no outcome; the receiver gets the status",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
-				// it leaves anyway
+				// the server ends the stream anyway
 				_, _ = s.Recv()
 				return status.Error(codes.Unavailable, "leaving")
 			}})
@@ -80,25 +82,27 @@ var streams = []*scenario{
 				for s.Send(&testpb.Request{}) == nil {
 					c.sleep(time.Millisecond)
 				}
-				// what became of it shows at the server
+				// the server counts the result
 				_, _ = s.Recv()
 			})
 		},
 	},
 	{
-		id: "S05", title: "A thousand messages of streams that then break do not hide that they break", rule: "S8",
-		why:   "a stream is one call, however much it says",
+		id: "S05", title: "The breaker opens on streams that break after a thousand messages", rule: "S8",
+		why:   "a stream is one call, no matter how many messages it has",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
-			r := c.rig(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			r := c.rig(testpb.Script{OnServerStream: func(
+				_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+			) error {
 				return breakAfter(1000, s.Send)
 			}})
 			r.mustGiveUp(testpb.Test_ServerStream_FullMethodName, func() { r.watch(bg) })
 		},
 	},
 	{
-		id: "S06", title: "Streams that end well are never rejected", rule: "S2",
-		why:   "io.EOF is how a stream ends",
+		id: "S06", title: "Streams that end with io.EOF are never rejected", rule: "S2",
+		why:   "io.EOF is the normal end of a stream",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
@@ -108,14 +112,14 @@ var streams = []*scenario{
 					_, err = s.Recv()
 				}
 				if !errors.Is(err, io.EOF) {
-					c.failf("rejected or broke a stream that ends well")
+					c.failf("rejected or broke a stream that ends with io.EOF")
 				}
 			})
 		},
 	},
 	{
-		id: "S07", title: "Streams that their callers cancel after the first message are not held against the server", rule: "S6",
-		why:   "that is how a watch ends",
+		id: "S07", title: "Streams that their callers cancel after the first message do not count as failures", rule: "S6",
+		why:   "this is the normal end of a watch",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(lively())
@@ -135,7 +139,7 @@ var streams = []*scenario{
 		},
 	},
 	{
-		id: "S08", title: "A rejected stream is nil, with an error that has the status Unavailable", rule: "G8",
+		id: "S08", title: "A rejected stream is nil, and its error has the status Unavailable", rule: "G8",
 		why:   "as for unary calls",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
@@ -161,8 +165,8 @@ var streams = []*scenario{
 		},
 	},
 	{
-		id: "S09", title: "A watch that lives for an hour is a good probe from its first message on", rule: "S8",
-		why:   "waiting for its end would keep all others out for an hour",
+		id: "S09", title: "A watch that lasts an hour is a successful probe from its first message on", rule: "S8",
+		why:   "if its end decided, all other calls would be rejected for an hour",
 		needs: []feature{hasStreams, hasStates},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
@@ -184,8 +188,8 @@ var streams = []*scenario{
 		},
 	},
 	{
-		id: "S10", title: "A probe stream that is forgotten does not shut the server out", rule: "S7, B22",
-		why:   "nobody drains it, nobody cancels it",
+		id: "S10", title: "A leaked probe stream does not keep the breaker half-open", rule: "S7, B22",
+		why:   "the caller neither reads it to the end nor cancels it",
 		needs: []feature{hasStreams, hasStates},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
@@ -211,8 +215,8 @@ var streams = []*scenario{
 		},
 	},
 	{
-		id: "S11", title: "Streams that were open when it opened go on", rule: "S11",
-		why:   "they work; new ones do not",
+		id: "S11", title: "Streams that were open when the breaker opened continue", rule: "S11",
+		why:   "they still work; only new streams fail",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
@@ -222,10 +226,10 @@ var streams = []*scenario{
 			}
 			talk := func(when string) {
 				if err := s.Send(&testpb.Request{Text: "still there"}); err != nil {
-					c.failf("a stream that was opened before the outage cannot send %s", when)
+					c.failf("a stream from before the outage cannot send %s", when)
 				}
 				if _, err := s.Recv(); err != nil {
-					c.failf("a stream that was opened before the outage cannot receive %s", when)
+					c.failf("a stream from before the outage cannot receive %s", when)
 				}
 			}
 			talk("before it")
@@ -244,11 +248,13 @@ var streams = []*scenario{
 	},
 	{
 		id: "S12", title: "grpc's own retries of streams still work under it", rule: "S9",
-		why:   "an interceptor that looks at the stream too early commits it, and grpc retries no more",
+		why:   "an interceptor that uses the stream too early commits it, and grpc does not retry any more",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			var n atomic.Int64
-			r := c.rig(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			r := c.rig(testpb.Script{OnServerStream: func(
+				_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+			) error {
 				if n.Add(1)%3 != 0 {
 					return status.Error(codes.Unavailable, "try again")
 				}
@@ -260,15 +266,15 @@ var streams = []*scenario{
 					_, err = s.Recv()
 				}
 				if !errors.Is(err, io.EOF) {
-					c.failf("a stream that grpc would have saved by a retry failed")
+					c.failf("a stream failed that a retry by grpc would have saved")
 				}
 				c.sleep(10 * time.Millisecond)
 			}
 		},
 	},
 	{
-		id: "S13", title: "A thousand open streams hold no goroutine of its own", rule: "S12",
-		why:   "watches are cheap until an interceptor adds a goroutine to each",
+		id: "S13", title: "A thousand open streams need no additional goroutines", rule: "S12",
+		why:   "a goroutine for each watch makes watches expensive",
 		needs: []feature{hasStreams},
 		run: func(c *cell) {
 			grown := func(conn *grpc.ClientConn) int {
@@ -293,13 +299,13 @@ var streams = []*scenario{
 			r := c.rig(lively())
 			bare := grown(r.backend.DialTarget(c.tb, "passthrough:///bare"))
 			if grown(r.conn)-bare > 100 {
-				c.failf("1000 open streams hold more than 100 goroutines besides those of grpc")
+				c.failf("1000 open streams need more than 100 goroutines besides those of grpc")
 			}
 		},
 	},
 }
 
-// lively is a server whose streams send one message and then go on for ever.
+// lively returns a script whose streams send one message and do not end.
 func lively() testpb.Script {
 	return testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 		if err := s.Send(&testpb.Response{}); err != nil {
@@ -310,7 +316,7 @@ func lively() testpb.Script {
 	}}
 }
 
-// breakAfter sends n messages and breaks.
+// breakAfter sends n messages and then fails.
 func breakAfter(n int, send func(*testpb.Response) error) error {
 	for range n {
 		if err := send(&testpb.Response{}); err != nil {
@@ -329,7 +335,7 @@ func (r *rig) watch(ctx context.Context) {
 	r.c.sleep(10 * time.Millisecond)
 }
 
-// mustGiveUp makes streams that fail, and wants few of the last ones to reach the server.
+// mustGiveUp makes streams that fail, and requires that few of the last ones reach the server.
 func (r *rig) mustGiveUp(method string, stream func()) {
 	for range many {
 		stream()
@@ -339,11 +345,11 @@ func (r *rig) mustGiveUp(method string, stream func()) {
 		stream()
 	}
 	if r.srv.Received(method)-before > 10 {
-		r.c.failf("%d streams failed, and the next still reach the server", many)
+		r.c.failf("after %d failed streams, the next still reach the server", many)
 	}
 }
 
-// mustServe makes streams that do not fail, and wants the last ones to reach the server.
+// mustServe makes streams that do not fail, and requires that the last ones reach the server.
 func (r *rig) mustServe(method, which string, stream func()) {
 	for range many {
 		stream()
@@ -355,6 +361,6 @@ func (r *rig) mustServe(method, which string, stream func()) {
 		r.c.sleep(10 * time.Millisecond)
 	}
 	if r.srv.Received(method)-before < 45 {
-		r.c.failf("%d streams that %s, and it rejects the next", many, which)
+		r.c.failf("after %d streams that %s, it rejects the next", many, which)
 	}
 }

@@ -22,13 +22,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// rigs numbers the targets: some libraries keep their breakers for the life of the process.
+// rigs numbers the targets, because some libraries keep their breakers for the life of the process.
 var rigs atomic.Int64
 
 var unaryCalls = []*scenario{
 	{
-		id: "G01", title: "A server that answers Unavailable is shielded", rule: "G2",
-		why: "that is what the interceptor is for",
+		id: "G01", title: "A server that answers Unavailable gets few calls", rule: "G2",
+		why: "this is the purpose of the interceptor",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
 			r.unary(many)
@@ -48,13 +48,13 @@ var unaryCalls = []*scenario{
 				}
 			}
 			if not != nil {
-				c.failf("does not shield a server that answers %s", strings.Join(not, ", "))
+				c.failf("does not open for a server that answers %s", strings.Join(not, ", "))
 			}
 		},
 	},
 	{
-		id: "G03", title: "A server that refuses bad requests is not given up", rule: "G2",
-		why: "NotFound, InvalidArgument and their like are answers: one bad caller must not shut all others out",
+		id: "G03", title: "The breaker does not open for a server that refuses bad requests", rule: "G2",
+		why: "NotFound, InvalidArgument and similar codes are answers: one bad caller must not block all others",
 		run: func(c *cell) {
 			var cut []string
 			for _, code := range []codes.Code{
@@ -68,12 +68,12 @@ var unaryCalls = []*scenario{
 				}
 			}
 			if cut != nil {
-				c.failf("gives up a server that answers %s", strings.Join(cut, ", "))
+				c.failf("opens for a server that answers %s", strings.Join(cut, ", "))
 			}
 		},
 	},
 	{
-		id: "G04", title: "A server that does not know a method is not given up", rule: "G2",
+		id: "G04", title: "The breaker does not open for a server that does not implement a method", rule: "G2",
 		why: "Unimplemented is an answer too; clients probe for newer methods",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unimplemented))
@@ -82,8 +82,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G05", title: "A server that answers ResourceExhausted gets rest", rule: "G2",
-		why: "it says itself that it has too much to do",
+		id: "G05", title: "A server that answers ResourceExhausted gets few calls", rule: "G2",
+		why: "the server reports that it is overloaded",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.ResourceExhausted))
 			r.unary(many)
@@ -91,8 +91,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G06", title: "A server that takes longer than callers wait is shielded", rule: "G4",
-		why: "timeouts are the failure that hurts most",
+		id: "G06", title: "A server that is slower than its callers' deadlines gets few calls", rule: "G4",
+		why: "timeouts are the most expensive failures",
 		run: func(c *cell) {
 			r := c.rig(hanging())
 			for range 60 {
@@ -107,13 +107,13 @@ var unaryCalls = []*scenario{
 				cancel()
 			}
 			if r.reached()-before > 4 {
-				c.failf("60 calls ran into their deadlines, and the next still reach the server")
+				c.failf("after 60 calls that exceeded their deadlines, the next calls still reach the server")
 			}
 		},
 	},
 	{
-		id: "G07", title: "Callers that cancel do not cost the server its callers", rule: "G3",
-		why: "users navigate away",
+		id: "G07", title: "Cancelled calls do not open the breaker", rule: "G3",
+		why: "users leave a page before it has loaded",
 		run: func(c *cell) {
 			r := c.rig(hanging())
 			for range many {
@@ -126,7 +126,7 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G08", title: "Callers whose deadline is over before the call do not either", rule: "G3, B24",
+		id: "G08", title: "Calls whose deadline has passed before they begin do not open it either", rule: "G3, B24",
 		why: "the server never saw those calls",
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
@@ -140,11 +140,11 @@ var unaryCalls = []*scenario{
 	},
 	{
 		id: "G09", title: "A request that is too large to send is not the server's fault", rule: "G5",
-		why: "grpc makes that error on this side, with the code ResourceExhausted",
+		why: "grpc returns that error in the client, with the code ResourceExhausted",
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{}, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(1000)))
 			for range many {
-				// it fails on this side
+				// it fails in the client
 				_, _ = r.client.Unary(bg, &testpb.Request{Payload: make([]byte, 2000)})
 				c.sleep(10 * time.Millisecond)
 			}
@@ -156,7 +156,7 @@ var unaryCalls = []*scenario{
 	},
 	{
 		id: "G10", title: "A rejection has the status Unavailable", rule: "G8",
-		why: "callers, proxies and dashboards know codes; a plain error is Unknown to all of them",
+		why: "callers, proxies and dashboards use codes; a plain error is Unknown to all of them",
 		run: func(c *cell) {
 			err := c.rig(answering(codes.Internal)).rejection()
 			if got := status.Code(err); got != codes.Unavailable {
@@ -172,7 +172,7 @@ var unaryCalls = []*scenario{
 			for _, d := range status.Convert(c.rig(answering(codes.Internal)).rejection()).Details() {
 				if info, ok := d.(*errdetails.RetryInfo); ok {
 					if wait := info.GetRetryDelay().AsDuration(); wait <= 0 || wait > grpcWant.openFor {
-						c.failf("RetryInfo names another time than is left")
+						c.failf("RetryInfo has a time other than the remaining one")
 					}
 					return
 				}
@@ -181,8 +181,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G12", title: "One method dead, another of the same server untouched", rule: "G11",
-		why: "methods fail for reasons of their own",
+		id: "G12", title: "A dead method does not affect another method of the same server", rule: "G11",
+		why: "methods fail independently",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
 			r.unary(many)
@@ -195,12 +195,12 @@ var unaryCalls = []*scenario{
 				c.sleep(5 * time.Millisecond)
 			}
 			if failed > 5 {
-				c.failf("rejects calls of a healthy method as another one fails")
+				c.failf("rejects calls of a healthy method because another one fails")
 			}
 		},
 	},
 	{
-		id: "G13", title: "One server dead, another with the same methods untouched", rule: "G11",
+		id: "G13", title: "A dead server does not affect another one with the same methods", rule: "G11",
 		why: "clients talk to more than one server",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
@@ -217,8 +217,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G14", title: "What lets a call through lets it through whole: status, details, header, trailer", rule: "G1",
-		why: "an interceptor that loses details breaks its users in silence",
+		id: "G14", title: "An admitted call loses nothing: status, details, header, trailer", rule: "G1",
+		why: "an interceptor that loses details breaks its users without an error",
 		run: func(c *cell) {
 			sent, err := status.New(codes.FailedPrecondition, "not now").WithDetails(durationpb.New(time.Second))
 			if err != nil {
@@ -227,7 +227,8 @@ var unaryCalls = []*scenario{
 			r := c.rig(testpb.Script{OnUnary: func(ctx context.Context, req *testpb.Request) (*testpb.Response, error) {
 				in, _ := metadata.FromIncomingContext(ctx)
 				if err := errors.Join(
-					grpc.SetHeader(ctx, metadata.Pairs("echo", strings.Join(in.Get("ask"), ""))), grpc.SetTrailer(ctx, metadata.Pairs("end", "yes")),
+					grpc.SetHeader(ctx, metadata.Pairs("echo", strings.Join(in.Get("ask"), ""))),
+					grpc.SetTrailer(ctx, metadata.Pairs("end", "yes")),
 				); err != nil {
 					return nil, err
 				}
@@ -246,14 +247,16 @@ var unaryCalls = []*scenario{
 				c.failf("header or trailer are lost")
 			}
 			_, err = r.client.Unary(ctx, &testpb.Request{Text: "fail"})
-			if got := status.Convert(err); got.Code() != sent.Code() || got.Message() != sent.Message() || len(got.Details()) != 1 {
+			if got := status.Convert(err); got.Code() != sent.Code() || got.Message() != sent.Message() ||
+				len(got.Details()) != 1 {
 				c.failf("the error is not the server's")
 			}
 		},
 	},
 	{
-		id: "G15", title: "A retry interceptor around it does not ask an open breaker again and again", rule: "G10",
-		why: "the answer is known, and each time there is a pause; what the guard's documentation says to set in the retry interceptor is set",
+		id: "G15", title: "A retry interceptor around it does not retry rejections", rule: "G10",
+		why: "each retry waits and is rejected again; the retry interceptor is set up as the library's documentation " +
+			"recommends",
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Internal))
 			r.unary(many)
@@ -284,8 +287,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G16", title: "A call that a retry of the service config saves is a success", rule: "G10",
-		why: "what the caller sees is what counts",
+		id: "G16", title: "A call that succeeds after a retry by the service config is a success", rule: "G10",
+		why: "only the result that the caller sees counts",
 		run: func(c *cell) {
 			var n atomic.Int64
 			r := c.rig(testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
@@ -296,15 +299,15 @@ var unaryCalls = []*scenario{
 			}}, grpc.WithDefaultServiceConfig(retryConfig))
 			for range many {
 				if _, err := r.client.Unary(bg, &testpb.Request{}); err != nil {
-					c.failf("a call that grpc would have saved by a retry failed")
+					c.failf("a call failed that a retry by grpc would have saved")
 				}
 				c.sleep(10 * time.Millisecond)
 			}
 		},
 	},
 	{
-		id: "G17", title: "A panic further in counts, and goes on as it was", rule: "G1, B23",
-		why: "an interceptor of the user's may have a bug",
+		id: "G17", title: "A panic in an inner interceptor counts and reaches the caller unchanged", rule: "G1, B23",
+		why: "the user's interceptors may have bugs",
 		run: func(c *cell) {
 			ran := 0
 			r := c.rig(testpb.Script{}, grpc.WithChainUnaryInterceptor(
@@ -323,13 +326,13 @@ var unaryCalls = []*scenario{
 				}()
 			}
 			if ran > many/2 {
-				c.failf("every call panics, and it never rejects one")
+				c.failf("rejects none of the calls, though every one panics")
 			}
 		},
 	},
 	{
-		id: "G18", title: "Calls that wait for a server which is gone are given up", rule: "G14",
-		why: "with wait-for-ready each of them waits for its whole deadline",
+		id: "G18", title: "The breaker opens on calls that wait for a server which is gone", rule: "G14",
+		why: "with wait-for-ready each call waits until its deadline",
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
 			r.call(bg)
@@ -352,27 +355,27 @@ var unaryCalls = []*scenario{
 				}
 			}
 			if waited > 4 {
-				c.failf("40 calls waited in vain, and the next still wait")
+				c.failf("after 40 calls that waited until their deadline, the next still wait")
 			}
 		},
 	},
 	{
-		id: "G19", title: "40 s after a server has come back, 95% of the calls pass", rule: "G14",
-		why: "with real connections that broke, and grpc's own back-off",
+		id: "G19", title: "40 s after a server has recovered, 95% of the calls are admitted", rule: "G14",
+		why: "here connections break, and grpc has its own back-off",
 		run: func(c *cell) {
 			r := c.rig(testpb.Script{})
 			r.unary(50)
 			r.backend.Stop()
 			r.unary(10 * many)
 			r.backend.Restart()
-			// At 30 s a throttle is just done, or just not: grpc's own back-off has jitter.
+			// After exactly 30 s the result for a throttle depends on the jitter of grpc's back-off, so wait longer.
 			r.unary(4000)
 			r.mustLet("back for 40 s")
 		},
 	},
 	{
-		id: "G20", title: "Of 100 calls in the instant in which the period ends, one reaches the server", rule: "B19",
-		why:   "callers come together",
+		id: "G20", title: "Of 100 calls at the instant when the open period ends, one reaches the server", rule: "B19",
+		why:   "callers often call at the same time",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			r := c.rig(answering(codes.Unavailable))
@@ -398,8 +401,8 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G21", title: "A probe that hangs for ever does not shut the server out", rule: "B22",
-		why:   "one call without a deadline is enough, and every code base has one",
+		id: "G21", title: "A probe that hangs for ever does not keep the breaker half-open", rule: "B22",
+		why:   "one call without a deadline is enough, and most programs have one",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			w := grpcWant
@@ -416,7 +419,7 @@ var unaryCalls = []*scenario{
 		},
 	},
 	{
-		id: "G22", title: "A probe that its caller cancels is no verdict", rule: "B21, G3",
+		id: "G22", title: "A probe that its caller cancels decides nothing", rule: "B21, G3",
 		why:   "it must neither close the breaker nor open it for another period",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -442,22 +445,26 @@ var unaryCalls = []*scenario{
 			case n > 1:
 				c.failf("a cancelled probe closed it")
 			case n == 0:
-				c.failf("a cancelled probe kept all other calls out")
+				c.failf("all calls are rejected after a cancelled probe")
 			}
 		},
 	},
 	{
-		id: "G23", title: "A server that asks for 30 s (RetryInfo) gets them", rule: "G9, B18",
-		why:   "it knows best",
+		id: "G23", title: "A server that asks for 30 s (RetryInfo) gets no calls for 30 s", rule: "G9, B18",
+		why:   "the server knows best when it can answer again",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
-			wish, err := status.New(codes.Unavailable, "overloaded").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(30 * time.Second)})
+			wish, err := status.New(codes.Unavailable, "overloaded").
+				WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(30 * time.Second)})
 			if err != nil {
 				panic(err)
 			}
 			r := c.rigWant(want{
-				failures: 5, ratio: 0.5, minCalls: 20, window: 10 * time.Second, openFor: 5 * time.Second, maxOpen: time.Minute, probes: 1, successes: 1, lease: 5 * time.Second,
-			}, testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, wish.Err() }})
+				failures: 5, ratio: 0.5, minCalls: 20, window: 10 * time.Second, openFor: 5 * time.Second, maxOpen: time.Minute,
+				probes: 1, successes: 1, lease: 5 * time.Second,
+			}, testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
+				return nil, wish.Err()
+			}})
 			for range 20 {
 				r.call(bg)
 			}
@@ -471,15 +478,16 @@ var unaryCalls = []*scenario{
 	},
 }
 
-// many is a number of calls, 10 ms apart, that is enough for any library to make up its mind.
+// many is a number of calls, 10 ms apart, that is enough for every library to open.
 const many = 300
 
-// retryConfig has grpc itself retry up to four times.
-const retryConfig = `{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":4,"initialBackoff":"0.001s","maxBackoff":"0.001s","backoffMultiplier":1,"retryableStatusCodes":["UNAVAILABLE"]}}],"retryThrottling":null}`
+// retryConfig makes grpc itself retry up to four times.
+const retryConfig = `{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":4,"initialBackoff":"0.001s",
+"maxBackoff":"0.001s","backoffMultiplier":1,"retryableStatusCodes":["UNAVAILABLE"]}}],"retryThrottling":null}`
 
-// answering is a server that answers everything with code.
+// answering returns a script that answers every call with code.
 func answering(code codes.Code) testpb.Script {
-	err := status.Error(code, "as the scenario says")
+	err := status.Error(code, "as the scenario requires")
 	return testpb.Script{
 		OnUnary:        func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
 		OnServerStream: func(*testpb.Request, grpc.ServerStreamingServer[testpb.Response]) error { return err },
@@ -488,7 +496,7 @@ func answering(code codes.Code) testpb.Script {
 	}
 }
 
-// hanging is a server that never answers.
+// hanging returns a script that never answers.
 func hanging() testpb.Script {
 	return testpb.Script{
 		OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
@@ -502,9 +510,9 @@ func hanging() testpb.Script {
 	}
 }
 
-// call makes a unary call, 10 ms after the one before, whatever comes of it.
+// call makes a unary call, 10 ms after the previous one, and ignores the result.
 func (r *rig) call(ctx context.Context) {
-	// what became of it shows at the server
+	// the server counts the result
 	_, _ = r.client.Unary(ctx, &testpb.Request{Text: "call"})
 	r.c.sleep(10 * time.Millisecond)
 }
@@ -516,10 +524,10 @@ func (r *rig) unary(n int) {
 	}
 }
 
-// reached is how many unary calls reached the server.
+// reached returns the number of unary calls that reached the server.
 func (r *rig) reached() int { return r.srv.Received(testpb.Test_Unary_FullMethodName) }
 
-// share is how many of the next 100 calls reach the server. They take less time than an open period has left.
+// share returns how many of the next 100 calls reach the server. They take less time than the rest of an open period.
 func (r *rig) share() int {
 	before := r.reached()
 	r.unary(100)
@@ -549,7 +557,7 @@ func (r *rig) rejection() error {
 		_, err := r.client.Unary(bg, &testpb.Request{})
 		if r.reached() == before {
 			if !r.c.lib.grpc.rejected(err) {
-				r.c.failf("a rejection cannot be told from a failure")
+				r.c.failf("a rejection cannot be distinguished from a failure")
 			}
 			return err
 		}

@@ -11,7 +11,7 @@ import (
 var halfOpened = []*scenario{
 	{
 		id: "H01", title: "One probe at a time: while it runs, other calls are rejected", rule: "B19",
-		why:   "a backend that has just come back must not be run over",
+		why:   "a backend that has just recovered must not get full load",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -24,8 +24,8 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H02", title: "Three probes where three are configured, and no fourth", rule: "B19",
-		why:   "a busy client wants to know sooner, and still not flood",
+		id: "H02", title: "If three probes are configured, three are admitted and no fourth", rule: "B19",
+		why:   "a busy client should detect a recovery soon without overloading the backend",
 		needs: []feature{hasStates, hasProbes},
 		run: func(c *cell) {
 			b := c.make(want{probes: 3, successes: 3})
@@ -38,8 +38,8 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H03", title: "1000 callers at the instant at which the period ends: one gets through", rule: "B19",
-		why:   "queues, retries and timers make callers come together",
+		id: "H03", title: "1000 callers at the instant when the open period ends: one is admitted", rule: "B19",
+		why:   "queues, retries and timers make callers call at the same time",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			for range 50 {
@@ -67,17 +67,17 @@ var halfOpened = []*scenario{
 				close(release)
 				all.Wait()
 				if n > 1 {
-					c.failf("more than one of 1000 got through")
+					c.failf("more than one of 1000 was admitted")
 				}
 				if n == 0 {
-					c.failf("none of 1000 got through")
+					c.failf("none of 1000 was admitted")
 				}
 			}
 		},
 	},
 	{
 		id: "H04", title: "As many successes as configured close it, and not one fewer", rule: "B20",
-		why:   "one lucky answer is no recovery",
+		why:   "one success may be luck",
 		needs: []feature{hasStates, hasSuccesses},
 		run: func(c *cell) {
 			b := c.make(want{successes: 3})
@@ -87,7 +87,7 @@ var halfOpened = []*scenario{
 				b.must(success, "probe "+ordinal(i)+" of 3")
 				c.sleep(soon(b.between))
 			}
-			// Still half-open: a failure now opens at once, which one failure does not do when closed.
+			// Still half-open: a single failure opens it at once, but would not open a closed one.
 			b.must(failure, "probe 3 of 3")
 			b.mustNot("a call after a probe had failed: two of three successes had closed it")
 			b.elapse()
@@ -98,7 +98,7 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H05", title: "One probe at a time, though three successes are needed", rule: "B20",
-		why:   "how gently to ask and how sure to be are two questions",
+		why:   "the number of concurrent probes and the number of successes are separate settings",
 		needs: []feature{hasStates, hasSuccesses},
 		run: func(c *cell) {
 			b := c.make(want{probes: 1, successes: 3})
@@ -126,7 +126,7 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H07", title: "Successes before a failed probe do not count in the next round", rule: "B20",
-		why:   "successes in a row means in a row",
+		why:   "the successes must be consecutive",
 		needs: []feature{hasStates, hasSuccesses},
 		run: func(c *cell) {
 			b := c.make(want{successes: 2})
@@ -136,15 +136,15 @@ var halfOpened = []*scenario{
 			c.sleep(soon(b.between))
 			b.must(failure, "the second probe")
 			b.elapse()
-			b.must(success, "the probe of the second round")
+			b.must(success, "the probe of the second half-open period")
 			c.sleep(soon(b.between))
-			b.must(failure, "the second probe of the second round")
-			b.mustNot("a call after a failed probe: a success of the round before had helped to close it")
+			b.must(failure, "the second probe of the second half-open period")
+			b.mustNot("a call after a failed probe: a success of the previous half-open period had helped to close it")
 		},
 	},
 	{
 		id: "H08", title: "A cancelled probe neither closes nor opens, and the next call probes", rule: "B21",
-		why:   "a user who gives up is no verdict on the backend",
+		why:   "a cancelled call shows nothing about the backend",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -161,8 +161,8 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H09", title: "A call whose context is already done uses no probe up", rule: "B24",
-		why:   "it never reached the backend; a library whose call takes no context has none to look at, which is its caller's to do",
+		id: "H09", title: "A call whose context is already done does not use a probe", rule: "B24",
+		why:   "it never reaches the backend; if the library's calls take no context, the caller has to check it",
 		needs: []feature{hasStates, hasContext},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -175,14 +175,15 @@ var halfOpened = []*scenario{
 			c.settle()
 			end := b.mustHold("the first live call after the open period")
 			if b.isClosed() {
-				c.failf("a call that was never made closed it")
+				c.failf("a call that was never admitted closed it")
 			}
 			end(success)
 		},
 	},
 	{
 		id: "H10", title: "A probe that never reports does not keep the breaker half-open", rule: "B22",
-		why:   "the most reported bug of all: half-open for six days, because one answer was lost; not even its context ends this one",
+		why: "the most reported bug: half-open for six days because one answer was lost; this probe does not even " +
+			"return when its context ends",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{lease: 10 * time.Second})
@@ -194,7 +195,7 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H11", title: "A probe that ends in runtime.Goexit does not keep the breaker half-open", rule: "B22, B23",
-		why:   "t.FailNow in a test and some worker pools end goroutines so",
+		why:   "t.FailNow in a test and some worker pools end goroutines this way",
 		needs: []feature{hasStates, hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{lease: 10 * time.Second})
@@ -216,7 +217,7 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H12", title: "A probe that panics is a failed probe", rule: "B23",
-		why:   "a panic must neither close the breaker nor use the probe up for good",
+		why:   "a panic must neither close the breaker nor occupy the probe slot for ever",
 		needs: []feature{hasStates, hasCallback},
 		run: func(c *cell) {
 			b := c.make(want{lease: 10 * time.Second})
@@ -228,7 +229,7 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H13", title: "A backend that hangs collects no probes", rule: "B22",
+		id: "H13", title: "Probes do not pile up at a backend that hangs", rule: "B22",
 		why:   "each is a goroutine, a stream and memory on both sides; a time limit of the library's own may end them",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -242,16 +243,16 @@ var halfOpened = []*scenario{
 				most = max(most, running.Load())
 			}
 			if most > 60 {
-				c.failf("after 1000 open periods with a backend that hangs, more than 60 probes are out at once")
+				c.failf("after 1000 open periods with a backend that hangs, more than 60 probes are in flight")
 			}
 			if !asked {
-				c.failf("never asked the backend again")
+				c.failf("never admitted a probe again")
 			}
 		},
 	},
 	{
 		id: "H14", title: "Calls rejected while a probe runs do not disturb it", rule: "B19, B12",
-		why:   "under load there are always some",
+		why:   "under load there are always rejected calls",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{lease: time.Minute})
@@ -270,7 +271,7 @@ var halfOpened = []*scenario{
 	},
 	{
 		id: "H15", title: "Half-open and idle for an hour, it still closes on the next success", rule: "B20, B22",
-		why:   "traffic may stop in the middle of a recovery",
+		why:   "traffic may stop during a recovery",
 		needs: []feature{hasStates, hasSuccesses},
 		run: func(c *cell) {
 			b := c.make(want{successes: 2})
@@ -286,7 +287,7 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H16", title: "After closing, failures of before are forgotten", rule: "B26",
+		id: "H16", title: "After closing, earlier failures are forgotten", rule: "B26",
 		why:   "one failure after the recovery must not open it again",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -297,8 +298,8 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H17", title: "After closing, load comes back little by little, if so configured", rule: "B27",
-		why:   "cold caches fall over under full load",
+		id: "H17", title: "After closing, load increases gradually, if configured", rule: "B27",
+		why:   "a backend with cold caches cannot take full load",
 		needs: []feature{hasStates, hasRamp},
 		run: func(c *cell) {
 			b := c.make(want{ramp: 10 * time.Second})
@@ -311,7 +312,7 @@ var halfOpened = []*scenario{
 				c.sleep(10 * time.Millisecond)
 			}
 			if passed < 5 || passed > 50 {
-				c.failf("in the first tenth of the ramp, the share of calls let through is not between 5%% and 50%%")
+				c.failf("in the first tenth of the ramp, the share of admitted calls is not between 5%% and 50%%")
 			}
 			c.sleep(10 * time.Second)
 			for range 100 {
@@ -320,8 +321,8 @@ var halfOpened = []*scenario{
 		},
 	},
 	{
-		id: "H18", title: "A second report on the same probe counts for nothing", rule: "B25",
-		why:   "a deferred report next to an explicit one is soon written",
+		id: "H18", title: "A second report of the same probe is ignored", rule: "B25",
+		why:   "code may easily report in a defer and also explicitly",
 		needs: []feature{hasStates, hasSteps, hasSuccesses},
 		run: func(c *cell) {
 			b := c.make(want{successes: 2})

@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// judgement holds scenarios about healthy backends, and backends that have recovered. J01 to J04 use the library's own
-// preset where it has one.
+// judgement holds scenarios about healthy and recovered backends. J01 to J04 use the library's own preset if it has
+// one.
 var judgement = []*scenario{
 	{
-		id: "J01", title: "100 calls lost with one connection, and nothing else: the next calls pass", rule: "B4, B5",
-		why:   "one lost connection is one event, however many calls were in flight; the next attempt succeeds",
+		id: "J01", title: "100 calls lost with one connection, and no other failure: the next calls are admitted",
+		rule:  "B4, B5",
+		why:   "one lost connection is one failure, no matter how many calls were in flight; the next call succeeds",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
 			b := c.test(c.lib.preset())
@@ -22,7 +23,8 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J02", title: "100 calls lost with one connection, in the middle of traffic: the next calls pass", rule: "B4, B5",
+		id: "J02", title: "100 calls lost with one connection, during other traffic: the next calls are admitted",
+		rule:  "B4, B5",
 		why:   "the same for a busy client",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
@@ -33,8 +35,8 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J03", title: "With 20% errors at random, 1000 calls/s for a minute, hardly a call is rejected", rule: "B4, B5",
-		why:   "callers who retry get along with 20% errors; without their backend they do not",
+		id: "J03", title: "With 20% random errors, 1000 calls/s for a minute, almost no call is rejected", rule: "B4, B5",
+		why:   "callers that retry can work with 20% errors, but not without their backend",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
 			b := c.test(c.lib.preset())
@@ -56,7 +58,9 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J04", title: "15 s after an outage of an hour, 95% of the calls pass, whenever in its open period it ends", rule: "B17",
+		id:    "J04",
+		title: "15 s after an outage of an hour, 95% of the calls are admitted, at whatever point of an open period it ends",
+		rule:  "B17",
 		why:   "a long open period, or a back-off that grows with the outage, makes the outage longer",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
@@ -65,14 +69,14 @@ var judgement = []*scenario{
 				b.slowly(time.Hour+more, failure)
 				b.drive(15*time.Second, success)
 				if passed := b.drive(time.Second, success); passed < rate*95/100 {
-					c.failf("15 s after an outage of an hour, less than 95%% of the calls pass")
+					c.failf("15 s after an outage of an hour, it admits less than 95%% of the calls")
 				}
 			}
 		},
 	},
 	{
-		id: "J05", title: "An hour after a long outage, a short one is judged as the first was", rule: "B17",
-		why:   "a back-off that never forgets punishes today for yesterday",
+		id: "J05", title: "An hour after a long outage, a short one is treated like a first one", rule: "B17",
+		why:   "a back-off that never resets makes later outages longer",
 		needs: []feature{hasStates, hasBackoff},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, openFor: time.Second, maxOpen: time.Minute, backoff: 2})
@@ -95,12 +99,12 @@ var judgement = []*scenario{
 				}
 				c.sleep(100 * time.Millisecond)
 			}
-			c.failf("an hour after a long outage, it opens for more than 3 s where 1 s is configured")
+			c.failf("an hour after a long outage, it opens for more than 3 s, though 1 s is configured")
 		},
 	},
 	{
-		id: "J06", title: "Keys that died do not keep others from having a breaker", rule: "B33, B40",
-		why:   "targets come and go; those that went while they failed are open for ever",
+		id: "J06", title: "Keys of dead targets do not prevent breakers for other keys", rule: "B33, B40",
+		why:   "targets start and end; the breakers of those that ended while they failed are open for ever",
 		needs: []feature{hasStates, hasKeys},
 		run: func(c *cell) {
 			w := c.filled(want{failures: 5})
@@ -125,15 +129,18 @@ var judgement = []*scenario{
 					}
 				}
 			}
-			c.test(r.get("well")).must(success, "a call of a key that is well, after 10 keys had died")
+			c.test(r.get("well")).must(success, "a call of a healthy key, after 10 keys had died")
 		},
 	},
 	{
-		id: "J07", title: "The time that a slow listener takes is not held against the backend", rule: "B30",
-		why:   "a probe that is judged slow for it opens again, and so for ever",
+		id: "J07", title: "The time of a slow listener does not count as time of the backend", rule: "B30",
+		why:   "otherwise each probe counts as slow and opens the breaker again",
 		needs: []feature{hasStates, hasListener, hasHook, hasSlow},
 		run: func(c *cell) {
-			b := c.make(want{slow: time.Second, ratio: 0.5, minCalls: 5, window: 10 * time.Minute, onChange: func(change) { time.Sleep(2 * time.Second) }})
+			b := c.make(want{
+				slow: time.Second, ratio: 0.5, minCalls: 5, window: 10 * time.Minute,
+				onChange: func(change) { time.Sleep(2 * time.Second) },
+			})
 			for range 100 {
 				if !b.tryFor(2*time.Second, success) {
 					break
@@ -150,11 +157,11 @@ var judgement = []*scenario{
 		},
 	},
 	{
-		id: "J08", title: "A backend that hangs is shielded, although its callers cancel before it answers", rule: "B6",
-		why:   "impatient callers are how one learns of a backend that hangs; their calls end as canceled, which is no failure",
+		id: "J08", title: "A backend that hangs gets few calls, although its callers cancel before it answers", rule: "B6",
+		why:   "calls to a backend that hangs end when their callers cancel, and a cancelled call is no failure",
 		needs: []feature{hasStates, hasContext},
 		run: func(c *cell) {
-			// By a rule on slow calls, or by a time limit of the library's own.
+			// By a rule for slow calls, or by a time limit of the library.
 			w := want{slow: time.Second, ratio: 0.5, minCalls: 10, window: 10 * time.Minute}
 			if _, no := c.lib.lacks[hasSlow]; no {
 				w = want{failures: 5, hang: time.Second}
@@ -168,12 +175,12 @@ var judgement = []*scenario{
 					return
 				}
 			}
-			c.failf("100 callers gave up after 5 s, with 1 s as the limit, and it never opened")
+			c.failf("it never opened, though 100 callers cancelled after 5 s with a limit of 1 s")
 		},
 	},
 }
 
-// loseAtOnce has n calls in flight, which all fail in one instant.
+// loseAtOnce makes n concurrent calls, which all fail at the same instant.
 func (s subject) loseAtOnce(n int) {
 	var ends []func(outcome)
 	for range n {
@@ -183,9 +190,9 @@ func (s subject) loseAtOnce(n int) {
 	}
 	s.c.settle()
 	if len(ends) < 5 {
-		s.c.failf("lets through fewer than 5 of %d calls at once, before anything has failed", n)
+		s.c.failf("admits fewer than 5 of %d concurrent calls, before any failure", n)
 	}
-	s.c.sleep(500 * time.Millisecond) // below the time limits that some libraries have by default
+	s.c.sleep(500 * time.Millisecond) // shorter than the default time limits of some libraries
 	var wg sync.WaitGroup
 	for _, end := range ends {
 		wg.Go(func() { end(failure) })
@@ -194,14 +201,14 @@ func (s subject) loseAtOnce(n int) {
 	s.c.settle()
 }
 
-// mustMostlyPass makes calls that succeed, and wants 99% of them to be let through.
+// mustMostlyPass makes successful calls, and requires that 99% of them are admitted.
 func (s subject) mustMostlyPass(d time.Duration, when string) {
 	if passed := s.drive(d, success); passed < int(d/time.Second)*rate*99/100 {
-		s.c.failf("rejected more than 1%% of the calls to a backend that is well, %s", when)
+		s.c.failf("rejected more than 1%% of the calls to a healthy backend, %s", when)
 	}
 }
 
-// slowly is drive with a call a second.
+// slowly is drive with one call a second.
 func (s subject) slowly(d time.Duration, o outcome) {
 	for range int(d / time.Second) {
 		s.try(o)
@@ -209,12 +216,12 @@ func (s subject) slowly(d time.Duration, o outcome) {
 	}
 }
 
-// tryFor makes one call that takes d, or until its context ends, and ends with o. It reports whether it was let through.
+// tryFor makes one call that takes d, or until its context ends, and ends with o. It reports whether it was admitted.
 func (s subject) tryFor(d time.Duration, o outcome) bool {
 	ctx, cancel := context.WithCancel(bg)
 	defer cancel()
 	ran := false
-	// what it returns is what it was told
+	// the function returns o's error
 	_ = s.do(ctx, func(ctx context.Context) error {
 		ran = true
 		select {

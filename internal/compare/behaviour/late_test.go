@@ -4,8 +4,8 @@ import "time"
 
 var lateResults = []*scenario{
 	{
-		id: "L01", title: "Successes of before it opened do not close it when half-open", rule: "B15",
-		why:   "they say how the backend was, not how it is",
+		id: "L01", title: "Successes of calls from before it opened do not close it when half-open", rule: "B15",
+		why:   "they show an earlier condition of the backend",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -27,7 +27,7 @@ var lateResults = []*scenario{
 		},
 	},
 	{
-		id: "L02", title: "A failure of before it opened does not open it again when half-open", rule: "B15",
+		id: "L02", title: "A failure of a call from before it opened does not open it again when half-open", rule: "B15",
 		why:   "calls that time out after 30 s would undo every recovery",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -45,8 +45,8 @@ var lateResults = []*scenario{
 		},
 	},
 	{
-		id: "L03", title: "A result of before it opened makes no room for another probe", rule: "B15, B19",
-		why:   "the cap on probes is a cap",
+		id: "L03", title: "The end of a call from before it opened does not free a probe slot", rule: "B15, B19",
+		why:   "the limit on probes must hold",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{probes: 1, successes: 2, lease: time.Minute})
@@ -64,20 +64,20 @@ var lateResults = []*scenario{
 				out++
 			}
 			if out == 10 {
-				c.failf("there is no cap on probes")
+				c.failf("it does not limit probes")
 			}
 			late[0](success)
 			for _, end := range late[1:] {
 				end(success)
 				if _, ok := b.hold(); ok {
-					c.failf("a result of a call begun before it opened let a further probe through")
+					c.failf("a result of a call begun before it opened admitted a further probe")
 				}
 			}
 		},
 	},
 	{
-		id: "L04", title: "A probe of an earlier round does not count in this one", rule: "B15",
-		why:   "the same, one round later",
+		id: "L04", title: "A probe of an earlier half-open period does not count in the current one", rule: "B15",
+		why:   "the same, one period later",
 		needs: []feature{hasStates, hasProbes},
 		run: func(c *cell) {
 			b := c.make(want{probes: 2, successes: 2, lease: time.Minute})
@@ -87,16 +87,16 @@ var lateResults = []*scenario{
 			first(failure)
 			b.mustNot("a call after a probe had failed")
 			b.elapse()
-			b.must(success, "a probe of the second round")
+			b.must(success, "a probe of the second half-open period")
 			second(success)
 			if b.isClosed() {
-				c.failf("one success of this round and one of the round before closed it")
+				c.failf("one success of this half-open period and one of the previous period closed it")
 			}
 		},
 	},
 	{
-		id: "L05", title: "Failures of before it opened do not open it again once it has closed", rule: "B15",
-		why:   "calls that hang through a short outage fail after it, all together",
+		id: "L05", title: "Failures of calls from before it opened do not open it again once it has closed", rule: "B15",
+		why:   "calls that hang through a short outage fail together after it",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{window: time.Minute})
@@ -113,7 +113,7 @@ var lateResults = []*scenario{
 	},
 	{
 		id: "L06", title: "A call that spans the end of a window counts once", rule: "B7, B15",
-		why:   "a window is no generation",
+		why:   "the end of a window does not make a call old",
 		needs: []feature{hasStates, hasRatio, hasWindow, hasCounts},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 1000, window: 10 * time.Second})

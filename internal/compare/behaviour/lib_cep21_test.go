@@ -15,8 +15,8 @@ import (
 var cep21Circuit = &library{
 	name:   "cep21",
 	module: "github.com/cep21/circuit/v4",
-	form: "Circuit.Run with the closer of closers/hystrix and its opener, or that of closers/simplelogic for failures in a row; " +
-		"a time limit (Execution.Timeout) in T21, T22, T23 and H13 only",
+	form: "Circuit.Run with the closer of closers/hystrix and its opener, or that of closers/simplelogic " +
+		"for failure streaks; a time limit (Execution.Timeout) in T21, T22, T23 and H13 only",
 	make:   func(w want) *instance { return cep21Of(circuit.NewCircuitFromConfig("only", cep21Config(w)), w) },
 	preset: func() *instance { return cep21Of(circuit.NewCircuitFromConfig("only", circuit.Config{}), want{}) },
 	registry: func(w want, _ int) *registry {
@@ -29,7 +29,7 @@ var cep21Circuit = &library{
 				if c == nil {
 					var err error
 					if c, err = m.CreateCircuit(key); err != nil {
-						c = m.GetCircuit(key) // somebody else was first
+						c = m.GetCircuit(key) // another goroutine was first
 					}
 				}
 				return cep21Of(c, w)
@@ -49,10 +49,10 @@ var cep21Circuit = &library{
 		hasBackoff: cannot("every open period is SleepWindow"),
 		hasJitter:  cannot("every open period is SleepWindow"),
 		hasAsked:   cannot("every open period is SleepWindow"),
-		hasShadow:  cannot("has no dry run: held closed, it does not say what it would have rejected"),
-		hasRetry:   cannot("a rejection says that the circuit is open, and the circuit not for how long"),
+		hasShadow:  cannot("has no shadow mode: held closed, it does not report what it would have rejected"),
+		hasRetry:   cannot("neither a rejection nor the circuit gives the remaining time"),
 		hasRamp:    cannot("goes from a few probes to all calls at once"),
-		hasCause:   cannot("Opened gets the time, and no counts"),
+		hasCause:   cannot("Opened gets the time, but no counts"),
 		hasSteps:   callbackOnly[hasSteps],
 	},
 }
@@ -65,7 +65,7 @@ func cep21Config(w want) circuit.Config {
 		},
 		Execution: circuit.ExecutionConfig{
 			Timeout: -1, MaxConcurrentRequests: math.MaxInt64,
-			// A caller who gave up is to be ignored, and one whose time ran out is not.
+			// A cancelled call is ignored, but one whose deadline has passed is not.
 			IsErrInterrupt: func(err error) bool { return errors.Is(err, context.Canceled) },
 		},
 	}
@@ -109,7 +109,7 @@ func cep21Closer(w want) hystrix.ConfigureCloser {
 	}
 }
 
-// cep21Trip opens by a rule of the user's own.
+// cep21Trip opens the circuit by a custom rule.
 type cep21Trip struct {
 	circuit.ClosedToOpen
 
@@ -118,7 +118,7 @@ type cep21Trip struct {
 
 func (t cep21Trip) ShouldOpen(context.Context, time.Time) bool { return t.trip() }
 
-// cep21Events hears of the two transitions that there are: probes are let through while it is open.
+// cep21Events receives the only two transitions: probes are admitted in the open state.
 type cep21Events func(change)
 
 func (told cep21Events) Opened(context.Context, time.Time) { told(change{from: closed, to: open}) }
@@ -134,7 +134,7 @@ func cep21Of(c *circuit.Circuit, w want) *instance {
 		err := c.Run(ctx, func(ctx context.Context) error {
 			err := fn(ctx)
 			if cep21Rejected(err) {
-				return circuit.SimpleBadRequest{Err: err} // by a circuit further in: no fault of this one's
+				return circuit.SimpleBadRequest{Err: err} // by an inner circuit: not a failure here
 			}
 			return err
 		})

@@ -17,29 +17,29 @@ import (
 	handy "github.com/streadway/handy/breaker"
 )
 
-// plainLacks is what the older breakers have in common.
+// plainLacks lists what all of the older breakers lack.
 var plainLacks = map[feature]lack{
-	hasSlow:    cannot("knows no slow calls"),
+	hasSlow:    cannot("has no rule for slow calls"),
 	hasHang:    cannot("sees a call only when it ends, and has no time limit for it"),
 	hasBackoff: cannot("every open period is the same"),
 	hasJitter:  cannot("every open period is the same"),
 	hasAsked:   cannot("every open period is the same"),
-	hasManual:  cannot("cannot be opened or closed by hand"),
+	hasManual:  cannot("cannot be opened or closed manually"),
 	hasForce:   cannot("has no override"),
-	hasShadow:  cannot("has no dry run"),
-	hasRetry:   cannot("a rejection says nothing more, and the breaker neither"),
+	hasShadow:  cannot("has no shadow mode"),
+	hasRetry:   cannot("neither a rejection nor the breaker gives the remaining time"),
 	hasKeys:    notFor("one breaker, no registry"),
 	hasLive:    cannot("settings are fixed when it is made"),
 	hasRamp:    cannot("goes from a few probes to all calls at once"),
 	hasLimit:   notFor("no limit on calls in flight"),
-	hasCause:   cannot("tells nobody why it opened"),
-	hasTrip:    notFor("takes thresholds, and no code of the user's"),
+	hasCause:   cannot("does not report why it opened"),
+	hasTrip:    notFor("takes thresholds, but no custom rule"),
 	hasProbes:  notFor("one probe at a time, by design"),
 	hasSteps:   notFor("the end of a call is not tied to its beginning"),
 }
 
-// aside runs fn under a breaker to which every error is a failure. The errors in ignore look like successes to it, and still
-// reach the caller.
+// aside runs fn under a breaker that counts every error as a failure. The errors in ignore look like successes to the
+// breaker, but the caller still gets them.
 func aside(fn func(context.Context) error, run func(func(context.Context) error) error, ignore ...error) error {
 	var hidden error
 	err := run(func(ctx context.Context) error {
@@ -92,19 +92,19 @@ var goResiliency = &library{
 		return nil
 	},
 	lacks: with(with(without(plainLacks, hasHang, hasLimit), noContext), map[feature]lack{
-		hasSlow:     cannot("its deadline cuts a slow call off"),
+		hasSlow:     cannot("its deadline ends a slow call"),
 		hasStreak:   cannot("a success does not reset its count of errors; only a gap without errors does"),
 		hasRatio:    cannot("counts errors, not calls"),
 		hasWindow:   cannot("its window is a gap without errors as long as the open period"),
 		hasListener: cannot("has no listener"),
-		hasCounts:   cannot("keeps its counts to itself"),
+		hasCounts:   cannot("does not expose its counts"),
 		hasPreset:   notFor("has no defaults: all three settings are arguments"),
-		hasProbes:   cannot("half-open lets every call through"),
+		hasProbes:   cannot("half-open admits every call"),
 	}),
 }
 
-// resiliencyDeadline runs fn under the library's own time limit, if there is to be one. The limit closes a channel when it is
-// over, for the function to stop.
+// resiliencyDeadline runs fn under the library's own time limit, if there is one. After the limit the library closes a
+// channel, so that the function can stop.
 func resiliencyDeadline(ctx context.Context, limit time.Duration, fn func(context.Context) error) error {
 	if limit == 0 {
 		return fn(ctx)
@@ -123,7 +123,8 @@ func resiliencyDeadline(ctx context.Context, limit time.Duration, fn func(contex
 	})
 }
 
-// resiliencyLimit is do with a limit on calls in flight, outside of the breaker, which would take its rejections for failures.
+// resiliencyLimit is do with a limit on calls in flight, outside of the breaker, which would count its rejections as
+// failures.
 func resiliencyLimit(tickets *semaphore.Semaphore, do doFunc) doFunc {
 	return func(ctx context.Context, fn func(context.Context) error) error {
 		if err := tickets.Acquire(); err != nil {
@@ -137,7 +138,8 @@ func resiliencyLimit(tickets *semaphore.Semaphore, do doFunc) doFunc {
 var hystrixSeq atomic.Int64
 
 var hystrixGo = &library{
-	name: "hystrix-go", module: "github.com/afex/hystrix-go", form: "DoC; its window is fixed at 10 s; a time limit (Timeout) of an hour, but in T23 and H13",
+	name: "hystrix-go", module: "github.com/afex/hystrix-go",
+	form: "DoC; its window is fixed at 10 s; a time limit (Timeout) of an hour, but in T23 and H13",
 	make: func(w want) *instance { return hystrixOf(fmt.Sprintf("command %d", hystrixSeq.Add(1)), w) },
 	preset: func() *instance {
 		i := hystrixOf("preset", want{failures: hystrix.DefaultVolumeThreshold})
@@ -153,7 +155,7 @@ var hystrixGo = &library{
 	},
 	lacks: with(without(plainLacks, hasKeys, hasLive, hasLimit, hasHang), map[feature]lack{
 		hasStreak:    cannot("has a rule on the error percentage only"),
-		hasSlow:      cannot("its time limit cuts a slow call off"),
+		hasSlow:      cannot("its time limit ends a slow call"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasListener:  cannot("has no listener; its collectors see outcomes, not states"),
 		hasCounts:    notFor("its counts go to metrics collectors and are not read"),
@@ -181,7 +183,8 @@ func hystrixConfigure(name string, w want) {
 func hystrixOf(name string, w want) *instance {
 	hystrixConfigure(name, w)
 	do := func(ctx context.Context, fn func(context.Context) error) error {
-		return aside(fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) }, hystrix.ErrCircuitOpen)
+		return aside(fn, func(fn func(context.Context) error) error { return hystrix.DoC(ctx, name, fn, nil) },
+			hystrix.ErrCircuitOpen)
 	}
 	return &instance{
 		has: has{failures: w.failures, openFor: w.openFor, window: 10 * time.Second, successes: 1, between: w.openFor},
@@ -205,7 +208,8 @@ func hystrixOf(name string, w want) *instance {
 
 var handyBreaker = &library{
 	name: "handy", module: "github.com/streadway/handy",
-	form: "breaker.Allow, Success and Failure; after 11 calls, over 5 s, open for 1 s: the options that would change this do nothing",
+	form: "breaker.Allow, Success and Failure; after 11 calls, over 5 s, open for 1 s; the options for these have no " +
+		"effect",
 	make: func(w want) *instance {
 		ratio := w.ratio
 		if ratio == 0 {
@@ -215,7 +219,7 @@ var handyBreaker = &library{
 	},
 	preset: func() *instance { return handyOf(0.5, want{}) },
 	nonsense: func() error {
-		// A ratio would be moved into the range from 0 to 1, as a comment in the source says.
+		// According to a comment in the source, the library would clamp a ratio to the range from 0 to 1.
 		b := handy.NewBreaker(0.5)
 		b.WithCooldown(-time.Second)
 		return nil
@@ -224,9 +228,9 @@ var handyBreaker = &library{
 		hasStreak:    cannot("has a rule on the failure ratio only"),
 		hasSuccesses: cannot("the first success closes it"),
 		hasListener:  cannot("has no listener"),
-		hasState:     cannot("keeps its state to itself"),
-		hasCounts:    cannot("keeps its counts to itself"),
-		hasCallback:  notFor("no callback form: what becomes of a panic is the caller's code"),
+		hasState:     cannot("does not expose its state"),
+		hasCounts:    cannot("does not expose its counts"),
+		hasCallback:  notFor("no callback form: the caller's code has to handle a panic"),
 	}),
 }
 
@@ -253,7 +257,10 @@ func handyOf(ratio float64, w want) *instance {
 		}
 	}
 	return &instance{
-		has: has{failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow, successes: 1, between: handy.DefaultCooldown},
+		has: has{
+			failures: handy.DefaultMinObservations + 1, openFor: handy.DefaultCooldown, window: handy.DefaultWindow,
+			successes: 1, between: handy.DefaultCooldown,
+		},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
 			if !b.Allow() {
 				return errHandy
@@ -273,7 +280,8 @@ func handyOf(ratio float64, w want) *instance {
 }
 
 var rubyist = &library{
-	name: "rubyist", module: "github.com/rubyist/circuitbreaker", form: "CallContext, with a timeout in T23 and H13, and Ready with Success or Fail; constant back-off",
+	name: "rubyist", module: "github.com/rubyist/circuitbreaker",
+	form:   "CallContext, with a timeout in T23 and H13, and Ready with Success or Fail; constant back-off",
 	make:   rubyistMake,
 	preset: func() *instance { return rubyistOf(circuit.NewBreaker(), want{}) },
 	nonsense: func() error {
@@ -281,9 +289,9 @@ var rubyist = &library{
 		return nil
 	},
 	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasForce, hasTrip, hasHang), map[feature]lack{
-		hasSlow:      cannot("its timeout cuts a slow call off"),
+		hasSlow:      cannot("its timeout ends a slow call"),
 		hasSuccesses: cannot("the first success closes it"),
-		hasHook:      notFor("its events come through a channel: what reads it is the caller's code"),
+		hasHook:      notFor("its events arrive on a channel, which the caller's code reads"),
 		hasKeys:      notFor("its Panel keeps breakers that the user makes"),
 		hasAsked:     cannot("its back-off does not see what failed"),
 	}),

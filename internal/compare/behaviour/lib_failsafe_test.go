@@ -18,7 +18,7 @@ var failsafeGo = &library{
 	make:   failsafeMake,
 	preset: func() *instance { return failsafeOf(circuitbreaker.NewWithDefaults[any](), want{}) },
 	nonsense: func() (err error) {
-		// It says so by a panic.
+		// It reports the error by a panic.
 		defer func() {
 			if recover() != nil {
 				err = errRefused
@@ -28,14 +28,14 @@ var failsafeGo = &library{
 		return nil
 	},
 	lacks: map[feature]lack{
-		hasSlow:    cannot("its timeout policy cuts a slow call off"),
-		hasBackoff: cannot("the delay does not know how many recoveries have failed"),
+		hasSlow:    cannot("its timeout policy ends a slow call"),
+		hasBackoff: cannot("the delay function does not get the number of failed recoveries"),
 		hasForce:   cannot("Open and Close are transitions: the next call or delay undoes them"),
-		hasShadow:  cannot("has no dry run"),
+		hasShadow:  cannot("has no shadow mode"),
 		hasKeys:    notFor("one breaker, no registry"),
 		hasLive:    cannot("settings are fixed when it is built"),
 		hasRamp:    cannot("goes from a few probes to all calls at once"),
-		hasTrip:    notFor("takes thresholds, and no code of the user's"),
+		hasTrip:    notFor("takes thresholds, but no custom rule"),
 		hasSteps:   callbackOnly[hasSteps],
 	},
 }
@@ -65,7 +65,9 @@ func failsafeMake(w want) *instance {
 	}
 	if w.onChange != nil {
 		b = b.OnStateChanged(func(e circuitbreaker.StateChangedEvent) {
-			w.onChange(change{from: failsafeState(e.OldState), to: failsafeState(e.NewState), failures: int(e.Metrics().Failures())})
+			w.onChange(change{
+				from: failsafeState(e.OldState), to: failsafeState(e.NewState), failures: int(e.Metrics().Failures()),
+			})
 		})
 	}
 	return failsafeOf(b.Build(), w)

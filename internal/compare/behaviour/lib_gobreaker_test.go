@@ -10,7 +10,8 @@ import (
 
 const gobreakerModule = "github.com/sony/gobreaker/v2"
 
-// The three forms of gobreaker: a function under a fixed window, the same under a rolling one, and the two-step breaker.
+// The three forms of gobreaker: a function under a fixed window, a function under a rolling one, and the two-step
+// breaker.
 var (
 	gobreakerFixed = &library{
 		name: "gobreaker", module: gobreakerModule, form: "CircuitBreaker.Execute, fixed window (Interval)",
@@ -19,39 +20,43 @@ var (
 		lacks:  with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerRolling = &library{
-		name: "gobreaker rolling", module: gobreakerModule, form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth), in the rows on defaults too",
+		name: "gobreaker rolling", module: gobreakerModule,
+		form: "CircuitBreaker.Execute, rolling window (Interval and BucketPeriod of a tenth), in the rows on defaults too",
 		make: func(w want) *instance { return gobreakerCallback(w, w.window/10) },
 		preset: func() *instance {
-			return gobreakerOf(gobreaker.NewCircuitBreaker[any](gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}), want{})
+			s := gobreaker.Settings{Interval: 10 * time.Second, BucketPeriod: time.Second}
+			return gobreakerOf(gobreaker.NewCircuitBreaker[any](s), want{})
 		},
 		lacks: with(gobreakerLacks, callbackOnly),
 	}
 	gobreakerTwoStep = &library{
-		name: "gobreaker two-step", module: gobreakerModule, form: "TwoStepCircuitBreaker: Allow and the function that it returns",
+		name: "gobreaker two-step", module: gobreakerModule,
+		form:   "TwoStepCircuitBreaker: Allow and the function that it returns",
 		make:   func(w want) *instance { return gobreakerSteps(gobreakerSettings(w, 0), w) },
 		preset: func() *instance { return gobreakerSteps(gobreaker.Settings{}, want{}) },
 		lacks: with(gobreakerLacks, map[feature]lack{
-			hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
+			hasCallback: notFor("no callback form: the caller's code has to handle a panic"),
 		}),
 	}
 )
 
 var gobreakerLacks = with(noContext, map[feature]lack{
-	hasSlow:    cannot("knows no slow calls"),
+	hasSlow:    cannot("has no rule for slow calls"),
 	hasHang:    cannot("sees a call only when it ends, and has no time limit for it"),
 	hasBackoff: cannot("every open period is Timeout"),
 	hasJitter:  cannot("every open period is Timeout, to the nanosecond"),
 	hasAsked:   cannot("every open period is Timeout"),
-	hasManual:  cannot("cannot be opened or closed by hand"),
+	hasManual:  cannot("cannot be opened or closed manually"),
 	hasForce:   cannot("has no override"),
-	hasShadow:  cannot("has no dry run"),
-	hasRetry:   cannot("ErrOpenState says nothing more, and the breaker neither"),
+	hasShadow:  cannot("has no shadow mode"),
+	hasRetry:   cannot("neither ErrOpenState nor the breaker gives the remaining time"),
 	hasKeys:    notFor("one breaker, no registry"),
 	hasLive:    cannot("settings are fixed when it is made"),
 	hasRamp:    cannot("goes from a few probes to all calls at once"),
 	hasLimit:   notFor("no limit on calls in flight"),
-	hasCause:   cannot("OnStateChange gets name, from and to"),
-	// What is zero or less switches something off or stands for a default, and no count can be negative: Settings says so.
+	hasCause:   cannot("OnStateChange gets only name, from and to"),
+	// According to Settings, a value of zero or less switches a feature off or stands for a default, and counts are
+	// unsigned.
 	hasNonsense: notFor("every value of its settings has a documented meaning"),
 })
 
@@ -69,7 +74,7 @@ func gobreakerSettings(w want, bucket time.Duration) gobreaker.Settings {
 			return int(calls) >= w.minCalls && float64(c.TotalFailures)/float64(calls) >= w.ratio
 		}
 	default:
-		// A rule on failures in a row needs no window, and its default has none.
+		// A failure streak needs no window, and the default has none.
 		s.Interval, s.BucketPeriod = 0, 0
 		if bucket > 0 {
 			s.Interval, s.BucketPeriod = w.window, bucket

@@ -17,12 +17,14 @@ import (
 var goresilienceRunner = &library{
 	name:   "goresilience",
 	module: "github.com/slok/goresilience",
-	form: "circuitbreaker under a metrics.Recorder that hears of states, around timeout in T23 and H13, in bulkhead in N05; opens at MinimumRequestToOpen percent of errors: " +
-		"ErrorPercentThresholdToOpen does nothing",
+	form: "circuitbreaker under a metrics.Recorder that receives states, around timeout in T23 and H13, " +
+		"in bulkhead in N05; opens at MinimumRequestToOpen percent of errors: ErrorPercentThresholdToOpen has no effect",
 	make: func(w want) *instance {
 		cfg := circuitbreaker.Config{
-			ErrorPercentThresholdToOpen: 50, MinimumRequestToOpen: max(w.failures, w.minCalls), SuccessfulRequiredOnHalfOpen: w.successes,
-			WaitDurationInOpenState: w.openFor, MetricsSlidingWindowBucketQuantity: 10, MetricsBucketDuration: w.window / 10,
+			ErrorPercentThresholdToOpen: 50, MinimumRequestToOpen: max(w.failures, w.minCalls),
+			SuccessfulRequiredOnHalfOpen: w.successes,
+			WaitDurationInOpenState:      w.openFor, MetricsSlidingWindowBucketQuantity: 10,
+			MetricsBucketDuration: w.window / 10,
 		}
 		if w.ratio > 0 {
 			cfg.ErrorPercentThresholdToOpen = int(w.ratio*100 + 0.5)
@@ -35,17 +37,17 @@ var goresilienceRunner = &library{
 		return nil
 	},
 	lacks: with(without(plainLacks, hasLimit, hasHang), map[feature]lack{
-		hasSlow:   cannot("its timeout cuts a slow call off"),
+		hasSlow:   cannot("its timeout ends a slow call"),
 		hasStreak: cannot("has a rule on the error percentage only"),
-		hasState:  cannot("keeps its state to itself; a metrics recorder may follow it"),
+		hasState:  cannot("does not expose its state, except to a metrics recorder"),
 		hasCounts: notFor("its counts go to a metrics recorder and are not read"),
-		hasRamp:   cannot("goes from rejecting all calls to letting all through"),
-		hasProbes: cannot("half-open lets every call through"),
+		hasRamp:   cannot("goes from rejecting all calls to admitting all"),
+		hasProbes: cannot("half-open admits every call"),
 		hasSteps:  callbackOnly[hasSteps],
 	}),
 }
 
-// goresilienceEvents hears of states as the library's Prometheus recorder does.
+// goresilienceEvents receives states in the same way as the library's Prometheus recorder.
 type goresilienceEvents struct {
 	metrics.Recorder
 
@@ -71,7 +73,7 @@ func goresilienceOf(cfg circuitbreaker.Config, w want) *instance {
 	events.at.Store(closed)
 	chain := []goresilience.Middleware{metrics.NewMiddleware("only", events)}
 	if w.maxCalls > 0 {
-		// Outside of the breaker, which would take its rejections for failures.
+		// Outside of the breaker, which would count its rejections as failures.
 		chain = append(chain, bulkhead.NewMiddleware(bulkhead.Config{Workers: w.maxCalls, MaxWaitTime: time.Millisecond}))
 	}
 	chain = append(chain, circuitbreaker.NewMiddleware(cfg))
@@ -87,7 +89,8 @@ func goresilienceOf(cfg circuitbreaker.Config, w want) *instance {
 		has: has{failures: max(w.failures, w.minCalls), openFor: w.openFor, window: w.window, successes: w.successes},
 		do:  do, start: startByDo(do),
 		rejected: func(err error) bool {
-			return errors.Is(err, goresilienceerrors.ErrCircuitOpen) || errors.Is(err, goresilienceerrors.ErrTimeoutWaitingForExecution)
+			return errors.Is(err, goresilienceerrors.ErrCircuitOpen) ||
+				errors.Is(err, goresilienceerrors.ErrTimeoutWaitingForExecution)
 		},
 		state: func() state { return events.at.Load().(state) },
 	}

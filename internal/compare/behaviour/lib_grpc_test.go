@@ -34,23 +34,24 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// A dialer makes guarded connections. opts come after, which is to say inside, what guards.
+// A dialer makes guarded connections. opts are applied after the guard, so interceptors in them are inside it.
 type dialer func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn
 
-// grpcClient is what a library with a gRPC client interceptor has besides.
+// grpcClient holds what a library with a gRPC client interceptor has in addition.
 type grpcClient struct {
 	dialer   func(tb testing.TB, w want) dialer
 	rejected func(error) bool
-	// fallback is dialer with a fallback that does as answer does for the unary calls that fail or are rejected.
+	// fallback returns a dialer with a fallback that calls answer for the unary calls that fail or are rejected.
 	fallback func(tb testing.TB, w want, answer func(ctx context.Context) error) dialer
-	// retriable is what the library offers to a retry interceptor, if anything.
+	// retriable is the library's function for a retry interceptor, or nil.
 	retriable func(error) bool
 }
 
 // grpcLibraries are the columns of the gRPC tables.
 var grpcLibraries = []*library{
 	{
-		name: "grpcircuit gRPC", module: grpcircuit.module, form: "interceptor.Guard: unary and stream interceptors, default classifier and keys",
+		name: "grpcircuit gRPC", module: grpcircuit.module,
+		form: "interceptor.Guard: unary and stream interceptors, default classifier and keys",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
 				tb.Helper()
@@ -76,7 +77,8 @@ var grpcLibraries = []*library{
 					return new(testpb.Response), answer(ctx)
 				})
 				guard, err := interceptor.New(group,
-					interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), handler, interceptor.OnFailure()))
+					interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), handler,
+						interceptor.OnFailure()))
 				if err != nil {
 					panic(err)
 				}
@@ -89,15 +91,16 @@ var grpcLibraries = []*library{
 	},
 	{
 		name: "failsafegrpc", module: failsafeGo.module,
-		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes and WithDelayFunc with " +
-			"RetryInfo, which are the user's to know; the timeout policy in G21",
+		form: "NewUnaryClientInterceptor with one circuitbreaker for each connection; HandleIf with the failure codes " +
+			"and WithDelayFunc with RetryInfo, which the user has to write; the timeout policy in G21",
 		grpc: &grpcClient{
 			dialer: func(tb testing.TB, w want) dialer {
 				tb.Helper()
 				return func(target string, b *testpb.Backend, opts ...grpc.DialOption) *grpc.ClientConn {
 					cb := circuitbreaker.NewBuilder[any]().HandleIf(func(_ any, err error) bool {
 						switch status.Code(err) {
-						case codes.Unknown, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Internal, codes.Unavailable, codes.DataLoss:
+						case codes.Unknown, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Internal,
+							codes.Unavailable, codes.DataLoss:
 							return true
 						default:
 							return false
@@ -125,7 +128,7 @@ var grpcLibraries = []*library{
 			rejected: func(err error) bool { return errors.Is(err, circuitbreaker.ErrOpen) },
 		},
 		lacks: map[feature]lack{
-			hasStreams: cannot("has no stream interceptor: streams pass unguarded"),
+			hasStreams: cannot("has no stream interceptor, so streams are not guarded"),
 		},
 	},
 	{
@@ -151,7 +154,7 @@ var grpcLibraries = []*library{
 			rejected: func(err error) bool { return errors.Is(err, breaker.ErrServiceUnavailable) },
 		},
 		lacks: throttle(map[feature]lack{
-			hasStreams:  cannot("guards no streams: they pass its breaker by"),
+			hasStreams:  cannot("does not guard streams"),
 			hasFallback: notFor("its client has no fallback"),
 		}),
 	},
@@ -179,13 +182,13 @@ var grpcLibraries = []*library{
 			rejected: func(err error) bool { return errors.Is(err, kratosbreaker.ErrNotAllowed) },
 		},
 		lacks: throttle(map[feature]lack{
-			hasStreams:  cannot("guards no streams: its client takes no middleware for them"),
+			hasStreams:  cannot("does not guard streams: its client has no middleware for them"),
 			hasFallback: notFor("its middleware has no fallback"),
 		}),
 	},
 }
 
-// retryDelay is what a server asks for, or 0.
+// retryDelay returns the delay that a server asks for, or 0.
 func retryDelay(err error) time.Duration {
 	for _, d := range status.Convert(err).Details() {
 		if info, ok := d.(*errdetails.RetryInfo); ok {
@@ -199,12 +202,14 @@ func retryDelay(err error) time.Duration {
 var grpcTopics = []topic{
 	{title: "gRPC: unary calls", scenarios: unaryCalls},
 	{title: "gRPC: streams", scenarios: streams},
-	{title: "gRPC: whose fault it is", scenarios: faults},
+	{title: "gRPC: classification of failures", scenarios: faults},
 }
 
-// grpcWant is what the gRPC scenarios ask for: open at half of 20 calls, or where there is such a rule at 5 failures in a row.
+// grpcWant is the policy of the gRPC scenarios: open at half of 20 calls or, with a rule for failure streaks, at 5
+// failures.
 var grpcWant = want{
-	failures: 5, ratio: 0.5, minCalls: 20, window: 10 * time.Second, openFor: 5 * time.Second, probes: 1, successes: 1, lease: 5 * time.Second,
+	failures: 5, ratio: 0.5, minCalls: 20, window: 10 * time.Second, openFor: 5 * time.Second, probes: 1, successes: 1,
+	lease: 5 * time.Second,
 }
 
 // rig is a guarded client of a server in memory.
@@ -216,10 +221,10 @@ type rig struct {
 	conn    *grpc.ClientConn
 	client  testpb.TestClient
 
-	rawReached *atomic.Int64 // requests at a server that speaks no gRPC
+	rawReached *atomic.Int64 // requests that reached a server that does not speak gRPC
 }
 
-// rig dials a server that does as script says.
+// rig dials a server with the given script.
 func (c *cell) rig(script testpb.Script, opts ...grpc.DialOption) *rig {
 	return c.rigWant(grpcWant, script, opts...)
 }

@@ -52,9 +52,9 @@ var grpcircuit = &library{
 	},
 }
 
-// ourConfig is w as a Config. A scenario states its policy to every library alike: so many failures open, whenever they
-// come. That is FailingFor: -1. The default, by which failures must last for a second, is tried by the scenarios on
-// presets.
+// ourConfig converts w to a Config. A scenario has the same policy for every library: a number of failures opens the
+// breaker, no matter how fast they come. This is FailingFor: -1. The scenarios on presets use the default, by which
+// failures must last for a second.
 func ourConfig(w want) breaker.Config {
 	c := breaker.Config{
 		ConsecutiveFailures: w.failures, FailingFor: -1, FailureRatio: w.ratio, MinCalls: w.minCalls, Window: w.window,
@@ -62,7 +62,7 @@ func ourConfig(w want) breaker.Config {
 		MaxProbes: w.probes, SuccessesToClose: w.successes, ProbeTimeout: w.lease,
 		SlowCall: w.slow, Ramp: w.ramp, MaxConcurrent: w.maxCalls,
 	}
-	// A scenario asks for one rule, and the others would only disturb it.
+	// A scenario is about one rule, so the others are off.
 	if w.ratio == 0 {
 		c.FailureRatio = -1
 	}
@@ -78,7 +78,7 @@ func ourConfig(w want) breaker.Config {
 	return c
 }
 
-func ourOptions(w want) (opts []breaker.Option) {
+func ourOptions(w want) (opts []breaker.GroupOption) {
 	if w.onChange != nil {
 		opts = append(opts, breaker.WithListener(func(_ context.Context, e breaker.Event) {
 			failures := e.Counts.Failures
@@ -132,7 +132,7 @@ func ourInstance(b *breaker.Breaker, w want) *instance {
 				return err
 			}
 			if err = fn(ctx); err != nil {
-				permit.DoneAfter(ctx, breaker.Failure, w.asked())
+				permit.Report(ctx, breaker.Report{Outcome: breaker.Failure, RetryAfter: w.asked()})
 				return err
 			}
 			permit.Done(ctx, breaker.Success)

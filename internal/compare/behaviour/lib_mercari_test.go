@@ -11,7 +11,8 @@ import (
 var mercariBreaker = &library{
 	name:   "mercari",
 	module: "github.com/mercari/go-circuitbreaker",
-	form:   "Do, and Ready with Success or Fail; constant back-off; deadlines count as failures; no reset interval for failures in a row",
+	form: "Do, and Ready with Success or Fail; constant back-off; deadlines count as failures; no reset interval " +
+		"for failure streaks",
 	make:   mercariMake,
 	preset: func() *instance { return mercariOf(circuitbreaker.New(), want{}) },
 	nonsense: func() error {
@@ -24,10 +25,10 @@ var mercariBreaker = &library{
 	lacks: with(without(plainLacks, hasBackoff, hasJitter, hasManual, hasTrip), map[feature]lack{
 		hasAsked:  cannot("its back-off does not see what failed"),
 		hasForce:  cannot("SetState is a transition: the end of the open period undoes it"),
-		hasRetry:  cannot("ErrOpen says nothing more, and the breaker neither"),
-		hasRamp:   cannot("goes from rejecting all calls to letting all through"),
-		hasCause:  cannot("its hook gets from and to"),
-		hasProbes: cannot("half-open lets every call through"),
+		hasRetry:  cannot("neither ErrOpen nor the breaker gives the remaining time"),
+		hasRamp:   cannot("goes from rejecting all calls to admitting all"),
+		hasCause:  cannot("its hook gets only from and to"),
+		hasProbes: cannot("half-open admits every call"),
 	}),
 }
 
@@ -52,7 +53,7 @@ func mercariMake(w want) *instance {
 	case w.ratio > 0:
 		opts = append(opts, circuitbreaker.WithTripFunc(circuitbreaker.NewTripFuncFailureRate(int64(w.minCalls), w.ratio)))
 	default:
-		interval = -1 // failures in a row need no window
+		interval = -1 // a failure streak needs no window
 		opts = append(opts, circuitbreaker.WithTripFunc(circuitbreaker.NewTripFuncConsecutiveFailures(int64(w.failures))))
 	}
 	opts = append(opts, circuitbreaker.WithCounterResetInterval(interval))
@@ -72,7 +73,7 @@ func mercariOf(b *circuitbreaker.CircuitBreaker, w want) *instance {
 			_, err := b.Do(ctx, func() (any, error) {
 				err := fn(ctx)
 				if rejected(err) {
-					return nil, circuitbreaker.Ignore(err) // by a breaker further in: no fault of this one's
+					return nil, circuitbreaker.Ignore(err) // by an inner breaker: not a failure here
 				}
 				return nil, err
 			})

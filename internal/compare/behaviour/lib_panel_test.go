@@ -41,21 +41,21 @@ var bytedanceGopkg = &library{
 		return err
 	},
 	lacks: with(noContext, map[feature]lack{
-		hasSlow:     cannot("knows no slow calls"),
-		hasHang:     cannot("sees a call only when it ends; what timed out is its caller's to report"),
+		hasSlow:     cannot("has no rule for slow calls"),
+		hasHang:     cannot("sees a call only when it ends; the caller has to report timeouts"),
 		hasBackoff:  cannot("every open period is CoolingTimeout"),
 		hasJitter:   cannot("every open period is CoolingTimeout, to the nanosecond"),
 		hasAsked:    cannot("every open period is CoolingTimeout"),
-		hasManual:   cannot("can be reset by hand, and not opened"),
+		hasManual:   cannot("can be reset manually, but not opened"),
 		hasForce:    cannot("has no override"),
-		hasShadow:   cannot("has no dry run"),
-		hasRetry:    cannot("a rejection is false, and the breaker says nothing more"),
+		hasShadow:   cannot("has no shadow mode"),
+		hasRetry:    cannot("a rejection is only false, and the breaker does not give the remaining time"),
 		hasLive:     cannot("settings are fixed when the panel is made"),
 		hasRamp:     cannot("goes from a few probes to all calls at once"),
 		hasLimit:    notFor("no limit on calls in flight"),
 		hasProbes:   notFor("one probe each DetectTimeout, by design"),
 		hasSteps:    notFor("the end of a call is not tied to its beginning"),
-		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
+		hasCallback: notFor("no callback form: the caller's code has to handle a panic"),
 	}),
 }
 
@@ -111,7 +111,9 @@ func bytedanceOf(p bytedance.Panel, key string, w want) *instance {
 		}
 	}
 	return &instance{
-		has: has{failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes, between: bytedanceDetect},
+		has: has{
+			failures: w.failures, openFor: w.openFor, window: w.window, successes: w.successes, between: bytedanceDetect,
+		},
 		do: func(ctx context.Context, fn func(context.Context) error) error {
 			if !p.IsAllowed(key) {
 				return errBytedance
@@ -146,35 +148,35 @@ var sentinelGolang = &library{
 	form: "Entry, TraceError and Exit under one circuit breaking rule with ten buckets; an isolation rule in N05",
 	make: sentinelMake,
 	nonsense: func() error {
-		// Rules that it finds invalid are left out when rules are loaded, with a line in the log. This is how to ask before.
+		// LoadRules drops invalid rules and logs them. IsValidRule reports them before.
 		return sentinel.IsValidRule(&sentinel.Rule{
 			Resource: "nonsense", Strategy: sentinel.ErrorRatio, Threshold: 1.5, StatIntervalMs: 1000, RetryTimeoutMs: 1000,
 		})
 	},
 	lacks: with(noContext, map[feature]lack{
-		hasStreak:   cannot("has rules on ratio and number of errors, not on errors in a row"),
+		hasStreak:   cannot("has rules on ratio and number of errors, not on failure streaks"),
 		hasHang:     cannot("sees a call only when it ends, and has no time limit for it"),
 		hasBackoff:  cannot("every open period is RetryTimeoutMs"),
 		hasJitter:   cannot("every open period is RetryTimeoutMs"),
 		hasAsked:    cannot("every open period is RetryTimeoutMs"),
-		hasManual:   cannot("cannot be opened or closed by hand"),
+		hasManual:   cannot("cannot be opened or closed manually"),
 		hasForce:    cannot("has no override"),
-		hasShadow:   cannot("has no dry run"),
-		hasRetry:    cannot("a BlockError has the rule, and not how long it will last"),
-		hasState:    cannot("keeps its state to itself; a listener may follow it"),
-		hasCounts:   cannot("keeps the counts of its rules to itself"),
+		hasShadow:   cannot("has no shadow mode"),
+		hasRetry:    cannot("a BlockError has the rule, but not the remaining time"),
+		hasState:    cannot("does not expose its state, except to a listener"),
+		hasCounts:   cannot("does not expose the counts of its rules"),
 		hasKeys:     notFor("has a breaker for each rule that the user loads"),
 		hasRamp:     cannot("goes from a few probes to all calls at once"),
-		hasProbes:   cannot("half-open lets one call through, or with ProbeNum every call"),
-		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
-		hasTrip:     notFor("takes thresholds, and no code of the user's"),
+		hasProbes:   cannot("half-open admits one call, or with ProbeNum every call"),
+		hasCallback: notFor("no callback form: the caller's code has to handle a panic"),
+		hasTrip:     notFor("takes thresholds, but no custom rule"),
 		hasPreset:   notFor("has no defaults: every rule is the user's"),
 	}),
 }
 
 var sentinelSeq atomic.Int64
 
-// sentinelListener hears of every breaker: sentinel has one list of listeners for the process.
+// sentinelListener receives events of every breaker, because sentinel has one list of listeners for the process.
 type sentinelListener func(change)
 
 func (l sentinelListener) OnTransformToClosed(prev sentinel.State, _ sentinel.Rule) {
@@ -240,7 +242,7 @@ func sentinelMake(w want) *instance {
 			}
 			err = fn(ctx)
 			if rejected(err) {
-				finish(ignored) // by a rule further in: no fault of this one's
+				finish(ignored) // by an inner rule: not a failure here
 			} else {
 				finish(outcomeOf(err))
 			}
@@ -255,10 +257,11 @@ func sentinelMake(w want) *instance {
 
 func sentinelLoad(resource string, w want) {
 	r := &sentinel.Rule{
-		Resource: resource, RetryTimeoutMs: uint32(w.openFor / time.Millisecond), StatIntervalMs: uint32(w.window / time.Millisecond),
+		Resource: resource, RetryTimeoutMs: uint32(w.openFor / time.Millisecond),
+		StatIntervalMs:               uint32(w.window / time.Millisecond),
 		StatSlidingWindowBucketCount: 10,
 	}
-	// Without ProbeNum it lets one probe through and closes on its success. With it, every call is let through.
+	// Without ProbeNum it admits one probe and closes on its success. With ProbeNum it admits every call.
 	if w.successes > 1 {
 		r.ProbeNum = uint64(w.successes)
 	}
@@ -271,7 +274,7 @@ func sentinelLoad(resource string, w want) {
 	default:
 		r.Strategy, r.Threshold = sentinel.ErrorCount, float64(w.failures)
 	}
-	// LoadRules would throw out the rules of all other resources.
+	// LoadRules would remove the rules of all other resources.
 	if _, err := sentinel.LoadRulesOfResource(resource, []*sentinel.Rule{r}); err != nil {
 		panic(err)
 	}
@@ -283,7 +286,7 @@ func sentinelLoad(resource string, w want) {
 	}
 }
 
-// quiet is a log that nobody reads.
+// quiet is a logger that discards everything.
 type quiet struct{}
 
 var _ logging.Logger = quiet{}

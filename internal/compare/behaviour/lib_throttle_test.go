@@ -14,7 +14,7 @@ import (
 	"github.com/zeromicro/go-zero/core/syncx"
 )
 
-// The two throttles reject at random, in proportion to what failed lately. They have no states, by design.
+// The two throttles reject at random, in proportion to recent failures. They have no states, by design.
 var throttleLacks = map[feature]lack{
 	hasStates:    notFor("a throttle: it rejects a share of the calls and has no states"),
 	hasPreset:    notFor("a throttle: it rejects a share of the calls and has no states"),
@@ -25,25 +25,25 @@ var throttleLacks = map[feature]lack{
 	hasListener:  notFor("a throttle: it rejects a share of the calls and has no states"),
 	hasState:     notFor("a throttle: it rejects a share of the calls and has no states"),
 	hasBackoff:   notFor("a throttle: it rejects a share of the calls and has no states"),
-	hasJitter:    notFor("a throttle: chance spreads the calls anyway"),
+	hasJitter:    notFor("a throttle: its random decisions spread the calls anyway"),
 	hasAsked:     notFor("a throttle: it rejects a share of the calls and has no states"),
 	hasRetry:     notFor("a throttle: the next call may pass at any time"),
 	hasCause:     notFor("a throttle: it rejects a share of the calls and has no states"),
 	hasTrip:      notFor("a throttle: it rejects a share of the calls and has no states"),
-	hasRamp:      notFor("a throttle: its share falls little by little anyway"),
+	hasRamp:      notFor("a throttle: its share of rejections falls gradually anyway"),
 	hasLimit:     notFor("no limit on calls in flight"),
-	hasSlow:      cannot("knows no slow calls"),
+	hasSlow:      cannot("has no rule for slow calls"),
 	hasHang:      cannot("sees a call only when it ends, and has no time limit for it"),
-	hasManual:    cannot("cannot be opened or closed by hand"),
+	hasManual:    cannot("cannot be opened or closed manually"),
 	hasForce:     cannot("has no override"),
-	hasShadow:    cannot("has no dry run"),
-	hasCounts:    cannot("keeps its counts to itself"),
+	hasShadow:    cannot("has no shadow mode"),
+	hasCounts:    cannot("does not expose its counts"),
 	hasLive:      cannot("settings are fixed"),
 }
 
 func throttle(more map[feature]lack) map[feature]lack { return with(throttleLacks, more) }
 
-// with is a copy of lacks that has more too.
+// with returns a copy of lacks with the entries of more.
 func with(lacks, more map[feature]lack) map[feature]lack {
 	all := map[feature]lack{}
 	maps.Copy(all, lacks)
@@ -51,7 +51,7 @@ func with(lacks, more map[feature]lack) map[feature]lack {
 	return all
 }
 
-// without is a copy of lacks that has less.
+// without returns a copy of lacks without the entries in fewer.
 func without(lacks map[feature]lack, fewer ...feature) map[feature]lack {
 	rest := with(lacks, nil)
 	for _, f := range fewer {
@@ -116,13 +116,15 @@ func goZeroOf(b breaker.Breaker, w want) *instance {
 
 var errGoZeroLimit = errors.New("go-zero: TryBorrow returned false")
 
-// goZeroLimit is do with a limit on calls in flight, outside of the breaker, which would take its rejections for failures.
+// goZeroLimit is do with a limit on calls in flight, outside of the breaker, which would count its rejections as
+// failures.
 func goZeroLimit(limit syncx.Limit, do doFunc) doFunc {
 	return func(ctx context.Context, fn func(context.Context) error) error {
 		if !limit.TryBorrow() {
 			return errGoZeroLimit
 		}
-		defer func() { _ = limit.Return() }() // it fails for what was not borrowed
+		// Return only fails if nothing was borrowed.
+		defer func() { _ = limit.Return() }()
 		return do(ctx, fn)
 	}
 }
@@ -133,11 +135,11 @@ var aegis = &library{
 	form:   "circuitbreaker/sre: Allow, MarkSuccess and MarkFailed",
 	make:   func(w want) *instance { return aegisOf(sre.NewBreaker(aegisOptions(w)...)) },
 	nonsense: func() error {
-		sre.NewBreaker(sre.WithSuccess(1.5)) // of a share of calls that is to succeed
+		sre.NewBreaker(sre.WithSuccess(1.5)) // the share of calls that must succeed
 		return nil
 	},
 	lacks: throttle(with(noContext, map[feature]lack{
-		hasCallback: notFor("no callback form: what becomes of a panic is the caller's code"),
+		hasCallback: notFor("no callback form: the caller's code has to handle a panic"),
 		hasKeys:     notFor("one breaker, no registry"),
 	})),
 }
@@ -165,7 +167,7 @@ func aegisOf(b circuitbreaker.CircuitBreaker) *instance {
 	allow := func() error {
 		err := b.Allow()
 		if err != nil {
-			b.MarkFailed() // as its documentation wants it
+			b.MarkFailed() // as its documentation recommends
 		}
 		return err
 	}

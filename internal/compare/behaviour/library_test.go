@@ -10,50 +10,51 @@ import (
 // A library is one column of the comparison.
 type library struct {
 	name   string
-	module string // whose version the report shows
+	module string // the report shows its version
 	form   string // how the adapter uses it
-	// make returns a breaker that is as close to w as the library can be; instance.has says what it came to.
+	// make returns a breaker that is as close to w as the library allows; instance.has holds the actual settings.
 	make func(w want) *instance
-	// preset returns a breaker as the library's own constructor makes it when it is told nothing.
+	// preset returns a breaker as the library's own constructor makes it without settings.
 	preset func() *instance
-	// registry returns breakers by key, of which it is to keep at most bound.
+	// registry returns breakers by key. It must keep at most bound of them.
 	registry func(w want, bound int) *registry
-	// nonsense tries to make a breaker of settings that mean nothing, and returns the library's error, if any.
+	// nonsense tries to make a breaker with meaningless settings, and returns the library's error, if any.
 	nonsense func() error
 	grpc     *grpcClient
 	lacks    map[feature]lack
 }
 
-// want is what a scenario asks of a breaker. What it leaves at zero it does not care about.
+// want holds what a scenario requires of a breaker. Fields that are zero do not matter.
 type want struct {
-	failures  int     // so many failures, with nothing between, open a new breaker
-	streak    bool    // by a rule on failures in a row, not by a ratio
-	ratio     float64 // instead: failures/calls at which it opens,
-	minCalls  int     // once there are so many calls
+	failures  int     // length of the failure streak that opens a new breaker
+	streak    bool    // by a rule for failure streaks, not by a ratio
+	ratio     float64 // instead: the ratio at which it opens,
+	minCalls  int     // with at least this number of calls
 	window    time.Duration
 	openFor   time.Duration
 	maxOpen   time.Duration // with backoff
 	backoff   float64
 	jitter    float64
-	probes    int // at once
+	probes    int // limit on concurrent probes
 	successes int // to close
 	lease     time.Duration
 	slow      time.Duration // calls that take longer are slow; the ratio rule is on them
-	hang      time.Duration // calls that take longer count as failures while they last, by a time limit of the library's own if need be
-	ramp      time.Duration
-	maxCalls  int // in flight
-	onChange  func(change)
-	trip      func() bool // a rule of the user's own, asked on each failure
-	asked     func() time.Duration
+	// Calls that take longer count as failures while they are in flight, if need be by the library's own time limit.
+	hang     time.Duration
+	ramp     time.Duration
+	maxCalls int // in flight
+	onChange func(change)
+	trip     func() bool // a custom rule, called on each failure
+	asked    func() time.Duration
 }
 
-// has is what a breaker made for a want really does.
+// has holds the actual settings of a breaker that was made for a want.
 type has struct {
 	failures  int
 	openFor   time.Duration
 	window    time.Duration
 	successes int
-	between   time.Duration // the pause that it makes between probes
+	between   time.Duration // pause between probes
 	lease     time.Duration
 }
 
@@ -65,10 +66,10 @@ const (
 	halfOpen state = "half-open"
 )
 
-// change is what a listener is told.
+// change is the argument of a listener.
 type change struct {
 	from, to state
-	failures int // that it opened on, where the library says
+	failures int // the number on which it opened, if the library reports it
 }
 
 type outcome uint8
@@ -76,7 +77,7 @@ type outcome uint8
 const (
 	success outcome = iota
 	failure
-	ignored // the caller cancelled: the call says nothing of the backend
+	ignored // the caller cancelled, which shows nothing about the backend
 )
 
 var (
@@ -85,7 +86,7 @@ var (
 	errHarness = errors.New("no such library or scenario")
 )
 
-// err is what a call with that outcome returns.
+// err returns the error of a call with that outcome.
 func (o outcome) err() error {
 	switch o {
 	case success:
@@ -97,7 +98,7 @@ func (o outcome) err() error {
 	}
 }
 
-// outcomeOf is the other way round. What is to be ignored besides, such as the library's own rejections, comes after err.
+// outcomeOf is the reverse of err. Errors in ignore, such as the library's own rejections, are ignored too.
 func outcomeOf(err error, ignore ...error) outcome {
 	switch {
 	case err == nil:
@@ -109,7 +110,7 @@ func outcomeOf(err error, ignore ...error) outcome {
 	}
 }
 
-// instance is one breaker. A function that the library has no equivalent of is nil, and library.lacks says so.
+// instance is one breaker. A function is nil if the library has no equivalent; library.lacks gives the reason.
 type instance struct {
 	has
 	// do runs fn under the breaker, in the form that the library's documentation recommends.
@@ -136,7 +137,7 @@ type registry struct {
 	len func() int
 }
 
-// startByDo holds a call open in a goroutine, for libraries that have the callback form only.
+// startByDo keeps a call in flight in a goroutine, for libraries that have only the callback form.
 func startByDo(do doFunc) func(context.Context) (func(outcome), error) {
 	return func(ctx context.Context) (func(outcome), error) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -169,7 +170,7 @@ func startByDo(do doFunc) func(context.Context) (func(outcome), error) {
 	}
 }
 
-// A feature is something that a scenario needs a library to have.
+// A feature is something that a library needs for a scenario.
 type feature string
 
 const (
@@ -184,7 +185,7 @@ const (
 	hasProbes    feature = "probes"    // a cap on probes other than one
 	hasSuccesses feature = "successes" // to close, other than one
 	hasListener  feature = "listener"
-	hasHook      feature = "hook" // a listener that is called, and not a channel
+	hasHook      feature = "hook" // a listener that is called, not a channel
 	hasState     feature = "state"
 	hasCounts    feature = "counts"
 	hasBackoff   feature = "backoff"
@@ -202,35 +203,38 @@ const (
 	hasNonsense  feature = "nonsense"
 	hasPreset    feature = "preset"
 	hasCause     feature = "cause"
-	hasSteps     feature = "steps"   // a call that begins and ends with a function each, tied together
+	hasSteps     feature = "steps"   // a call with a function for its begin and one for its end, tied together
 	hasStreams   feature = "streams" // guarded
 	hasFallback  feature = "fallback"
 )
 
-// hallmarks are the scenarios that stand for a feature: a library that has no listeners is told so once, and not in every row
-// on listeners.
+// hallmarks are the scenarios that stand for a feature. A library that has no listeners fails one row because of that,
+// and not every row on listeners.
 var hallmarks = map[feature]string{
-	hasStreak: "T02", hasRatio: "T04", hasWindow: "T09", hasSlow: "T21", hasHang: "T23", hasRetry: "O11", hasBackoff: "O12",
-	hasJitter: "O13", hasAsked: "O14", hasManual: "O15", hasForce: "O16", hasShadow: "O17", hasProbes: "H02", hasSuccesses: "H04",
-	hasRamp: "H17", hasListener: "E01", hasState: "O08", hasCounts: "N02", hasCause: "E09", hasLive: "K05", hasStreams: "S01",
+	hasStreak: "T02", hasRatio: "T04", hasWindow: "T09", hasSlow: "T21", hasHang: "T23", hasRetry: "O11",
+	hasBackoff: "O12",
+	hasJitter:  "O13", hasAsked: "O14", hasManual: "O15", hasForce: "O16", hasShadow: "O17", hasProbes: "H02",
+	hasSuccesses: "H04",
+	hasRamp:      "H17", hasListener: "E01", hasState: "O08", hasCounts: "N02", hasCause: "E09", hasLive: "K05",
+	hasStreams:  "S01",
 	hasFallback: "W06",
 }
 
-// lack says how a missing feature counts.
+// lack describes how a missing feature counts.
 type lack struct {
 	why    string
-	excuse bool // it is not what the library is for: not applicable, rather than failed
+	excuse bool // not the purpose of the library: the mark is na, not lacking
 }
 
-// cannot is a feature that a user of the library would want and does not get.
+// cannot returns the lack of a feature that a user of the library would want.
 func cannot(why string) lack { return lack{why: why} }
 
-// callbackOnly is what a library lacks whose calls are functions.
+// callbackOnly is for libraries whose calls are functions.
 var callbackOnly = map[feature]lack{hasSteps: notFor("a call ends when its function returns")}
 
-// noContext is what a library lacks whose calls take no context. The adapter must not look at one in its place: that would be
-// a mark for the adapter.
-var noContext = map[feature]lack{hasContext: notFor("a call takes no context: there is none to look at")}
+// noContext is for libraries whose calls take no context. The adapter must not check one for them, because that would
+// test the adapter.
+var noContext = map[feature]lack{hasContext: notFor("a call takes no context")}
 
-// notFor is a feature that is beside the library's documented purpose.
+// notFor returns the lack of a feature that is not part of the library's documented purpose.
 func notFor(why string) lack { return lack{why: why, excuse: true} }

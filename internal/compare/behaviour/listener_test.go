@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// patience is how long a scenario in real time waits before it says that something hangs.
+// patience is the real time after which a scenario decides that a call hangs.
 const patience = 10 * time.Second
 
 // brief is an open period for scenarios in real time.
@@ -17,8 +17,8 @@ const brief = 500 * time.Millisecond
 
 var listeners = []*scenario{
 	{
-		id: "E01", title: "A listener hears of opening, half-opening and closing", rule: "B30",
-		why:   "alerts and logs hang on it",
+		id: "E01", title: "A listener is called for opening, half-opening and closing", rule: "B30",
+		why:   "alerts and logs depend on it",
 		needs: []feature{hasStates, hasListener},
 		run: func(c *cell) {
 			told := recorder{}
@@ -30,16 +30,16 @@ var listeners = []*scenario{
 				got = append(got, e.to)
 			}
 			if slices.Equal(got, []state{open, closed}) {
-				c.failf("tells of opening and closing, and not of half-opening")
+				c.failf("reports opening and closing, but not half-opening")
 			}
 			if !slices.Equal(got, []state{open, halfOpen, closed}) {
-				c.failf("tells of other transitions than there were, or in another order")
+				c.failf("reports wrong transitions, or in a wrong order")
 			}
 		},
 	},
 	{
 		id: "E02", title: "A listener may read the breaker", rule: "B30",
-		why:   "the first thing a log line wants is the counts",
+		why:   "a log line should show the counts",
 		needs: []feature{hasStates, hasListener},
 		wall:  true,
 		run: func(c *cell) {
@@ -56,12 +56,12 @@ var listeners = []*scenario{
 				once.Do(func() { close(told) })
 			}})
 			c.within(patience, "deadlock: the listener reads the breaker, and the call that opened it never returns", b.open)
-			c.within(patience, "the listener was never told", func() { <-told })
+			c.within(patience, "the listener was never called", func() { <-told })
 		},
 	},
 	{
 		id: "E03", title: "A listener may call through the breaker", rule: "B30",
-		why:   "it may want to warm a cache, or write to a log behind the same breaker",
+		why:   "it may fill a cache, or write to a log through the same breaker",
 		needs: []feature{hasStates, hasListener},
 		wall:  true,
 		run: func(c *cell) {
@@ -70,7 +70,8 @@ var listeners = []*scenario{
 				// a rejection is expected
 				_ = b.do(bg, func(context.Context) error { return nil })
 			}})
-			c.within(patience, "deadlock: the listener makes a call, and the call that opened the breaker never returns", func() {
+			const deadlock = "deadlock: the listener makes a call, and the call that opened the breaker never returns"
+			c.within(patience, deadlock, func() {
 				for range b.failures + 1 {
 					b.try(failure)
 				}
@@ -78,14 +79,14 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E04", title: "A listener that panics leaves a working breaker", rule: "B30",
+		id: "E04", title: "The breaker works after a listener has panicked", rule: "B30",
 		why:   "a nil pointer in a log line must not take the service down",
 		needs: []feature{hasStates, hasListener, hasHook},
 		wall:  true,
 		run: func(c *cell) {
 			b := c.make(want{openFor: brief, onChange: func(change) { panic("a bug in the listener") }})
 			quietly := func(o outcome) (ran bool) {
-				defer func() { _ = recover() }() // it may pass the panic on
+				defer func() { _ = recover() }() // the library may rethrow the panic
 				return b.try(o)
 			}
 			c.within(patience, "a call hangs after the listener has panicked", func() {
@@ -109,8 +110,8 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E05", title: "A listener that ends its goroutine leaves a working breaker", rule: "B30",
-		why:   "t.FailNow in a test's listener does",
+		id: "E05", title: "The breaker works after a listener has ended its goroutine", rule: "B30",
+		why:   "t.FailNow in the listener of a test does this",
 		needs: []feature{hasStates, hasListener, hasHook},
 		wall:  true,
 		run: func(c *cell) {
@@ -136,8 +137,8 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E06", title: "Events come in order: each begins where the last one ended", rule: "B30",
-		why:   "a gauge fed by events is wrong for good after the first that overtakes another",
+		id: "E06", title: "Events arrive in order: each begins in the state in which the previous one ended", rule: "B30",
+		why:   "a gauge that is set from events would keep a wrong value",
 		needs: []feature{hasStates, hasListener},
 		run: func(c *cell) {
 			told := recorder{}
@@ -159,8 +160,8 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E07", title: "Events come in order under concurrent traffic too", rule: "B30",
-		why:   "the same, where it is hard",
+		id: "E07", title: "Events arrive in order under concurrent traffic too", rule: "B30",
+		why:   "the same, where it is harder to achieve",
 		needs: []feature{hasStates, hasListener},
 		run: func(c *cell) {
 			told := recorder{}
@@ -173,7 +174,7 @@ var listeners = []*scenario{
 						if (worker+round)%2 == 0 && round%3 > 0 {
 							o = success
 						}
-						// a rejection is fine
+						// a rejection is allowed
 						_ = b.do(bg, func(context.Context) error { return o.err() })
 					})
 				}
@@ -191,8 +192,8 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E08", title: "A slow listener holds up at most the call that tells it", rule: "B30",
-		why:   "an alert over HTTP takes seconds, and all calls would wait for it",
+		id: "E08", title: "A slow listener delays at most the call that runs it", rule: "B30",
+		why:   "an alert over HTTP takes seconds, and otherwise all calls wait for it",
 		needs: []feature{hasStates, hasListener},
 		wall:  true,
 		run: func(c *cell) {
@@ -208,7 +209,7 @@ var listeners = []*scenario{
 					_ = b.do(bg, func(context.Context) error { return errFailed })
 				}
 			}()
-			c.within(patience, "the listener was never told", func() {
+			c.within(patience, "the listener was never called", func() {
 				for in.Load() == 0 {
 					time.Sleep(time.Millisecond)
 				}
@@ -218,8 +219,8 @@ var listeners = []*scenario{
 		},
 	},
 	{
-		id: "E09", title: "An event says how many failures it opened on", rule: "B31",
-		why:   "the first question of whoever is woken by it",
+		id: "E09", title: "An event has the number of failures on which the breaker opened", rule: "B31",
+		why:   "whoever gets the alert needs the number first",
 		needs: []feature{hasStates, hasListener, hasCause},
 		run: func(c *cell) {
 			told := recorder{}
@@ -228,16 +229,16 @@ var listeners = []*scenario{
 			c.settle()
 			got := told.all()
 			if len(got) == 0 {
-				c.failf("told nothing")
+				c.failf("reports no transition")
 			}
 			if got[0].failures != b.failures {
-				c.failf("says another number of failures than there were")
+				c.failf("reports a wrong number of failures")
 			}
 		},
 	},
 }
 
-// recorder keeps what a listener is told.
+// recorder keeps the arguments of a listener.
 type recorder struct {
 	mu     sync.Mutex
 	events []change

@@ -7,38 +7,38 @@ const rate = 200
 
 var load = []*scenario{
 	{
-		id: "V01", title: "A dead backend is shielded: of 2000 calls in 10 s, less than a fifth reach it", rule: "B4, B5",
-		why: "that is what a breaker is for",
+		id: "V01", title: "A dead backend gets few calls: of 2000 calls in 10 s, less than a fifth reach it", rule: "B4, B5",
+		why: "this is the purpose of a breaker",
 		run: func(c *cell) {
 			b := c.make(loadWant)
 			b.drive(10*time.Second, failure)
 			if passed := b.drive(10*time.Second, failure); passed > rate*10/5 {
-				c.failf("let more than a fifth of the calls through to a backend that failed every one for 10 s")
+				c.failf("admitted more than a fifth of the calls to a backend that failed each of them for 10 s")
 			}
 		},
 	},
 	{
-		id: "V02", title: "A dead backend is asked again, at least every 30 s", rule: "B13, B22",
+		id: "V02", title: "A dead backend gets a probe at least every 30 s", rule: "B13, B22",
 		why: "otherwise the recovery is never noticed",
 		run: func(c *cell) {
 			b := c.make(loadWant)
 			b.drive(30*time.Second, failure)
 			for range 4 {
 				if b.drive(30*time.Second, failure) == 0 {
-					c.failf("did not ask for 30 s")
+					c.failf("admitted no probe for 30 s")
 				}
 			}
 		},
 	},
 	{
-		id: "V03", title: "15 s after the backend is well again, 95% of the calls pass", rule: "B20",
-		why: "a breaker must not make the outage longer than it is",
+		id: "V03", title: "15 s after the backend has recovered, 95% of the calls are admitted", rule: "B20",
+		why: "a breaker must not make the outage longer",
 		run: func(c *cell) {
 			b := c.make(loadWant)
 			b.drive(30*time.Second, failure)
 			b.drive(15*time.Second, success)
 			if passed := b.drive(time.Second, success); passed < rate*95/100 {
-				c.failf("15 s after the backend was well again, less than 95%% of the calls pass")
+				c.failf("15 s after the backend had recovered, it admits less than 95%% of the calls")
 			}
 		},
 	},
@@ -53,7 +53,7 @@ var load = []*scenario{
 		},
 	},
 	{
-		id: "V05", title: "With 5% errors, hardly a call is rejected", rule: "B5",
+		id: "V05", title: "With 5% errors, almost no call is rejected", rule: "B5",
 		why: "some errors are normal",
 		run: func(c *cell) {
 			b := c.make(loadWant)
@@ -74,8 +74,8 @@ var load = []*scenario{
 		},
 	},
 	{
-		id: "V06", title: "A minute after the last call of an outage, the first call passes", rule: "B8, B13",
-		why: "old news is no reason to reject",
+		id: "V06", title: "A minute after the last call of an outage, the first call is admitted", rule: "B8, B13",
+		why: "old failures are no reason to reject",
 		run: func(c *cell) {
 			for range 20 {
 				b := c.make(loadWant)
@@ -89,10 +89,11 @@ var load = []*scenario{
 	},
 }
 
-// loadWant is half of 20 calls in 10 s, or where there are no ratios 20 failures, and 5 s of rest.
+// loadWant is the policy of these scenarios: open for 5 s at half of 20 calls in 10 s or, without a ratio rule, at 20
+// failures.
 var loadWant = want{failures: 20, ratio: 0.5, minCalls: 20, openFor: 5 * time.Second, window: 10 * time.Second}
 
-// drive makes calls for d and returns how many were let through.
+// drive makes calls for d and returns the number that was admitted.
 func (s subject) drive(d time.Duration, o outcome) (passed int) {
 	for range int(d/time.Second) * rate {
 		if s.try(o) {

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// workers is how many cells run at once.
+// workers is the number of cells that run at the same time.
 const workers = 2
 
 // A matrix has a verdict for each scenario, by its id, on each library, by its name.

@@ -9,8 +9,8 @@ import (
 
 var opened = []*scenario{
 	{
-		id: "O01", title: "Rejects until the period is over, then asks again", rule: "B13",
-		why:   "the backend gets the rest it was promised, and no more",
+		id: "O01", title: "Rejects until the open period is over, then probes", rule: "B13",
+		why:   "the open period should last as long as configured",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -22,7 +22,7 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O02", title: "A rejected call can be told from one that failed", rule: "G8",
+		id: "O02", title: "A rejected call can be distinguished from a failed one", rule: "G8",
 		why:   "callers fall back on a rejection and retry a failure",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -39,7 +39,7 @@ var opened = []*scenario{
 	},
 	{
 		id: "O03", title: "Rejections do not prolong the open period", rule: "B12, B13",
-		why:   "the busier the client, the longer it would stay shut out",
+		why:   "otherwise a busier client is rejected for longer",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -53,8 +53,8 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O04", title: "Rejections count as no calls: after closing they are not held against the backend", rule: "B12",
-		why:   "the breaker's own doing says nothing of the backend",
+		id: "O04", title: "Rejections do not count as calls: after closing they do not affect the ratio", rule: "B12",
+		why:   "rejections show nothing about the backend",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -73,7 +73,7 @@ var opened = []*scenario{
 	},
 	{
 		id: "O05", title: "Failures of calls begun before it opened do not prolong the open period", rule: "B15",
-		why:   "with timeouts of 30 s it would stay open for 30 s more than configured",
+		why:   "with timeouts of 30 s it would be open for 30 s more than configured",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -92,7 +92,7 @@ var opened = []*scenario{
 	},
 	{
 		id: "O06", title: "A success of a call begun before it opened does not close it", rule: "B15",
-		why:   "one slow answer from before the outage must not let all traffic loose on a dead backend",
+		why:   "one slow answer from before the outage must not send all traffic to a dead backend",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{})
@@ -104,7 +104,7 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O07", title: "It opens once: further failures of the same outage tell the listener nothing new", rule: "B15, B9",
+		id: "O07", title: "It opens once: further failures of the same outage cause no events", rule: "B15, B9",
 		why:   "one outage is one alert",
 		needs: []feature{hasStates, hasListener},
 		run: func(c *cell) {
@@ -123,12 +123,12 @@ var opened = []*scenario{
 				c.sleep(time.Millisecond)
 			}
 			if n := opens.Load(); n != 1 {
-				c.failf("told the listener %s that it opened", times(int(n)))
+				c.failf("called the listener %s for opening", times(int(n)))
 			}
 		},
 	},
 	{
-		id: "O08", title: "Reading the state changes nothing and tells no listener anything", rule: "B14",
+		id: "O08", title: "Reading the state changes nothing and causes no events", rule: "B14",
 		why:   "a dashboard is not traffic",
 		needs: []feature{hasStates, hasState, hasListener},
 		run: func(c *cell) {
@@ -136,7 +136,7 @@ var opened = []*scenario{
 			b := c.make(want{onChange: func(change) { events.Add(1) }})
 			b.open()
 			b.elapse()
-			before := events.Load() // a timer may have made a transition by now
+			before := events.Load() // a timer may have made a transition before
 			for range 10 {
 				b.state()
 			}
@@ -147,8 +147,8 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O09", title: "It stays open for the whole period, also with a short window and steady traffic", rule: "B33",
-		why:   "a breaker that is cleaned up while it is open protects nobody",
+		id: "O09", title: "It is open for the whole period, also with a short window and steady traffic", rule: "B33",
+		why:   "a breaker that is removed while it is open protects no backend",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{openFor: 10 * time.Second, window: time.Second})
@@ -160,7 +160,7 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O10", title: "It stays open for the whole period, also if nobody calls", rule: "B33, B36",
+		id: "O10", title: "It is open for the whole period, also without calls", rule: "B33, B36",
 		why:   "the same, with little traffic",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
@@ -171,8 +171,8 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O11", title: "A rejected caller can learn when to come again", rule: "G8",
-		why:   "a server in the middle passes it on as retry-after, a job queue reschedules",
+		id: "O11", title: "A rejected caller can learn when to retry", rule: "G8",
+		why:   "a server can return it as Retry-After, and a job queue can reschedule",
 		needs: []feature{hasStates, hasRetry},
 		run: func(c *cell) {
 			b := c.make(want{openFor: 10 * time.Second})
@@ -180,16 +180,16 @@ var opened = []*scenario{
 			c.sleep(b.openFor * 4 / 10)
 			err := b.do(bg, func(context.Context) error { return nil })
 			if err == nil {
-				c.failf("let a call through while open")
+				c.failf("admitted a call while open")
 			}
 			if got := b.retryAfter(err); got < b.openFor/2 || got > b.openFor*7/10 {
-				c.failf("with 60%% of the period left, it said another length of time")
+				c.failf("with 60%% of the period left, it reported a wrong time")
 			}
 		},
 	},
 	{
-		id: "O12", title: "Each recovery that fails makes the next open period longer, up to a limit", rule: "B17",
-		why:   "a backend that is down for an hour need not be asked every 5 s",
+		id: "O12", title: "Each failed recovery makes the next open period longer, up to a limit", rule: "B17",
+		why:   "a backend that is down for an hour does not need a probe every 5 s",
 		needs: []feature{hasStates, hasBackoff},
 		run: func(c *cell) {
 			b := c.make(want{openFor: time.Second, backoff: 2, maxOpen: 5 * time.Second})
@@ -200,7 +200,8 @@ var opened = []*scenario{
 			for range 5 {
 				periods = append(periods, c.untilProbe(b))
 			}
-			for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
+			for i, seconds := range []int{1, 2, 4, 5, 5} {
+				want := time.Duration(seconds) * time.Second
 				if periods[i] < want*95/100 || periods[i] > want*105/100 {
 					c.failf("open period %d is not %v, with 1 s, doubled each time, at most 5 s", i+1, want)
 				}
@@ -208,8 +209,8 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O13", title: "Breakers that opened together do not ask again together", rule: "B17",
-		why:   "a thousand clients that come back in the same instant are the next outage",
+		id: "O13", title: "Breakers that opened together do not probe together", rule: "B17",
+		why:   "a thousand clients that return at the same instant can cause the next outage",
 		needs: []feature{hasStates, hasJitter},
 		run: func(c *cell) {
 			var periods []time.Duration
@@ -221,16 +222,18 @@ var opened = []*scenario{
 				periods = append(periods, c.untilProbe(b))
 			}
 			if slices.Max(periods)-slices.Min(periods) < 100*time.Millisecond {
-				c.failf("ten breakers with jitter ask again within 100 ms of each other")
+				c.failf("ten breakers with jitter probe within 100 ms of each other")
 			}
 		},
 	},
 	{
-		id: "O14", title: "A backend that asks for time gets it", rule: "B18",
-		why:   "gRPC servers say when to come again (RetryInfo, pushback)",
+		id: "O14", title: "A backend that asks for a pause gets it", rule: "B18",
+		why:   "gRPC servers can send the time after which to retry (RetryInfo, pushback)",
 		needs: []feature{hasStates, hasAsked},
 		run: func(c *cell) {
-			b := c.make(want{openFor: 5 * time.Second, maxOpen: time.Minute, asked: func() time.Duration { return 30 * time.Second }})
+			b := c.make(want{
+				openFor: 5 * time.Second, maxOpen: time.Minute, asked: func() time.Duration { return 30 * time.Second },
+			})
 			for range b.failures {
 				b.must(failure, "a failure that is to open it")
 			}
@@ -239,24 +242,24 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O15", title: "It can be opened and closed by hand", rule: "B29",
-		why:   "the operator knows of an outage, or of its end, before the breaker does",
+		id: "O15", title: "It can be opened and closed manually", rule: "B29",
+		why:   "the operator may know of an outage, or of its end, before the breaker does",
 		needs: []feature{hasStates, hasManual},
 		run: func(c *cell) {
 			b := c.make(want{})
 			b.trip()
 			c.settle()
-			b.mustNot("a call after it was opened by hand")
+			b.mustNot("a call after it was opened manually")
 			b.reset()
 			c.settle()
 			for range 10 {
-				b.must(success, "a call after it was closed by hand")
+				b.must(success, "a call after it was closed manually")
 			}
 		},
 	},
 	{
 		id: "O16", title: "It can be held open until it is released", rule: "B28",
-		why:   "during maintenance no probe should pass either",
+		why:   "during maintenance not even probes should be admitted",
 		needs: []feature{hasForce},
 		run: func(c *cell) {
 			b := c.make(want{openFor: time.Second})
@@ -271,23 +274,24 @@ var opened = []*scenario{
 		},
 	},
 	{
-		id: "O17", title: "It can be run dry: everything passes, and it says what it would have rejected", rule: "B28",
-		why:   "nobody dares switch a breaker on in production without having watched it",
+		id: "O17", title: "It has a shadow mode: it admits all calls and counts those that it would have rejected",
+		rule:  "B28",
+		why:   "users want to observe a breaker in production before they enable it",
 		needs: []feature{hasShadow},
 		run: func(c *cell) {
 			b := c.make(want{})
 			would := b.shadow()
 			for range 50 {
-				b.must(failure, "a call in a dry run")
+				b.must(failure, "a call in shadow mode")
 			}
 			if would() == 0 {
-				c.failf("50 calls failed, and it would have rejected none")
+				c.failf("after 50 failed calls it would have rejected none")
 			}
 		},
 	},
 }
 
-// untilProbe counts the time until the next call is let through, and fails that call.
+// untilProbe returns the time until the next call is admitted, and fails that call.
 func (c *cell) untilProbe(b subject) time.Duration {
 	begin := time.Now()
 	const step = 10 * time.Millisecond

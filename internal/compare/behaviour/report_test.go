@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"unicode/utf8"
 )
 
 // A part of the report is a set of rows on a set of columns.
@@ -16,14 +17,15 @@ type part struct {
 	m      matrix
 }
 
-// unlisted are modules of which the proxy serves the version in go.mod and no list of versions: which one is the latest is not
-// known.
+// unlisted holds the modules for which the proxy serves the version in go.mod but no list of versions. Their latest
+// version is not known.
 var unlisted = []string{cep21Circuit.module, mercariBreaker.module, goresilienceRunner.module}
 
-// notServed is a breaker that was to be in the report and that the module proxy has not got.
-const notServed = "The gRPC adapter of github.com/alibaba/sentinel-golang, a module of its own, is missing: the proxy does not serve it."
+// notServed describes a library that should be in the report but that the module proxy does not serve.
+const notServed = "The gRPC adapter of github.com/alibaba/sentinel-golang, a separate module, is missing: " +
+	"the proxy does not serve it."
 
-// marks are what stands in the tables.
+// marks are the texts in the tables.
 var marks = map[mark]string{pass: "✓", fail: "✗", hang: "✗!", crash: "✗!", lacking: "○", na: "–"}
 
 // writeReport runs everything and writes the report to path.
@@ -62,39 +64,42 @@ func writeReport(path string) error {
 	return os.WriteFile(path, []byte(report(parts, versions)), 0o644)
 }
 
-const reportHead = `# The other breakers, asked the same questions
+const reportHead = `# The same scenarios for all Go breakers
 
-Written by ` + "`make compare`" + `; do not edit. Each row is a scenario: something that a user of a circuit breaker would want, with the
-reason, and the [rule](semantics.md) of this library that it comes from. Each column is a library, unmodified, at the latest version that the Go
-module proxy names, set up for the scenario in the best way that its documentation offers. The scenarios and the adapters are in
-` + "`internal/compare/behaviour`" + `. Each mark comes from a process of its own, most of them in virtual time, so that a library which hangs
-or kills the process is a result and not the end. The rows on the clock run on a patched standard library, whose wall clock can be
-set apart from the monotonic one.
+` + "`" + `make compare` + "`" + ` writes this file; do not edit it. Each row is a scenario: something that a user of a circuit breaker
+would want, with the reason and the [rule](semantics.md) of this library from which it comes. Each column is a
+library, unmodified, at the latest version that the Go module proxy names, set up for the scenario in the best way
+that its documentation offers. The scenarios and the adapters are in ` + "`" + `internal/compare/behaviour` + "`" + `. Each cell runs in
+its own process, in most cases in virtual time. If a library hangs or ends the process, that is the result of the
+cell. The rows on the clock run with a patched standard library, in which the wall clock can be set independently of
+the monotonic one.
 
 An adapter does what a user of the library would have to write, and no more:
 
-- What else the library's module has, such as a time limit for calls, is put around or into the breaker where a scenario asks for it.
-- To a library that takes every error for a failure, a call that was cancelled, or rejected by a breaker further in, looks like a
-  success; one that is told how a call ended is told nothing then, if it allows that. The caller gets the error as it was.
-- No adapter looks at a call's context in the library's place.
+- If a scenario needs another part of the library's module, such as a time limit for calls, it is put around or into
+  the breaker.
+- Some libraries count every error as a failure. They see a success if a call was cancelled or an inner breaker
+  rejected it. If the library allows that, such a call is not reported at all. The caller gets the error unchanged.
+- No adapter checks a call's context for the library.
 
-The scenarios were written by the authors of grpcircuit, from its rules, and many after bugs seen in the others. They ask what these
-authors think matters; a library that was made for something else is not bad for failing them. What grpcircuit fails stands here too.
-The rows J01 to J08 and W01 to W06 were written after faults of grpcircuit itself, once it was mended. J01 to J04 use the preset of
-each library, that is, what its constructor makes without settings, or with the few that it cannot do without.
+The authors of grpcircuit wrote the scenarios from its rules, many of them after bugs seen in the other libraries.
+They show what these authors consider important. A library with another purpose is not bad because it fails them.
+Failures of grpcircuit are shown too. The rows J01 to J08 and W01 to W06 were written after faults of grpcircuit
+itself had been fixed. J01 to J04 use the preset of each library: what its constructor makes without settings, or with
+the few that it requires.
 
 | mark | meaning |
 |---|---|
-| ✓ | does what is asked |
-| ✗ | does something else; the last section says what |
-| ✗! | the process hangs or dies |
-| ○ | cannot, as it has no such thing |
-| – | does not apply: there is nothing to ask, it is beside what the library is for, or it rests on a feature that has its ○ in another row |
+| ✓ | behaves as described |
+| ✗ | behaves differently; the last section describes how |
+| ✗! | the process hangs or ends |
+| ○ | not possible: the library has no such feature |
+| – | does not apply: there is nothing to test, it is not the purpose of the library, or it needs a feature that has its ○ in another row |
 
 `
 
-const summaryHead = `The rows are not independent: one cause can cost a library several of them, as a fixed window that drops calls begun before it costs
-gobreaker T08 and L06.
+const summaryHead = `The rows are not independent: one cause can make a library fail several of them. For example, a fixed window that
+drops calls from before it makes gobreaker fail T08 and L06.
 
 `
 
@@ -111,14 +116,14 @@ func report(parts []*part, versions map[string]string) string {
 			p.writeTopic(&s, t)
 		}
 	}
-	s.WriteString("## What fails, and how\n")
+	s.WriteString("## Failures\n")
 	for _, p := range parts {
 		p.writeFails(&s)
 	}
 	return s.String()
 }
 
-// moduleVersions asks go.mod: a test binary does not know what it was built from.
+// moduleVersions reads go.mod, because a test binary does not contain the versions of its modules.
 func moduleVersions(parts []*part) (map[string]string, error) {
 	args := []string{"list", "-m", "-f", "{{.Path}} {{if .Replace}}this tree{{else}}{{.Version}}{{end}}"}
 	for _, p := range parts {
@@ -145,7 +150,8 @@ func writeVersions(s *strings.Builder, parts []*part, versions map[string]string
 			fmt.Fprintf(s, "| %s | %s | %s | %s |\n", l.name, l.module, versions[l.module], l.form)
 		}
 	}
-	s.WriteString("\nOf these the proxy serves this very version and names no latest; there may be newer ones that do better:\n\n")
+	s.WriteString("\nFor these the proxy serves this version but names no latest one; " +
+		"newer versions may behave differently:\n\n")
 	for _, m := range unlisted {
 		fmt.Fprintf(s, "- %s %s\n", m, versions[m])
 	}
@@ -178,14 +184,14 @@ func (p *part) writeTopic(s *strings.Builder, t topic) {
 		}
 		s.WriteString("\n")
 	}
-	s.WriteString("\nWhy, and the rule:\n\n")
+	s.WriteString("\nReason and rule of each row:\n\n")
 	for _, sc := range t.scenarios {
-		fmt.Fprintf(s, "- %s: %s (%s)\n", sc.id, sc.why, sc.rule)
+		s.WriteString(item(fmt.Sprintf("%s: %s (%s)", sc.id, sc.why, sc.rule)))
 	}
 	s.WriteString("\n")
 }
 
-// writeFails says for each library what it did instead. Scenarios with the same reason share a line.
+// writeFails lists the failures of each library. Scenarios with the same reason share a line.
 func (p *part) writeFails(s *strings.Builder) {
 	for _, l := range p.libs {
 		fmt.Fprintf(s, "\n### %s\n\n", l.name)
@@ -206,10 +212,28 @@ func (p *part) writeFails(s *strings.Builder) {
 			ids[reason] = append(ids[reason], sc.id)
 		}
 		for _, reason := range order {
-			fmt.Fprintf(s, "- %s: %s\n", strings.Join(ids[reason], ", "), reason)
+			s.WriteString(item(strings.Join(ids[reason], ", ") + ": " + reason))
 		}
 		if order == nil {
 			s.WriteString("Nothing.\n")
 		}
 	}
+}
+
+// item formats a list item, in lines of at most 120 columns.
+func item(text string) string {
+	var s strings.Builder
+	s.WriteString("-")
+	width := 1
+	for word := range strings.FieldsSeq(text) {
+		n := 1 + utf8.RuneCountInString(word)
+		if width+n > 120 {
+			s.WriteString("\n ")
+			width = 1
+		}
+		s.WriteString(" " + word)
+		width += n
+	}
+	s.WriteString("\n")
+	return s.String()
 }

@@ -5,7 +5,8 @@ import "slices"
 // libraries are the columns of the comparison, in the order of the report.
 var libraries = []*library{
 	grpcircuit, gobreakerFixed, gobreakerTwoStep, gobreakerRolling, failsafeGo,
-	goZero, aegis, goResiliency, hystrixGo, handyBreaker, rubyist, bytedanceGopkg, sentinelGolang, cep21Circuit, mercariBreaker,
+	goZero, aegis, goResiliency, hystrixGo, handyBreaker, rubyist, bytedanceGopkg, sentinelGolang, cep21Circuit,
+	mercariBreaker,
 	goresilienceRunner,
 }
 
@@ -13,7 +14,7 @@ var libraries = []*library{
 type topic struct {
 	title     string
 	scenarios []*scenario
-	// steps has it run in the binary whose clock can be set.
+	// steps makes it run in the binary whose clock can be set.
 	steps bool
 }
 
@@ -27,7 +28,7 @@ var topics = []topic{
 	{title: "Listeners", scenarios: listeners},
 	{title: "Panics, concurrency, counts, keys", scenarios: calls},
 	{title: "Under load", scenarios: load},
-	{title: "Healthy backends, and recovered ones", scenarios: judgement},
+	{title: "Healthy and recovered backends", scenarios: judgement},
 }
 
 var scenarios = slices.Concat(rows(topics), rows(grpcTopics))

@@ -9,8 +9,8 @@ import (
 
 var tripping = []*scenario{
 	{
-		id: "T01", title: "The nth failure opens; n-1 do not", rule: "B4, B5",
-		why:   "the threshold in the configuration is the one that acts",
+		id: "T01", title: "The nth failure opens it; n-1 failures do not", rule: "B4, B5",
+		why:   "the configured threshold must be the actual one",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -22,7 +22,7 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T02", title: "A success in between starts the count of failures in a row anew", rule: "B4",
+		id: "T02", title: "A success in between ends the failure streak", rule: "B4",
 		why:   "a backend that answers every other call is not dead",
 		needs: []feature{hasStates, hasStreak},
 		run: func(c *cell) {
@@ -36,8 +36,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T03", title: "A backend that is asked once a minute, and always fails, is given up", rule: "B4",
-		why:   "little traffic is no reason to wait for a dead backend every time",
+		id: "T03", title: "The breaker opens for a backend that gets one call a minute and always fails", rule: "B4",
+		why:   "also with little traffic, callers should not wait for a dead backend each time",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, window: time.Hour, openFor: 10 * time.Minute})
@@ -47,12 +47,12 @@ var tripping = []*scenario{
 				}
 				c.sleep(time.Minute)
 			}
-			c.failf("100 calls failed, a minute apart, and it never opened")
+			c.failf("it never opened, though 100 calls failed, a minute apart")
 		},
 	},
 	{
-		id: "T04", title: "A ratio that is met exactly opens: 57 of 100 at 57%", rule: "B5",
-		why:   "a threshold that floating point moves cannot be tested or explained",
+		id: "T04", title: "A ratio equal to the threshold opens it: 57 of 100 at 57%", rule: "B5",
+		why:   "rounding errors must not change the threshold",
 		needs: []feature{hasStates, hasRatio},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.57, minCalls: 100})
@@ -68,8 +68,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T05", title: "Too few calls to judge do not open, whatever their ratio", rule: "B5",
-		why:   "two failures at night are 100% and mean nothing",
+		id: "T05", title: "Fewer calls than the minimum do not open it, whatever their ratio", rule: "B5",
+		why:   "two failures at night are a ratio of 100%, but mean little",
 		needs: []feature{hasStates, hasRatio},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20})
@@ -81,8 +81,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T06", title: "A ratio below the threshold never opens", rule: "B5",
-		why:   "errors below the limit are what the limit allows",
+		id: "T06", title: "A ratio below the threshold never opens it", rule: "B5",
+		why:   "the threshold allows such a ratio",
 		needs: []feature{hasStates, hasRatio},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20})
@@ -97,8 +97,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T07", title: "Successes alone never open", rule: "B3",
-		why:   "a healthy backend is left alone at any load",
+		id: "T07", title: "Successes alone never open it", rule: "B3",
+		why:   "a breaker must admit all calls to a healthy backend, at any load",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -111,7 +111,7 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T08", title: "Calls slower than the window count", rule: "B7",
-		why:   "a backend that times out slowly is the very case for a breaker",
+		why:   "a backend whose calls time out is the main use of a breaker",
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 5, window: 10 * time.Second})
@@ -128,12 +128,12 @@ var tripping = []*scenario{
 					calls = calls[1:]
 				}
 			}
-			c.failf("300 calls failed after 1.4 windows each, 20 to a window, and it never opened")
+			c.failf("it never opened, though 300 calls failed after 1.4 windows each, 20 in each window")
 		},
 	},
 	{
 		id: "T09", title: "A failure older than the window is forgotten", rule: "B7",
-		why:   "what happened before lunch must not open the breaker in the afternoon",
+		why:   "failures of the morning must not open the breaker in the afternoon",
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20, window: 10 * time.Second})
@@ -152,12 +152,12 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T10", title: "The window slides: failures on both sides of a boundary add up", rule: "B7",
-		why:   "an outage does not begin when a window does",
+		why:   "an outage can begin at any point of a window",
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20, window: 10 * time.Second})
-			// 19 calls in any place of a fixed window, and 19 more a fifth of a window later: on whichever side the
-			// boundary lies, one of the ten tries has it between the two.
+			// 19 calls at some point of a fixed window, and 19 more a fifth of a window later. In one of the ten tries the
+			// boundary lies between the two.
 			for try := range 10 {
 				b := b
 				if try > 0 {
@@ -179,7 +179,7 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T11", title: "An idle hour is forgotten before the next decision", rule: "B8",
-		why:   "after a quiet night the breaker has no opinion",
+		why:   "counts from before a quiet night show nothing about the backend",
 		needs: []feature{hasStates, hasRatio, hasWindow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 10, window: 10 * time.Second})
@@ -192,8 +192,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T12", title: "A burst right after an idle hour is counted in full", rule: "B8",
-		why:   "an outage in the morning is an outage",
+		id: "T12", title: "Calls right after an idle hour are all counted", rule: "B8",
+		why:   "an outage can begin after a quiet night",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{failures: 20})
@@ -203,8 +203,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T13", title: "Failures that end all at once open it", rule: "B9",
-		why:   "outages hit many calls in the same instant",
+		id: "T13", title: "Failures that end at the same time open it", rule: "B9",
+		why:   "an outage makes many calls fail at the same instant",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5})
@@ -222,8 +222,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T14", title: "The defaults protect: a backend that only fails is given up", rule: "B1",
-		why:   "a breaker that was added and never opens is worse than none",
+		id: "T14", title: "The defaults work: the breaker opens for a backend that only fails", rule: "B1",
+		why:   "a breaker that never opens is worse than no breaker",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
 			b := c.test(c.lib.preset())
@@ -231,13 +231,13 @@ var tripping = []*scenario{
 				if !b.try(failure) {
 					return
 				}
-				c.sleep(10 * time.Millisecond) // long enough for defaults that want failures to last
+				c.sleep(10 * time.Millisecond) // long enough for defaults that require failures to last
 			}
-			c.failf("1000 calls in a row failed, and it never opened")
+			c.failf("it never opened, though 1000 consecutive calls failed")
 		},
 	},
 	{
-		id: "T15", title: "The defaults bear one failure", rule: "B1",
+		id: "T15", title: "The defaults tolerate one failure", rule: "B1",
 		why:   "one lost packet must not cost a minute of service",
 		needs: []feature{hasPreset},
 		run: func(c *cell) {
@@ -250,19 +250,19 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T16", title: "Settings that mean nothing are refused", rule: "B1, B2",
-		why: "a ratio of 150% or a period of minus one second is a typing error, and should not go to production; " +
-			"where every value has a documented meaning there is nothing to refuse",
+		id: "T16", title: "Meaningless settings are refused", rule: "B1, B2",
+		why: "a ratio of 150% or a period of minus one second is an error, and must not reach production; " +
+			"if every value has a documented meaning, there is nothing to refuse",
 		needs: []feature{hasNonsense},
 		run: func(c *cell) {
 			if err := c.lib.nonsense(); err == nil {
-				c.failf("took settings that mean nothing without an error")
+				c.failf("accepted meaningless settings without an error")
 			}
 		},
 	},
 	{
 		id: "T17", title: "Cancelled calls do not open it", rule: "G3, B4",
-		why: "users who give up say nothing of the backend",
+		why: "cancelled calls show nothing about the backend's health",
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, minCalls: 5})
 			for range 200 {
@@ -274,8 +274,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T18", title: "A cancelled call does not interrupt a streak of failures", rule: "B4",
-		why:   "a dead backend must not look alive because a user gave up",
+		id: "T18", title: "A cancelled call does not end a failure streak", rule: "B4",
+		why:   "a dead backend must not appear healthy because a user cancelled",
 		needs: []feature{hasStates, hasStreak},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, streak: true})
@@ -289,8 +289,8 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T19", title: "Cancelled calls do not water down the ratio", rule: "B5, G3",
-		why:   "while a backend is down users give up, and all those calls are no successes",
+		id: "T19", title: "Cancelled calls do not lower the ratio", rule: "B5, G3",
+		why:   "users cancel calls while a backend is down, and those calls are no successes",
 		needs: []feature{hasStates, hasRatio},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 20})
@@ -307,7 +307,7 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T20", title: "The rejection of an inner breaker is no failure of the outer one", rule: "G7, B12",
-		why:   "two breakers in a row must not open each other",
+		why:   "one of two nested breakers must not open because of the other",
 		needs: []feature{hasStates},
 		run: func(c *cell) {
 			outer, inner := c.make(want{failures: 5}), c.make(want{failures: 5})
@@ -327,8 +327,9 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T21", title: "Slow calls open it, though all succeed", rule: "B6",
-		why:   "a backend that takes 30 s to say yes is down too, and its answers may still be wanted; what cuts slow calls off is T23",
+		id: "T21", title: "Slow calls open it, even if all succeed", rule: "B6",
+		why: "a backend that needs 30 s for a success is as good as down, but callers may still want its answers; T23 " +
+			"is about time limits",
 		needs: []feature{hasStates, hasSlow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 10, slow: time.Second, window: time.Minute})
@@ -347,7 +348,7 @@ var tripping = []*scenario{
 	},
 	{
 		id: "T22", title: "A call that takes exactly the limit is not slow", rule: "B6",
-		why:   "the limit is what is allowed",
+		why:   "the limit itself is allowed",
 		needs: []feature{hasStates, hasSlow},
 		run: func(c *cell) {
 			b := c.make(want{ratio: 0.5, minCalls: 10, slow: time.Second, window: time.Minute})
@@ -359,9 +360,9 @@ var tripping = []*scenario{
 		},
 	},
 	{
-		id: "T23", title: "A backend that hangs is given up, though its callers would wait for ever", rule: "B38",
-		why: "where callers forgot their deadlines, a breaker that only sees ends is blind: it must look at calls that are under way, " +
-			"or cut them off by a time limit of its own",
+		id: "T23", title: "The breaker opens for a backend that hangs, even if its callers would wait for ever", rule: "B38",
+		why: "calls without a deadline never end, so the breaker must also look at calls in flight, " +
+			"or end them with its own time limit",
 		needs: []feature{hasHang},
 		run: func(c *cell) {
 			b := c.make(want{failures: 5, hang: 5 * time.Second})
@@ -372,12 +373,12 @@ var tripping = []*scenario{
 				}
 				c.sleep(200 * time.Millisecond)
 			}
-			c.failf("100 calls hang for up to 20 s, with a limit of 5 s, and it never opened")
+			c.failf("it never opened, though 100 calls hang for up to 20 s with a limit of 5 s")
 		},
 	},
 	{
-		id: "T24", title: "A rule of the user's own that panics leaves a working breaker", rule: "G13",
-		why:   "a bug in the user's code must not take the service down for good",
+		id: "T24", title: "The breaker works after a custom rule has panicked", rule: "G13",
+		why:   "a bug in the user's code must not stop the service for ever",
 		needs: []feature{hasStates, hasTrip},
 		wall:  true,
 		run: func(c *cell) {
@@ -389,7 +390,7 @@ var tripping = []*scenario{
 				return true
 			}})
 			quietly := func() {
-				defer func() { _ = recover() }() // it may pass the panic on
+				defer func() { _ = recover() }() // the library may rethrow the panic
 				b.try(failure)
 			}
 			c.within(patience, "a call hangs after the rule has panicked", func() {
@@ -398,7 +399,7 @@ var tripping = []*scenario{
 				quietly()
 			})
 			c.within(patience, "a call hangs after the rule has panicked", func() {
-				b.mustNot("a call after the rule, with its bug mended, said open")
+				b.mustNot("a call after the rule, with its bug fixed, returned true")
 			})
 		},
 	},

@@ -11,7 +11,7 @@ import (
 )
 
 func aegisPeer() Peer {
-	const chance = "rejects by chance: it cannot be kept open"
+	const chance = "rejects at random: it cannot be kept open"
 	return Peer{
 		Name: "go-kratos/aegis", Module: "github.com/go-kratos/aegis",
 		Window: "sliding, 10 steps",
@@ -29,13 +29,13 @@ func aegisPeer() Peer {
 	}
 }
 
-// kratosPeer is how aegis comes to users of gRPC.
+// kratosPeer is the way in which users of gRPC get aegis.
 func kratosPeer() Peer {
 	return Peer{
 		Name: "go-kratos/kratos", Module: "github.com/go-kratos/kratos/v2",
-		Window: "that of aegis",
-		Note:   "its client middleware, without the work of the transport around it",
-		Lacks:  map[Work]string{UnaryOpen: "rejects by chance: it cannot be kept open"},
+		Window: "as in aegis",
+		Note:   "its client middleware, without the transport around it",
+		Lacks:  map[Work]string{UnaryOpen: "rejects at random: it cannot be kept open"},
 		Cases:  cases("middleware", kratosUnary, Unary),
 	}
 }
@@ -66,7 +66,10 @@ func aegisAllow(settings) (*guard, error) {
 func kratosUnary(settings) (*guard, error) {
 	client := kratosbreaker.Client(kratosbreaker.WithCircuitBreaker(newAegis))
 	called := transport.NewClientContext(ctx, operation(fullMethod))
-	unary := func(_ context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	unary := func(
+		_ context.Context, method string, req, reply any,
+		cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	) error {
 		_, err := client(func(ctx context.Context, req any) (any, error) {
 			return reply, invoker(ctx, method, req, reply, cc, opts...)
 		})(called, req)
@@ -75,7 +78,7 @@ func kratosUnary(settings) (*guard, error) {
 	return &guard{wrap: intercept(unary, nil)}, nil
 }
 
-// operation is as much of a transport as the middleware asks for.
+// operation implements the part of a transport that the middleware needs.
 type operation string
 
 func (operation) Kind() transport.Kind            { return transport.KindGRPC }

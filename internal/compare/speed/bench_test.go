@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// BenchmarkOne is one goroutine after the other; -test.cpu 1 goes with it.
+// BenchmarkOne runs one goroutine. It is meant for -test.cpu 1.
 func BenchmarkOne(b *testing.B) {
 	each(b, func(b *testing.B, c Case) {
 		b.Helper()
@@ -19,7 +19,7 @@ func BenchmarkOne(b *testing.B) {
 			unexpected = loop(j, 0, b.Loop)
 		} else {
 			for b.Loop() {
-				if j.Call() != j.Want { //nolint:errorlint // the very same value: cheaper, and it says more
+				if j.Call() != j.Want { //nolint:errorlint // the same value: cheaper than errors.Is, and stricter
 					unexpected++
 				}
 			}
@@ -28,7 +28,7 @@ func BenchmarkOne(b *testing.B) {
 	})
 }
 
-// BenchmarkParallel is as many goroutines at once as -test.cpu says, all on one breaker.
+// BenchmarkParallel runs as many goroutines as -test.cpu says, all with the same breaker.
 func BenchmarkParallel(b *testing.B) {
 	each(b, func(b *testing.B, c Case) {
 		b.Helper()
@@ -37,7 +37,7 @@ func BenchmarkParallel(b *testing.B) {
 		b.ResetTimer()
 		var unexpected, goroutines atomic.Uint64
 		b.RunParallel(func(pb *testing.PB) {
-			// The failures of one goroutine do not come at the same time as those of another.
+			// Different offsets, so that goroutines do not fail at the same time.
 			first := int(goroutines.Add(1)) * 37
 			var wrong uint64
 			if j.Work == OnePercent {
@@ -55,8 +55,8 @@ func BenchmarkParallel(b *testing.B) {
 	})
 }
 
-// loop makes calls while there is a next one, of which one in a hundred fails if the work is OnePercent. It returns how many
-// did not return what they should.
+// loop makes calls while next returns true. If the work is OnePercent, one call in a hundred fails. It returns the
+// number of calls that did not return what they should.
 func loop(j *Job, first int, next func() bool) (unexpected uint64) {
 	n := first % 100
 	for next() {
@@ -72,7 +72,7 @@ func loop(j *Job, first int, next func() bool) (unexpected uint64) {
 	return unexpected
 }
 
-// each runs a benchmark for every case, as work/library/form.
+// each runs a benchmark for every case. Their names are work/library/form.
 func each(b *testing.B, f func(*testing.B, Case)) {
 	b.Helper()
 	for _, w := range Works {
@@ -104,8 +104,8 @@ func check(b *testing.B, j *Job, unexpected uint64) {
 	}
 }
 
-// BenchmarkIdle reports the bytes and goroutines of one breaker of many, each of which has had one call. Bytes are those of
-// the heap and of stacks.
+// BenchmarkIdle reports the bytes and goroutines for each of many breakers that have had one call each. Bytes are those
+// of the heap and of stacks.
 func BenchmarkIdle(b *testing.B) {
 	const breakers = 10_000
 	for _, p := range Peers() {
@@ -133,7 +133,7 @@ func BenchmarkIdle(b *testing.B) {
 }
 
 func memory() int64 {
-	time.Sleep(10 * time.Millisecond) // goroutines of the calls may still be on their way out
+	time.Sleep(10 * time.Millisecond) // goroutines of the calls may still be ending
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats

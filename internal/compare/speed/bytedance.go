@@ -19,7 +19,7 @@ func bytedance(name string, sharded bool) Peer {
 	return Peer{
 		Name: name, Module: "github.com/bytedance/gopkg",
 		Window: "sliding, 100 steps",
-		Note:   "no breaker without a panel of them by key; a goroutine slides the windows of all, so a success reads no clock",
+		Note:   "breakers exist only in a panel, by key; one goroutine slides all windows, so a success reads no clock",
 		Apart:  map[Work]string{Success: slidByTimer, OnePercent: slidByTimer},
 		Cases: cases("IsAllowed, Succeed", func(s settings) (*guard, error) { return bytedanceGuard(s, sharded) },
 			Success, Consecutive, OnePercent, Open, HalfOpen),
@@ -57,7 +57,8 @@ func bytedanceGuard(s settings, sharded bool) (*guard, error) {
 			return nil
 		}
 	}
-	return &guard{wrap: wrap, counted: func() uint64 { return uint64(p.GetMetricer(fullMethod).Samples()) }, close: p.Close}, nil
+	counted := func() uint64 { return uint64(p.GetMetricer(fullMethod).Samples()) }
+	return &guard{wrap: wrap, counted: counted, close: p.Close}, nil
 }
 
 func bytedanceIdle(sharded bool) func(int) (any, error) {

@@ -14,7 +14,7 @@ func cep21Peer() Peer {
 		Name: "cep21/circuit", Module: "github.com/cep21/circuit/v4",
 		Window: "sliding, 10 steps",
 		Note:   "its time limit for a call, on by default, is switched off",
-		Lacks:  map[Work]string{HalfOpen: "no slots: so many probes in a period, as when open"},
+		Lacks:  map[Work]string{HalfOpen: "no slots: a number of probes in each period, as when open"},
 		Cases:  cases("Run", cep21Run, Success, Consecutive, OnePercent, Open),
 		Idle: func(int) (any, error) {
 			c := settings{openFor: openForLong}.cep21()

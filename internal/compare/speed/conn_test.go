@@ -11,8 +11,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// BenchmarkConn is a real unary call through grpc and back, in memory: on a connection with a Guard, on one without, and on
-// another one without. What differs between the last two is noise. They take turns in all orders.
+// BenchmarkConn makes a real unary call through grpc, in memory: on a connection with a Guard, on one without, and on
+// another one without. The difference between the last two is noise. The connections take turns in all orders.
 func BenchmarkConn(b *testing.B) {
 	r := newConnRun(b)
 	orders := [][3]int{{0, 1, 2}, {2, 0, 1}, {1, 2, 0}, {2, 1, 0}, {0, 2, 1}, {1, 0, 2}}
@@ -65,7 +65,7 @@ func (r *connRun) run(tb testing.TB, i int, next func() bool) {
 	}
 }
 
-// check makes sure that all calls reached the server, and that the guarded ones and no others were counted by a breaker.
+// check checks that all calls reached the server, and that a breaker counted the guarded calls and no others.
 func (r *connRun) check(tb testing.TB) {
 	tb.Helper()
 	if got, want := r.server.Total(), r.calls[0]+r.calls[1]+r.calls[2]; got != want {

@@ -10,7 +10,7 @@ func eapachePeer() Peer {
 		Apart:  map[Work]string{Open: noClock},
 		Lacks: map[Work]string{
 			Success: "no window", HalfOpen: "admits every call while half-open",
-			OnePercent: "a success forgives no failure: it would open",
+			OnePercent: "a success does not reset the count of failures: it would open",
 		},
 		Cases: cases("Run", eapacheRun, Consecutive, Open),
 		Idle: func(int) (any, error) {

@@ -32,7 +32,7 @@ func (s settings) failsafe() circuitbreaker.CircuitBreaker[any] {
 	return b.WithFailureRateThreshold(ratio, minCalls, window).Build()
 }
 
-// failsafeCount is nil for counts in a row: then it keeps no more than the last few calls.
+// failsafeCount returns nil for the rule on a failure streak, because the library then keeps only the last few calls.
 func failsafeCount(s settings, b circuitbreaker.CircuitBreaker[any]) func() uint64 {
 	if s.work == Consecutive {
 		return nil
@@ -40,7 +40,7 @@ func failsafeCount(s settings, b circuitbreaker.CircuitBreaker[any]) func() uint
 	return func() uint64 { return uint64(b.Metrics().Executions()) }
 }
 
-// failsafePermit reports with RecordSuccess and RecordFailure: the cheapest way through the library.
+// failsafePermit reports with RecordSuccess and RecordFailure, the cheapest way to use the library.
 func failsafePermit(s settings) (*guard, error) {
 	b := s.failsafe()
 	wrap := func(run func() error) func() error {
@@ -73,7 +73,7 @@ func failsafeGet(s settings) (*guard, error) {
 	b := s.failsafe()
 	executor := failsafe.With[any](b)
 	wrap := func(run func() error) func() error {
-		inner := func() (any, error) { return nil, run() } //nolint:unparam // what the library asks for
+		inner := func() (any, error) { return nil, run() } //nolint:unparam // the library requires this type
 		return func() error {
 			_, err := executor.Get(inner)
 			return err

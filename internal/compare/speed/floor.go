@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// The floor: what no breaker that knows the time and counts a call can do without. It is that of `make bench`.
+// The floor is the least that a breaker needs if it knows the time and counts a call. `make bench` uses the same floor.
 var (
 	floorStart = time.Now()
 	floorState atomic.Pointer[int]
@@ -24,7 +24,7 @@ func floor() time.Duration {
 	return d
 }
 
-// floorPeer is no breaker, and guards nothing.
+// floorPeer is the floor. It guards nothing.
 func floorPeer() Peer {
 	guarded := func(settings) (*guard, error) {
 		before := floorCount.Load()
@@ -40,23 +40,26 @@ func floorPeer() Peer {
 	}
 	return Peer{
 		Name: Floor, Window: "none",
-		Note:  "an atomic load, a reading of the clock and an atomic add",
+		Note:  "an atomic load, a clock reading and an atomic add",
 		Cases: cases("as in make bench", guarded, Success),
 	}
 }
 
-// nothingPeer is the guarded function alone: what the harness costs.
+// nothingPeer is the guarded function alone, which shows the cost of the harness.
 func nothingPeer() Peer {
 	bare := func(settings) (*guard, error) {
 		return &guard{wrap: func(run func() error) func() error { return func() error { return run() } }}, nil
 	}
-	unary := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	unary := func(
+		ctx context.Context, method string, req, reply any,
+		cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	) error {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	around := func(settings) (*guard, error) { return &guard{wrap: intercept(unary, nil)}, nil }
 	return Peer{
 		Name: Nothing, Window: "none",
-		Note:  "the function alone: what the harness costs",
+		Note:  "the function alone: the cost of the harness",
 		Cases: append(cases("the function alone", bare, Success), cases("the invoker alone", around, Unary)...),
 	}
 }

@@ -43,7 +43,7 @@ const (
 
 func (s settings) gobreaker(rolls bool) gobreaker.Settings {
 	st := gobreaker.Settings{Timeout: s.openFor}
-	if s.work == Consecutive { // no Interval: the counts are kept, and never emptied
+	if s.work == Consecutive { // without Interval the counts are never emptied
 		st.ReadyToTrip = func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= consecutiveMax }
 		return st
 	}
@@ -61,7 +61,7 @@ func gobreakerExecute(rolls bool) func(settings) (*guard, error) {
 	return func(s settings) (*guard, error) {
 		b := gobreaker.NewCircuitBreaker[struct{}](s.gobreaker(rolls))
 		wrap := func(run func() error) func() error {
-			inner := func() (struct{}, error) { return struct{}{}, run() } //nolint:unparam // what the library asks for
+			inner := func() (struct{}, error) { return struct{}{}, run() } //nolint:unparam // the library requires this type
 			return func() error {
 				_, err := b.Execute(inner)
 				return err
@@ -92,7 +92,10 @@ func gobreakerTwoStep(rolls bool) func(settings) (*guard, error) {
 func gobreakerUnary(rolls bool) func(settings) (*guard, error) {
 	return func(s settings) (*guard, error) {
 		b := gobreaker.NewCircuitBreaker[struct{}](s.gobreaker(rolls))
-		unary := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		unary := func(
+			ctx context.Context, method string, req, reply any,
+			cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+		) error {
 			_, err := b.Execute(func() (struct{}, error) {
 				return struct{}{}, invoker(ctx, method, req, reply, cc, opts...)
 			})

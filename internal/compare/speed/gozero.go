@@ -12,13 +12,14 @@ import (
 )
 
 func gozeroPeer() Peer {
-	stat.DisableLog() // it prints the use of the CPU each minute, among the figures
+	// Otherwise it prints CPU usage each minute, in the middle of the benchmark output.
+	stat.DisableLog()
 	closed := []Work{Success, OnePercent}
-	const chance = "rejects by chance, and lets one through each second: it cannot be kept open"
+	const chance = "rejects at random, and admits one call each second: it cannot be kept open"
 	return Peer{
 		Name: "go-zero", Module: "github.com/zeromicro/go-zero",
 		Window: "sliding, 40 steps",
-		Note:   "an adaptive throttle; nothing can be set",
+		Note:   "an adaptive throttle without settings",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule", Open: chance, HalfOpen: "no such state", UnaryOpen: chance,
 		},
@@ -61,13 +62,16 @@ func gozeroDo(settings) (*guard, error) {
 	return &guard{wrap: wrap}, nil
 }
 
-// gozeroUnary needs a connection for the name of its target. It is never used.
+// gozeroUnary needs a connection only for the name of its target.
 func gozeroUnary(settings) (*guard, error) {
 	cc, err := grpc.NewClient("passthrough:///orders", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
-	unary := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	unary := func(
+		ctx context.Context, method string, req, reply any,
+		cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	) error {
 		return breaker.DoCtx(ctx, path.Join(cc.Target(), method), func() error {
 			return invoker(ctx, method, req, reply, cc, opts...)
 		})

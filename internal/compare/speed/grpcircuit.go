@@ -20,7 +20,7 @@ func grpcircuitPeer() Peer {
 	return Peer{
 		Name: Ours, Module: "github.com/grpcircuit/grpcircuit",
 		Window: "sliding, 10 steps",
-		Note:   "the default Config: the rule for failures in a row is on too",
+		Note:   "the default Config: the rule for failure streaks is on too",
 		Cases: append(append(
 			cases("Acquire, Done", grpcircuitPermit, all...),
 			cases("Do", grpcircuitDo, all...)...),
@@ -42,11 +42,11 @@ func (s settings) grpcircuit() breaker.Config {
 	case Consecutive:
 		cfg.FailureRatio = -1
 	case OnePercent:
-		// The rule stays on, and does not fire: failures wait for the breaker's lock, and where a goroutine loses its
-		// core while it holds the lock, those of all goroutines come in a row.
+		// The rule is on, but must not open the breaker. Failures wait for the breaker's lock, and if a goroutine loses its
+		// core while it holds the lock, the failures of all goroutines are reported one after the other.
 		cfg.ConsecutiveFailures = 1000
 	case Open, HalfOpen, UnaryOpen:
-		cfg.FailingFor = -1 // it is opened by failures of one instant
+		cfg.FailingFor = -1 // failures of one instant open the breaker
 	default:
 	}
 	return cfg
@@ -111,7 +111,7 @@ func grpcircuitUnary(s settings) (*guard, error) {
 	return &guard{wrap: intercept(g.Unary, nil), counted: counted}, nil
 }
 
-// intercept guards an invoker that returns at once what run returns.
+// intercept guards an invoker that returns the result of run.
 func intercept(unary grpc.UnaryClientInterceptor, cc *grpc.ClientConn) func(run func() error) func() error {
 	return func(run func() error) func() error {
 		invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return run() }

@@ -10,10 +10,11 @@ func handyPeer() Peer {
 	return Peer{
 		Name: "streadway/handy", Module: "github.com/streadway/handy",
 		Window: "sliding, 5 steps of 1 s",
-		Note:   "a goroutine for each breaker decides, and is asked through channels; of its settings only the ratio has an effect",
-		Apart:  map[Work]string{Open: noClock},
+		Note: "a goroutine for each breaker decides, reached through channels; of its settings only the ratio has an " +
+			"effect",
+		Apart: map[Work]string{Open: noClock},
 		Lacks: map[Work]string{
-			Consecutive: "no such rule", HalfOpen: "no slots: one probe in a period, as when open",
+			Consecutive: "no such rule", HalfOpen: "no slots: one probe in each period, as when open",
 		},
 		Cases: cases("Allow, Success", handyAllow, Success, OnePercent, Open),
 		Idle: func(int) (any, error) {
@@ -27,7 +28,7 @@ func handyPeer() Peer {
 	}
 }
 
-// handyAllow reports a duration, as the library asks, and does not measure one.
+// handyAllow reports a constant duration. The library requires a duration, but does not use it here.
 func handyAllow(settings) (*guard, error) {
 	b := breaker.NewBreaker(ratio)
 	wrap := func(run func() error) func() error {

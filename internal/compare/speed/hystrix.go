@@ -13,10 +13,10 @@ func hystrixPeer() Peer {
 	return Peer{
 		Name: "afex/hystrix-go", Module: "github.com/afex/hystrix-go",
 		Window: "sliding, 10 steps of 1 s",
-		Note: "two goroutines and a timer for each call, counted through a channel that drops what it cannot hold; its time limit for a " +
-			"call cannot be switched off, and is set to an hour",
+		Note: "two goroutines and a timer for each call, counted through a channel that drops calls when it is full; " +
+			"its time limit for a call cannot be switched off, and is set to an hour",
 		Lacks: map[Work]string{
-			Consecutive: "no such rule", HalfOpen: "no slots: one probe in a period, as when open",
+			Consecutive: "no such rule", HalfOpen: "no slots: one probe in each period, as when open",
 		},
 		Cases: cases("Do", hystrixDo, Success, OnePercent, Open),
 		Idle: func(i int) (any, error) {
@@ -27,10 +27,10 @@ func hystrixPeer() Peer {
 	}
 }
 
-// hystrixNames tells the breakers apart: they live in a map of the library for good.
+// hystrixNames makes the names of the breakers unique, because the library keeps them in a map for ever.
 var hystrixNames atomic.Int64
 
-// hystrix sets how many calls may be under way: the function of a call may have returned long before the library notices.
+// hystrix sets how many calls may be in flight. The function of a call may return long before the library notices.
 func (s settings) hystrix(name string, maxConcurrent int) {
 	hystrix.ConfigureCommand(name, hystrix.CommandConfig{
 		Timeout: int(time.Hour / time.Millisecond), MaxConcurrentRequests: maxConcurrent, RequestVolumeThreshold: minCalls,

@@ -13,24 +13,24 @@ import (
 	"github.com/grpcircuit/grpcircuit/interceptor"
 )
 
-// KeyCounts are the numbers of keys that the cost by key is measured with.
+// KeyCounts are the numbers of keys for which the cost for each key is measured.
 var KeyCounts = []int{1, 10, 1000, 100_000}
 
-// Keyed is a way to guard each method by a breaker of its own.
+// Keyed is a way to guard each method with its own breaker.
 type Keyed struct {
 	Name string
-	// New is asked for so many methods at most.
+	// New is called with the largest number of methods.
 	New func(keys int) (*KeyedGuard, error)
 }
 
 // KeyedGuard guards methods.
 type KeyedGuard struct {
-	Call     func(method string) error // one guarded call that succeeds, by its method's full name
-	Breakers func() int                // how many breakers there are, or nil where nobody knows
-	Close    func()                    // or nil
+	Call     func(method string) error // a guarded call that succeeds, by the full name of its method
+	Breakers func() int                // the number of breakers, or nil if it is not known
+	Close    func()                    // may be nil
 }
 
-// Keyeds returns all ways, this library's first. What keeps its breakers in a map for good comes last.
+// Keyeds returns all ways, this library's first. Those that keep their breakers in a map for ever come last.
 func Keyeds() []Keyed {
 	return []Keyed{
 		{Name: Ours + ", Guard.Unary", New: unaryByKey},
@@ -42,7 +42,7 @@ func Keyeds() []Keyed {
 	}
 }
 
-// BenchmarkName is the name of its benchmark below the one that runs it.
+// BenchmarkName returns the name of its benchmark below the one that runs it.
 func (k Keyed) BenchmarkName() string { return benchmarkName(k.Name) }
 
 func unaryByKey(keys int) (*KeyedGuard, error) {
@@ -135,7 +135,7 @@ func bytedanceByKey(int) (*KeyedGuard, error) {
 		panel.Succeed(method)
 		return nil
 	}
-	// Nobody knows how many breakers there are: it removes those that have had no call for a window.
+	// The number of breakers is not known: the library removes those that had no call for a window.
 	return &KeyedGuard{Call: call, Close: panel.Close}, nil
 }
 

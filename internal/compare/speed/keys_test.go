@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// BenchmarkKeys is a guarded call that succeeds, with a breaker for each of many keys that take turns in random order, and the
-// bytes of the heap that each key takes.
+// BenchmarkKeys makes guarded calls that succeed, with a breaker for each of many keys in random order. It also reports
+// the bytes of the heap for each key.
 func BenchmarkKeys(b *testing.B) {
 	for _, k := range Keyeds() {
 		for _, keys := range KeyCounts {
@@ -24,7 +24,7 @@ func BenchmarkKeys(b *testing.B) {
 						i = 0
 					}
 				}
-				if keys >= 1000 { // below, what the process does besides is more
+				if keys >= 1000 { // with fewer keys, the other heap use of the process is larger
 					b.ReportMetric(r.bytes, "bytes/key")
 				}
 				r.check(b)
@@ -39,7 +39,7 @@ type keyRun struct {
 	bytes   float64
 }
 
-// newKeyRun sends one call through each key, so that every breaker is there.
+// newKeyRun makes one call with each key, so that every breaker exists.
 func newKeyRun(tb testing.TB, k Keyed, keys int) *keyRun {
 	tb.Helper()
 	r := &keyRun{methods: make([]string, keys)}
@@ -64,7 +64,7 @@ func newKeyRun(tb testing.TB, k Keyed, keys int) *keyRun {
 	return r
 }
 
-// check makes sure that a call runs the function, and that there were as many breakers as keys.
+// check checks that a call runs the function, and that there are as many breakers as keys.
 func (r *keyRun) check(tb testing.TB) {
 	tb.Helper()
 	ran.Store(0)

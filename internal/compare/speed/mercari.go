@@ -9,7 +9,7 @@ func mercariPeer() Peer {
 	return Peer{
 		Name: "mercari/go-circuitbreaker", Module: "github.com/mercari/go-circuitbreaker",
 		Window: "fixed, emptied every 10 s",
-		Note:   "a goroutine empties the counts, and a timer ends the open period: neither is looked up when a call comes",
+		Note:   "a goroutine empties the counts, and a timer ends the open period; a call reads no clock",
 		Apart:  map[Work]string{Success: NotSliding, OnePercent: NotSliding, Open: noClock},
 		Lacks:  map[Work]string{HalfOpen: "admits every call while half-open"},
 		Cases: append(
@@ -56,7 +56,7 @@ func mercariReady(s settings) (*guard, error) {
 func mercariDo(s settings) (*guard, error) {
 	b := s.mercari()
 	wrap := func(run func() error) func() error {
-		inner := func() (any, error) { return nil, run() } //nolint:unparam // what the library asks for
+		inner := func() (any, error) { return nil, run() } //nolint:unparam // the library requires this type
 		return func() error {
 			_, err := b.Do(ctx, inner)
 			return err

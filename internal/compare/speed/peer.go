@@ -8,48 +8,50 @@ import (
 	"time"
 )
 
-// Peer is a library.
+// A Peer is a library in the comparison.
 type Peer struct {
 	Name   string // as in the tables
 	Module string // its path; the version comes from the build
-	// Window says what the closed breaker keeps to judge by, in the configuration of Success.
+	// Window describes what the closed breaker counts, in the configuration of Success.
 	Window string
-	// Note says in which other way the library does less or more than others.
+	// Note describes other differences between the library's work and that of the others.
 	Note string
-	// Lacks says why a work is not there.
+	// Lacks gives the reason why the library cannot do a work.
 	Lacks map[Work]string
-	// Apart says why a work that is there is less work than others do. The peer is no yardstick for it then.
+	// Apart gives the reason why the library's work is less than that of the others. Targets do not compare with it then.
 	Apart map[Work]string
-	// Cases are the works that it can do.
+	// Cases are the works that the library can do.
 	Cases []Case
-	// Idle makes the breaker number i of many and sends one call through it. What it returns keeps the breaker alive.
+	// Idle makes breaker number i of many and makes one call with it. The returned value keeps the breaker reachable.
 	Idle func(i int) (keep any, err error)
 }
 
-// The names of those among the peers that the others are compared with.
+// The names of the peers that the others are compared with.
 const (
 	Ours    = "grpcircuit"
 	Floor   = "the floor"
 	Nothing = "no breaker"
 )
 
-// Peers returns this library first, then the others, and last the floor and no breaker at all.
+// Peers returns this library first, then the others, and last the floor and the function without a breaker.
 func Peers() []Peer {
 	return []Peer{
-		grpcircuitPeer(), gobreakerPeer(), gobreakerFixedPeer(), failsafePeer(), cep21Peer(), mercariPeer(), gozeroPeer(), aegisPeer(), kratosPeer(),
-		bytedancePeer(), bytedanceShardedPeer(), sentinelPeer(), eapachePeer(), rubyistPeer(), goresiliencePeer(), handyPeer(), hystrixPeer(),
+		grpcircuitPeer(), gobreakerPeer(), gobreakerFixedPeer(), failsafePeer(), cep21Peer(), mercariPeer(),
+		gozeroPeer(), aegisPeer(), kratosPeer(),
+		bytedancePeer(), bytedanceShardedPeer(), sentinelPeer(), eapachePeer(), rubyistPeer(),
+		goresiliencePeer(), handyPeer(), hystrixPeer(),
 		floorPeer(), nothingPeer(),
 	}
 }
 
-// Case is one work, done through one form of a library's API.
+// A Case is one work, done through one form of a library's API.
 type Case struct {
 	Work Work
 	Form string
 	New  func() (*Job, error)
 }
 
-// settings is what a breaker is to be made for.
+// settings describes the breaker to make.
 type settings struct {
 	work    Work
 	openFor time.Duration // how long it is to stay open
@@ -62,20 +64,21 @@ const (
 	consecutiveMax = 5
 )
 
-// Reasons to stand apart.
+// Reasons for [Peer.Apart].
 const (
-	NotSliding  = "no sliding window: the counts are emptied now and then"
-	noClock     = "reads no clock: something of its own ends the open period"
-	slidByTimer = "reads no clock: something of its own slides the window"
+	NotSliding  = "no sliding window: the counts are emptied at intervals"
+	noClock     = "reads no clock: a goroutine or timer ends the open period"
+	slidByTimer = "reads no clock: a goroutine or timer slides the window"
 )
 
-// guard is a breaker behind one form of its API.
+// A guard is a breaker behind one form of its API.
 type guard struct {
 	// wrap returns the guarded call of run.
 	wrap func(run func() error) func() error
-	// counted returns how many calls the breaker has counted, where it keeps a total that is cheap to ask for. It may be nil.
+	// counted returns how many calls the breaker has counted. It is nil if the breaker keeps no total that is cheap to
+	// read.
 	counted func() uint64
-	// close stops what the breaker has running. It may be nil.
+	// close stops the goroutines and timers of the breaker. It may be nil.
 	close func()
 }
 
@@ -94,7 +97,7 @@ func cases(form string, newGuard func(settings) (*guard, error), works ...Work) 
 	return cs
 }
 
-// Long enough that no benchmark sees the end of it, and short enough to wait for it.
+// openForLong is so long that no benchmark reaches its end; openForShort is short enough to wait for.
 const (
 	openForLong  = time.Hour
 	openForShort = 10 * time.Millisecond
@@ -127,14 +130,14 @@ func newJob(w Work, newGuard func(settings) (*guard, error)) (*Job, error) {
 	return j, nil
 }
 
-// trip lets calls fail until one is rejected, and returns what a rejected call returns. Some libraries count on another
-// goroutine, so after a while it gives them time.
+// trip makes failing calls until one is rejected, and returns what that call returns. Some libraries count on another
+// goroutine, so after some failures it sleeps between calls.
 func trip(j *Job) (rejection error, err error) {
 	const patience = 1000
 	for n := range patience {
-		if err := j.Fail(); err != errDown { //nolint:errorlint // the very same value
+		if err := j.Fail(); err != errDown { //nolint:errorlint // the same value
 			if err == nil {
-				return nil, errors.New("a call that fails returned no error")
+				return nil, errors.New("a failing call returned no error")
 			}
 			return err, nil
 		}
@@ -145,7 +148,7 @@ func trip(j *Job) (rejection error, err error) {
 	return nil, fmt.Errorf("not open after %d failures", patience)
 }
 
-// takeSlots has probes hang until one is rejected: every slot of the half-open breaker is out.
+// takeSlots makes probes that hang until a call is rejected, so that all slots of the half-open breaker are taken.
 func takeSlots(j *Job) (rejection error, err error) {
 	const most = 100
 	release := make(chan struct{})
@@ -165,13 +168,14 @@ func takeSlots(j *Job) (rejection error, err error) {
 			return err, nil
 		}
 	}
-	return nil, fmt.Errorf("%d probes out and still none rejected", most)
+	return nil, fmt.Errorf("%d probes in flight and none rejected", most)
 }
 
-// BenchmarkName is how the peer's part in the name of a benchmark reads. Slashes part levels there, and blanks fields.
+// BenchmarkName returns the peer's part of the name of a benchmark. It has no slashes, which separate the parts, and no
+// spaces, which separate the fields of a line.
 func (p Peer) BenchmarkName() string { return benchmarkName(p.Name) }
 
-// BenchmarkName is the name of the case's benchmark below the one that runs it.
+// BenchmarkName returns the name of the case's benchmark below the one that runs it.
 func (c Case) BenchmarkName(p Peer) string {
 	return string(c.Work) + "/" + p.BenchmarkName() + "/" + benchmarkName(c.Form)
 }

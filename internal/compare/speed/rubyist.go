@@ -10,7 +10,7 @@ func rubyistPeer() Peer {
 	return Peer{
 		Name: "rubyist/circuitbreaker", Module: "github.com/rubyist/circuitbreaker",
 		Window: "sliding, 10 steps",
-		Lacks:  map[Work]string{HalfOpen: "no slots: one probe in a period, as when open"},
+		Lacks:  map[Work]string{HalfOpen: "no slots: one probe in each period, as when open"},
 		Cases: append(
 			cases("Ready, Success", rubyistReady, all...),
 			cases("Call", rubyistCall, all...)...),

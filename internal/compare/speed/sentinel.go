@@ -16,11 +16,12 @@ func sentinelPeer() Peer {
 	return Peer{
 		Name: "alibaba/sentinel-golang", Module: "github.com/alibaba/sentinel-golang",
 		Window: "sliding, 10 steps",
-		Note: "an engine of rules: each call passes its whole default chain, of which the breaker is one part of several; a window of " +
-			"counts for each resource comes on top",
+		Note: "a rule engine: each call passes its whole default chain, of which the breaker is one part; " +
+			"it also keeps a window of counts for each resource",
 		Lacks: map[Work]string{
 			Consecutive: "no such rule",
-			Unary:       "the adapter is a module of its own, without a version to be had", UnaryOpen: "the adapter is a module of its own, without a version to be had",
+			Unary:       "the adapter is a separate module, and the proxy has no version of it",
+			UnaryOpen:   "the adapter is a separate module, and the proxy has no version of it",
 		},
 		Cases: cases("Entry, Exit", sentinelEntry, Success, OnePercent, Open, HalfOpen),
 		Idle: func(i int) (any, error) {
@@ -39,7 +40,7 @@ func sentinelPeer() Peer {
 }
 
 var (
-	// sentinelReady starts the library without the collectors and log files that it has by default.
+	// sentinelReady starts the library without its default collectors and log files.
 	sentinelReady = sync.OnceValue(func() error {
 		cfg := config.NewDefaultConfig()
 		cfg.Sentinel.Log.Logger = silent{}
@@ -47,7 +48,7 @@ var (
 		cfg.Sentinel.Stat.System = config.SystemStatConfig{}
 		return sentinel.InitWithConfig(cfg)
 	})
-	// sentinelNames tells the breakers apart: they live in maps of the library for good.
+	// sentinelNames makes the names of the breakers unique, because the library keeps them in maps for ever.
 	sentinelNames atomic.Int64
 )
 
@@ -85,7 +86,7 @@ func sentinelEntry(s settings) (*guard, error) {
 	return &guard{wrap: wrap}, nil
 }
 
-// silent is a log that nobody reads.
+// silent is a logger that discards everything.
 type silent struct{}
 
 var _ logging.Logger = silent{}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestEveryCase runs each benchmark's work some times, with the check that the benchmark makes, so that none of them rots.
+// TestEveryCase runs each benchmark's work and check some times, so that a benchmark that no longer works fails a test.
 func TestEveryCase(t *testing.T) {
 	for _, p := range Peers() {
 		for _, c := range p.Cases {
@@ -32,19 +32,19 @@ func times(n int) func() bool {
 	}
 }
 
-// TestEveryWork makes sure that what a library cannot do has a reason, and that nothing has both.
+// TestEveryWork checks that a library gives a reason for each work that it cannot do, and only for those.
 func TestEveryWork(t *testing.T) {
 	for _, p := range Peers() {
 		for _, w := range Works {
 			has := slices.ContainsFunc(p.Cases, func(c Case) bool { return c.Work == w })
 			if _, lacks := p.Lacks[w]; has && lacks {
-				t.Errorf("%s has %s, and a reason why not", p.Name, w)
+				t.Errorf("%s has %s, and also a reason why it lacks it", p.Name, w)
 			}
 		}
 	}
 }
 
-// TestCheck has breakers that are not what they say, which a benchmark must not measure.
+// TestCheck uses breakers that do not do their work, which a benchmark must not measure.
 func TestCheck(t *testing.T) {
 	none := func() uint64 { return 0 }
 	honest := func(run func() error) func() error { return run }
@@ -59,14 +59,14 @@ func TestCheck(t *testing.T) {
 		ok         bool
 	}{
 		{name: "admits", work: Success, wrap: honest, ok: true},
-		{name: "some calls came back otherwise", work: Success, wrap: honest, unexpected: 1},
+		{name: "some calls returned a wrong result", work: Success, wrap: honest, unexpected: 1},
 		{name: "does not run the function", work: Success, wrap: idle},
 		{name: "counts nothing", work: Success, wrap: honest, counted: none},
-		{name: "rejects what it is to admit", work: Success, wrap: rejecting(nil)},
+		{name: "rejects instead of admitting", work: Success, wrap: rejecting(nil)},
 		{name: "rejects", work: Open, wrap: rejecting(nil), want: errRejected, ok: true},
-		{name: "counts no rejections, and need not", work: Open, wrap: rejecting(nil), want: errRejected, counted: none, ok: true},
+		{name: "counts no rejections", work: Open, wrap: rejecting(nil), want: errRejected, counted: none, ok: true},
 		{name: "runs the function and rejects", work: Open, wrap: rejecting(succeed), want: errRejected},
-		{name: "admits what it is to reject", work: Open, wrap: honest, want: errRejected},
+		{name: "admits instead of rejecting", work: Open, wrap: honest, want: errRejected},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			j := &Job{Work: tt.work, Call: tt.wrap(succeed), Want: tt.want, guard: &guard{counted: tt.counted}}
@@ -77,7 +77,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// rejecting returns a breaker that rejects each call, after running first if that is not nil.
+// rejecting returns a breaker that rejects each call. If first is not nil, it runs first before it rejects.
 func rejecting(first func() error) func(func() error) func() error {
 	return func(func() error) func() error {
 		return func() error {
@@ -89,7 +89,7 @@ func rejecting(first func() error) func(func() error) func() error {
 	}
 }
 
-// TestSetUpFails has breakers that cannot be brought where the work wants them.
+// TestSetUpFails uses breakers that cannot be brought into the state that the work needs.
 func TestSetUpFails(t *testing.T) {
 	never := func(settings) (*guard, error) {
 		return &guard{wrap: func(run func() error) func() error { return run }}, nil
@@ -97,7 +97,7 @@ func TestSetUpFails(t *testing.T) {
 	if _, err := newJob(Open, never); err == nil {
 		t.Error("no error for a breaker that never opens")
 	}
-	// Opens at the first failure, and admits everything as soon as it is half-open.
+	// It opens at the first failure, and admits every call while half-open.
 	uncapped := func(s settings) (*guard, error) {
 		var opened time.Time
 		return &guard{wrap: func(run func() error) func() error {

@@ -24,14 +24,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	cutEvery = 1500 * time.Millisecond
 	outage   = 6 * time.Second
-	// patience is how long the client without a guard may take after the backend is back, before the test gives up.
+	// patience is the time that the client without a guard may take to recover once the backend is back.
 	patience = 20 * time.Second
-	// reserve is what a busy machine may delay one client and not the other.
+	// reserve is the delay by which a busy machine may slow one client more than the other.
 	reserve = 3 * time.Second
 )
 
-// TestWatchLeaseAndLock runs the same program with and without a guard, side by side, through five cuts of all
-// connections and one outage. It compares how long watch, keep-alive and lock are away. With -short there is one cut,
+// TestWatchLeaseAndLock runs the same program with and without a guard at the same time, through five cuts of all
+// connections and one outage. It compares how long watch, keep-alive and lock do not work. With -short there is one cut
 // and no outage.
 func TestWatchLeaseAndLock(t *testing.T) {
 	cuts, withOutage := 5, true
@@ -104,7 +104,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 		}
 	}
 
-	// All events have to arrive: the last one does only after all others.
+	// All events must arrive. Events are ordered, so the last one arrives after all others.
 	stopWriting()
 	writing.Wait()
 	last := w.beganAt(w.count() - 1)
@@ -114,7 +114,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 		}
 		p.check(t.Context(), t)
 	}
-	// The lock is still being taken, so a breaker that is half-open gets its probes.
+	// The lock is still being taken, so a half-open breaker gets probes.
 	if !rec.waitClosed(guard.Group(), breaker.Config{}.WithDefaults().ProbeTimeout+reserve) {
 		t.Error("a breaker is still not closed")
 	}
@@ -127,16 +127,16 @@ func TestWatchLeaseAndLock(t *testing.T) {
 	}
 }
 
-// row is how long one activity was away.
+// row is the time for which one activity did not work.
 type row struct {
 	when, what     string
 	plain, guarded time.Duration
-	outage         time.Duration // how long of it the backend was away
+	outage         time.Duration // the part of it in which the backend was down
 }
 
-// compare waits until both programs work again, and fails the test if the guarded one takes much longer. A cut must
-// not open a breaker, so it may only cost the reserve. In an outage a breaker may open, and it may then delay the
-// program by its longest open period, jitter included.
+// compare waits until both programs work again, and fails the test if the guarded one takes much longer. A cut must not
+// open a breaker, so only the reserve is allowed. In an outage a breaker may open, and may then delay the program by
+// its longest open period, including jitter.
 func compare(t *testing.T, when string, since time.Time, away time.Duration, plain, guarded *program) (rows []row) {
 	t.Helper()
 	cfg := breaker.Config{}.WithDefaults()
@@ -165,7 +165,7 @@ func compare(t *testing.T, when string, since time.Time, away time.Duration, pla
 	return rows
 }
 
-// report logs what the test has measured.
+// report logs the measurements.
 func report(t *testing.T, rows []row, guarded, plain *program, group *breaker.Group, rec *recorder) {
 	t.Helper()
 	var text strings.Builder
@@ -195,7 +195,7 @@ func report(t *testing.T, rows []row, guarded, plain *program, group *breaker.Gr
 	t.Logf("after %.1f s:\n%s", time.Since(rec.began).Seconds(), text.String())
 }
 
-// A recorder keeps the transitions of a group.
+// A recorder records the transitions of a group.
 type recorder struct {
 	began time.Time
 
@@ -207,11 +207,11 @@ type recorder struct {
 func record(t *testing.T, g *breaker.Group) *recorder {
 	t.Helper()
 	r := &recorder{began: time.Now(), changed: make(chan struct{})}
-	t.Cleanup(g.Listen(r))
+	t.Cleanup(g.Listen(r.Transition))
 	return r
 }
 
-// Transition implements [breaker.Listener].
+// Transition is a listener.
 func (r *recorder) Transition(_ context.Context, e breaker.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -249,7 +249,7 @@ func (r *recorder) waitClosed(g *breaker.Group, limit time.Duration) bool {
 	}
 }
 
-// pause waits for d, to place cuts apart.
+// pause waits for d between two cuts.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -259,7 +259,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// kind names an error of a lock, for counting.
+// kind classifies an error of a lock for counting.
 func kind(err error) string {
 	switch {
 	case interceptor.IsRejected(err):
@@ -276,7 +276,7 @@ func startServer(t *testing.T) (addr string) {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir = t.TempDir()
-	cfg.UnsafeNoFsync = true // the test needs no disk that survives it
+	cfg.UnsafeNoFsync = true // the test never reads the data after a crash
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	loopback := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = loopback, loopback

@@ -20,18 +20,18 @@ import (
 
 const (
 	prefix = "events/"
-	// sessionTTL is how long the session's lease lives without a keep-alive. The client sends one at each third of it. Two
-	// thirds must be longer than the outage, grpc's back-off and the longest delay by the guard that is no fault.
+	// sessionTTL is how long the session's lease lives without a keep-alive. The client sends one after each third of it.
+	// Two thirds must be longer than the outage plus grpc's back-off plus the longest acceptable delay by the guard.
 	sessionTTL = 24 * time.Second
 	// lockLimit is the deadline of each attempt to take and release the lock. Without one, etcd's calls would wait for the
 	// connection, and no call would fail in an outage.
 	lockLimit = time.Second
 )
 
-// An activity records when something worked.
+// An activity records when something succeeded.
 type activity struct {
 	mu      sync.Mutex
-	done    []success     // in the order of their ends
+	done    []success     // ordered by their ends
 	changed chan struct{} // closed and replaced when done grows
 }
 
@@ -47,8 +47,8 @@ func (a *activity) note(began time.Time) {
 	a.changed = make(chan struct{})
 }
 
-// after returns how long after since the first success ended that did not begin before since. It waits for that
-// success, and returns an error if there is none until limit has passed.
+// after waits for the first success that began at since or later, and returns the time from since to its end. It
+// returns an error if there is none within limit.
 func (a *activity) after(since time.Time, limit time.Duration) (time.Duration, error) {
 	timer := time.NewTimer(time.Until(since.Add(limit)))
 	defer timer.Stop()
@@ -70,7 +70,7 @@ func (a *activity) after(since time.Time, limit time.Duration) (time.Duration, e
 	}
 }
 
-// A writer puts numbered events into etcd, over a connection that is never cut.
+// A writer puts numbered events into etcd over a connection that is never cut.
 type writer struct {
 	mu    sync.Mutex
 	began []time.Time // when the put of each event began
@@ -84,7 +84,7 @@ func (w *writer) run(ctx context.Context, t *testing.T, client *clientv3.Client)
 		n := len(w.began)
 		w.began = append(w.began, time.Now())
 		w.mu.Unlock()
-		// Not ctx: a put that is given up may have been made, or not.
+		// Not ctx: if a put is cancelled, the writer does not know whether etcd has the event.
 		if _, err := client.Put(context.WithoutCancel(ctx), prefix+strconv.Itoa(n), ""); err != nil {
 			t.Errorf("put event %d: %v", n, err)
 		}
@@ -109,17 +109,17 @@ func (w *writer) count() int {
 	return len(w.began)
 }
 
-// A program is a user of etcd: it watches, keeps a lease alive and takes locks.
+// A program uses etcd: it watches, keeps a lease alive and takes locks.
 type program struct {
 	name    string
 	proxy   *tcpproxy.Proxy
 	client  *clientv3.Client
 	session *concurrency.Session
-	held    *concurrency.Mutex // taken at the beginning and never released
+	held    *concurrency.Mutex // taken at the start and never released
 	spares  []clientv3.LeaseID // granted in advance; see keepAliveFrom
 
-	watch     *activity // an event arrived; it began when its put did
-	keepAlive *activity // the answer to the first keep-alive of a spare lease; it began when the connections were cut
+	watch     *activity // an event arrived; begins when its put began
+	keepAlive *activity // the answer to the first keep-alive of a spare lease; begins when the connections were cut
 	renewal   *activity // an answer to a keep-alive of the session's lease; its beginning is not known
 	lock      *activity // the lock was taken and released
 
@@ -130,7 +130,7 @@ type program struct {
 	lockFailures map[string]int
 }
 
-// start runs a program until its stop is called.
+// start starts a program that runs until its stop is called.
 func start(t *testing.T, name, server string, disturbances int, w *writer, opts ...grpc.DialOption) *program {
 	t.Helper()
 	p := &program{
@@ -160,7 +160,7 @@ func start(t *testing.T, name, server string, disturbances int, w *writer, opts 
 		}
 		p.spares = append(p.spares, lease.ID)
 	}
-	// The session gets the same answers, and does not expose them.
+	// The session also gets these answers, but does not expose them.
 	renewals, err := p.client.KeepAlive(ctx, p.session.Lease())
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func start(t *testing.T, name, server string, disturbances int, w *writer, opts 
 	return p
 }
 
-// readEvents fails the test for an event that is lost, comes twice, or comes out of order.
+// readEvents fails the test if an event is lost, duplicated or out of order.
 func (p *program) readEvents(ctx context.Context, t *testing.T, events clientv3.WatchChan, w *writer) {
 	t.Helper()
 	next := 0
@@ -201,7 +201,7 @@ func (p *program) readEvents(ctx context.Context, t *testing.T, events clientv3.
 	}
 }
 
-// takeLocks takes a lock and releases it, again and again.
+// takeLocks takes and releases a lock repeatedly.
 func (p *program) takeLocks(ctx context.Context) {
 	pace := time.NewTimer(0)
 	defer pace.Stop()
@@ -234,9 +234,9 @@ func (p *program) takeLock(ctx context.Context) error {
 	return m.Unlock(ctx)
 }
 
-// keepAliveFrom keeps a spare lease alive from now on, to find out when the stream that all leases share works again.
-// etcd's client sends the first keep-alive of a lease as soon as it can, and the next ones at each third of its TTL:
-// the session's keep-alives are too rare to measure with.
+// keepAliveFrom keeps a spare lease alive from now on, to measure when the stream that all leases share works again.
+// etcd's client sends the first keep-alive of a lease as soon as it can, and the next ones after each third of its TTL.
+// The session's keep-alives are too rare for this measurement.
 func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time, lease clientv3.LeaseID) {
 	t.Helper()
 	answers, err := p.client.KeepAlive(ctx, lease)
@@ -250,12 +250,12 @@ func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time
 		} else if ctx.Err() == nil {
 			t.Errorf("%s: the client has given up a lease", p.name)
 		}
-		for range answers { // read to the end, as the client expects
+		for range answers { // the client requires that answers are read to the end
 		}
 	})
 }
 
-// check fails the test unless the session's lease is alive and the lock that was taken at the beginning is still held.
+// check fails the test unless the session's lease is alive and the lock that was taken at the start is still held.
 func (p *program) check(ctx context.Context, t *testing.T) {
 	t.Helper()
 	select {
@@ -281,7 +281,7 @@ func newClient(t *testing.T, addr string, opts ...grpc.DialOption) *clientv3.Cli
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{addr}, DialOptions: opts, Logger: zap.NewNop(),
-		DialTimeout: patience, // the client also gives up a lease whose first keep-alive has no answer in this time
+		DialTimeout: patience, // the client also drops a lease whose first keep-alive has no answer within this time
 	})
 	if err != nil {
 		t.Fatal(err)

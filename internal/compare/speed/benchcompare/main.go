@@ -1,10 +1,10 @@
-// Benchcompare runs the benchmarks of package speed round after round and writes what came out to docs/benchmarks.txt, as go
-// test printed it, and docs/benchmarks.md, as tables and ratios.
+// Benchcompare runs the benchmarks of package speed several times. It writes the output of go test to
+// bench/benchmarks.txt, which git ignores, and a report with tables and ratios to docs/benchmarks.md.
 //
-//	go -C internal/compare run ./speed/benchcompare [-rounds 10] [-benchtime 50ms] [-docs ../../docs] [-render]
+//	go -C internal/compare run ./speed/benchcompare [-rounds 10] [-benchtime 50ms] [-root ../..] [-render]
 //
-// In each round every benchmark runs once, and ratios are taken within the round: absolute times say little on a machine that
-// does other things too.
+// In each round every benchmark runs once, and ratios are computed within a round: absolute times mean little on a
+// machine that also runs other programs.
 package main
 
 import (
@@ -17,25 +17,28 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 10, "how often each benchmark runs")
-	benchtime := flag.Duration("benchtime", 50*time.Millisecond, "how long each run takes")
-	docs := flag.String("docs", "../../docs", "where benchmarks.txt and benchmarks.md go")
-	render := flag.Bool("render", false, "write benchmarks.md from the benchmarks.txt that is there, and run nothing")
+	rounds := flag.Int("rounds", 10, "number of times that each benchmark runs")
+	benchtime := flag.Duration("benchtime", 50*time.Millisecond, "duration of each run")
+	root := flag.String("root", "../..", "root of the repository, for bench/benchmarks.txt and docs/benchmarks.md")
+	render := flag.Bool("render", false, "write the report from bench/benchmarks.txt, without running benchmarks")
 	flag.Parse()
-	if err := compare(*rounds, *benchtime, *docs, *render); err != nil {
+	if err := compare(*rounds, *benchtime, *root, *render); err != nil {
 		fmt.Fprintln(os.Stderr, "benchcompare:", err)
 		os.Exit(1)
 	}
 }
 
-func compare(rounds int, benchtime time.Duration, docs string, render bool) error {
-	raw := filepath.Join(docs, "benchmarks.txt")
+func compare(rounds int, benchtime time.Duration, root string, render bool) error {
+	raw := filepath.Join(root, "bench", "benchmarks.txt")
 	if !render {
 		if rounds < 1 {
 			return errors.New("-rounds must be at least 1")
 		}
 		text, err := runAll(rounds, benchtime)
 		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(raw), 0o755); err != nil {
 			return err
 		}
 		if err := os.WriteFile(raw, text, 0o644); err != nil {
@@ -54,5 +57,5 @@ func compare(rounds int, benchtime time.Duration, docs string, render bool) erro
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(docs, "benchmarks.md"), md, 0o644)
+	return os.WriteFile(filepath.Join(root, "docs", "benchmarks.md"), md, 0o644)
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// figures is what a run measured.
+// figures holds the measurements of all rounds.
 type figures struct {
 	command, toolchain, cpu, load string
 	cores                         int
@@ -20,16 +20,16 @@ type figures struct {
 	failures                      []failure
 }
 
-// failure is a run of a benchmark that did not hold its own check. It has no figures.
+// failure is a run of a benchmark whose check failed. It has no figures.
 type failure struct{ benchmark, reason string }
 
-// metrics are the figures in a line of a benchmark, by unit.
+// metrics holds the figures in a line of a benchmark, by unit.
 type metrics map[string]float64
 
-// connPair is the time of a real call on the connections, in nanoseconds, by their name.
+// connPair holds the time of a real call on each connection in nanoseconds, by the connection's name.
 type connPair map[string]float64
 
-// row is the name of a benchmark and the GOMAXPROCS it ran with, which is left out of the name if it is 1.
+// row returns the name of a line: the name of a benchmark and the GOMAXPROCS it ran with, unless that is 1.
 func row(name string, procs int) string {
 	if procs == 1 {
 		return name
@@ -96,7 +96,7 @@ func parse(text []byte) (*figures, error) {
 	return f, nil
 }
 
-// parseLine reads a line such as "BenchmarkOne/success/x/Do 100 12.5 ns/op 0 B/op".
+// parseLine parses a line such as "BenchmarkOne/success/x/Do 100 12.5 ns/op 0 B/op".
 func parseLine(line string) (name string, m metrics, err error) {
 	fields := strings.Fields(line)
 	if len(fields) < 4 {
@@ -113,7 +113,7 @@ func parseLine(line string) (name string, m metrics, err error) {
 	return fields[0], m, nil
 }
 
-// all returns a figure of a benchmark in each round that has it.
+// all returns a figure of a benchmark for each round that has it.
 func (f *figures) all(name, unit string) []float64 {
 	var vs []float64
 	for _, r := range f.rounds {
@@ -124,7 +124,7 @@ func (f *figures) all(name, unit string) []float64 {
 	return vs
 }
 
-// ratios returns, for each round that has both, the time of one benchmark divided by that of another.
+// ratios returns the time of one benchmark divided by that of another, for each round that has both.
 func (f *figures) ratios(name, by string) []float64 {
 	var vs []float64
 	for _, r := range f.rounds {

@@ -17,7 +17,7 @@ import (
 //go:embed report.md.tmpl
 var reportText string
 
-// report writes benchmarks.md. Its words are in report.md.tmpl; every figure comes from f.
+// report returns the text of docs/benchmarks.md. Its prose is in report.md.tmpl; every figure comes from f.
 func report(f *figures) ([]byte, error) {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"work": func(w string) string { return f.workTable(speed.Work(w)) },
@@ -28,20 +28,21 @@ func report(f *figures) ([]byte, error) {
 	var out bytes.Buffer
 	err = t.Execute(&out, map[string]any{
 		"Command": f.command, "Rounds": len(f.rounds), "Go": f.toolchain, "Load": f.load, "CPU": f.cpu, "Cores": f.cores,
-		"Targets": f.targetTable(), "Peers": f.peerTable(), "Idle": f.idleTable(), "Keys": f.keyTable(), "Conns": f.connTable(),
+		"Targets": f.targetTable(), "Peers": f.peerTable(), "Idle": f.idleTable(), "Keys": f.keyTable(),
+		"Conns": f.connTable(),
 		"Pairs": len(f.conns), "GRPC": f.versions[grpcModule], "Failures": f.failureTable(),
 	})
 	return out.Bytes(), err
 }
 
-// table is lines of cells; the first is the head.
+// table holds lines of cells; the first line is the head.
 type table struct{ lines [][]string }
 
 func newTable(head ...string) *table { return &table{[][]string{head}} }
 
 func (t *table) add(cells ...string) { t.lines = append(t.lines, cells) }
 
-// markdown sets the columns from number texts on to the right: they are numbers.
+// markdown formats the table. The columns after the first texts ones hold numbers.
 func (t *table) markdown(texts int) string {
 	var b strings.Builder
 	for i, line := range t.lines {
@@ -56,7 +57,7 @@ func (t *table) markdown(texts int) string {
 	return b.String()
 }
 
-// number shows three digits that count.
+// number formats v with three significant digits.
 func number(v float64) string {
 	switch {
 	case math.IsNaN(v):
@@ -71,7 +72,7 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'f', 2, 64)
 }
 
-// count shows a whole number.
+// count formats v as an integer.
 func count(v float64) string {
 	if math.IsNaN(v) {
 		return "-"
@@ -92,7 +93,7 @@ func (f *figures) targetTable() string {
 }
 
 func (f *figures) peerTable() string {
-	t := newTable("library", "version", "what a closed breaker judges by", "remarks")
+	t := newTable("library", "version", "window of a closed breaker", "remarks")
 	for _, p := range speed.Peers() {
 		if p.Module == "" {
 			continue
@@ -106,7 +107,8 @@ func (f *figures) peerTable() string {
 	return t.markdown(4)
 }
 
-// workTable has a line for each form of each library, the fastest on one goroutine first, and below it what is not there.
+// workTable has a line for each form of each library, sorted by the time on one goroutine. Below it come the libraries
+// that cannot do the work.
 func (f *figures) workTable(w speed.Work) string {
 	es := entries(w)
 	sides := f.sides()
@@ -135,7 +137,7 @@ func (f *figures) workTable(w speed.Work) string {
 	return t.markdown(3) + lacking(w)
 }
 
-// lacking says who does not do the work, and why.
+// lacking lists the libraries that cannot do the work, with the reasons.
 func lacking(w speed.Work) string {
 	var reasons []string
 	who := map[string][]string{}
@@ -157,12 +159,12 @@ func lacking(w speed.Work) string {
 	return b.String()
 }
 
-// failureTable is empty if every run held its check.
+// failureTable is empty if no check failed.
 func (f *figures) failureTable() string {
 	if len(f.failures) == 0 {
 		return ""
 	}
-	t := newTable("benchmark", "what its check said")
+	t := newTable("benchmark", "error of its check")
 	for _, x := range f.failures {
 		t.add("`"+strings.ReplaceAll(x.benchmark, "|", "\\|")+"`", x.reason)
 	}
@@ -192,12 +194,12 @@ func (f *figures) idleTable() string {
 }
 
 func (f *figures) keyTable() string {
-	head := []string{"ns a call with so many keys"}
+	head := []string{"ns a call, by number of keys"}
 	for _, keys := range speed.KeyCounts {
 		head = append(head, strconv.Itoa(keys))
 	}
 	for _, keys := range speed.KeyCounts[2:] {
-		head = append(head, "bytes a key, of "+strconv.Itoa(keys))
+		head = append(head, "bytes a key, with "+strconv.Itoa(keys))
 	}
 	t := newTable(head...)
 	for _, k := range speed.Keyeds() {
@@ -215,7 +217,7 @@ func (f *figures) keyTable() string {
 }
 
 func (f *figures) connTable() string {
-	t := newTable("connection", "ns a call", "less without, ns", "95% interval, from", "to")
+	t := newTable("connection", "ns a call", "difference to without, ns", "95% interval, from", "to")
 	for _, c := range []struct{ name, what string }{
 		{speed.ConnBare, "without"}, {speed.ConnAgain, "another without"}, {speed.ConnGuarded, "with a guard"},
 	} {

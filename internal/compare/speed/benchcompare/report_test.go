@@ -8,11 +8,12 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/compare/speed"
 )
 
-// printed is what two rounds of a machine with two cores might print: every benchmark takes other times other, but for those
-// in special. The second round is three times as slow as the first, which ratios must not show.
+// printed returns the output of two rounds on a machine with two cores. Every benchmark takes the time other, except
+// those in special. The second round is three times as slow as the first; ratios must not show that.
 func printed(other float64, special map[string]float64) string {
 	var b strings.Builder
-	b.WriteString("# command go run .\n# go go1.99 plan9/mips\n# cores 2\n# load 0.25\n# version google.golang.org/grpc v1.2.3\n")
+	b.WriteString("# command go run .\n# go go1.99 plan9/mips\n# cores 2\n# load 0.25\n" +
+		"# version google.golang.org/grpc v1.2.3\n")
 	for round := range 2 {
 		fmt.Fprintf(&b, "# round %d\ncpu: abacus\n", round+1)
 		slow := float64(1 + 2*round)
@@ -119,8 +120,8 @@ func TestReport(t *testing.T) {
 		"abacus, 2 cores; go1.99 plan9/mips, grpc v1.2.3; load average before the run 0.25",
 		"| **grpcircuit** | Acquire, Done |  | 80.0 | 1.00 | 80.0 | 1.00 | 80.0 | 1.00 | 0 | 0 |",
 		"| sony/gobreaker | two-step |  | 200 | 2.50 | 200 | 2.50 | 200 | 2.50 | 0 | 0 |",
-		"- go-kratos/aegis: rejects by chance: it cannot be kept open",
-		"take turns in all orders: 12 times",
+		"- go-kratos/aegis: rejects at random: it cannot be kept open",
+		"all orders: 12 times, 3000 calls each",
 	} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the report lacks %q", want)
@@ -143,7 +144,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// TestFailures has the fastest peer fail its check in one round and another one in both.
+// TestFailures makes the check of the fastest peer fail in one round and that of another peer in both.
 func TestFailures(t *testing.T) {
 	text := printed(100, map[string]float64{"open/sony|gobreaker/Execute": 50})
 	lines := strings.SplitAfter(text, "\n")
@@ -153,7 +154,8 @@ func TestFailures(t *testing.T) {
 			rounds++
 		}
 		name, _, _ := strings.Cut(line, " ")
-		if (name == "BenchmarkOne/open/sony|gobreaker/Execute" && rounds == 2) || name == "BenchmarkOne/open/cep21|circuit/Run" {
+		if (name == "BenchmarkOne/open/sony|gobreaker/Execute" && rounds == 2) ||
+			name == "BenchmarkOne/open/cep21|circuit/Run" {
 			lines[i] = name + " \t --- FAIL: " + name + "\n    bench_test.go:82: 8 of 10 calls\n"
 		}
 	}
@@ -162,7 +164,7 @@ func TestFailures(t *testing.T) {
 		t.Fatalf("%d failures, want 3: %v", len(f.failures), f.failures)
 	}
 	one := f.sides()[0]
-	if got := f.fastest(yardsticks(entries(speed.Open)), one).name(); got != "sony/gobreaker, Execute" {
+	if got := f.fastest(fullWork(entries(speed.Open)), one).name(); got != "sony/gobreaker, Execute" {
 		t.Errorf("the fastest is %s", got)
 	}
 	md, err := report(f)

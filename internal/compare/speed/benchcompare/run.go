@@ -16,7 +16,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/compare/speed"
 )
 
-// What is noted of a run besides the output of the benchmarks: lines that benchstat passes over.
+// Lines about a run besides the output of the benchmarks; benchstat ignores them.
 const (
 	noteRound   = "# round "
 	noteCommand = "# command "
@@ -31,8 +31,8 @@ const grpcModule = "google.golang.org/grpc"
 // manyProcs is the GOMAXPROCS of the third kind of run.
 const manyProcs = 8
 
-// steps are the runs of a round. connCalls is how many calls make one run of a real call: short, so that many pairs of runs
-// see the same machine.
+// steps returns the commands of a round. connCalls is the number of calls in one run of a real call. It is small, so
+// that both runs of a pair measure the machine in the same condition.
 func steps(round int, benchtime time.Duration) [][]string {
 	const connCalls = "3000x"
 	procs := strconv.Itoa(runtime.NumCPU())
@@ -45,13 +45,13 @@ func steps(round int, benchtime time.Duration) [][]string {
 		{"Keys", "-test.cpu=1", "-test.benchtime=" + benchtime.String()},
 		{"Conn", "-test.benchtime=" + connCalls},
 	}
-	if round == 1 { // what a breaker takes does not change from one round to the next
+	if round == 1 { // the memory of a breaker is the same in each round
 		all = append(all, []string{"Idle", "-test.benchtime=1x"})
 	}
 	return all
 }
 
-// runAll returns what all rounds print. A benchmark that fails its own check is part of that, and of the report.
+// runAll returns the output of all rounds. A benchmark whose check fails is part of that, and of the report.
 func runAll(rounds int, benchtime time.Duration) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "benchcompare")
 	if err != nil {
@@ -82,7 +82,7 @@ func runAll(rounds int, benchtime time.Duration) ([]byte, error) {
 	return raw.Bytes(), nil
 }
 
-// finished says whether a test binary came to its end, whatever the verdict.
+// finished reports whether a test binary ran to its end, whether it passed or not.
 func finished(text []byte) bool {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	verdict := lines[len(lines)-1]
@@ -93,13 +93,13 @@ func writeNotes(raw *bytes.Buffer) error {
 	fmt.Fprintf(raw, "%sgo -C internal/compare run ./speed/benchcompare %s\n", noteCommand, strings.Join(os.Args[1:], " "))
 	fmt.Fprintf(raw, "%s%s %s/%s\n", noteGo, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	fmt.Fprintf(raw, "%s%d\n", noteCores, runtime.NumCPU())
-	// What else the machine does before the first round, where the system tells: one that is busy makes other ratios.
+	// The load of the machine before the first round, if the system reports it: a busy machine changes the ratios.
 	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
 		fmt.Fprintf(raw, "%s%s\n", noteLoad, strings.Fields(string(load))[0])
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return fmt.Errorf("the program knows no versions")
+		return fmt.Errorf("the binary holds no module versions")
 	}
 	versions := map[string]string{}
 	for _, m := range info.Deps {
@@ -114,7 +114,7 @@ func writeNotes(raw *bytes.Buffer) error {
 	for _, m := range modules {
 		v, ok := versions[m]
 		if !ok {
-			return fmt.Errorf("the program knows no version of %s", m)
+			return fmt.Errorf("the binary holds no version of %s", m)
 		}
 		fmt.Fprintf(raw, "%s%s %s\n", noteVersion, m, v)
 	}

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// median is NaN if there is nothing to take it of.
+// median returns NaN if vs is empty.
 func median(vs []float64) float64 {
 	if len(vs) == 0 {
 		return math.NaN()
@@ -31,13 +31,13 @@ func spreadOf(vs []float64) spread {
 // interval is a median with its 95% confidence interval.
 type interval struct{ median, low, high float64 }
 
-// includes says whether v is in the interval.
+// includes reports whether v is in the interval.
 func (i interval) includes(v float64) bool { return i.low <= v && v <= i.high }
 
-// intervalOf asks nothing of how the values are distributed: each of n values is above the true median with probability 1/2,
-// so how many of them are is binomial, and the k-th smallest and k-th largest value enclose the median with probability
-// 1 - 2 P(fewer than k are below it). It takes the narrowest such pair that holds 95%, and with fewer than 6 values, of which
-// none does, all the numbers there are.
+// intervalOf makes no assumption about the distribution. Each of n values is above the true median with probability
+// 1/2, so the number of values above it is binomial, and the k-th smallest and k-th largest value enclose the median
+// with probability 1 - 2 P(fewer than k are below it). It returns the narrowest such pair with at least 95%. With fewer
+// than 6 values no pair has 95%, and it returns the smallest and the largest.
 func intervalOf(vs []float64) interval {
 	n := len(vs)
 	s := slices.Sorted(slices.Values(vs))

@@ -32,7 +32,7 @@ func TestMedianLeavesOrder(t *testing.T) {
 	}
 }
 
-// TestInterval has the ranks of published tables for the sign test's interval at 95%.
+// TestInterval compares with the ranks of published tables for the 95% interval of the sign test.
 func TestInterval(t *testing.T) {
 	for _, tt := range []struct {
 		n         int

@@ -9,7 +9,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/compare/speed"
 )
 
-// side is a kind of run: how many goroutines call at once.
+// side is a kind of run: the number of goroutines that call at once.
 type side struct {
 	name      string
 	benchmark string
@@ -28,7 +28,7 @@ func (s side) row(p speed.Peer, c speed.Case) string {
 	return row(s.benchmark+"/"+c.BenchmarkName(p), s.procs)
 }
 
-// entry is a benchmark with what it belongs to.
+// entry is a benchmark with its peer and case.
 type entry struct {
 	peer speed.Peer
 	c    speed.Case
@@ -36,7 +36,7 @@ type entry struct {
 
 func (e entry) name() string { return e.peer.Name + ", " + e.c.Form }
 
-// entries returns all that do a work, in the order of the peers.
+// entries returns all entries for a work, in the order of the peers.
 func entries(w speed.Work) (es []entry) {
 	for _, p := range speed.Peers() {
 		for _, c := range p.Cases {
@@ -53,24 +53,26 @@ func named(es []entry, peer string) []entry {
 	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool { return e.peer.Name != peer })
 }
 
-// yardsticks returns the entries that do all of the work, and are another library's.
-func yardsticks(es []entry) []entry {
+// fullWork returns the entries of other libraries that do all of the work.
+func fullWork(es []entry) []entry {
 	return others(es, func(apart string) bool { return apart == "" })
 }
 
-// windowed returns the entries of other libraries that keep a sliding window or need none, whatever else they do without.
+// windowed returns the entries of other libraries that keep a sliding window or need none, even if they do less in
+// other ways.
 func windowed(es []entry) []entry {
 	return others(es, func(apart string) bool { return apart != speed.NotSliding })
 }
 
-// others returns the entries of other libraries, if keep wants them for why they stand apart; "": they do not.
+// others returns the entries of other libraries for which keep returns true. Its argument is [speed.Peer.Apart], or "".
 func others(es []entry, keep func(apart string) bool) []entry {
 	return slices.DeleteFunc(slices.Clone(es), func(e entry) bool {
-		return e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing || !keep(e.peer.Apart[e.c.Work])
+		return e.peer.Name == speed.Ours || e.peer.Name == speed.Floor || e.peer.Name == speed.Nothing ||
+			!keep(e.peer.Apart[e.c.Work])
 	})
 }
 
-// time is the median time of an entry, and infinite for one that was never measured.
+// time returns the median time of an entry, or infinity if it was not measured.
 func (f *figures) time(e entry, s side) float64 {
 	if ts := f.all(s.row(e.peer, e.c), "ns/op"); len(ts) > 0 {
 		return median(ts)
@@ -85,7 +87,7 @@ func (f *figures) byTime(s side) func(a, b entry) int {
 
 func (f *figures) fastest(es []entry, s side) entry { return slices.MinFunc(es, f.byTime(s)) }
 
-// target is something that the library is to hold, and what came out.
+// target is a goal of this library, and the result.
 type target struct {
 	what     string
 	measured string
@@ -94,8 +96,8 @@ type target struct {
 	met      bool
 }
 
-// targets returns all of them. Each ratio is the time of this library's fastest form divided by that of the fastest yardstick,
-// within a round; the median over the rounds is held against the limit.
+// targets returns all targets. Each ratio is the time of this library's fastest form divided by that of the fastest
+// form of the other libraries, within a round. The median over the rounds is compared with the limit.
 func (f *figures) targets() (ts []target) {
 	sides := f.sides()
 	ratio := func(what string, w speed.Work, s side, limit float64, peers func([]entry) []entry) {
@@ -115,12 +117,12 @@ func (f *figures) targets() (ts []target) {
 	}
 	for _, s := range sides {
 		ratio("closed success with a window", speed.Success, s, 0.5, windowed)
-		ratio("the same, beside those that read the clock", speed.Success, s, 0.5, yardsticks)
+		ratio("the same, among libraries that read the clock", speed.Success, s, 0.5, fullWork)
 	}
-	ratio("failures in a row as the only rule", speed.Consecutive, sides[0], 2.5, only("eapache/go-resiliency"))
+	ratio("failure streak as the only rule", speed.Consecutive, sides[0], 2.5, only("eapache/go-resiliency"))
 	for _, s := range sides {
 		ratio("open rejection", speed.Open, s, 1, windowed)
-		ratio("the same, beside those that read the clock", speed.Open, s, 1, yardsticks)
+		ratio("the same, among libraries that read the clock", speed.Open, s, 1, fullWork)
 	}
 	ratio("unary interceptor", speed.Unary, sides[0], 0.1, only("failsafe-go"))
 	ts = append(ts, f.noAllocations())
@@ -137,7 +139,7 @@ func (f *figures) noAllocations() target {
 	}
 }
 
-// connDifference is the difference between two connections within each pair of runs, in nanoseconds a call.
+// connDifference returns the difference between two connections within each pair of runs, in nanoseconds a call.
 func (f *figures) connDifference(of, from string) interval {
 	var ds []float64
 	for _, p := range f.conns {
@@ -146,7 +148,7 @@ func (f *figures) connDifference(of, from string) interval {
 	return intervalOf(ds)
 }
 
-// connTime is the median time of a call on a connection, in nanoseconds.
+// connTime returns the median time of a call on a connection, in nanoseconds.
 func (f *figures) connTime(of string) float64 {
 	var ts []float64
 	for _, p := range f.conns {
@@ -158,9 +160,10 @@ func (f *figures) connTime(of string) float64 {
 func (f *figures) connTarget() target {
 	d := f.connDifference(speed.ConnGuarded, speed.ConnBare)
 	return target{
-		what:     "real unary call, with a guard less without one",
-		measured: fmt.Sprintf("%.0f ns (95%%: %.0f to %.0f, which is %.1f%% of a call)", d.median, d.low, d.high, 100*d.high/f.connTime(speed.ConnBare)),
-		limit:    "the interval holds 0", against: "the same call without a guard",
+		what: "real unary call, difference that a guard makes",
+		measured: fmt.Sprintf("%.0f ns (95%%: %.0f to %.0f, which is %.1f%% of a call)",
+			d.median, d.low, d.high, 100*d.high/f.connTime(speed.ConnBare)),
+		limit: "the interval includes 0", against: "the same call without a guard",
 		met: d.includes(0),
 	}
 }

@@ -1,11 +1,12 @@
-// Mutants shows that the tests of package breaker catch what they are there for. It builds them with the tag mutant, by which
-// breaker/seam_mutant.go takes the place of breaker/seam.go, and runs them with each of the bugs that are seeded there, and
-// with none.
+// Seededbugs checks that the tests of package breaker catch the bugs that they exist for. It builds the package's tests
+// with the build tag seededbugs, which enables the bugs. It then runs the tests
+// once for each bug, with only that bug enabled, and also without a bug.
 //
-//	go run ./internal/mutants
+//	go run ./internal/seededbugs
 //
-// It fails if a bug survives TestLinearizable, or if a control does not pass. A bug is caught if a test says FAIL; a panic, a
-// deadlock and a binary that does not start catch nothing. What the first of the race hunters says to a bug is printed too.
+// It fails if TestLinearizable does not catch a bug, or if a run without a bug fails. A bug counts as caught only if a
+// test reports FAIL. A panic, a deadlock or a binary that does not start is an error of this program. It also prints
+// whether the tests named ConcurrentSafe catch the bug; that decides nothing.
 package main
 
 import (
@@ -23,39 +24,40 @@ import (
 )
 
 const (
-	variable     = "GRPCIRCUIT_MUTANT"
+	variable     = "GRPCIRCUIT_SEEDED_BUG"
 	linearizable = "^TestLinearizable$"
-	longest      = 2 * time.Minute // of one run
+	longest      = 2 * time.Minute // for one run
 )
 
 var bugs = []struct{ name, what string }{
-	{"late", "a result of an earlier stay counts in the present one"},
-	{"slot", "a probe's slot is checked first and taken later"},
-	{"deadline", "the open state shows before its deadline"},
-	{"window", "a success in the window is lost to another"},
-	{"trip", "the rules are evaluated in one critical section, and the trip is in another"},
+	{"late", "a result of an earlier generation counts in the current one"},
+	{"slot", "a probe slot is checked in one step and taken in another"},
+	{"deadline", "the open state is published before its deadline is set"},
+	{"window", "concurrent successes overwrite each other in the window"},
+	{"trip", "the rules are evaluated in one critical section and the breaker trips in another"},
 }
 
 func main() {
-	survivors, err := run(os.Stdout)
+	missed, err := run(os.Stdout)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "mutants:", err)
+		fmt.Fprintln(os.Stderr, "seededbugs:", err)
 		os.Exit(1)
 	}
-	if survivors > 0 {
-		fmt.Fprintf(os.Stderr, "mutants: %d of %d bugs survive\n", survivors, len(bugs))
+	if missed > 0 {
+		fmt.Fprintf(os.Stderr, "seededbugs: %d of %d bugs were not caught\n", missed, len(bugs))
 		os.Exit(1)
 	}
 }
 
-func run(out io.Writer) (survivors int, err error) {
-	dir, err := os.MkdirTemp("", "mutants")
+func run(out io.Writer) (missed int, err error) {
+	dir, err := os.MkdirTemp("", "seededbugs")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "breaker.test")
-	if text, err := exec.Command("go", "test", "-c", "-tags", "mutant", "-o", binary, "./breaker").CombinedOutput(); err != nil {
+	build := exec.Command("go", "test", "-c", "-tags", "seededbugs", "-o", binary, "./breaker")
+	if text, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("go test -c: %w\n%s", err, text)
 	}
 
@@ -64,7 +66,7 @@ func run(out io.Writer) (survivors int, err error) {
 		args      []string
 	}{
 		{"no bug, all tests", "", nil},
-		{"no bug, but others run wherever one would be", "jitter", []string{"-test.run", linearizable}},
+		{"no bug, but the code yields at each place where a bug could be", "jitter", []string{"-test.run", linearizable}},
 	} {
 		r, err := test(binary, control.bug, control.args...)
 		if err != nil {
@@ -84,23 +86,23 @@ func run(out io.Writer) (survivors int, err error) {
 		others, othersErr := test(binary, bug.name, "-test.run", "ConcurrentSafe", "-test.failfast")
 		verdict := fmt.Sprintf("caught by %s in %.1f s", strings.Join(r.failed, ", "), r.took.Seconds())
 		if len(r.failed) == 0 {
-			survivors++
-			verdict = "SURVIVES TestLinearizable"
+			missed++
+			verdict = "NOT CAUGHT by TestLinearizable"
 		}
-		beside := "by no race hunter"
+		also := "by no ConcurrentSafe test"
 		switch {
 		case othersErr != nil:
-			beside = "and the race hunters come to no verdict"
+			also = "with no verdict from the ConcurrentSafe tests"
 		case len(others.failed) > 0:
-			beside = "and by " + strings.Join(others.failed, ", ")
+			also = "and by " + strings.Join(others.failed, ", ")
 		}
-		fmt.Fprintf(out, "%-8s  %s, %s: %s\n", bug.name, verdict, beside, bug.what)
+		fmt.Fprintf(out, "%-8s  %s, %s: %s\n", bug.name, verdict, also, bug.what)
 	}
-	return survivors, nil
+	return missed, nil
 }
 
 type result struct {
-	failed []string // tests
+	failed []string // names of failed tests
 	took   time.Duration
 	text   []byte
 }
@@ -110,12 +112,12 @@ var (
 	crash   = regexp.MustCompile(`(?m)^(panic|fatal error): `)
 )
 
-// test runs the binary with one bug. An error is a run without a verdict.
+// test runs the binary with one bug enabled. It returns an error if the tests neither passed nor failed.
 func test(binary, bug string, args ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, append(args, "-rapid.nofailfile")...)
-	cmd.Dir = "breaker" // as go test has it
+	cmd.Dir = "breaker" // the directory in which go test would run it
 	cmd.Env = append(os.Environ(), variable+"="+bug)
 	start := time.Now()
 	text, err := cmd.CombinedOutput()
@@ -131,7 +133,8 @@ func test(binary, bug string, args ...string) (result, error) {
 		if err != nil {
 			how = err.Error()
 		}
-		return r, fmt.Errorf("%s=%q %s: no verdict, %s after %v\n%s", variable, bug, strings.Join(args, " "), how, r.took, text)
+		return r, fmt.Errorf("%s=%q %s: no verdict, %s after %v\n%s",
+			variable, bug, strings.Join(args, " "), how, r.took, text)
 	}
 	return r, nil
 }
