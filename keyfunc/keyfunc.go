@@ -1,8 +1,9 @@
-// Package keyfunc turns a call into the key of the breaker that guards it: [Method], [Service], [Target] and their
-// combinations, and [Tagged] for anything else. TargetMethod is what package interceptor uses unless told otherwise.
+// Package keyfunc has functions that return the key of the breaker for a call: [Method], [Service], [Target] and their
+// combinations, [MapTarget] for targets that hold more than a name, and [Tagged] for anything else. Package interceptor
+// uses TargetMethod by default.
 //
-// The finer the key, the less one failing method or target drags others along, and the longer a breaker takes to see
-// enough calls. Methods fail for reasons of their own more often than not, which is why the default tells them apart.
+// With a finer key, one failing method or target affects fewer other calls, but a breaker sees fewer calls and needs
+// longer to decide. Methods mostly fail for reasons of their own, so the default separates them.
 package keyfunc
 
 import (
@@ -14,18 +15,18 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Call is what is known of a call when its key is made.
+// Call describes a call to a key function.
 type Call struct {
-	// Target is what the ClientConn was made for, as its Target method returns it; empty where there is no ClientConn. One
-	// backend may have several spellings; keys tell them apart.
+	// Target is the target of the ClientConn, as its Target method returns it. It is empty if there is no ClientConn. One
+	// backend may have several spellings, which are different targets. See MapTarget.
 	Target string
-	// CallMeta has Service ("pkg.Service") and Method ("Method"), both "unknown" if the full method is not of the form
-	// /service/method; Typ; and ReqOrNil, the request of a unary call.
+	// CallMeta has Service ("pkg.Service") and Method ("Method"). Both are "unknown" if the full method does not have the
+	// form /service/method. It also has Typ, and ReqOrNil, the request of a unary call.
 	interceptors.CallMeta
 }
 
-// Func returns the key of the breaker that guards a call. It runs on the way of every call: it should be quick, and it
-// must be safe for concurrent use. A call whose key function panics goes unguarded and is counted.
+// Func returns the key of the breaker for a call. It runs for each call, so it should be fast, and it must be safe for
+// concurrent use. If it panics, the call is not guarded, and is counted as unguarded.
 type Func func(ctx context.Context, call Call) breaker.Key
 
 // Method keys by service and method, over all targets.
@@ -53,13 +54,36 @@ func TargetService(_ context.Context, c Call) breaker.Key {
 	return breaker.Key{Target: c.Target, Service: c.Service}
 }
 
-// Other is the tag that Tagged gives in place of one that is not allowed.
+// MapTarget returns a key function that calls base with target(Call.Target) in place of the target. Use it if targets
+// of one backend differ, for example because they hold an address or a pointer: each target has breakers of its own, and
+// a target that changes with each connection makes new breakers each time.
+//
+//	keyfunc.MapTarget(nil, func(string) string { return "etcd" }) // all connections of an etcd client
+//
+// target runs for each call and must be safe for concurrent use. A nil base means TargetMethod. A nil target panics.
+func MapTarget(base Func, target func(string) string) Func {
+	if target == nil {
+		panic("keyfunc: MapTarget: the target function is nil")
+	}
+	if base == nil {
+		base = TargetMethod
+	}
+	return func(ctx context.Context, c Call) breaker.Key {
+		c.Target = target(c.Target)
+		return base(ctx, c)
+	}
+}
+
+// Other is the tag of Tagged for values that are not allowed.
 const Other = "other"
 
-// Tagged adds a tag to the keys of base: what tag returns if it is one of allowed, and Other for everything else, the
-// empty string included unless it is allowed. So a tag may come from where anybody can write, such as request metadata,
-// and still cannot mint keys. A nil base stands for TargetMethod; with a nil tag every key gets Other.
+// Tagged returns a key function that adds a tag to the keys of base: the result of tag if it is one of allowed, and
+// Other if not. The empty string is Other too, unless it is allowed. So a tag may come from data that anybody can set,
+// such as request metadata, and still cannot create any number of keys. A nil base means TargetMethod. A nil tag panics.
 func Tagged(base Func, tag func(ctx context.Context, call Call) string, allowed ...string) Func {
+	if tag == nil {
+		panic("keyfunc: Tagged: the tag function is nil")
+	}
 	if base == nil {
 		base = TargetMethod
 	}
@@ -67,10 +91,7 @@ func Tagged(base Func, tag func(ctx context.Context, call Call) string, allowed 
 	return func(ctx context.Context, c Call) breaker.Key {
 		key := base(ctx, c)
 		key.Tag = Other
-		if tag == nil {
-			return key
-		}
-		// The allowed string rather than the one that came: it may be a piece of a large buffer that the key would keep.
+		// The allowed string, not the returned one, which may be part of a large buffer that the key would keep alive.
 		if i := slices.Index(allowed, tag(ctx, c)); i >= 0 {
 			key.Tag = allowed[i]
 		}

@@ -80,9 +80,6 @@ func TestTaggedEdges(t *testing.T) {
 	if got, want := keyfunc.Tagged(nil, tenantOf)(t.Context(), call("t", "/s/m")), (breaker.Key{Target: "t", Service: "s", Method: "m", Tag: "other"}); got != want {
 		t.Errorf("nil base: key %+v, want that of TargetMethod, %+v", got, want)
 	}
-	if got, want := keyfunc.Tagged(keyfunc.Target, nil, "gold")(t.Context(), call("t", "/s/m")), (breaker.Key{Target: "t", Tag: "other"}); got != want {
-		t.Errorf("nil tag: key %+v, want %+v", got, want)
-	}
 	allowed := []string{"gold"}
 	f := keyfunc.Tagged(keyfunc.Target, tenantOf, allowed...)
 	allowed[0] = "lead"
@@ -95,11 +92,64 @@ func TestTaggedEdges(t *testing.T) {
 	}
 }
 
+// MapTarget changes the target that the base sees, and nothing else.
+func TestMapTarget(t *testing.T) {
+	strip := func(target string) string { return strings.TrimSuffix(target, "#1") }
+	for _, tt := range []struct {
+		name string
+		f    keyfunc.Func
+		want breaker.Key
+	}{
+		{"nil base", keyfunc.MapTarget(nil, strip), breaker.Key{Target: "t", Service: "s", Method: "m"}},
+		{"Target", keyfunc.MapTarget(keyfunc.Target, strip), breaker.Key{Target: "t"}},
+		{"Method", keyfunc.MapTarget(keyfunc.Method, strip), breaker.Key{Service: "s", Method: "m"}},
+		{"to nothing", keyfunc.MapTarget(nil, func(string) string { return "" }), breaker.Key{Service: "s", Method: "m"}},
+	} {
+		if got := tt.f(t.Context(), call("t#1", "/s/m")); got != tt.want {
+			t.Errorf("%s: key %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A nil function panics when the key function is made, and the panic names it.
+func TestNilFunctions(t *testing.T) {
+	for want, f := range map[string]func(){
+		"keyfunc: Tagged: the tag function is nil":       func() { keyfunc.Tagged(keyfunc.Target, nil, "gold") },
+		"keyfunc: MapTarget: the target function is nil": func() { keyfunc.MapTarget(keyfunc.Target, nil) },
+	} {
+		func() {
+			defer func() {
+				if got := recover(); got != want {
+					t.Errorf("the panic is %v, want %s", got, want)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+func ExampleMapTarget() {
+	// The target of an etcd client holds a pointer, which differs for each client.
+	key := keyfunc.MapTarget(keyfunc.TargetService, func(target string) string {
+		return "etcd:///" + target[strings.LastIndexByte(target, '/')+1:]
+	})
+	c := keyfunc.Call{
+		Target:   "etcd-endpoints://0x2d5e4a6c8000/orders-etcd:2379",
+		CallMeta: interceptors.NewClientCallMeta("/etcdserverpb.KV/Range", nil, nil),
+	}
+	fmt.Println(key(context.Background(), c))
+	// Output:
+	// etcd:///orders-etcd:2379 etcdserverpb.KV
+}
+
 func TestZeroAllocations(t *testing.T) {
 	ctx := context.WithValue(t.Context(), tenant{}, "gold")
 	c := call("dns:///orders:443", "/shop.Orders/Get")
 	tagged := keyfunc.Tagged(keyfunc.TargetMethod, tenantOf, "silver", "gold")
-	for name, f := range map[string]keyfunc.Func{"TargetMethod": keyfunc.TargetMethod, "Tagged": tagged} {
+	for name, f := range map[string]keyfunc.Func{
+		"TargetMethod": keyfunc.TargetMethod, "Tagged": tagged,
+		"MapTarget": keyfunc.MapTarget(nil, func(target string) string { return target[:3] }),
+	} {
 		if n := testing.AllocsPerRun(100, func() { f(ctx, c) }); n != 0 {
 			t.Errorf("%s: %v allocations a call, want 0", name, n)
 		}
