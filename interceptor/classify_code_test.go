@@ -16,7 +16,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// classOf is rule G2, written down a second time, for calls that have reached the peer through an interceptor (G3).
+// classOf is rule G2, written independently of the code, for calls that reached the peer through an interceptor (G3).
 func classOf(c codes.Code) breaker.Outcome {
 	switch c {
 	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
@@ -34,7 +34,7 @@ func classOf(c codes.Code) breaker.Outcome {
 
 var everyCode = []codes.Code{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 77, 1<<32 - 1}
 
-// T11: a table indexed by code panics beyond 16.
+// A table indexed by code would panic beyond 16.
 func TestG02_CodeTable(t *testing.T) {
 	for _, c := range everyCode {
 		r := Result{Err: status.Error(c, "x"), Code: c}
@@ -49,7 +49,7 @@ func TestG02_CodeTable(t *testing.T) {
 	}
 }
 
-// The same codes from a real server.
+// The same codes, from a real server.
 func TestG02_CodesOfAServer(t *testing.T) {
 	for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -70,17 +70,17 @@ func TestG02_CodesOfAServer(t *testing.T) {
 				wantTally(t, c.String(), g, want)
 			}
 			if want.Success != 9 || want.Failure != 10 || want.Overload != 1 || want.Ignored != 1 {
-				t.Errorf("not all classes were met: %+v", want)
+				t.Errorf("the codes do not cover all outcomes: %+v", want)
 			}
 		})
 	}
 }
 
-// An error whose status is OK: somebody between the guard and grpc was careless, and the peer answered.
+// An interceptor between the guard and grpc returned an error with status OK. The peer has answered.
 func TestG02_ErrorWithStatusOK(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	own := okError{}
-	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) { //nolint:errorlint // untouched
+	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) { //nolint:errorlint // the same value
 		t.Errorf("got %v, want %v", err, own)
 	}
 	wantTally(t, "status OK", g, one(breaker.Success))
@@ -96,22 +96,22 @@ type nilStatusError struct{}
 func (nilStatusError) Error() string              { return "a status that is nil" }
 func (nilStatusError) GRPCStatus() *status.Status { return nil }
 
-// T8: a storm of cancelled calls neither opens a breaker nor closes one.
+// Canceled calls neither open a breaker nor close one, however many there are.
 func TestG03_CancelledCallsDecideNothing(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	c := &calls{guard: g}
 	for range 1000 {
 		_ = c.call(t.Context(), status.Error(codes.Canceled, "context canceled"))
 	}
-	wantTally(t, "1000 cancelled calls", g, tally{Ignored: 1000})
-	wantState(t, "1000 cancelled calls", g, breaker.Closed)
+	wantTally(t, "1000 canceled calls", g, tally{Ignored: 1000})
+	wantState(t, "1000 canceled calls", g, breaker.Closed)
 	if got := onlyBreaker(t, g).Snapshot().Window.Calls(); got != 0 {
 		t.Errorf("%d calls in the window, want 0", got)
 	}
 }
 
-// G3: what ends because the caller closed the connection says nothing of the peer. grpc says Canceled as a rule, and
-// Unavailable where the transport went first.
+// G3: a call that ends because the caller closed the connection shows nothing about the backend. grpc usually returns
+// Canceled, and Unavailable if the transport was closed first.
 func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 	open, err := grpc.NewClient("passthrough:///open", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -150,7 +150,7 @@ func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 	}
 }
 
-// A Result that a caller of DefaultClassifier has made by hand.
+// Results that a caller of DefaultClassifier may construct.
 func TestG02_ResultByHand(t *testing.T) {
 	for _, tt := range []struct {
 		r    Result
@@ -173,8 +173,8 @@ func TestG02_ResultByHand(t *testing.T) {
 	}
 }
 
-// S2, by hand: the table of how a stream ends against its age and whether it was answered. DefaultClassifier needs no
-// more than the Result has, and the context (S15).
+// S2: the table of how a stream ends, its age, and whether it was answered. DefaultClassifier needs only the Result and
+// the context (S15).
 func TestS02_TableByHand(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -271,10 +271,10 @@ func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
 			seen = r
 			return DefaultClassifier(ctx, r)
 		}))
-		if err := (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+		if err := (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // the same value
 			t.Errorf("%s: the caller got %v, want %v", tt.name, err, tt.err)
 		}
-		if seen.Code != tt.code || seen.Err != tt.err { //nolint:errorlint // untouched
+		if seen.Code != tt.code || seen.Err != tt.err { //nolint:errorlint // the same value
 			t.Errorf("%s: the classifier got %v of %v, want %v of %v", tt.name, seen.Code, seen.Err, tt.code, tt.err)
 		}
 		wantTally(t, tt.name, g, one(tt.want))

@@ -20,19 +20,19 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// localError is an error that grpc makes on this side, and how to have it made.
+// localError is an error that grpc makes in the client, and how to provoke it.
 type localError struct {
 	name string
 	code codes.Code
 	text string // one of localTexts, or of receiptTexts
-	// answered: the peer's answer is what cannot be taken, so the text is one of receiptTexts and the call a success.
+	// answered: the client cannot receive the peer's response. The text is one of receiptTexts, and the call is a success.
 	answered bool
 	server   []grpc.ServerOption
 	dial     []grpc.DialOption
 	call     func(ctx context.Context, cc *grpc.ClientConn) error
 }
 
-// withOptions is a plain call with opts.
+// withOptions returns a function that makes a unary call with opts.
 func withOptions(opts ...grpc.CallOption) func(context.Context, *grpc.ClientConn) error {
 	return func(ctx context.Context, cc *grpc.ClientConn) error {
 		_, err := testpb.NewTestClient(cc).Unary(ctx, &testpb.Request{Payload: make([]byte, 10_000)}, opts...)
@@ -40,7 +40,7 @@ func withOptions(opts ...grpc.CallOption) func(context.Context, *grpc.ClientConn
 	}
 }
 
-// withMetadata is a plain call with one pair of metadata.
+// withMetadata returns a function that makes a unary call with one pair of metadata.
 func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) error {
 	return func(ctx context.Context, cc *grpc.ClientConn) error {
 		ctx = metadata.NewOutgoingContext(ctx, metadata.MD{key: {value}})
@@ -49,7 +49,7 @@ func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) err
 	}
 }
 
-// localErrors has every text of localTexts and receiptTexts at least once: TestG05_EveryTextIsMade holds that.
+// localErrors has each text of localTexts and receiptTexts at least once. TestG05_EveryTextIsMade checks that.
 func localErrors() []localError {
 	tokenless := errors.New("no token")
 	return []localError{
@@ -74,7 +74,7 @@ func localErrors() []localError {
 		{
 			name: "response too large once decompressed, the old way", code: codes.ResourceExhausted,
 			text: "grpc: message after decompression larger than max ", answered: true,
-			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())}, //nolint:staticcheck // deprecated, and some still use it
+			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())}, //nolint:staticcheck // deprecated but still in use
 			call: withOptions(grpc.UseCompressor("gzip"), grpc.MaxCallRecvMsgSize(1000)),
 		},
 
@@ -86,7 +86,7 @@ func localErrors() []localError {
 		},
 		{
 			name: "compressor fails", code: codes.Internal, text: "grpc: error while compressing: ",
-			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})}, //nolint:staticcheck // deprecated, and needs no global registration
+			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})}, //nolint:staticcheck // deprecated, but needs no global registration
 			call: withOptions(),
 		},
 		{
@@ -160,7 +160,7 @@ func localErrors() []localError {
 	}
 }
 
-// hugeCodec marshals everything to 4 GiB and a byte, which take 64 KiB of memory.
+// hugeCodec marshals any message to 4 GiB and one byte, with 64 KiB of memory.
 type hugeCodec struct{}
 
 func (hugeCodec) Name() string                         { return "proto" }
@@ -177,8 +177,8 @@ type brokenCompressor struct{}
 func (brokenCompressor) Do(io.Writer, []byte) error { return errors.New("no dictionary") }
 func (brokenCompressor) Type() string               { return "gzip" }
 
-// Every text is made by grpc itself: this fails when grpc changes one. A response that this side could not take is a
-// success, and everything else is ignored.
+// grpc itself makes each text, so this test fails if grpc changes one. A response that the client cannot receive is a
+// success. All other errors are ignored.
 func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 	for _, tt := range localErrors() {
 		for name, opts := range map[string][]Option{"default": nil, "evidence": {WithPeerEvidence()}} {
@@ -189,7 +189,7 @@ func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 					err := tt.call(t.Context(), b.Dial(t, append(g.DialOptions(), tt.dial...)...))
 					s := status.Convert(err)
 					if s.Code() != tt.code || !strings.HasPrefix(s.Message(), tt.text) {
-						t.Errorf("grpc says %v %q, want %v %q…: localTexts is out of date", s.Code(), s.Message(), tt.code, tt.text)
+						t.Errorf("grpc returned %v %q, want %v %q…: localTexts is out of date", s.Code(), s.Message(), tt.code, tt.text)
 					}
 					want := breaker.Ignored
 					if tt.answered {
@@ -222,7 +222,7 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 			for _, text := range texts {
 				listed++
 				if !made[entry{code, text}] {
-					t.Errorf("no test makes %v %q of %s for real", code, text, name)
+					t.Errorf("no test makes %v %q of %s with grpc", code, text, name)
 				}
 			}
 		}
@@ -232,8 +232,8 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 	}
 }
 
-// What a peer says in the same words is its own, where somebody looked whether it spoke. A message that was too large
-// to receive is a success whoever says so: the peer answered.
+// An error of the peer with one of these texts counts as the peer's if the guard knows that the peer answered. A
+// message that was too large to receive is always a success, because the peer answered.
 func TestG05_ThePeerSaysTheSame(t *testing.T) {
 	sendHeader := func(ctx context.Context) { _ = grpc.SendHeader(ctx, metadata.Pairs("key", "value")) }
 	for _, tt := range localErrors() {
@@ -271,7 +271,7 @@ func TestG05_ThePeerSaysTheSame(t *testing.T) {
 	}
 }
 
-// Only the beginning counts, and only under the code that grpc uses.
+// Only the beginning of a text counts, and only with the code that grpc uses.
 func TestG05_SimilarTexts(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -302,7 +302,7 @@ func TestG05_SimilarTexts(t *testing.T) {
 	}
 }
 
-// T12: one caller with a bug must not take the others' backend away.
+// A bug of one caller must not open the breaker for others.
 func TestG05_OneCallerWithABug(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{}, WithKey(oneKey))
@@ -315,7 +315,7 @@ func TestG05_OneCallerWithABug(t *testing.T) {
 	})
 }
 
-// What the classifier is told of the peer.
+// The Peer field of the Result.
 func TestG05_EvidenceInTheResult(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -323,7 +323,7 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 		call func(*scene) error
 		want PeerEvidence
 	}{
-		{"nobody looks", nil, func(s *scene) error { return s.plain() }, PeerUnknown},
+		{"the guard does not look", nil, func(s *scene) error { return s.plain() }, PeerUnknown},
 		{"success", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain() }, PeerAnswered},
 		{"status", []Option{WithPeerEvidence()}, func(s *scene) error {
 			s.srv.Set(failing(down))

@@ -26,7 +26,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// rejectionOf makes the guard's breaker for fullMethod open and returns what a call gets.
+// rejectionOf opens the guard's breaker for fullMethod and returns the rejection of a call.
 func rejectionOf(t *testing.T, g *Guard) *RejectedError {
 	t.Helper()
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
@@ -66,7 +66,7 @@ func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
 		}
 		core, ok := errors.AsType[*breaker.RejectedError](err)
 		if !ok {
-			t.Fatalf("%v is no *breaker.RejectedError", err)
+			t.Fatalf("%v does not wrap a *breaker.RejectedError", err)
 		}
 		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen || !core.Until.Equal(start.Add(10*time.Second)) {
 			t.Errorf("got %+v until %v, want %v, open, until %v", core, core.Until, methodKey, start.Add(10*time.Second))
@@ -80,7 +80,7 @@ func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
 		}
 		wantDetails(t, "at once", err, plainInfo, retryIn(10*time.Second))
 
-		// The status is made when it is asked for: the time in it is what is left then.
+		// The status is made when GRPCStatus is called, so its RetryInfo has the time that is left then.
 		time.Sleep(4 * time.Second)
 		wantDetails(t, "after 4s", err, plainInfo, retryIn(6*time.Second))
 		time.Sleep(6 * time.Second)
@@ -103,7 +103,7 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 			t.Errorf("got %v, want a rejection", err)
 		}
 		if len(finished) != 1 || !errors.Is(finished[0], err) {
-			t.Errorf("OnFinish heard %v, want the rejection, once", finished)
+			t.Errorf("OnFinish got %v, want the rejection, once", finished)
 		}
 		if header != nil || trailer != nil || p.Addr != nil {
 			t.Errorf("header %v, trailer %v, peer %v; want none", header, trailer, p.Addr)
@@ -118,8 +118,8 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 	})
 }
 
-// OnFinish options of whoever stands outside hear how the call ended, as they do from grpc where it cannot start a
-// call.
+// The guard calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. Interceptors
+// outside the guard depend on that.
 func TestG08_RejectionTellsOnFinish(t *testing.T) {
 	answer := Fallback(func(_ context.Context, req *int, cause error) (*int, error) {
 		if *req == 0 {
@@ -141,8 +141,8 @@ func TestG08_RejectionTellsOnFinish(t *testing.T) {
 		if IsRejected(err) == answered {
 			t.Errorf("answered %v: got %v", answered, err)
 		}
-		if len(heard) != 2 || heard[0] != err || heard[1] != err { //nolint:errorlint // the very same
-			t.Errorf("answered %v: OnFinish heard %v, want %v, twice", answered, heard, err)
+		if len(heard) != 2 || heard[0] != err || heard[1] != err { //nolint:errorlint // the same value
+			t.Errorf("answered %v: OnFinish got %v, want %v, twice", answered, heard, err)
 		}
 	}
 }
@@ -157,13 +157,13 @@ func TestG08_OneErrorForAStay(t *testing.T) {
 		two, _ := New(group, WithRejectionCode(codes.Aborted))
 		first := rejectionOf(t, one)
 		if again := rejected(t, (&calls{guard: one}).call(t.Context(), nil)); again != first {
-			t.Error("two rejections of one stay are two errors")
+			t.Error("two rejections of one generation have two errors")
 		}
 		other := rejected(t, (&calls{guard: two}).call(t.Context(), nil))
 		wantCode(t, "the first guard", first, codes.Unavailable)
 		wantCode(t, "the second guard", other, codes.Aborted)
-		if next := rejectionOf(t, one); next == first { // Trip begins a stay
-			t.Error("two stays have one error")
+		if next := rejectionOf(t, one); next == first { // Trip begins a generation
+			t.Error("two generations have one error")
 		}
 	})
 }
@@ -224,12 +224,12 @@ func TestG08_RejectionCode(t *testing.T) {
 			t.Errorf("codeOf: %v, want %v", got, c)
 		}
 		if !IsRejected(err) || !IsRejected(overTheWire(t, err)) {
-			t.Errorf("%v is not known for a rejection", c)
+			t.Errorf("IsRejected(%v) is false, want true", c)
 		}
 	}
 }
 
-// overTheWire is what a client gets if a server returns err.
+// overTheWire returns the error that a client gets if a server returns err.
 func overTheWire(t *testing.T, err error) error {
 	t.Helper()
 	st, _ := status.FromError(err)
@@ -259,10 +259,10 @@ func TestG08_NoNamesUnlessAskedFor(t *testing.T) {
 	plain, detailed := wire(), wire(WithRejectionDetails())
 	for _, name := range []string{"TARGET", "SERVICE", "METHOD", "TAG"} {
 		if strings.Contains(plain, name) {
-			t.Errorf("the status names %s unasked: %q", name, plain)
+			t.Errorf("the status names %s without WithRejectionDetails: %q", name, plain)
 		}
 		if !strings.Contains(detailed, name) {
-			t.Errorf("the status does not name %s although it was asked to: %q", name, detailed)
+			t.Errorf("the status does not name %s with WithRejectionDetails: %q", name, detailed)
 		}
 	}
 }
@@ -282,7 +282,7 @@ func TestG08_Details(t *testing.T) {
 	})
 }
 
-// A key is any string, and a protobuf string is not: the status must still say what it is.
+// A key is any string, but a protobuf string must be valid UTF-8. The status must still have its details.
 func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const method = "/pkg.S\xffrvice/M\xfethod"
@@ -305,12 +305,12 @@ func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
 			t.Errorf("the second detail (-want +got):\n%s", diff)
 		}
 		if !IsRejected(overTheWire(t, err)) {
-			t.Error("a remote hop would not know it for a rejection")
+			t.Error("a remote hop would not recognise the rejection")
 		}
 	})
 }
 
-// The same over a real server: what a handler returns is what its client sees.
+// The same over a real server: a handler returns the rejection, and its client gets it.
 func TestG08_AServerHandsItOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: 30 * time.Second})
@@ -321,10 +321,10 @@ func TestG08_AServerHandsItOn(t *testing.T) {
 		wantCode(t, "the client of the server", got, codes.Unavailable)
 		wantDetails(t, "the client of the server", got, plainInfo, retryIn(30*time.Second))
 		if !IsRejected(got) {
-			t.Errorf("%v is not known for a rejection", got)
+			t.Errorf("IsRejected(%v) is false, want true", got)
 		}
 		if errors.Is(got, breaker.ErrRejected) {
-			t.Error("what came over the wire claims to be made here")
+			t.Error("the error of a remote hop matches breaker.ErrRejected")
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// withDetails is a status that a server might send.
+// withDetails returns a status error as a server might send it.
 func withDetails(t *testing.T, code codes.Code, text string, details ...protoadapt.MessageV1) error {
 	t.Helper()
 	s, err := status.New(code, text).WithDetails(details...)

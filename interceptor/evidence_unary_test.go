@@ -20,10 +20,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// lenient opens for nothing, so that a test can look at one outcome after another.
+// lenient is a Config that does not open for the outcomes of a test.
 var lenient = breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 1_000_000}
 
-// doubts are the states in which a call may find its breaker, and how to bring it there.
+// doubts are the degrees of doubt that a breaker may have when a call begins.
 var doubts = []struct {
 	name string
 	set  func(b *breaker.Breaker)
@@ -41,7 +41,7 @@ func settleOne(b *breaker.Breaker, o breaker.Outcome) {
 	p.Done(context.Background(), o)
 }
 
-// settledAs makes one call, and returns how it ended and what the guard made of that.
+// settledAs makes one call, and returns its outcome and its error.
 func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Outcome, error) {
 	tb.Helper()
 	before := b.Snapshot()
@@ -63,8 +63,8 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 	return got[0], err
 }
 
-// fault is a way for a call to fail. Its outcome is want, whether or not the backend is in doubt. If differ is set,
-// it is untold where nobody looks.
+// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold while the guard does
+// not look at the peer.
 type fault struct {
 	name   string
 	script testpb.Script
@@ -180,7 +180,7 @@ func unaryFaults() []fault {
 	} {
 		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code, want: breaker.Failure})
 	}
-	// Credentials may fail with a status of their own. Of some codes grpc makes Internal.
+	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
 			name: fmt.Sprintf("credentials say %v", c), code: c, want: breaker.Ignored,
@@ -192,14 +192,14 @@ func unaryFaults() []fault {
 			codes.DataLoss:
 			f.code, f.differ = codes.Internal, false
 		case codes.Canceled:
-			f.untold = breaker.Failure // nobody here canceled
+			f.untold = breaker.Failure // the caller did not cancel
 		}
 		faults = append(faults, f)
 	}
 	return faults
 }
 
-// connect makes the connection that f fails on.
+// connect returns the connection that f fails on.
 func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	dial = append(dial, f.dial...)
@@ -216,7 +216,7 @@ func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn
 		cc = b.Dial(tb, dial...)
 	}
 	cc.Connect()
-	synctest.Wait() // whether the channel is READY is then no matter of chance
+	synctest.Wait() // so that the state of the channel does not depend on chance
 	return cc
 }
 
@@ -234,7 +234,7 @@ func (hangingCredentials) GetRequestMetadata(ctx context.Context, _ ...string) (
 	return nil, status.FromContextError(ctx.Err()).Err()
 }
 
-// G3, G5 row by row, against real servers, with grpc directly below the guard.
+// G3, G5: each fault against a real server, with grpc directly below the guard.
 func TestG05_WhoseErrorItIs(t *testing.T) {
 	for _, f := range unaryFaults() {
 		for _, doubt := range doubts {
@@ -251,7 +251,7 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 				wantCode(t, f.name, err, f.code)
 				want := f.want
 				if f.differ && (doubt.name == "no doubt" || (doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
-					want = f.untold // nobody looked, or only at the peer's address
+					want = f.untold // the guard did not look, or only at the peer's address
 				}
 				if got != want {
 					t.Errorf("%s, %s: %v is %v, want %v", doubt.name, f.name, err, got, want)
@@ -261,7 +261,7 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 	}
 }
 
-// The same with WithPeerEvidence: then the first call is judged as those in doubt are.
+// With WithPeerEvidence, the guard classifies the first call like one in doubt.
 func TestG05_PeerEvidenceFromTheFirstCallOn(t *testing.T) {
 	for _, f := range unaryFaults() {
 		synctest.Test(t, func(t *testing.T) {
@@ -280,8 +280,8 @@ func TestG05_PeerEvidenceFromTheFirstCallOn(t *testing.T) {
 	}
 }
 
-// G5: a token service that fails, always or every second time, and with whatever code, opens nothing while the
-// backend is well. Where the backend is dead it does not keep the breaker closed.
+// G5: a token service that fails, always or every second time, does not open the breaker of a backend that is up,
+// whatever its code. It also does not keep the breaker of a dead backend closed.
 func TestG05_TokenServiceDown(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		for _, every := range []int{1, 2} {
@@ -329,7 +329,7 @@ func TestG05_TokenServiceDown(t *testing.T) {
 	}
 }
 
-// G5: calls that wait for a free stream of a backend that hangs never reach a connection, and fail all the same.
+// G5: calls that wait for a free stream of a backend that hangs do not reach a connection, but are failures.
 func TestG05_NoFreeStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil, WithKey(oneKey))
@@ -359,8 +359,8 @@ func TestG05_NoFreeStream(t *testing.T) {
 	})
 }
 
-// G5: the guard must know that grpc is directly below, or else take the evidence for none: what is no connection at all
-// never sets a peer, and must still open the breaker.
+// G5: the guard must detect that grpc is directly below, and otherwise use no evidence. A fake invoker or streamer has
+// no connection and never sets a peer. Its failures must still open the breaker.
 func TestG05_NotGRPCBelow(t *testing.T) {
 	dropOptions := func(
 		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, _ ...grpc.CallOption,
@@ -399,8 +399,8 @@ func TestG05_NotGRPCBelow(t *testing.T) {
 	}
 }
 
-// G5: with an interceptor between, no option for header, trailer or peer goes inside, however much in doubt the
-// backend is: two attempts at once would write to the same memory. And no slice that goes inside has room for more.
+// G5: with an interceptor between, the guard adds no option for header, trailer or peer, in any state of doubt. Two
+// attempts at once would write to the same memory. Also, no slice of options has spare capacity.
 func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 	for _, doubt := range append(doubts, struct {
 		name string
@@ -445,7 +445,7 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 					want = 3
 				}
 				if asked != want {
-					t.Errorf("%s: %d options for header, trailer and peer go inside, want %d", doubt.name, asked, want)
+					t.Errorf("%s: %d options for header, trailer and peer were added, want %d", doubt.name, asked, want)
 				}
 				asked = 0
 				s, err := client.ServerStream(t.Context(), &testpb.Request{}, grpc.WaitForReady(false))
@@ -453,15 +453,15 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 					_, _ = drain(s)
 				}
 				if asked != 0 {
-					t.Errorf("%s: %d options for header, trailer and peer go inside with a stream, want none", doubt.name, asked)
+					t.Errorf("%s: %d options for header, trailer and peer were added to a stream, want none", doubt.name, asked)
 				}
 			})
 		}
 	}
 }
 
-// G3: with an interceptor between, a call may have been canceled by the interceptor, so it is ignored, unless grpc says
-// that the peer has reset it.
+// G3: an interceptor between may have canceled the call, so Canceled is ignored. If grpc's text shows a reset by the
+// peer, it is a failure.
 func TestG03_CanceledInside(t *testing.T) {
 	for _, tt := range []struct {
 		name string

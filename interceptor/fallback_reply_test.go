@@ -22,8 +22,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// The reply is what the fallback says and nothing else, and a copy of it: a fallback may hand out the same answer for
-// ever.
+// The reply is a copy of the handler's response and has nothing else. A handler may return the same response each time.
 func TestG15_ReplyIsACopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached", Payload: []byte("abc")}
@@ -37,7 +36,7 @@ func TestG15_ReplyIsACopy(t *testing.T) {
 		}
 		reply.Payload[0] = 'x'
 		if got := string(cached.GetPayload()); got != "abc" {
-			t.Errorf("the caller changed the fallback's own message: %q", got)
+			t.Errorf("the caller changed the message of the fallback: %q", got)
 		}
 	})
 }
@@ -64,7 +63,7 @@ func TestG15_OneAnswerForAllConcurrentSafe(t *testing.T) {
 	})
 }
 
-// Messages need not be protobuf's: grpc takes other codecs.
+// Messages need not be protobuf, because grpc accepts other codecs.
 func TestG15_OtherMessages(t *testing.T) {
 	type question struct{ text string }
 	type answer struct {
@@ -85,8 +84,8 @@ func TestG15_OtherMessages(t *testing.T) {
 	}
 }
 
-// Types that turn out wrong when the call is there: the program is, and must hear of it. What happened to the call is
-// not lost.
+// If the types of the handler do not fit the call, the program has a bug, and the caller gets an error for it. The
+// error wraps the rejection or the failure of the call.
 func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -124,18 +123,18 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 				t.Errorf("%s: the message %q does not name the types and the method", tt.name, s.Message())
 			}
 			if ran || trailer != nil {
-				t.Errorf("%s: ran %v, trailer %v; want neither", tt.name, ran, trailer)
+				t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
 			}
 			wantTally(t, tt.name, g, want)
-			if len(heard.fellBack) != 1 || heard.fellBack[0].Served || heard.fellBack[0].Cause != cause { //nolint:errorlint // the very same
-				t.Errorf("%s: observers heard %+v", tt.name, heard.fellBack)
+			if len(heard.fellBack) != 1 || heard.fellBack[0].Served || heard.fellBack[0].Cause != cause { //nolint:errorlint // the same value
+				t.Errorf("%s: FellBack got %+v", tt.name, heard.fellBack)
 			}
 		}
 	}
 }
 
-// The mark is of this call. A caller who uses one variable for the trailers of all calls must not find an earlier
-// call's.
+// The mark is that of the current call. A caller may use one variable for the trailers of all calls, and must not find
+// the mark of an earlier call.
 func TestG15_MarkIsOfThisCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
@@ -155,12 +154,12 @@ func TestG15_MarkIsOfThisCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := trailer.Get(FallbackTrailer); got != nil {
-			t.Errorf("a call that the backend answered is marked %q", got)
+			t.Errorf("a call that the backend answered has the mark %q", got)
 		}
 	})
 }
 
-// A caller may ask for the trailer more than once, or badly.
+// A caller may have several grpc.Trailer options, also with nil.
 func TestG15_MarksAllTrailers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openScene(t, WithFallback(forUnary, saying("instead")))
@@ -184,7 +183,7 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opt  Option
-		want string // in the error; empty: it is good
+		want string // in the error; empty: no error
 	}{
 		{"good", WithFallback(forUnary, good), ""},
 		{"several methods", WithFallback(ForMethods(testpb.Test_Unary_FullMethodName, testpb.Other_Ping_FullMethodName), good), ""},

@@ -29,14 +29,14 @@ type (
 
 var forUnary = ForMethods(testpb.Test_Unary_FullMethodName)
 
-// saying is a fallback that answers text.
+// saying returns a fallback that answers text.
 func saying(text string) FallbackHandler {
 	return Fallback(func(context.Context, *request, error) (*response, error) {
 		return &response{Text: text}, nil
 	})
 }
 
-// openScene is a scene whose breaker is open for an hour.
+// openScene returns a scene whose breaker is open for an hour.
 func openScene(t *testing.T, opts ...Option) *scene {
 	t.Helper()
 	cfg := breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}
@@ -55,12 +55,12 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, Fallback(
 			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
 				runs++
-				// The context is marked, and is the caller's in everything else.
+				// The fallback's context is that of the caller with a mark.
 				if gotCtx.Value(ctxKey{}) != "mine" || gotCtx.Done() != ctx.Done() || gotReq != req {
-					t.Errorf("the fallback got %v and %v, want what the caller gave", gotCtx, gotReq)
+					t.Errorf("the fallback got %v and %v, want those of the caller", gotCtx, gotReq)
 				}
 				if len(heard.rejected) != 1 || len(heard.fellBack) != 0 {
-					t.Errorf("observers heard of %d rejections and %d fallbacks before the fallback, want 1 and 0", len(heard.rejected), len(heard.fellBack))
+					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(heard.rejected), len(heard.fellBack))
 				}
 				cause = err
 				return &response{Text: "answer to " + gotReq.GetText()}, nil
@@ -77,7 +77,7 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 			t.Errorf("the fallback ran %d times, the server %d times; want 1 and 0", runs, s.srv.Total())
 		}
 		if e := rejected(t, cause); len(heard.rejected) != 1 || e != heard.rejected[0] {
-			t.Errorf("the fallback got %v, the observer %v; want the same", cause, heard.rejected)
+			t.Errorf("the fallback got %v, the hook %v; want the same", cause, heard.rejected)
 		}
 		if diff := cmp.Diff(metadata.Pairs("grpcircuit-fallback", "rejected"), trailer); diff != "" || header != nil {
 			t.Errorf("header %v, trailer (-want +got):\n%s", header, diff)
@@ -87,20 +87,20 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 	})
 }
 
-// wantFellBack checks that observers heard of one fallback.
+// wantFellBack checks that FellBack was called once, and its argument.
 func wantFellBack(t *testing.T, heard *recorder, cause error, served bool) {
 	t.Helper()
 	if len(heard.fellBack) != 1 {
-		t.Fatalf("observers heard of %d fallbacks, want 1", len(heard.fellBack))
+		t.Fatalf("FellBack was called %d times, want 1", len(heard.fellBack))
 	}
 	got := heard.fellBack[0]
-	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the very same
+	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the same value
 		got.Call.Service != "grpcircuit.testpb.Test" || got.Call.Method != "Unary" {
-		t.Errorf("observers heard %+v, want Unary, cause %v, served %v", got, cause, served)
+		t.Errorf("FellBack got %+v, want Unary, cause %v, served %v", got, cause, served)
 	}
 }
 
-// Whatever goes wrong in a fallback, the caller sees the error that it was to answer for, and an untouched reply.
+// If a fallback fails, the caller gets the error of the call, and the reply does not change.
 func TestG15_FallbackThatFails(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -135,14 +135,14 @@ func TestG15_FallbackThatFails(t *testing.T) {
 				if !onFailure {
 					cause = heard.rejected[0]
 				}
-				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the very same
+				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the same value
 					t.Errorf("%s: returned %v with %v, want %v with %v", tt.name, returned, err, !tt.ends, cause)
 				}
 				if diff := cmp.Diff(&response{Text: "untouched"}, reply, protocmp.Transform()); diff != "" {
 					t.Errorf("%s: the reply (-want +got):\n%s", tt.name, diff)
 				}
 				if got := trailer.Get(FallbackTrailer); got != nil {
-					t.Errorf("%s: the call is marked as answered by a fallback: %v", tt.name, got)
+					t.Errorf("%s: the trailer has the mark of a fallback: %v", tt.name, got)
 				}
 				wantTally(t, tt.name, s.guard, want)
 				wantFellBack(t, heard, cause, false)
@@ -154,7 +154,7 @@ func TestG15_FallbackThatFails(t *testing.T) {
 func TestG15_OnFailure(t *testing.T) {
 	for _, c := range everyCode {
 		if c == 1<<32-1 {
-			continue // no server can send it
+			continue // a server cannot send it
 		}
 		for _, opts := range [][]FallbackOption{nil, {OnFailure()}} {
 			for _, more := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
@@ -183,7 +183,7 @@ func TestG15_OnFailure(t *testing.T) {
 						}
 					default:
 						wantCode(t, "not answered", err, c)
-						if err != s.spy.err { //nolint:errorlint // untouched
+						if err != s.spy.err { //nolint:errorlint // the same value
 							t.Errorf("%v: got %v, want %v", c, err, s.spy.err)
 						}
 					}
@@ -191,9 +191,9 @@ func TestG15_OnFailure(t *testing.T) {
 						t.Errorf("%v: the mark is %q, want %q", c, got, marks)
 					}
 					if got := trailer.Get("from"); !cmp.Equal(got, []string{"server"}) {
-						t.Errorf("%v: the trailer lost what the server sent: %v", c, trailer)
+						t.Errorf("%v: the trailer does not have what the server sent: %v", c, trailer)
 					}
-					// The backend's outcome stays what it was.
+					// The breaker still counts the outcome of the backend.
 					wantTally(t, c.String(), g, want)
 				})
 			}
@@ -201,7 +201,7 @@ func TestG15_OnFailure(t *testing.T) {
 	}
 }
 
-// A fallback may answer every failure: the breaker still sees them, and opens.
+// A fallback may answer each failure. The breaker still counts them, and opens.
 func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second},
@@ -218,7 +218,8 @@ func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	})
 }
 
-// A rejection by a guard further in, or at a remote hop, is no failure and not this guard's own: it is not answered.
+// A rejection by an inner guard, or at a remote hop, is not a failure and not a rejection of this guard, so its
+// fallback does not answer.
 func TestG15_RejectedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
@@ -232,7 +233,8 @@ func TestG15_RejectedElsewhere(t *testing.T) {
 	})
 }
 
-// A fallback runs outside the permit: while one is slow, the breaker has all its slots, a probe's too.
+// A fallback does not hold the permit. While a fallback is slow, all slots of the breaker are free, also that of a
+// probe.
 func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := Fallback(func(context.Context, *request, error) (*response, error) {
@@ -253,7 +255,7 @@ func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
 			synctest.Wait()
 		}
 		begin() // fails, and the fallback sleeps
-		begin() // fails too: MaxConcurrent lets it, and the breaker opens
+		begin() // MaxConcurrent admits it, it fails, and the breaker opens
 		time.Sleep(time.Second)
 		begin() // fails as a probe
 		time.Sleep(time.Second)
@@ -305,7 +307,7 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 	}
 }
 
-// B24: a call whose context is done is grpc's, not the fallback's.
+// B24: grpc ends a call whose context is done, and the fallback does not answer it.
 func TestG15_ContextThatIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
@@ -314,8 +316,8 @@ func TestG15_ContextThatIsDone(t *testing.T) {
 	})
 }
 
-// A fallback may call another backend through the same guard, or even the same method. A call with the fallback's
-// context, or one derived from it, does not fall back again, so this does not recurse. With another context it does.
+// A fallback may call another backend through the same guard, or even the same method. Calls with the fallback's
+// context, or one derived from it, get no fallback, so this does not recurse. Calls with another context do.
 func TestG15_FallbackThatCalls(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -13,7 +13,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What a SettledObserver hears, to the nanosecond.
+// The Settlements of the hook Settled, to the nanosecond.
 func TestSettledTellsHowCallsWent(t *testing.T) {
 	for _, cfg := range []breaker.Config{{}, {SlowCall: time.Hour}, {MaxConcurrent: 9}} {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithMinBudget(time.Second)}} {
@@ -59,7 +59,7 @@ func TestSettledTellsHowCallsWent(t *testing.T) {
 	}
 }
 
-// probeWatcher hears of probes and of nothing else that costs.
+// probeWatcher has only the hook Probed.
 type probeWatcher struct {
 	deaf
 	probed []Settlement
@@ -85,15 +85,15 @@ func TestProbedWithoutSettled(t *testing.T) {
 		if diff := cmp.Diff(want, heard.probed); diff != "" {
 			t.Errorf("Probed (-want +got):\n%s", diff)
 		}
-		// Nobody has asked for the start of each call.
+		// Without Settled, the guard does not read the clock at the start of each call.
 		if !g.plain {
-			t.Error("an observer of probes slows the closed path")
+			t.Error("the hook Probed adds work to calls of a closed breaker")
 		}
 	})
 }
 
-// Transitions come with the context of the call that caused them, once for each observer of the group, whatever guards
-// share it.
+// Hooks get the context of the call that caused them. Transition is called once for each Hooks, however many guards of
+// the group have them.
 func TestTransitionsAreHeardOnce(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
 	if err != nil {
@@ -116,14 +116,14 @@ func TestTransitionsAreHeardOnce(t *testing.T) {
 	_ = (&calls{guard: one}).call(ctx, nil)
 	want := []string{"Transition", "Settled", "Rejected", "Rejected"}
 	if diff := cmp.Diff(want, heard.with[ctx]); diff != "" || len(heard.with) != 1 {
-		t.Errorf("heard with the context of the call (-want +got), in %d contexts:\n%s", len(heard.with), diff)
+		t.Errorf("hooks with the context of the call (-want +got), in %d contexts:\n%s", len(heard.with), diff)
 	}
 	if len(other.transitions) != 1 || len(other.rejected) != 1 {
-		t.Errorf("the other observer heard %+v", other)
+		t.Errorf("the other hooks got %+v", other)
 	}
 }
 
-// contexts notes what came with which context.
+// contexts records which hooks were called with which context.
 type contexts struct {
 	with map[context.Context][]string
 }

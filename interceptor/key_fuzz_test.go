@@ -10,8 +10,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// FuzzSplitMethod takes any method apart, as go-grpc-middleware does: a guard without a key function has the keys of
-// keyfunc.TargetMethod, and ForMethods finds the methods that have these very names.
+// FuzzSplitMethod checks that splitMethod splits any method as go-grpc-middleware does. A guard without a key function
+// then has the keys of keyfunc.TargetMethod, and ForMethods matches exactly the methods with these names.
 func FuzzSplitMethod(f *testing.F) {
 	for _, method := range []string{fullMethod, "pkg.Service/Method", "/", "//", "", "nonsense", "/a/b/c", "///", "/\xff/\x00", "a/"} {
 		f.Add(method)

@@ -52,10 +52,10 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		if err == nil || err.Error() != tt.want || g != nil {
 			t.Errorf("%s: got %v and %v, want %q", tt.name, g, err, tt.want)
 		}
-		// All or nothing: the observer that came before the bad option has not been registered.
+		// New registered no hooks, also not those of the options before the bad one.
 		group.Get(methodKey).Trip(t.Context(), "test")
 		if len(heard.transitions) != 0 {
-			t.Errorf("%s: a guard that there is not listens to the group", tt.name)
+			t.Errorf("%s: hooks are registered with the group although New failed", tt.name)
 		}
 	}
 }
@@ -74,7 +74,7 @@ func TestNilGroupIsOneOfItsOwn(t *testing.T) {
 	}
 }
 
-// A guard without a group has the default Config, which protects: five failures over a second open.
+// A guard without a group has the default Config: five failures over one second open the breaker.
 func TestNilGroupHasTheDefaultConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil)
@@ -107,7 +107,7 @@ func TestGroupIsTheOneGiven(t *testing.T) {
 	}
 }
 
-// Options given twice: the last one counts, and those that add up do.
+// If an option is given twice, the last one counts, except for options that add up.
 func TestOptionsGivenTwice(t *testing.T) {
 	one, two := new(settlements), new(settlements)
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
@@ -117,12 +117,12 @@ func TestOptionsGivenTwice(t *testing.T) {
 	wantCode(t, "rejection", c.call(t.Context(), nil), codes.OutOfRange)
 	for _, o := range []*settlements{one, two} {
 		if len(o.settled) != 1 || len(o.rejected) != 1 || len(o.transitions) != 1 {
-			t.Errorf("an observer heard %+v", o)
+			t.Errorf("a hook got %+v", o)
 		}
 	}
 }
 
-// Rule 1 of grpc-facts.md: chained, so that an interceptor that the user has set runs too, and outside.
+// DialOptions chains the interceptors, so that an interceptor of the user runs too, and outside the guard.
 func TestDialOptionsChain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
