@@ -16,20 +16,21 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// streamEnding is one way for a stream to end: a row of the table of grpc-facts.md, 2.2. Whoever calls has left after
-// run, and does not come back.
+// streamEnding is one way for a stream to end. After run has returned, the caller makes no more calls on the stream.
 type streamEnding struct {
 	name   string
 	script testpb.Script
 	dial   []grpc.DialOption
 	run    func(ctx context.Context, r *streamRig, cancel context.CancelFunc)
-	want   tally // 60 ms after that, before anything is cancelled
-	// wrapped: what is so in the arrangement of that name, where OnFinish decides nothing in a call of the guard's.
+	want   tally // 60 ms after run, before the cancel or the close
+	// wrapped replaces want in the arrangement "wrapped", where OnFinish during a call decides nothing. nil: no
+	// difference.
 	wrapped *tally
-	// inside: what is so where an interceptor stands between the guard and grpc.
+	// inside replaces want if an interceptor is between the guard and grpc. nil: no difference.
 	inside *tally
-	// cancelled: what the streams come to that are in flight until they are cancelled or their connection is closed. A
-	// header that nobody has asked for is known only where no interceptor stands between (S9).
+	// cancelled is the outcome of a stream that is in flight until it is canceled or its connection is closed.
+	// cancelledInside is that with an interceptor between. The guard then does not know of a header unless the caller has
+	// called Header (S9).
 	cancelled, cancelledInside breaker.Outcome
 }
 
@@ -66,7 +67,7 @@ func (r *streamRig) upload(ctx context.Context, opts ...grpc.CallOption) grpc.Cl
 	return s
 }
 
-// endsWith drains a stream and compares its status.
+// endsWith drains a stream and compares its status code.
 func endsWith[M any](tb testing.TB, s interface{ Recv() (*M, error) }, want codes.Code) {
 	tb.Helper()
 	_, err := drain(s)
@@ -275,7 +276,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, CloseSend only", script: testpb.Script{}, want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored, // the response has come, and nobody reads it
+		cancelled: breaker.Success, cancelledInside: breaker.Ignored, // the response has come, and the caller does not read it
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if err := r.upload(ctx).CloseSend(); err != nil {
 				r.Error(err)
@@ -319,7 +320,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "Send too large, server done", want: one(breaker.Ignored), // G5: what the peer has said is another matter
+		name: "Send too large, server done", want: one(breaker.Ignored), // an answer of the peer does not change this (G5)
 		script: pushesBack(0, down, pushbackTrailer, "30000"),
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.bidi(ctx, grpc.MaxCallSendMsgSize(10))
@@ -409,7 +410,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "received too large", want: one(breaker.Success), // G5: the peer has answered
+		name: "received too large", want: one(breaker.Success), // the peer has answered (G5)
 		script: testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 			return s.Send(&testpb.Response{Payload: make([]byte, 100)})
 		}},
@@ -427,10 +428,9 @@ var streamEndings = []streamEnding{
 	},
 }
 
-// TestS02_StreamEndings has each way for a stream to end, in each arrangement: one outcome, of the right class, and
-// never a permit kept (S1, S2, S3, S4, S6). Where a caller leaves a stream that lives (S7), the permit stays out, for
-// an hour and longer, and is back within 100 ms of the end of what kept the stream alive: the context's, or the
-// connection's. T2.
+// TestS02_StreamEndings tests each way for a stream to end, in each arrangement. Each stream has one outcome, of the
+// right kind, and no permit is kept (S1, S2, S3, S4, S6). If a caller abandons an open stream (S7), the stream keeps
+// its permit, here for an hour. It settles within 100 ms after its context has ended or its connection was closed.
 func TestS02_StreamEndings(t *testing.T) {
 	for _, row := range streamEndings {
 		for _, a := range streamArrangements {
@@ -454,7 +454,7 @@ func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 	}
 	if a.wraps() && row.wrapped != nil {
 		if fate == "close" {
-			return // grpc has ended the stream already: only the context can say that its caller has left
+			return // grpc has ended the stream, and the close changes nothing: only the context still ends it
 		}
 		want = *row.wrapped
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// S4: how often OnFinish fires while the streamer runs is no matter, if a stream comes of it. That it fires there
-// must not hang either.
+// S4: while the streamer runs, OnFinish may be called any number of times. It decides nothing if the streamer then
+// returns a stream. It also must not block.
 func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	for _, fires := range []int{0, 1, 3} {
 		for _, said := range []error{nil, down, statusError(codes.Canceled)} {
@@ -48,7 +48,7 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	}
 }
 
-// S4: with grpc directly below, what OnFinish says is the outcome, the first time.
+// S4: with grpc directly below, the error of the first OnFinish is the outcome.
 func TestS04_OnFinishDecides(t *testing.T) {
 	for _, code := range allCodes() {
 		g := newGuard(t, breaker.Config{})
@@ -60,12 +60,12 @@ func TestS04_OnFinishDecides(t *testing.T) {
 		finish(down)
 		finish(nil)
 		_, _ = drainRaw(cs)
-		wantTally(t, code.String()+": and no more", g, want)
+		wantTally(t, code.String()+": a second time", g, want)
 	}
 }
 
-// S4: of a wrapped stream OnFinish decides nothing, whatever it says and however often: it may be about an attempt that
-// lost. What RecvMsg returns decides, or the end of the context.
+// S4: for a wrapped stream OnFinish decides nothing, whatever its error and however often it is called, because it may
+// be that of another attempt. The result of RecvMsg or the end of the context decides.
 func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	for _, code := range allCodes() {
 		for _, fires := range []int{1, 3} {
@@ -92,8 +92,8 @@ func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	}
 }
 
-// S4, S6: once the caller has closed the connection no attempt lives, and OnFinish ends a wrapped stream too: at once,
-// or when the last of the guard's calls has returned.
+// S4, S6: if the caller has closed the connection, no attempt is left, so OnFinish ends a wrapped stream too. It ends
+// at once, or when the last running call has returned.
 func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 	for _, inside := range []bool{false, true} {
 		cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -117,7 +117,7 @@ func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 	}
 }
 
-// S4: what OnFinish says after the end changes nothing.
+// S4: OnFinish after the end changes nothing.
 func TestS04_OnFinishLate(t *testing.T) {
 	for _, fires := range []int{0, 1, 3} {
 		g := newGuard(t, breaker.Config{})
@@ -132,8 +132,8 @@ func TestS04_OnFinishLate(t *testing.T) {
 	}
 }
 
-// S5: what OnFinish says while one of the guard's calls runs over a stream that is not grpc's own decides nothing:
-// there may be an interceptor that tries again.
+// S5: for a stream that is not grpc's own, OnFinish during a call decides nothing, because an interceptor may make
+// another attempt.
 func TestS05_OnFinishInsideCalls(t *testing.T) {
 	for _, said := range []error{nil, down} {
 		for name, call := range map[string]func(grpc.ClientStream) error{
@@ -173,8 +173,8 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 	}
 }
 
-// S6 where nothing but the context tells: it ends after the stream has opened, or while it opens, or it cannot end at
-// all.
+// S6: only the context shows the end of the stream. It ends after the stream was opened or while it opens, or it can
+// never end.
 func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -212,7 +212,7 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 		ctx, cancel = context.WithCancel(t.Context())
 		_, err := g.Stream(ctx, serverStreams, nil, fullMethod,
 			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-				cancel() // after the guard looked, before it watches
+				cancel() // after Acquire and before the guard watches the context
 				return new(fakeStream), nil
 			})
 		if err != nil {
@@ -230,8 +230,8 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	})
 }
 
-// S6 for types that an interceptor may make: one of grpc's, which says nothing about where the stream comes from, and
-// one that is no pointer.
+// S6: stream types that an interceptor may make. One is a type of grpc, which does not show that grpc made the stream,
+// and one is not a pointer.
 func TestS06_ContextOfOddTypes(t *testing.T) {
 	for _, f := range []grpc.ClientStream{
 		&grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)},
@@ -248,7 +248,7 @@ func TestS06_ContextOfOddTypes(t *testing.T) {
 	}
 }
 
-// What a classifier and an observer of every call get to see of a stream.
+// The Result of a stream that a classifier gets, and the Settlement that a hook gets.
 func TestStreamResult(t *testing.T) {
 	header := func() (metadata.MD, error) { return metadata.Pairs("content-type", "application/grpc"), nil }
 	for _, tt := range []struct {
@@ -303,7 +303,7 @@ func TestStreamResult(t *testing.T) {
 				},
 				header: tt.header, trailer: tt.trailer,
 			})
-			if err := cs.SendMsg(nil); err != nil { // what was sent before says nothing about the end
+			if err := cs.SendMsg(nil); err != nil { // earlier messages do not change the end
 				t.Fatal(err)
 			}
 			time.Sleep(tt.after)
@@ -311,7 +311,7 @@ func TestStreamResult(t *testing.T) {
 			if len(got) != 1 {
 				t.Fatalf("%s: the classifier ran %d times, want 1", tt.name, len(got))
 			}
-			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same
+			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same value
 				t.Errorf("%s: the classifier got %v of %q, want %v of Method", tt.name, got[0].Err, got[0].Call.Method, tt.end)
 			}
 			wantResult := tt.want
@@ -324,17 +324,17 @@ func TestStreamResult(t *testing.T) {
 			}
 			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.want.Code, Duration: tt.after}
 			if !slices.Equal(obs.settled, []Settlement{want}) {
-				t.Errorf("%s: the observer heard %+v, want %+v", tt.name, obs.settled, want)
+				t.Errorf("%s: Settled got %+v, want %+v", tt.name, obs.settled, want)
 			}
 			wantTally(t, tt.name, g, one(breaker.Overload))
 		})
 	}
 }
 
-// G1: context, description, method, options, messages, errors and metadata pass through as they are, and the caller's
-// slice of options is never written to (T21), nor kept.
+// G1: the guard does not change context, description, method, options, messages, errors and metadata. It neither writes
+// to the caller's slice of options nor keeps it.
 func TestG01_StreamUntouched(t *testing.T) {
-	for n := range 10 { // as many options, to either side of what fits into the stream itself
+	for n := range 10 { // numbers of options around the size of optsBuf
 		g := newGuard(t, breaker.Config{})
 		backing := make([]grpc.CallOption, n, n+3)
 		for i := range backing {
@@ -376,10 +376,10 @@ func TestG01_StreamUntouched(t *testing.T) {
 		if err := cs.SendMsg(in); err != nil {
 			t.Error(err)
 		}
-		if h, err := cs.Header(); h.Get("k")[0] != "v" || err != down { //nolint:errorlint // the very same value
+		if h, err := cs.Header(); h.Get("k")[0] != "v" || err != down { //nolint:errorlint // the same value
 			t.Errorf("Header: got %v, %v", h, err)
 		}
-		if err := cs.RecvMsg(out); err != down { //nolint:errorlint // the very same value
+		if err := cs.RecvMsg(out); err != down { //nolint:errorlint // the same value
 			t.Errorf("RecvMsg: got %v", err)
 		}
 		if !slices.Equal(messages, []any{in, out}) {
@@ -394,7 +394,7 @@ func TestG01_StreamUntouched(t *testing.T) {
 	}
 }
 
-// T21 under the race detector: calls that share a slice with room to spare, as default call options do.
+// G1: calls that share a slice with spare capacity, as default call options do. For the race detector.
 func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	shared := make([]grpc.CallOption, 1, 8)
@@ -420,7 +420,7 @@ func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 	wantTally(t, "after all", g, tally{Success: 800})
 }
 
-// G12 for streams: one that is left out, or whose key function panics, bypasses everything and is handed on as it is.
+// G12: a stream that the matcher excludes, or whose key function panics, is not guarded. The caller gets it as it is.
 func TestG12_UnguardedStream(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	f := new(fakeStream)
