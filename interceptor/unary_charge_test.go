@@ -15,10 +15,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// slowUserCode is what user code of a guard takes in these tests, and longer than SlowCall.
+// slowUserCode is the time that each function of the user takes in these tests. It is longer than SlowCall.
 const slowUserCode = 3 * time.Second
 
-// slowObserver takes its time on every occasion.
+// slowHooks has hooks that are slow.
 type slowObserver struct{ settlements }
 
 func (s *slowObserver) Rejected(ctx context.Context, e *RejectedError) {
@@ -41,7 +41,7 @@ func (s *slowObserver) Probed(ctx context.Context, st Settlement) {
 	s.settlements.Probed(ctx, st)
 }
 
-// slowError is an error whose status takes long to make.
+// slowError is an error whose GRPCStatus method is slow.
 type slowError struct{}
 
 func (slowError) Error() string { return "slow" }
@@ -51,8 +51,7 @@ func (slowError) GRPCStatus() *status.Status {
 	return status.New(codes.Unavailable, "slow")
 }
 
-// B6: a call takes as long as the backend takes. The time of user code that the guard runs is not charged to the
-// backend, neither by the slow rule nor in what observers are told.
+// B6: neither the slow rule nor the durations that hooks get include the time of user code that the guard runs.
 func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 	slowClassifier := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 		time.Sleep(slowUserCode)
@@ -101,7 +100,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			wantState(t, name+", after three failures", g, breaker.Open)
 
 			time.Sleep(time.Second)
-			call(slow, nil) // a probe, let through behind a listener that takes its time
+			call(slow, nil) // a probe that is admitted after a slow listener
 			wantState(t, name+", after a probe that was not slow", g, breaker.Closed)
 			slowCalls("a probe that was not slow", 2)
 			onlyBreaker(t, g).Trip(t.Context(), "test")
@@ -116,7 +115,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			}
 			want := []time.Duration{0, slow, 0, 0, slow + 1, 0, 0, slow + 1, slow, slow + 1}
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("%s: durations that observers were told (-want +got):\n%s", name, diff)
+				t.Errorf("%s: durations of Settled (-want +got):\n%s", name, diff)
 			}
 			got = nil
 			for _, s := range heard.probed {
@@ -129,7 +128,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 	}
 }
 
-// The same for an observer that hears only of probes, and for a guard without observers.
+// The same for a guard with only the hook Probed, and for one without hooks.
 func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 	for _, watch := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -160,7 +159,7 @@ func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 	}
 }
 
-// canceler is an observer whose listener ends the context of the next call.
+// canceler has a hook Transition that ends the context of the next call.
 type canceler struct {
 	deaf
 	cancel context.CancelFunc
@@ -172,8 +171,8 @@ func (c *canceler) Transition(_ context.Context, e breaker.Event) {
 	}
 }
 
-// B24: the context of a call may end while its Acquire tells listeners that the breaker is half-open. Such a call goes
-// to grpc, which ends it with its own status, and counts nowhere. The next call is the probe.
+// B24: the context of a call may end while its Acquire calls listeners with the transition to half-open. The guard
+// passes such a call to grpc, which ends it with its own status. It counts nowhere, and the next call is the probe.
 func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
 	for name, use := range map[string]func(*scene, context.Context) error{
 		"unary": func(s *scene, ctx context.Context) error {

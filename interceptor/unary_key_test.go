@@ -17,7 +17,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// T26: two targets, one dead.
+// G11: two targets. One is up, and the other is down.
 func TestG11_OneGuardTwoTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -48,8 +48,8 @@ func TestG11_OneGuardTwoTargets(t *testing.T) {
 	})
 }
 
-// The target is the one that the user wrote, which is there for nothing. That the canonical one is not asked for is
-// held by TestO01_ClosedCallAllocatesNothing too: it would allocate.
+// G11: the target is the one that the user gave to grpc.NewClient. TestO01_ClosedCallAllocatesNothing also checks that
+// the guard does not call CanonicalTarget, which would allocate.
 func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -57,7 +57,7 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	}
 	defer cc.Close()
 	if cc.CanonicalTarget() == cc.Target() {
-		t.Fatal("the target cannot tell one from the other")
+		t.Fatal("both have the same target, so the test checks nothing")
 	}
 	req := new(testpb.Request)
 	for _, tt := range []struct {
@@ -97,8 +97,7 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	}
 }
 
-// The default key is made without a Call. It is the one that keyfunc.TargetMethod makes of the Call, whatever the
-// method.
+// The default key is made without a Call. It is the key that keyfunc.TargetMethod returns, for any method.
 func TestG11_DefaultKey(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -135,8 +134,8 @@ func TestG11_DefaultKey(t *testing.T) {
 	}
 }
 
-// What the matcher leaves out bypasses everything: breaker, counts, observers, fallback. T30: health checks pass while
-// the breaker is open.
+// G12: a call that the matcher excludes does not reach the breaker, the counts, the hooks and the fallback. So health
+// checks pass while the breaker is open.
 func TestG12_Matcher(t *testing.T) {
 	heard := new(settlements)
 	guarded := true
@@ -147,7 +146,7 @@ func TestG12_Matcher(t *testing.T) {
 		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
 			asked++
 			if c.Service != "pkg.Service" || c.Method != "Method" || c.Typ != interceptors.Unary {
-				t.Errorf("the matcher was asked about %+v", c)
+				t.Errorf("the matcher got %+v", c)
 			}
 			return guarded
 		})))
@@ -161,21 +160,21 @@ func TestG12_Matcher(t *testing.T) {
 	guarded = false
 	c.runs = 0
 	for _, want := range []error{nil, down} {
-		if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+		if err := c.call(t.Context(), want); err != want { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, want)
 		}
 	}
 	if c.runs != 2 || asked != 3 {
-		t.Errorf("%d runs, the matcher was asked %d times; want 2 and 3", c.runs, asked)
+		t.Errorf("%d runs, the matcher ran %d times; want 2 and 3", c.runs, asked)
 	}
 	if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(g))); diff != "" {
-		t.Errorf("calls that are left out were counted (-before +after):\n%s", diff)
+		t.Errorf("excluded calls were counted (-before +after):\n%s", diff)
 	}
 	if len(heard.settled) != heardBefore || len(heard.rejected) != 0 || len(heard.fellBack) != heardBefore {
-		t.Errorf("observers heard of calls that are left out: %+v", heard)
+		t.Errorf("hooks were called for excluded calls: %+v", heard)
 	}
 	if got := g.Group().Stats().Unguarded; got != 0 {
-		t.Errorf("%d calls are counted as unguarded, want 0: they were left out on purpose", got)
+		t.Errorf("%d calls are counted as unguarded, want 0, because the matcher excluded them", got)
 	}
 
 	guarded = true
@@ -204,7 +203,7 @@ func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
 		g := newGuard(t, breaker.Config{}, tt.opt)
 		c := &calls{guard: g}
 		for _, want := range []error{nil, down} {
-			if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+			if err := c.call(t.Context(), want); err != want { //nolint:errorlint // the same value
 				t.Errorf("%s: got %v, want %v", tt.name, err, want)
 			}
 		}
@@ -214,18 +213,18 @@ func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
 	}
 }
 
-// Bypass comes before matcher and key function: neither is asked.
+// G12: with Bypass, neither the matcher nor the key function runs.
 func TestG12_BypassAsksNobody(t *testing.T) {
 	g := newGuard(t, breaker.Config{},
 		WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool {
-			t.Error("the matcher was asked")
+			t.Error("the matcher ran")
 			return true
 		})),
 		WithKey(func(context.Context, keyfunc.Call) breaker.Key {
-			t.Error("the key function was asked")
+			t.Error("the key function ran")
 			return breaker.Key{}
 		}))
-	if err := (&calls{guard: g}).call(t.Context(), down, Bypass()); err != down { //nolint:errorlint // untouched
+	if err := (&calls{guard: g}).call(t.Context(), down, Bypass()); err != down { //nolint:errorlint // the same value
 		t.Errorf("got %v, want %v", err, down)
 	}
 }

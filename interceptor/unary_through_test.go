@@ -20,9 +20,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// ways are the ways that a call may take through Guard.Unary. An invoker that is not grpc's own counts as an
-// interceptor between the guard and grpc, so only WithPeerEvidence has options for header, trailer and peer go inside
-// (G5).
+// ways are the paths of a call through Guard.Unary. An invoker that is not grpc's own counts as an interceptor between
+// the guard and grpc. So the guard adds options for header, trailer and peer only with WithPeerEvidence (G5).
 var ways = []struct {
 	name    string
 	opts    []Option
@@ -49,7 +48,7 @@ var ways = []struct {
 
 var evidenceOptions = []grpc.CallOption{grpc.PeerCallOption{}, grpc.HeaderCallOption{}, grpc.TrailerCallOption{}}
 
-// haveOutcomes has calls of methodKey end with these outcomes.
+// haveOutcomes makes calls of methodKey end with these outcomes.
 func haveOutcomes(g *Guard, outcomes ...breaker.Outcome) {
 	for _, o := range outcomes {
 		p, _ := g.Group().Get(methodKey).Acquire(context.Background())
@@ -57,7 +56,7 @@ func haveOutcomes(g *Guard, outcomes ...breaker.Outcome) {
 	}
 }
 
-// makeProbe has the next call of methodKey be a probe, in a bubble.
+// makeProbe makes the next call of methodKey a probe. It must run in a bubble.
 func makeProbe(g *Guard) {
 	b := g.Group().Get(methodKey)
 	b.Trip(context.Background(), "test")
@@ -117,7 +116,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 			) error {
 				runs++
 				if gotCtx != ctx || gotMethod != fullMethod || gotReq != any(req) || gotReply != any(reply) || gotCC != cc {
-					t.Errorf("the invoker got %v %q %v %v %v, want what the caller gave", gotCtx, gotMethod, gotReq, gotReply, gotCC)
+					t.Errorf("the invoker got %v %q %v %v %v, want those of the caller", gotCtx, gotMethod, gotReq, gotReply, gotCC)
 				}
 				if n := len(opts); len(gotOpts) < n || !slices.Equal(gotOpts[:n], opts) {
 					t.Errorf("the invoker got options %v, want the caller's %v first", gotOpts, opts)
@@ -126,7 +125,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 				}
 				return want
 			}, opts...)
-			if err != want { //nolint:errorlint // untouched means the very same
+			if err != want { //nolint:errorlint // the same value
 				t.Errorf("the caller got %v, want %v", err, want)
 			}
 			if runs != 1 {
@@ -136,12 +135,12 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 	}
 }
 
-// G5, T21: a slice of options that goes inside has no spare capacity, so an interceptor there cannot write into memory
-// that the caller's next call uses as well.
+// G5: a slice of options that the guard passes on has no spare capacity. So an interceptor cannot write into memory
+// that the caller's next call uses too.
 func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
 	for _, way := range ways {
 		if way.name == "unguarded" {
-			continue // the guard has nothing to do with it
+			continue // the call is not guarded
 		}
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, breaker.Config{}, append([]Option{WithKey(keyfunc.Method)}, way.opts...)...)
@@ -170,7 +169,7 @@ func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
 		func() {
 			defer func() {
 				if got := recover(); got != any(value) {
-					t.Errorf("the panic came out as %v, want %v", got, value)
+					t.Errorf("the panic has the value %v, want %v", got, value)
 				}
 			}()
 			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
@@ -201,7 +200,7 @@ func TestG01_GoexitSettlesAndGoesOn(t *testing.T) {
 	})
 }
 
-// snapshots is the one breaker's Snapshot, or that of none where the call goes unguarded.
+// snapshots returns the Snapshot of the only breaker, or a zero one if there is none.
 func snapshots(g *Guard) (s breaker.Snapshot) {
 	for _, b := range g.Group().All() {
 		s = b.Snapshot()
@@ -224,7 +223,7 @@ func wantOneFailureMore(t passage, before breaker.Snapshot) {
 	}
 }
 
-// T21: the caller's slice may be shared, and have room behind its end. Others may be using that room.
+// G1: the caller's slice may be shared, and have spare capacity that others use.
 func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
 	through(t, func(t passage) {
 		backing := make([]grpc.CallOption, 8)
@@ -247,7 +246,7 @@ func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
 	})
 }
 
-// B24: a call whose context is done is grpc's business. Here it is even one that a breaker would reject.
+// B24: the guard passes a call whose context is done to grpc. Here the breaker would even reject it.
 func TestB24_ContextThatIsDoneGoesStraightToTheInvoker(t *testing.T) {
 	through(t, func(t passage) {
 		t.Group().Get(methodKey).Trip(t.Context(), "test")
@@ -255,9 +254,9 @@ func TestB24_ContextThatIsDoneGoesStraightToTheInvoker(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		c := &calls{guard: t.Guard}
-		own := status.Error(codes.Canceled, "context canceled, says grpc")
-		if err := c.call(ctx, own); err != own { //nolint:errorlint // untouched
-			t.Errorf("got %v, want what the invoker says", err)
+		own := status.Error(codes.Canceled, "context canceled")
+		if err := c.call(ctx, own); err != own { //nolint:errorlint // the same value
+			t.Errorf("got %v, want the error of the invoker", err)
 		}
 		if c.runs != 1 {
 			t.Errorf("the invoker ran %d times, want 1", c.runs)

@@ -14,18 +14,18 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What user code may do instead of returning.
+// misdeeds are what a function of the user may do instead of returning.
 var misdeeds = []struct {
 	name string
 	do   func()
-	ends bool // the goroutine
+	ends bool // it ends the goroutine
 }{
 	{"panic", func() { panic("user code") }, false},
 	{"panic with nil", func() { panic(nil) }, false},
 	{"Goexit", runtime.Goexit, true},
 }
 
-// apart runs f on a goroutine of its own, waits for its end, and says whether it returned.
+// apart runs f on a new goroutine, waits for its end, and reports whether f returned.
 func apart(f func()) (returned bool) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -53,11 +53,11 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 				g := newGuard(t, breaker.Config{}, opts...)
 				var err error
 				returned := apart(func() { err = (&calls{guard: g}).call(t.Context(), tt.err) })
-				want := one(tt.want) // the default's judgement
+				want := one(tt.want) // DefaultClassifier decides
 				if m.ends {
-					want = one(breaker.Failure) // nobody has judged
+					want = one(breaker.Failure) // no classifier returned
 				}
-				if returned == m.ends || (returned && err != tt.err) { //nolint:errorlint // untouched
+				if returned == m.ends || (returned && err != tt.err) { //nolint:errorlint // the same value
 					t.Errorf("%s: returned %v with %v, want %v with %v", m.name, returned, err, !m.ends, tt.err)
 				}
 				wantTally(t, m.name, g, want)
@@ -66,7 +66,7 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 	}
 }
 
-// A verdict that is none is a failure, for everybody.
+// G13: a classifier's result that is no Outcome is a failure, also for fallbacks and hooks.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	heard := new(settlements)
 	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
@@ -76,11 +76,11 @@ func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	}
 	wantTally(t, "outcome 99", g, tally{Failure: 1, Served: 1})
 	if len(heard.settled) != 1 || heard.settled[0].Outcome != breaker.Failure {
-		t.Errorf("observers heard %+v, want a failure", heard.settled)
+		t.Errorf("Settled got %+v, want a failure", heard.settled)
 	}
 }
 
-// rude is an observer that misbehaves on one occasion.
+// rude has hooks of which one panics or exits the goroutine.
 type rude struct {
 	on map[string]func()
 }
@@ -119,7 +119,7 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 					if !returned && !m.ends {
 						t.Errorf("%s, %s in %s: the call did not return", what, m.name, occasion)
 					}
-					if returned && err != want { //nolint:errorlint // untouched
+					if returned && err != want { //nolint:errorlint // the same value
 						t.Errorf("%s, %s in %s: got %v, want %v", what, m.name, occasion, err, want)
 					}
 				}
@@ -135,24 +135,23 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 				want := tally{Failure: 1, Success: 2, Rejected: 1, Served: 1}
 				switch {
 				case !m.ends:
-				case occasion == "Rejected": // the goroutine ended before the fallback's turn
+				case occasion == "Rejected": // the goroutine ended before the fallback ran
 					want.Served = 0
 				case occasion == "Transition":
-					// The goroutine ended while its call was let through as a probe. The call was not made, so it is
-					// not counted.
+					// The goroutine ended while its call was admitted as a probe. The call was not made, so it is not counted.
 					want.Success = 1
 				}
 				wantTally(t, m.name+" in "+occasion, g, want)
 				if !m.ends && (len(heard.rejected) != 1 || len(heard.fellBack) != 1 || len(heard.transitions) != 3 ||
 					len(heard.settled) != 3 || len(heard.probed) != 1) {
-					t.Errorf("%s in %s: the second observer heard %+v", m.name, occasion, heard)
+					t.Errorf("%s in %s: the other hooks got %+v", m.name, occasion, heard)
 				}
 			})
 		}
 	}
 }
 
-// An error has methods, and the guard calls them: they are user code too.
+// G13: the methods of an error are user code too, and the guard calls them.
 func TestG13_ErrorMisbehaves(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -174,7 +173,7 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 						t.Errorf("%s: the call panicked: %v", tt.name, v)
 					}
 				}()
-				if err = (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+				if err = (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // the same value
 					t.Errorf("%s: got another error than the invoker's", tt.name)
 				}
 			}()
@@ -208,7 +207,7 @@ type rudeUnwrapError struct{}
 func (*rudeUnwrapError) Error() string { return "rude" }
 func (*rudeUnwrapError) Unwrap() error { panic("keep out") }
 
-// B30: user code runs outside every lock, so it may ask the breaker, and make guarded calls of its own.
+// B30: user code runs without any lock held, so it may call the breaker, and make guarded calls.
 func TestG13_UserCodeMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g *Guard
@@ -216,7 +215,7 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		ask := func(occasion string) func() {
 			return func() {
 				if asked[occasion]++; asked[occasion] > 1 {
-					return // or it would go on for ever
+					return // otherwise it would recurse
 				}
 				b := g.Group().Get(methodKey)
 				b.State()
