@@ -30,7 +30,7 @@ func newConn(t *testing.T, target string) *grpc.ClientConn {
 }
 
 // G11: each call goes to the breaker of its key, although several methods and targets share a slot of the cache.
-func TestG11_HandlesKeepKeysApart(t *testing.T) {
+func TestG11_CacheSeparatesKeys(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(10_000))
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 }
 
 // B33: the cache does not return a breaker that was evicted.
-func TestB33_HandlesFollowEvictions(t *testing.T) {
+func TestB33_CacheSkipsEvictedBreakers(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(1))
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestB33_HandlesFollowEvictions(t *testing.T) {
 }
 
 // B33: a key that used the overflow breaker gets its own breaker once there is room.
-func TestB33_OverflowIsNotRemembered(t *testing.T) {
+func TestB33_OverflowIsNotCached(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(1))
 	if err != nil {
 		t.Fatal(err)

@@ -16,9 +16,9 @@ import (
 
 func TestBypass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		heard := new(settlements)
-		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, saying("instead"), OnFailure()))
-		before, events := snapshots(s.guard), len(heard.transitions)
+		rec := new(settlements)
+		s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, answering("instead"), OnFailure()))
+		before, events := snapshots(s.guard), len(rec.transitions)
 		wantCode(t, "past an open breaker", s.plain(Bypass()), codes.OK)
 		s.srv.Set(failing(down))
 		wantCode(t, "past an open breaker, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")), codes.Unavailable)
@@ -28,8 +28,8 @@ func TestBypass(t *testing.T) {
 		if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(s.guard))); diff != "" {
 			t.Errorf("calls that bypass the guard were counted (-before +after):\n%s", diff)
 		}
-		if len(heard.settled) != 0 || len(heard.fellBack) != 0 || len(heard.transitions) != events || s.guard.Group().Stats().Unguarded != 0 {
-			t.Errorf("hooks were called for calls that bypass the guard: %+v", heard)
+		if len(rec.settled) != 0 || len(rec.fellBack) != 0 || len(rec.transitions) != events || s.guard.Group().Stats().Unguarded != 0 {
+			t.Errorf("hooks were called for calls that bypass the guard: %+v", rec)
 		}
 		// The options apply only to their own call.
 		wantCode(t, "the next call", s.plain(), codes.OK)

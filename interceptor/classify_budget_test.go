@@ -165,7 +165,7 @@ func TestG04_ShortBudgetInTheResult(t *testing.T) {
 	}{
 		{nil, time.Second, false},
 		{nil, 1, false},
-		{[]Option{WithHooks(hooksOf(deafToAll{}))}, time.Second, false},
+		{[]Option{WithHooks(hooksOf(noopCallHooks{}))}, time.Second, false},
 		{[]Option{WithMinBudget(time.Minute)}, time.Second, true},
 		{[]Option{WithMinBudget(time.Minute)}, 1, true},
 		{[]Option{WithMinBudget(time.Minute)}, time.Minute, false},

@@ -97,7 +97,7 @@ func (nilStatusError) Error() string              { return "a status that is nil
 func (nilStatusError) GRPCStatus() *status.Status { return nil }
 
 // Canceled calls neither open a breaker nor close one, however many there are.
-func TestG03_CancelledCallsDecideNothing(t *testing.T) {
+func TestG03_CanceledCallsDecideNothing(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	c := &calls{guard: g}
 	for range 1000 {
@@ -239,7 +239,7 @@ func TestS02_TableByHand(t *testing.T) {
 	}
 }
 
-func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
+func TestG06_ErrorsThatAreNotStatuses(t *testing.T) {
 	unavailable := status.Error(codes.Unavailable, "x")
 	for _, tt := range []struct {
 		name string

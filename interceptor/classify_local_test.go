@@ -49,7 +49,7 @@ func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) err
 	}
 }
 
-// localErrors has each text of localTexts and receiptTexts at least once. TestG05_EveryTextIsMade checks that.
+// localErrors has each text of localTexts and receiptTexts at least once. TestG05_EveryTextHasATest checks that.
 func localErrors() []localError {
 	tokenless := errors.New("no token")
 	return []localError{
@@ -179,7 +179,7 @@ func (brokenCompressor) Type() string               { return "gzip" }
 
 // grpc itself makes each text, so this test fails if grpc changes one. A response that the client cannot receive is a
 // success. All other errors are ignored.
-func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
+func TestG05_ErrorsOfTheClientAreIgnored(t *testing.T) {
 	for _, tt := range localErrors() {
 		for name, opts := range map[string][]Option{"default": nil, "evidence": {WithPeerEvidence()}} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
@@ -202,7 +202,7 @@ func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 	}
 }
 
-func TestG05_EveryTextIsMade(t *testing.T) {
+func TestG05_EveryTextHasATest(t *testing.T) {
 	type entry struct {
 		code codes.Code
 		text string
@@ -234,7 +234,7 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 
 // An error of the peer with one of these texts counts as the peer's if the guard knows that the peer answered. A
 // message that was too large to receive is always a success, because the peer answered.
-func TestG05_ThePeerSaysTheSame(t *testing.T) {
+func TestG05_SameTextsFromThePeer(t *testing.T) {
 	sendHeader := func(ctx context.Context) { _ = grpc.SendHeader(ctx, metadata.Pairs("key", "value")) }
 	for _, tt := range localErrors() {
 		for _, way := range []struct {

@@ -56,7 +56,7 @@ func retryIn(d time.Duration) *errdetails.RetryInfo {
 	return &errdetails.RetryInfo{RetryDelay: durationpb.New(d)}
 }
 
-func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
+func TestG08_RejectedError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: 10 * time.Second})
 		start := time.Now()
@@ -120,7 +120,7 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 
 // The guard calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. Interceptors
 // outside the guard depend on that.
-func TestG08_RejectionTellsOnFinish(t *testing.T) {
+func TestG08_RejectionCallsOnFinish(t *testing.T) {
 	answer := Fallback(func(_ context.Context, req *int, cause error) (*int, error) {
 		if *req == 0 {
 			return nil, cause
@@ -130,24 +130,24 @@ func TestG08_RejectionTellsOnFinish(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithFallback(ForMethods(fullMethod), answer))
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	for _, answered := range []bool{false, true} {
-		var heard []error
-		hear := grpc.OnFinish(func(err error) { heard = append(heard, err) })
-		rude := grpc.OnFinish(func(error) { panic("user code") })
+		var rec []error
+		hear := grpc.OnFinish(func(err error) { rec = append(rec, err) })
+		misbehavingHooks := grpc.OnFinish(func(error) { panic("user code") })
 		req := new(int)
 		if answered {
 			*req = 1
 		}
-		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, rude, grpc.OnFinish(nil), hear)
+		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, misbehavingHooks, grpc.OnFinish(nil), hear)
 		if IsRejected(err) == answered {
 			t.Errorf("answered %v: got %v", answered, err)
 		}
-		if len(heard) != 2 || heard[0] != err || heard[1] != err { //nolint:errorlint // the same value
-			t.Errorf("answered %v: OnFinish got %v, want %v, twice", answered, heard, err)
+		if len(rec) != 2 || rec[0] != err || rec[1] != err { //nolint:errorlint // the same value
+			t.Errorf("answered %v: OnFinish got %v, want %v, twice", answered, rec, err)
 		}
 	}
 }
 
-func TestG08_OneErrorForAStay(t *testing.T) {
+func TestG08_OneErrorPerGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group, err := breaker.NewGroup(breaker.Config{OpenFor: time.Second})
 		if err != nil {
@@ -244,7 +244,7 @@ func overTheWire(t *testing.T, err error) error {
 	return status.ErrorProto(p)
 }
 
-func TestG08_NoNamesUnlessAskedFor(t *testing.T) {
+func TestG08_NoNamesByDefault(t *testing.T) {
 	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
 	whatever := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
 	wire := func(opts ...Option) string {
@@ -283,7 +283,7 @@ func TestG08_Details(t *testing.T) {
 }
 
 // A key is any string, but a protobuf string must be valid UTF-8. The status must still have its details.
-func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
+func TestG08_DetailsOfAnInvalidUTF8Key(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const method = "/pkg.S\xffrvice/M\xfethod"
 		g := newGuard(t, breaker.Config{}, WithRejectionDetails(), WithKey(keyfunc.Method))
@@ -311,7 +311,7 @@ func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
 }
 
 // The same over a real server: a handler returns the rejection, and its client gets it.
-func TestG08_AServerHandsItOn(t *testing.T) {
+func TestG08_RejectionThroughAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: 30 * time.Second})
 		err := rejectionOf(t, inner)

@@ -134,7 +134,7 @@ func ExampleIsRejected() {
 		case err == nil:
 			fmt.Println("answered")
 		case interceptor.IsRejected(err):
-			fmt.Println("rejected: not worth a retry before the breaker lets calls through")
+			fmt.Println("rejected: not worth a retry before the breaker admits calls")
 		default:
 			fmt.Println("failed:", status.Code(err))
 		}
@@ -142,7 +142,7 @@ func ExampleIsRejected() {
 	// Output:
 	// answered
 	// failed: Unavailable
-	// rejected: not worth a retry before the breaker lets calls through
+	// rejected: not worth a retry before the breaker admits calls
 }
 
 // A retry interceptor belongs outside the guard. Then each attempt has an outcome, and Retriable ends the retries once

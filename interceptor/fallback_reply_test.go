@@ -98,8 +98,8 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	} {
 		for _, onFailure := range []bool{false, true} {
 			ran := false
-			heard := new(recorder)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), Fallback(
+			rec := new(recorder)
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), Fallback(
 				func(context.Context, *int, error) (*int, error) {
 					ran = true
 					return new(int), nil
@@ -114,7 +114,7 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 			err := g.Unary(t.Context(), fullMethod, tt.req, tt.reply, nil, takes(0, down), grpc.Trailer(&trailer))
 			wantCode(t, tt.name, err, codes.Internal)
 			if !onFailure {
-				cause = heard.rejected[0]
+				cause = rec.rejected[0]
 			}
 			if !errors.Is(err, cause) || IsRejected(err) == onFailure || !strings.Contains(err.Error(), cause.Error()) {
 				t.Errorf("%s: %v does not wrap %v", tt.name, err, cause)
@@ -126,8 +126,8 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 				t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
 			}
 			wantTally(t, tt.name, g, want)
-			if len(heard.fellBack) != 1 || heard.fellBack[0].Served || heard.fellBack[0].Cause != cause { //nolint:errorlint // the same value
-				t.Errorf("%s: FellBack got %+v", tt.name, heard.fellBack)
+			if len(rec.fellBack) != 1 || rec.fellBack[0].Served || rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
+				t.Errorf("%s: FellBack got %+v", tt.name, rec.fellBack)
 			}
 		}
 	}
@@ -135,9 +135,9 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 
 // The mark is that of the current call. A caller may use one variable for the trailers of all calls, and must not find
 // the mark of an earlier call.
-func TestG15_MarkIsOfThisCall(t *testing.T) {
+func TestG15_MarkIsOfTheCurrentCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := openScene(t, WithFallback(forUnary, answering("instead"), OnFailure()))
 		want := metadata.Pairs(FallbackTrailer, FallbackRejected)
 		trailer := metadata.Pairs("from", "an earlier call")
 		for range 2 {
@@ -162,7 +162,7 @@ func TestG15_MarkIsOfThisCall(t *testing.T) {
 // A caller may have several grpc.Trailer options, also with nil.
 func TestG15_MarksAllTrailers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead")))
+		s := openScene(t, WithFallback(forUnary, answering("instead")))
 		var one, two metadata.MD
 		if err := s.plain(grpc.Trailer(&one), grpc.Trailer(nil), grpc.Trailer(&two)); err != nil {
 			t.Fatal(err)
@@ -176,7 +176,7 @@ func TestG15_MarksAllTrailers(t *testing.T) {
 }
 
 func TestG15_BadFallbacksAreErrors(t *testing.T) {
-	good := saying("x")
+	good := answering("x")
 	other := Fallback(func(context.Context, *response, error) (*response, error) { return nil, nil })
 	third := Fallback(func(context.Context, *request, error) (*request, error) { return nil, nil })
 	const service = "grpcircuit.testpb.Test"

@@ -30,7 +30,7 @@ type (
 var forUnary = ForMethods(testpb.Test_Unary_FullMethodName)
 
 // saying returns a fallback that answers text.
-func saying(text string) FallbackHandler {
+func answering(text string) FallbackHandler {
 	return Fallback(func(context.Context, *request, error) (*response, error) {
 		return &response{Text: text}, nil
 	})
@@ -47,20 +47,20 @@ func openScene(t *testing.T, opts ...Option) *scene {
 
 func TestG15_AnswersARejectedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		heard := new(recorder)
+		rec := new(recorder)
 		req := &request{Text: "question"}
 		ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
 		runs := 0
 		var cause error
-		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, Fallback(
+		s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, Fallback(
 			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
 				runs++
 				// The fallback's context is that of the caller with a mark.
 				if gotCtx.Value(ctxKey{}) != "mine" || gotCtx.Done() != ctx.Done() || gotReq != req {
 					t.Errorf("the fallback got %v and %v, want those of the caller", gotCtx, gotReq)
 				}
-				if len(heard.rejected) != 1 || len(heard.fellBack) != 0 {
-					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(heard.rejected), len(heard.fellBack))
+				if len(rec.rejected) != 1 || len(rec.fellBack) != 0 {
+					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(rec.rejected), len(rec.fellBack))
 				}
 				cause = err
 				return &response{Text: "answer to " + gotReq.GetText()}, nil
@@ -76,24 +76,24 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 		if runs != 1 || s.srv.Total() != 0 {
 			t.Errorf("the fallback ran %d times, the server %d times; want 1 and 0", runs, s.srv.Total())
 		}
-		if e := rejected(t, cause); len(heard.rejected) != 1 || e != heard.rejected[0] {
-			t.Errorf("the fallback got %v, the hook %v; want the same", cause, heard.rejected)
+		if e := rejected(t, cause); len(rec.rejected) != 1 || e != rec.rejected[0] {
+			t.Errorf("the fallback got %v, the hook %v; want the same", cause, rec.rejected)
 		}
 		if diff := cmp.Diff(metadata.Pairs("grpcircuit-fallback", "rejected"), trailer); diff != "" || header != nil {
 			t.Errorf("header %v, trailer (-want +got):\n%s", header, diff)
 		}
 		wantTally(t, "answered", s.guard, tally{Rejected: 1, Served: 1})
-		wantFellBack(t, heard, cause, true)
+		wantFellBack(t, rec, cause, true)
 	})
 }
 
 // wantFellBack checks that FellBack was called once, and its argument.
-func wantFellBack(t *testing.T, heard *recorder, cause error, served bool) {
+func wantFellBack(t *testing.T, rec *recorder, cause error, served bool) {
 	t.Helper()
-	if len(heard.fellBack) != 1 {
-		t.Fatalf("FellBack was called %d times, want 1", len(heard.fellBack))
+	if len(rec.fellBack) != 1 {
+		t.Fatalf("FellBack was called %d times, want 1", len(rec.fellBack))
 	}
-	got := heard.fellBack[0]
+	got := rec.fellBack[0]
 	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the same value
 		got.Call.Service != "grpcircuit.testpb.Test" || got.Call.Method != "Unary" {
 		t.Errorf("FellBack got %+v, want Unary, cause %v, served %v", got, cause, served)
@@ -116,9 +116,9 @@ func TestG15_FallbackThatFails(t *testing.T) {
 	} {
 		for _, onFailure := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				heard := new(recorder)
+				rec := new(recorder)
 				h := Fallback(func(context.Context, *request, error) (*response, error) { return tt.f() })
-				s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, h, OnFailure()))
+				s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, h, OnFailure()))
 				want := tally{Rejected: 1, NotServed: 1}
 				if onFailure {
 					onlyBreaker(t, s.guard).Reset(t.Context())
@@ -133,7 +133,7 @@ func TestG15_FallbackThatFails(t *testing.T) {
 				})
 				cause := s.spy.err
 				if !onFailure {
-					cause = heard.rejected[0]
+					cause = rec.rejected[0]
 				}
 				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the same value
 					t.Errorf("%s: returned %v with %v, want %v with %v", tt.name, returned, err, !tt.ends, cause)
@@ -145,7 +145,7 @@ func TestG15_FallbackThatFails(t *testing.T) {
 					t.Errorf("%s: the trailer has the mark of a fallback: %v", tt.name, got)
 				}
 				wantTally(t, tt.name, s.guard, want)
-				wantFellBack(t, heard, cause, false)
+				wantFellBack(t, rec, cause, false)
 			})
 		}
 	}
@@ -159,7 +159,7 @@ func TestG15_OnFailure(t *testing.T) {
 		for _, opts := range [][]FallbackOption{nil, {OnFailure()}} {
 			for _, more := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
 				synctest.Test(t, func(t *testing.T) {
-					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey), WithFallback(forUnary, saying("instead"), opts...))...)
+					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey), WithFallback(forUnary, answering("instead"), opts...))...)
 					s := newScene(t, g, "")
 					s.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *request) (*response, error) {
 						_ = grpc.SetTrailer(ctx, metadata.Pairs("from", "server"))
@@ -205,7 +205,7 @@ func TestG15_OnFailure(t *testing.T) {
 func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second},
-			WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+			WithKey(oneKey), WithFallback(forUnary, answering("instead"), OnFailure()))
 		s := newScene(t, g, "")
 		s.srv.Set(failing(down))
 		for range 10 {
@@ -224,7 +224,7 @@ func TestG15_RejectedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
 		inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
-		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, answering("instead"), OnFailure()))
 		s := newScene(t, g, "", inner.DialOptions()...)
 		if err := s.plain(); !IsRejected(err) {
 			t.Errorf("got %v, want the inner guard's rejection", err)
@@ -279,14 +279,14 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 		rejects string // what answers a rejected call; empty: nothing
 		fails   string // what answers a failed one
 	}{
-		{"one", []Option{WithFallback(all, saying("a"), OnFailure())}, "a", "a"},
-		{"two", []Option{WithFallback(all, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "a", "a"},
-		{"the first for rejections only", []Option{WithFallback(all, saying("a")), WithFallback(all, saying("b"), OnFailure())}, "a", "b"},
-		{"the first does not match", []Option{WithFallback(never, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "b", "b"},
-		{"none matches", []Option{WithFallback(never, saying("a"), OnFailure())}, "", ""},
-		{"a matcher panics", []Option{WithFallback(panics, saying("a"), OnFailure())}, "", ""},
-		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), saying("a"))}, "a", ""},
-		{"another name", []Option{WithFallback(ForMethods(testpb.Other_Ping_FullMethodName), saying("a"))}, "", ""},
+		{"one", []Option{WithFallback(all, answering("a"), OnFailure())}, "a", "a"},
+		{"two", []Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "a", "a"},
+		{"the first for rejections only", []Option{WithFallback(all, answering("a")), WithFallback(all, answering("b"), OnFailure())}, "a", "b"},
+		{"the first does not match", []Option{WithFallback(never, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "b", "b"},
+		{"none matches", []Option{WithFallback(never, answering("a"), OnFailure())}, "", ""},
+		{"a matcher panics", []Option{WithFallback(panics, answering("a"), OnFailure())}, "", ""},
+		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), answering("a"))}, "a", ""},
+		{"another name", []Option{WithFallback(ForMethods(testpb.Other_Ping_FullMethodName), answering("a"))}, "", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := openScene(t, tt.opts...)
@@ -310,7 +310,7 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 // B24: grpc ends a call whose context is done, and the fallback does not answer it.
 func TestG15_ContextThatIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := openScene(t, WithFallback(forUnary, answering("instead"), OnFailure()))
 		wantCode(t, "deadline before the call", s.within(-1), codes.DeadlineExceeded)
 		wantTally(t, "deadline before the call", s.guard, tally{})
 	})

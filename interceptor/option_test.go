@@ -43,24 +43,24 @@ func TestBadOptionsAreErrors(t *testing.T) {
 			"interceptor: WithLongStream: the duration is 999.999µs, want 1ms or more",
 		},
 	} {
-		heard := new(recorder)
+		rec := new(recorder)
 		group, err := breaker.NewGroup(breaker.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := New(group, WithHooks(hooksOf(heard)), tt.opt, WithPeerEvidence())
+		g, err := New(group, WithHooks(hooksOf(rec)), tt.opt, WithPeerEvidence())
 		if err == nil || err.Error() != tt.want || g != nil {
 			t.Errorf("%s: got %v and %v, want %q", tt.name, g, err, tt.want)
 		}
 		// New registered no hooks, also not those of the options before the bad one.
 		group.Get(methodKey).Trip(t.Context(), "test")
-		if len(heard.transitions) != 0 {
+		if len(rec.transitions) != 0 {
 			t.Errorf("%s: hooks are registered with the group although New failed", tt.name)
 		}
 	}
 }
 
-func TestNilGroupIsOneOfItsOwn(t *testing.T) {
+func TestNilGroupMakesANewGroup(t *testing.T) {
 	one, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestNilGroupHasTheDefaultConfig(t *testing.T) {
 	})
 }
 
-func TestGroupIsTheOneGiven(t *testing.T) {
+func TestGroupReturnsTheGivenGroup(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 	if !s.direct {
 		comesFrom = originWrapped
 		if fromGRPC(cs) {
-			comesFrom = originHandedOn
+			comesFrom = originUnwrapped
 		}
 		// An interceptor may have made attempts before this one, removed the guard's option, or returned a stream of another
 		// connection. So earlier calls of OnFinish are ignored, and the context is watched too. If the type of the context
@@ -413,7 +413,7 @@ func (s *stream) Header() (metadata.MD, error) {
 	done = true
 	if len(md) > 0 {
 		s.hasHeader.Store(true)
-	} else if f := s.finishErr.Load(); f != nil && s.origin() == originHandedOn {
+	} else if f := s.finishErr.Load(); f != nil && s.origin() == originUnwrapped {
 		s.on(received, f.err)
 	}
 	return md, err

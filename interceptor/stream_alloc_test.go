@@ -184,11 +184,11 @@ func (s settledSignal) Settled(context.Context, Settlement)     { s <- struct{}{
 // S12: after a stream has settled and its caller has dropped it, neither the guard nor the breaker keeps its context or
 // the parent of that context alive.
 func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
-	type luggage struct{ _ [64]byte }
+	type ballast struct{ _ [64]byte }
 	type key struct{}
-	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithHooks(hooksOf(deaf{})))
+	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithHooks(hooksOf(noopHooks{})))
 	settled := make(settledSignal, 1)
-	tells, err := New(g.Group(), WithHooks(hooksOf(settled)))
+	signalling, err := New(g.Group(), WithHooks(hooksOf(settled)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 		},
 		"fake, by its context": func(ctx context.Context) {
 			ctx, cancel := context.WithCancel(ctx)
-			openFake(ctx, t, tells, serverStreams, new(fakeStream))
+			openFake(ctx, t, signalling, serverStreams, new(fakeStream))
 			cancel()
 			<-settled
 		},
@@ -226,8 +226,8 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 			}
 		},
 	} {
-		pack := func() weak.Pointer[luggage] {
-			l := new(luggage)
+		pack := func() weak.Pointer[ballast] {
+			l := new(ballast)
 			use(context.WithValue(parent, key{}, l))
 			return weak.Make(l)
 		}

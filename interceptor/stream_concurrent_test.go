@@ -80,7 +80,7 @@ func TestS11_SendAndReceiveConcurrentSafe(t *testing.T) {
 }
 
 // S11, S6: a caller cancels a stream while another of its goroutines receives.
-func TestS11_LeavesWhileReceivingConcurrentSafe(t *testing.T) {
+func TestS11_CancelWhileReceivingConcurrentSafe(t *testing.T) {
 	const streams = 50
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
@@ -156,7 +156,7 @@ func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 
 // S4: an interceptor may open two streams, return one and cancel the other. OnFinish then reports the end of a stream
 // that the guard does not have, while its own is about to end.
-func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
+func TestS04_DroppedAttemptConcurrentSafe(t *testing.T) {
 	const streams = 100
 	synctest.Test(t, func(t *testing.T) {
 		two := func(

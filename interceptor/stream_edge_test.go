@@ -75,7 +75,7 @@ func TestS02_ReceivedBeforeOnFinish(t *testing.T) {
 
 // S2: the age of a stream counts from its creation. It does not include the wait for a connection, nor the attempts
 // that an interceptor makes before it returns a stream.
-func TestS02_TheWaitForAConnectionIsNoAge(t *testing.T) {
+func TestS02_TheWaitForAConnectionDoesNotAge(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t.T, lenient, WithKey(oneKey))
 		hang := func(ctx context.Context) (net.Conn, error) {
@@ -246,7 +246,7 @@ func TestS09_OnFinishAfterHeader(t *testing.T) {
 }
 
 // S14: if a hook exits the goroutine of the timer, the breaker still closes.
-func TestS14_ObserverThatExits(t *testing.T) {
+func TestS14_HookThatExits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		cfg.SuccessesToClose = 5
@@ -259,7 +259,7 @@ func TestS14_ObserverThatExits(t *testing.T) {
 	})
 }
 
-type exits struct{ deafToAll }
+type exits struct{ noopCallHooks }
 
 func (exits) Probed(context.Context, Settlement) { runtime.Goexit() }
 
@@ -329,13 +329,13 @@ func TestG05_ConnectionWithoutAddresses(t *testing.T) {
 
 // G14: the wait for the connection does not count as time of the backend. It does not make a probe slow, and is not
 // part of Settlement.Duration.
-func TestG14_TheWaitIsNotCharged(t *testing.T) {
+func TestG14_TheWaitDoesNotCount(t *testing.T) {
 	for _, kind := range []string{"unary", "stream"} {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := probeConfig
 			cfg.SlowCall = 200 * time.Millisecond
-			obs := new(settlements)
-			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithHooks(hooksOf(obs)))
+			rec := new(settlements)
+			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithHooks(hooksOf(rec)))
 			backend := testpb.StartBufconn(t, new(testpb.Server))
 			backend.Stop()
 			cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
@@ -359,8 +359,8 @@ func TestG14_TheWaitIsNotCharged(t *testing.T) {
 				_, _ = drain(s)
 			}
 			wantState(t, kind+": the backend answered at once", g, breaker.Closed)
-			if len(obs.settled) != 1 || obs.settled[0].Duration > 100*time.Millisecond {
-				t.Errorf("%s: Settled got %+v, want one settlement of at most 100ms", kind, obs.settled)
+			if len(rec.settled) != 1 || rec.settled[0].Duration > 100*time.Millisecond {
+				t.Errorf("%s: Settled got %+v, want one settlement of at most 100ms", kind, rec.settled)
 			}
 		})
 	}

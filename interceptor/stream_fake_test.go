@@ -22,14 +22,14 @@ import (
 // returns a stream. It also must not block.
 func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	for _, fires := range []int{0, 1, 3} {
-		for _, said := range []error{nil, down, statusError(codes.Canceled)} {
+		for _, finishErr := range []error{nil, down, statusError(codes.Canceled)} {
 			for _, end := range []error{nil, down} {
 				g := newGuard(t, breaker.Config{})
-				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", said, fires, end)
+				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, fires, end)
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 						for range fires {
-							finisher(opts)(said)
+							finisher(opts)(finishErr)
 						}
 						return &fakeStream{recv: func(any) error { return eofOr(end) }}, nil
 					})
@@ -52,10 +52,10 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 func TestS04_OnFinishDecides(t *testing.T) {
 	for _, code := range allCodes() {
 		g := newGuard(t, breaker.Config{})
-		said := statusError(code)
+		finishErr := statusError(code)
 		want := one(directOutcomeOf(code))
-		cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(said) }})
-		finish(said)
+		cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(finishErr) }})
+		finish(finishErr)
 		wantTally(t, code.String()+": once", g, want)
 		finish(down)
 		finish(nil)
@@ -135,7 +135,7 @@ func TestS04_OnFinishLate(t *testing.T) {
 // S5: for a stream that is not grpc's own, OnFinish during a call decides nothing, because an interceptor may make
 // another attempt.
 func TestS05_OnFinishInsideCalls(t *testing.T) {
-	for _, said := range []error{nil, down} {
+	for _, finishErr := range []error{nil, down} {
 		for name, call := range map[string]func(grpc.ClientStream) error{
 			"RecvMsg":   func(cs grpc.ClientStream) error { return cs.RecvMsg(nil) },
 			"SendMsg":   func(cs grpc.ClientStream) error { return cs.SendMsg(nil) },
@@ -149,14 +149,14 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 			var finish func(error)
 			over := false
 			f := &fakeStream{
-				send:      func(any) error { finish(said); return nil },
-				closeSend: func() error { finish(said); return nil },
-				header:    func() (metadata.MD, error) { finish(said); return nil, nil },
+				send:      func(any) error { finish(finishErr); return nil },
+				closeSend: func() error { finish(finishErr); return nil },
+				header:    func() (metadata.MD, error) { finish(finishErr); return nil, nil },
 				recv: func(any) error {
 					if over {
 						return statusError(codes.ResourceExhausted)
 					}
-					finish(said)
+					finish(finishErr)
 					return nil
 				},
 			}
@@ -175,7 +175,7 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 
 // S6: only the context shows the end of the stream. It ends after the stream was opened or while it opens, or it can
 // never end.
-func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
+func TestS06_ContextOfOtherStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -289,8 +289,8 @@ func TestStreamResult(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
-			obs := new(settlements)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(obs)), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+			rec := new(settlements)
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 				got = append(got, r)
 				return breaker.Overload
 			}))
@@ -323,8 +323,8 @@ func TestStreamResult(t *testing.T) {
 				t.Errorf("%s: the classifier got %s, want %s", tt.name, got, want)
 			}
 			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.want.Code, Duration: tt.after}
-			if !slices.Equal(obs.settled, []Settlement{want}) {
-				t.Errorf("%s: Settled got %+v, want %+v", tt.name, obs.settled, want)
+			if !slices.Equal(rec.settled, []Settlement{want}) {
+				t.Errorf("%s: Settled got %+v, want %+v", tt.name, rec.settled, want)
 			}
 			wantTally(t, tt.name, g, one(breaker.Overload))
 		})

@@ -73,7 +73,7 @@ func TestG01_StreamPanics(t *testing.T) {
 
 // G1, S13: a panic is a failure with a code other than Unavailable, so it takes back the sign of life of the first
 // message. The failure streak goes on.
-func TestS13_PanicTakesTheSignBack(t *testing.T) {
+func TestS13_PanicUndoesTheSignOfLife(t *testing.T) {
 	for _, leave := range []func(){func() { panic("broken") }, runtime.Goexit} {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 2})
 		_ = (&calls{guard: g}).call(t.Context(), down)
@@ -148,7 +148,7 @@ func TestG01_TrailerPanics(t *testing.T) {
 // G13: for a stream, a classifier and hooks that panic change neither the outcome nor the caller's error.
 func TestG13_StreamClassifierPanics(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panicky{})), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panickingHooks{})), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
 		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
 		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, end)
@@ -161,9 +161,9 @@ func TestG13_StreamClassifierPanics(t *testing.T) {
 	}
 }
 
-type panicky struct{}
+type panickingHooks struct{}
 
-func (panicky) Rejected(context.Context, *RejectedError)  { panic("rejected") }
-func (panicky) FellBack(context.Context, FallbackInfo)    { panic("fell back") }
-func (panicky) Transition(context.Context, breaker.Event) { panic("transition") }
-func (panicky) Settled(context.Context, Settlement)       { panic("settled") }
+func (panickingHooks) Rejected(context.Context, *RejectedError)  { panic("rejected") }
+func (panickingHooks) FellBack(context.Context, FallbackInfo)    { panic("fell back") }
+func (panickingHooks) Transition(context.Context, breaker.Event) { panic("transition") }
+func (panickingHooks) Settled(context.Context, Settlement)       { panic("settled") }

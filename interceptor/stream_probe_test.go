@@ -235,7 +235,7 @@ func TestS08_MessagesAreNotCalls(t *testing.T) {
 
 // S7, B22: a probe without an answer holds its slot only for the lease, and its later result is late. Even a sequence
 // of such probes does not keep the breaker half-open.
-func TestS07_SilentProbeIsALease(t *testing.T) {
+func TestS07_SilentProbeHoldsItsLease(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement, neverOld)
 		forever := context.WithoutCancel(t.Context())
@@ -360,10 +360,10 @@ func TestS06_ProbeCancelled(t *testing.T) {
 }
 
 // S8: the hooks get a probe once, at its first message.
-func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
+func TestS08_HooksGetAProbeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		obs := new(settlements)
-		g := newGuard(t, probeConfig, WithHooks(hooksOf(obs)))
+		rec := new(settlements)
+		g := newGuard(t, probeConfig, WithHooks(hooksOf(rec)))
 		halfOpen(t, g, methodKey)
 		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
 		time.Sleep(time.Second)
@@ -372,10 +372,10 @@ func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
 		}
 		finish(down)
 		want := []Settlement{{Key: methodKey, Outcome: breaker.Success, Duration: time.Second, Probe: true}}
-		if diff := cmp.Diff(want, obs.probed); diff != "" {
+		if diff := cmp.Diff(want, rec.probed); diff != "" {
 			t.Errorf("probed (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff(want, obs.settled); diff != "" {
+		if diff := cmp.Diff(want, rec.settled); diff != "" {
 			t.Errorf("settled (-want +got):\n%s", diff)
 		}
 	})

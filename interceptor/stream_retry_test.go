@@ -226,7 +226,7 @@ func TestS09_ProbeRetries(t *testing.T) {
 
 // S9: the guard never calls Context. It calls Header and Trailer only after RecvMsg has returned an error. It calls
 // neither for a stream that ends with success or has settled.
-func TestS09_NeverAsksWhileItRuns(t *testing.T) {
+func TestS09_NoHeaderWhileTheStreamRuns(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		for _, end := range []error{nil, down} {
 			synctest.Test(t, func(t *testing.T) {
@@ -235,9 +235,9 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 					halfOpen(t, g, methodKey)
 				}
 				messages, over := 0, false
-				var asked []string
+				var called []string
 				ask := func(method string) {
-					asked = append(asked, method)
+					called = append(called, method)
 					if !over {
 						t.Errorf("the guard called %s before the end", method)
 					}
@@ -267,8 +267,8 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 				if end != nil && !probe { // a probe has settled at its first message
 					want = []string{"Header", "Trailer"}
 				}
-				if !slices.Equal(asked, want) {
-					t.Errorf("probe: %v, ends with %v: the guard called %v, want %v", probe, end, asked, want)
+				if !slices.Equal(called, want) {
+					t.Errorf("probe: %v, ends with %v: the guard called %v, want %v", probe, end, called, want)
 				}
 			})
 		}
@@ -276,7 +276,7 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 }
 
 // S9: the same when OnFinish is called, which may be for another stream, and when the context ends.
-func TestS09_OnFinishAsksForNothing(t *testing.T) {
+func TestS09_OnFinishCallsNoHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		f := &fakeStream{
@@ -298,7 +298,7 @@ func TestS09_OnFinishAsksForNothing(t *testing.T) {
 
 // S9: the same if SendMsg or CloseSend ends the stream, or if its connection was closed while it opened. RecvMsg has
 // not returned an error then, so Header might block for a stream that is not grpc's.
-func TestS09_AsksOnlyAfterReceive(t *testing.T) {
+func TestS09_HeaderOnlyAfterRecvMsg(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end    func(grpc.ClientStream)
 		closed bool
@@ -337,7 +337,7 @@ func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 // S9: with grpc directly below, OnFinish means that this stream has ended. If it ended with an error, its header shows
 // whether it was answered. Trailer must not be called before RecvMsg has returned, so the guard reads the trailer from
 // its option.
-func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
+func TestS09_OnFinishOfDirectCallsHeader(t *testing.T) {
 	for _, header := range []metadata.MD{nil, metadata.Pairs("k", "v")} {
 		for _, end := range []error{nil, down} {
 			var got []Result
@@ -345,11 +345,11 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 				got = append(got, r)
 				return DefaultClassifier(ctx, r)
 			}))
-			asked, over := 0, false
+			called, over := 0, false
 			f := &fakeStream{
 				context: func() context.Context { t.Error("the guard called Context"); return nil },
 				header: func() (metadata.MD, error) {
-					asked++
+					called++
 					if !over {
 						t.Error("the guard called Header before the end")
 					}
@@ -365,8 +365,8 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 			if end != nil {
 				want = 1
 			}
-			if asked != want {
-				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, asked, want)
+			if called != want {
+				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, called, want)
 			}
 			if len(got) != 1 || end != nil && (got[0].Answered != (header != nil) || got[0].Code != codeOf(end)) {
 				t.Errorf("header %v, ends with %v: the classifier got %+v", header, end, got)
@@ -377,7 +377,7 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 
 // S9: over grpc's own streams: an interceptor opens two streams, returns one, and cancels the other. The first then
 // fails and is retried. A call of its Trailer would have committed it to the failed attempt.
-func TestS09_LoserOfTwoAndRetries(t *testing.T) {
+func TestS09_DroppedAttemptAndRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
 		release := make(chan struct{})

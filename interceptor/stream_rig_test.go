@@ -54,13 +54,13 @@ type streamArrangement struct {
 // grpc directly, from grpc through an interceptor, and wrapped by an interceptor, so that OnFinish does not decide.
 var streamArrangements = []streamArrangement{
 	{name: "bare"},
-	{name: "handed on", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(handOn)}},
+	{name: "unwrapped", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(passOn)}},
 	{name: "wrapped", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(wrap)}},
 }
 
 func (a streamArrangement) wraps() bool { return a.name == "wrapped" }
 
-func handOn(
+func passOn(
 	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	return streamer(ctx, desc, cc, method, opts...)

@@ -10,7 +10,7 @@ import (
 // panic, and time that passed. The reaction depends on the origin of the stream, because OnFinish has a different
 // meaning for each:
 //
-//	                       | opening | direct  | handed on | wrapped
+//	                       | opening | direct  | unwrapped | wrapped
 //	RecvMsg returned       | -       | end     | end       | end
 //	a call returned        | end     | end     | end       | end
 //	OnFinish               | later   | end     | end       | if closed
@@ -36,7 +36,7 @@ type origin uint32
 const (
 	originOpening  origin = iota // the streamer has not returned
 	originDirect                 // grpc made it, and no interceptor is between the guard and grpc
-	originHandedOn               // grpc made it, and an interceptor returned it as it is
+	originUnwrapped               // grpc made it, and an interceptor returned it as it is
 	originWrapped                // an interceptor made it
 )
 
@@ -73,7 +73,7 @@ const (
 )
 
 var reactions = [signals][origins]reaction{
-	//           opening  direct   handedOn wrapped
+	//           opening  direct   unwrapped wrapped
 	received:    {nothing, end, end, end},
 	returned:    {end, end, end, end},
 	finished:    {later, end, end, endIfClosed},

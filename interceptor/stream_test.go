@@ -269,7 +269,7 @@ func TestS03_MessageIsNoOutcome(t *testing.T) {
 }
 
 // S3: io.EOF from SendMsg is not an outcome. The error that RecvMsg then returns is. stats.End would report a success.
-func TestS03_SendEOFLeavesItToReceive(t *testing.T) {
+func TestS03_SendEOFIsNoOutcome(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{}, WithLongStream(time.Hour)) // the end of an old one would be ignored (S2)
 		r := newStreamRig(t, g, failing(down), t.dial...)

@@ -78,7 +78,7 @@ func (c *watchedContext) watchers() int {
 
 // S12: while a stream that is not grpc's own is open, the guard watches its context. After the stream has settled, for
 // any reason, it does not. So a context that many streams share does not grow.
-func TestS12_WatchIsTakenBack(t *testing.T) {
+func TestS12_WatchEnds(t *testing.T) {
 	for name, tt := range map[string]struct {
 		desc   *grpc.StreamDesc
 		f      *fakeStream
@@ -134,7 +134,7 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 
 // S12, S14: a probe has settled at its first message, but may close the breaker while the stream is open. So its watch
 // ends with the stream, for any end. After that, nothing closes the breaker.
-func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
+func TestS12_ProbeWatchEnds(t *testing.T) {
 	for name, end := range map[string]func(cs grpc.ClientStream, f *fakeStream, ctx *watchedContext){
 		"io.EOF": func(cs grpc.ClientStream, f *fakeStream, _ *watchedContext) {
 			f.recv = nil

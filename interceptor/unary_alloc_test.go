@@ -17,17 +17,17 @@ import (
 )
 
 // noopHooks has hooks for rare events that do nothing.
-type deaf struct{}
+type noopHooks struct{}
 
-func (deaf) Rejected(context.Context, *RejectedError)  {}
-func (deaf) FellBack(context.Context, FallbackInfo)    {}
-func (deaf) Transition(context.Context, breaker.Event) {}
+func (noopHooks) Rejected(context.Context, *RejectedError)  {}
+func (noopHooks) FellBack(context.Context, FallbackInfo)    {}
+func (noopHooks) Transition(context.Context, breaker.Event) {}
 
 // noopCallHooks also has the hooks for each call.
-type deafToAll struct{ deaf }
+type noopCallHooks struct{ noopHooks }
 
-func (deafToAll) Settled(context.Context, Settlement) {}
-func (deafToAll) Probed(context.Context, Settlement)  {}
+func (noopCallHooks) Settled(context.Context, Settlement) {}
+func (noopCallHooks) Probed(context.Context, Settlement)  {}
 
 func answerNothing(context.Context, *int, error) (*int, error) { return nil, nil }
 
@@ -57,8 +57,8 @@ func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
 		{name: "bypass", call: []grpc.CallOption{Bypass()}},
 		{name: "slow rule", cfg: breaker.Config{SlowCall: time.Hour}},
 		{name: "bounded", cfg: breaker.Config{MaxConcurrent: 5}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(deaf{}))}},
-		{name: "settled observer", opts: []Option{WithHooks(hooksOf(deafToAll{}))}},
+		{name: "observer", opts: []Option{WithHooks(hooksOf(noopHooks{}))}},
+		{name: "settled observer", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
 		{name: "matcher", opts: []Option{WithMatcher(ForMethods(fullMethod))}},
 		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, nil))}},
@@ -97,7 +97,7 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 	}{
 		{name: "default"},
 		{name: "details", opts: []Option{WithRejectionDetails()}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(deafToAll{}))}},
+		{name: "observer", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "fallback for another method", opts: []Option{WithFallback(ForMethods("/a/b"), Fallback(answerNothing))}},
 	} {
 		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, tt.opts...)

@@ -23,17 +23,17 @@ func (s *scene) cancels(d time.Duration) {
 	wantCode(s.T, "a call that its caller canceled", err, codes.Canceled)
 }
 
-// waysThroughTheGuard are the paths of a unary call through the guard.
-var waysThroughTheGuard = map[string][]Option{
+// guardPaths are the paths of a unary call through the guard.
+var guardPaths = map[string][]Option{
 	"plain":      nil,
 	"evidence":   {WithPeerEvidence()},
 	"classifier": {WithClassifier(DefaultClassifier)},
-	"observer":   {WithHooks(hooksOf(deafToAll{}))},
+	"observer":   {WithHooks(hooksOf(noopCallHooks{}))},
 	"min budget": {WithMinBudget(time.Millisecond)},
 }
 
 // B6: a backend hangs, and its callers cancel. Their calls are ignored, but count as slow, so the slow rule opens.
-func TestB06_CallersThatGiveUpOpen(t *testing.T) {
+func TestB06_CanceledSlowCallsOpen(t *testing.T) {
 	const slow = time.Second
 	for _, tt := range []struct {
 		name     string
@@ -47,7 +47,7 @@ func TestB06_CallersThatGiveUpOpen(t *testing.T) {
 		{"sooner", slow, slow / 2, breaker.Closed, 0},
 		{"no SlowCall", 0, time.Minute, breaker.Closed, 0},
 	} {
-		for way, opts := range waysThroughTheGuard {
+		for way, opts := range guardPaths {
 			synctest.Test(t, func(t *testing.T) {
 				what := tt.name + ", " + way
 				cfg := breaker.Config{SlowCall: tt.slowCall, MinCalls: 4, FailingFor: time.Second}
@@ -78,7 +78,7 @@ func TestB06_CallersThatGiveUpOpen(t *testing.T) {
 
 // B6, B20, B21: a probe that its caller cancels after more than SlowCall has failed. If it is canceled earlier, or
 // without SlowCall, it decides nothing, and its slot is free again.
-func TestB06_ProbeThatItsCallerGivesUp(t *testing.T) {
+func TestB06_CanceledProbe(t *testing.T) {
 	const slow = time.Second
 	for _, tt := range []struct {
 		name     string
@@ -92,7 +92,7 @@ func TestB06_ProbeThatItsCallerGivesUp(t *testing.T) {
 		{"sooner", slow, slow / 2, breaker.HalfOpen, breaker.ProbeCounts{Ignored: 1}},
 		{"no SlowCall", 0, 5 * time.Second, breaker.HalfOpen, breaker.ProbeCounts{Ignored: 1}},
 	} {
-		for way, opts := range waysThroughTheGuard {
+		for way, opts := range guardPaths {
 			synctest.Test(t, func(t *testing.T) {
 				what := tt.name + ", " + way
 				g := newGuard(t, breaker.Config{SlowCall: tt.slowCall}, append(opts, WithKey(oneKey))...)

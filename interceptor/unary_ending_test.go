@@ -140,9 +140,9 @@ type unaryEnding struct {
 	dial   []grpc.DialOption // after the guard's
 	call   func(s *scene) error
 
-	code    codes.Code
-	want    breaker.Outcome
-	unasked bool // the call did not reach the breaker (B24)
+	code       codes.Code
+	want       breaker.Outcome
+	notReached bool // the call did not reach the breaker (B24)
 }
 
 // unaryEndings are the ways for a unary call to end.
@@ -172,8 +172,8 @@ func unaryEndings() []unaryEnding {
 			cancel()
 			_, err := s.client.Unary(ctx, &testpb.Request{})
 			return err
-		}, code: codes.Canceled, unasked: true},
-		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded, unasked: true},
+		}, code: codes.Canceled, notReached: true},
+		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded, notReached: true},
 		{name: "cancel in flight", call: func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, code: codes.Canceled, want: breaker.Ignored},
@@ -284,10 +284,10 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 		for _, e := range unaryEndings() {
 			t.Run(way.name+"/"+e.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					heard := new(settlements)
+					rec := new(settlements)
 					opts := append([]Option{WithKey(oneKey)}, way.opts...)
 					if way.name != "plain" { // a success with the hook Settled takes the longer path
-						opts = append(opts, WithHooks(hooksOf(heard)))
+						opts = append(opts, WithHooks(hooksOf(rec)))
 					}
 					s := newScene(t, newGuard(t, breaker.Config{OpenFor: time.Second}, opts...), e.target, e.dial...)
 					if way.probe {
@@ -302,14 +302,14 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 						t.Errorf("the caller got %v, the invoker returned %v in %d runs; want the same error and one run", err, s.spy.err, s.spy.runs)
 					}
 					want := one(e.want)
-					if e.unasked {
+					if e.notReached {
 						want = tally{}
 					}
 					wantTally(t, "after the call", s.guard, want)
 					if way.probe {
 						wantProbes(t, s.guard, e)
 					}
-					wantSettled(t, heard, e, way.name == "plain", way.probe)
+					wantSettled(t, rec, e, way.name == "plain", way.probe)
 				})
 			})
 		}
@@ -321,7 +321,7 @@ func wantProbes(t *testing.T, g *Guard, e unaryEnding) {
 	t.Helper()
 	var want breaker.ProbeCounts
 	switch {
-	case e.unasked:
+	case e.notReached:
 	case e.want == breaker.Success:
 		want.Success = 1
 	case e.want == breaker.Ignored:
@@ -340,13 +340,13 @@ func wantProbes(t *testing.T, g *Guard, e unaryEnding) {
 }
 
 // wantSettled checks that Settled got the call once, or not at all if there are no hooks.
-func wantSettled(t *testing.T, heard *settlements, e unaryEnding, none, probe bool) {
+func wantSettled(t *testing.T, rec *settlements, e unaryEnding, none, probe bool) {
 	t.Helper()
 	var want []Settlement
-	if !none && !e.unasked {
+	if !none && !e.notReached {
 		want = []Settlement{{Outcome: e.want, Code: e.code, Probe: probe}}
 	}
-	got := heard.settled
+	got := rec.settled
 	for i := range got {
 		if d := got[i].Duration; d < 0 || d > time.Minute {
 			t.Errorf("the duration of the call is %v", d)
@@ -359,10 +359,10 @@ func wantSettled(t *testing.T, heard *settlements, e unaryEnding, none, probe bo
 	if !probe {
 		want = nil
 	}
-	for i := range heard.probed {
-		heard.probed[i].Duration = 0
+	for i := range rec.probed {
+		rec.probed[i].Duration = 0
 	}
-	if diff := cmp.Diff(want, heard.probed); diff != "" {
+	if diff := cmp.Diff(want, rec.probed); diff != "" {
 		t.Errorf("Probed (-want +got):\n%s", diff)
 	}
 }

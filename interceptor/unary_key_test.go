@@ -77,9 +77,9 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 		}}},
 	} {
 		ctx := context.WithValue(t.Context(), ctxKey{}, tt.name)
-		asked := 0
+		ran := 0
 		g := newGuard(t, breaker.Config{}, WithKey(func(gotCtx context.Context, got keyfunc.Call) breaker.Key {
-			asked++
+			ran++
 			if gotCtx != ctx {
 				t.Errorf("%s: the key function got another context", tt.name)
 			}
@@ -91,8 +91,8 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 		if err := g.Unary(ctx, tt.method, req, nil, tt.cc, returnsAtOnce); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if got := onlyBreaker(t, g).Key(); asked != 1 || got != (breaker.Key{Tag: "from the function"}) {
-			t.Errorf("%s: asked %d times, and the breaker is %v", tt.name, asked, got)
+		if got := onlyBreaker(t, g).Key(); ran != 1 || got != (breaker.Key{Tag: "from the function"}) {
+			t.Errorf("%s: asked %d times, and the breaker is %v", tt.name, ran, got)
 		}
 	}
 }
@@ -112,15 +112,15 @@ func TestG11_DefaultKey(t *testing.T) {
 			if err := g.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			asked := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
-			if err := asked.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+			ran := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
+			if err := ran.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
 			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })))
 			if err := matched.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			want := onlyBreaker(t, asked).Key()
+			want := onlyBreaker(t, ran).Key()
 			if got := onlyBreaker(t, g).Key(); got != want {
 				t.Errorf("%q: the default key is %q, want that of TargetMethod, %q", method, got, want)
 			}
@@ -137,14 +137,14 @@ func TestG11_DefaultKey(t *testing.T) {
 // G12: a call that the matcher excludes does not reach the breaker, the counts, the hooks and the fallback. So health
 // checks pass while the breaker is open.
 func TestG12_Matcher(t *testing.T) {
-	heard := new(settlements)
+	rec := new(settlements)
 	guarded := true
-	asked := 0
+	ran := 0
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
-		WithHooks(hooksOf(heard)), WithPeerEvidence(),
+		WithHooks(hooksOf(rec)), WithPeerEvidence(),
 		WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure()),
 		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
-			asked++
+			ran++
 			if c.Service != "pkg.Service" || c.Method != "Method" || c.Typ != interceptors.Unary {
 				t.Errorf("the matcher got %+v", c)
 			}
@@ -152,7 +152,7 @@ func TestG12_Matcher(t *testing.T) {
 		})))
 	c := &calls{guard: g}
 	_ = c.call(t.Context(), down)
-	before, heardBefore := snapshots(g), len(heard.settled)
+	before, heardBefore := snapshots(g), len(rec.settled)
 	if before.State != breaker.Open {
 		t.Fatalf("the breaker is %v, want open", before.State)
 	}
@@ -164,14 +164,14 @@ func TestG12_Matcher(t *testing.T) {
 			t.Errorf("got %v, want %v", err, want)
 		}
 	}
-	if c.runs != 2 || asked != 3 {
-		t.Errorf("%d runs, the matcher ran %d times; want 2 and 3", c.runs, asked)
+	if c.runs != 2 || ran != 3 {
+		t.Errorf("%d runs, the matcher ran %d times; want 2 and 3", c.runs, ran)
 	}
 	if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(g))); diff != "" {
 		t.Errorf("excluded calls were counted (-before +after):\n%s", diff)
 	}
-	if len(heard.settled) != heardBefore || len(heard.rejected) != 0 || len(heard.fellBack) != heardBefore {
-		t.Errorf("hooks were called for excluded calls: %+v", heard)
+	if len(rec.settled) != heardBefore || len(rec.rejected) != 0 || len(rec.fellBack) != heardBefore {
+		t.Errorf("hooks were called for excluded calls: %+v", rec)
 	}
 	if got := g.Group().Stats().Unguarded; got != 0 {
 		t.Errorf("%d calls are counted as unguarded, want 0, because the matcher excluded them", got)
@@ -214,7 +214,7 @@ func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
 }
 
 // G12: with Bypass, neither the matcher nor the key function runs.
-func TestG12_BypassAsksNobody(t *testing.T) {
+func TestG12_BypassRunsNoUserCode(t *testing.T) {
 	g := newGuard(t, breaker.Config{},
 		WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool {
 			t.Error("the matcher ran")

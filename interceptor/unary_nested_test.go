@@ -83,7 +83,7 @@ func TestG07_RemoteHop(t *testing.T) {
 		"as it is": func(err error) error { return err },
 		"wrapped":  func(err error) error { return fmt.Errorf("calling C: %w", err) },
 	}
-	for how, handOn := range hand {
+	for how, passOn := range hand {
 		for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 			synctest.Test(t, func(t *testing.T) {
 				atB := newGuard(t, breaker.Config{OpenFor: 30 * time.Second}, WithKey(oneKey), WithRejectionCode(c))
@@ -96,7 +96,7 @@ func TestG07_RemoteHop(t *testing.T) {
 				a.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, req *testpb.Request) (*testpb.Response, error) {
 					resp, err := toC.Unary(ctx, req)
 					if err != nil {
-						return nil, handOn(err)
+						return nil, passOn(err)
 					}
 					return resp, nil
 				}})

@@ -103,7 +103,7 @@ func TestG14_SilentBackend(t *testing.T) {
 }
 
 // B21: a probe that its caller cancels decides nothing, and the next call may be a probe at once.
-func TestB21_CancelledProbeGivesItsSlotBack(t *testing.T) {
+func TestB21_CanceledProbeFreesItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second, SuccessesToClose: 1}, WithKey(oneKey))
 		s := newScene(t, g, "")

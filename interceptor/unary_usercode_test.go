@@ -68,48 +68,48 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 
 // G13: a classifier's result that is no Outcome is a failure, also for fallbacks and hooks.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
-	heard := new(settlements)
-	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
+	rec := new(settlements)
+	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
 		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
 	if err := g.Unary(t.Context(), fullMethod, new(int), new(int), nil, takes(0, down)); err != nil {
 		t.Errorf("got %v, want an answer of the fallback", err)
 	}
 	wantTally(t, "outcome 99", g, tally{Failure: 1, Served: 1})
-	if len(heard.settled) != 1 || heard.settled[0].Outcome != breaker.Failure {
-		t.Errorf("Settled got %+v, want a failure", heard.settled)
+	if len(rec.settled) != 1 || rec.settled[0].Outcome != breaker.Failure {
+		t.Errorf("Settled got %+v, want a failure", rec.settled)
 	}
 }
 
 // rude has hooks of which one panics or exits the goroutine.
-type rude struct {
+type misbehavingHooks struct {
 	on map[string]func()
 }
 
-func (r rude) when(occasion string) {
+func (r misbehavingHooks) when(occasion string) {
 	if f := r.on[occasion]; f != nil {
 		f()
 	}
 }
 
-func (r rude) Rejected(context.Context, *RejectedError)  { r.when("Rejected") }
-func (r rude) FellBack(context.Context, FallbackInfo)    { r.when("FellBack") }
-func (r rude) Transition(context.Context, breaker.Event) { r.when("Transition") }
-func (r rude) Settled(context.Context, Settlement)       { r.when("Settled") }
-func (r rude) Probed(context.Context, Settlement)        { r.when("Probed") }
+func (r misbehavingHooks) Rejected(context.Context, *RejectedError)  { r.when("Rejected") }
+func (r misbehavingHooks) FellBack(context.Context, FallbackInfo)    { r.when("FellBack") }
+func (r misbehavingHooks) Transition(context.Context, breaker.Event) { r.when("Transition") }
+func (r misbehavingHooks) Settled(context.Context, Settlement)       { r.when("Settled") }
+func (r misbehavingHooks) Probed(context.Context, Settlement)        { r.when("Probed") }
 
-func TestG13_ObserverMisbehaves(t *testing.T) {
+func TestG13_HookMisbehaves(t *testing.T) {
 	answer := Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil })
 	for _, m := range misdeeds {
 		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
 			synctest.Test(t, func(t *testing.T) {
 				happened := 0
-				first := rude{on: map[string]func(){occasion: func() {
+				first := misbehavingHooks{on: map[string]func(){occasion: func() {
 					happened++
 					m.do()
 				}}}
-				heard := new(settlements)
+				rec := new(settlements)
 				g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-					WithHooks(hooksOf(first)), WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), answer))
+					WithHooks(hooksOf(first)), WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), answer))
 				call := func(what string, result, want error) {
 					var err error
 					var reply int
@@ -142,9 +142,9 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 					want.Success = 1
 				}
 				wantTally(t, m.name+" in "+occasion, g, want)
-				if !m.ends && (len(heard.rejected) != 1 || len(heard.fellBack) != 1 || len(heard.transitions) != 3 ||
-					len(heard.settled) != 3 || len(heard.probed) != 1) {
-					t.Errorf("%s in %s: the other hooks got %+v", m.name, occasion, heard)
+				if !m.ends && (len(rec.rejected) != 1 || len(rec.fellBack) != 1 || len(rec.transitions) != 3 ||
+					len(rec.settled) != 3 || len(rec.probed) != 1) {
+					t.Errorf("%s in %s: the other hooks got %+v", m.name, occasion, rec)
 				}
 			})
 		}
@@ -164,7 +164,7 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		{"As", &rudeAsError{}},
 		{"Unwrap", &rudeUnwrapError{}},
 	} {
-		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithHooks(hooksOf(deafToAll{}))}} {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithHooks(hooksOf(noopCallHooks{}))}} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
 			var err error
 			func() {
@@ -228,7 +228,7 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 			on[occasion] = ask(occasion)
 		}
 		g = newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-			WithHooks(hooksOf(rude{on: on})),
+			WithHooks(hooksOf(misbehavingHooks{on: on})),
 			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				ask("classifier")()
 				return DefaultClassifier(ctx, r)

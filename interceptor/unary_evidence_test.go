@@ -66,18 +66,18 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 // fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold while the guard does
 // not look at the peer.
 type fault struct {
-	name   string
-	script testpb.Script
-	raw    testpb.RawAnswer // in place of a gRPC server
-	server []grpc.ServerOption
-	dial   []grpc.DialOption
-	opts   []grpc.CallOption
-	ctx    func(context.Context) (context.Context, context.CancelFunc)
-	stop   bool // there is no server
-	code   codes.Code
-	want   breaker.Outcome
-	untold breaker.Outcome
-	differ bool
+	name        string
+	script      testpb.Script
+	raw         testpb.RawAnswer // in place of a gRPC server
+	server      []grpc.ServerOption
+	dial        []grpc.DialOption
+	opts        []grpc.CallOption
+	ctx         func(context.Context) (context.Context, context.CancelFunc)
+	stop        bool // there is no server
+	code        codes.Code
+	want        breaker.Outcome
+	withoutPeer breaker.Outcome
+	differ      bool
 }
 
 func answersUnary(f func(context.Context) (*testpb.Response, error)) testpb.Script {
@@ -111,15 +111,15 @@ func unaryFaults() []fault {
 		{name: "handler, an answer", script: failing(errNotFound), code: codes.NotFound, want: breaker.Success},
 		{
 			name: "the server cannot marshal", code: codes.Internal, want: breaker.Failure,
-			script: fails(codes.Internal, "grpc: error while marshaling: x"), untold: breaker.Ignored, differ: true,
+			script: fails(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored, differ: true,
 		},
 		{
 			name: "the server cannot marshal, after a header", code: codes.Internal, want: breaker.Failure,
-			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), untold: breaker.Ignored, differ: true,
+			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored, differ: true,
 		},
 		{
 			name: "the reply is too large for the server", code: codes.ResourceExhausted, want: breaker.Overload,
-			script: large, server: []grpc.ServerOption{grpc.MaxSendMsgSize(10)}, untold: breaker.Ignored, differ: true,
+			script: large, server: []grpc.ServerOption{grpc.MaxSendMsgSize(10)}, withoutPeer: breaker.Ignored, differ: true,
 		},
 		{
 			name: "the request is too large to send", code: codes.ResourceExhausted, want: breaker.Ignored,
@@ -184,15 +184,15 @@ func unaryFaults() []fault {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
 			name: fmt.Sprintf("credentials say %v", c), code: c, want: breaker.Ignored,
-			opts:   []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(c)})},
-			untold: classOf(c), differ: true,
+			opts:        []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(c)})},
+			withoutPeer: classOf(c), differ: true,
 		}
 		switch c {
 		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange,
 			codes.DataLoss:
 			f.code, f.differ = codes.Internal, false
 		case codes.Canceled:
-			f.untold = breaker.Failure // the caller did not cancel
+			f.withoutPeer = breaker.Failure // the caller did not cancel
 		}
 		faults = append(faults, f)
 	}
@@ -251,7 +251,7 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 				wantCode(t, f.name, err, f.code)
 				want := f.want
 				if f.differ && (doubt.name == "no doubt" || (doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
-					want = f.untold // the guard did not look, or only at the peer's address
+					want = f.withoutPeer // the guard did not look, or only at the peer's address
 				}
 				if got != want {
 					t.Errorf("%s, %s: %v is %v, want %v", doubt.name, f.name, err, got, want)
@@ -412,7 +412,7 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuard(t, lenient, append(opts, WithKey(oneKey))...)
-				asked := 0
+				added := 0
 				look := func(all []grpc.CallOption) {
 					if cap(all) != len(all) {
 						t.Errorf("%s: %d options with room for %d", doubt.name, len(all), cap(all))
@@ -420,7 +420,7 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 					for _, o := range all {
 						switch o.(type) {
 						case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
-							asked++
+							added++
 						}
 					}
 				}
@@ -444,16 +444,16 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 				if opts != nil {
 					want = 3
 				}
-				if asked != want {
-					t.Errorf("%s: %d options for header, trailer and peer were added, want %d", doubt.name, asked, want)
+				if added != want {
+					t.Errorf("%s: %d options for header, trailer and peer were added, want %d", doubt.name, added, want)
 				}
-				asked = 0
+				added = 0
 				s, err := client.ServerStream(t.Context(), &testpb.Request{}, grpc.WaitForReady(false))
 				if err == nil {
 					_, _ = drain(s)
 				}
-				if asked != 0 {
-					t.Errorf("%s: %d options for header, trailer and peer were added to a stream, want none", doubt.name, asked)
+				if added != 0 {
+					t.Errorf("%s: %d options for header, trailer and peer were added to a stream, want none", doubt.name, added)
 				}
 			})
 		}

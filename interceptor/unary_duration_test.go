@@ -19,24 +19,24 @@ import (
 const slowUserCode = 3 * time.Second
 
 // slowHooks has hooks that are slow.
-type slowObserver struct{ settlements }
+type slowHooks struct{ settlements }
 
-func (s *slowObserver) Rejected(ctx context.Context, e *RejectedError) {
+func (s *slowHooks) Rejected(ctx context.Context, e *RejectedError) {
 	time.Sleep(slowUserCode)
 	s.settlements.Rejected(ctx, e)
 }
 
-func (s *slowObserver) Transition(ctx context.Context, e breaker.Event) {
+func (s *slowHooks) Transition(ctx context.Context, e breaker.Event) {
 	time.Sleep(slowUserCode)
 	s.settlements.Transition(ctx, e)
 }
 
-func (s *slowObserver) Settled(ctx context.Context, st Settlement) {
+func (s *slowHooks) Settled(ctx context.Context, st Settlement) {
 	time.Sleep(slowUserCode)
 	s.settlements.Settled(ctx, st)
 }
 
-func (s *slowObserver) Probed(ctx context.Context, st Settlement) {
+func (s *slowHooks) Probed(ctx context.Context, st Settlement) {
 	time.Sleep(slowUserCode)
 	s.settlements.Probed(ctx, st)
 }
@@ -52,7 +52,7 @@ func (slowError) GRPCStatus() *status.Status {
 }
 
 // B6: neither the slow rule nor the durations that hooks get include the time of user code that the guard runs.
-func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
+func TestB06_DurationsExcludeUserCode(t *testing.T) {
 	slowClassifier := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 		time.Sleep(slowUserCode)
 		return DefaultClassifier(ctx, r)
@@ -66,17 +66,17 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 		"key function":            {slowKey},
 		"classifier":              {slowClassifier},
 		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
-		"observer":                {WithHooks(hooksOf(new(slowObserver)))},
-		"observer and classifier": {WithHooks(hooksOf(new(slowObserver))), slowClassifier},
-		"all of them, min budget": {slowKey, WithHooks(hooksOf(new(slowObserver))), slowClassifier, WithMinBudget(time.Millisecond)},
+		"observer":                {WithHooks(hooksOf(new(slowHooks)))},
+		"observer and classifier": {WithHooks(hooksOf(new(slowHooks))), slowClassifier},
+		"all of them, min budget": {slowKey, WithHooks(hooksOf(new(slowHooks))), slowClassifier, WithMinBudget(time.Millisecond)},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second
-			heard := new(settlements)
+			rec := new(settlements)
 			g := newGuard(t, breaker.Config{
 				ConsecutiveFailures: 3, FailureRatio: -1, SlowCall: slow, SlowRatio: 1, MinCalls: 100,
 				OpenFor: time.Second, SuccessesToClose: 1,
-			}, append([]Option{WithHooks(hooksOf(heard))}, opts...)...)
+			}, append([]Option{WithHooks(hooksOf(rec))}, opts...)...)
 			call := func(d time.Duration, err error) {
 				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
 			}
@@ -110,7 +110,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			slowCalls("a slow probe", 3)
 
 			var got []time.Duration
-			for _, s := range heard.settled {
+			for _, s := range rec.settled {
 				got = append(got, s.Duration)
 			}
 			want := []time.Duration{0, slow, 0, 0, slow + 1, 0, 0, slow + 1, slow, slow + 1}
@@ -118,7 +118,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 				t.Errorf("%s: durations of Settled (-want +got):\n%s", name, diff)
 			}
 			got = nil
-			for _, s := range heard.probed {
+			for _, s := range rec.probed {
 				got = append(got, s.Duration)
 			}
 			if diff := cmp.Diff([]time.Duration{slow, slow + 1}, got); diff != "" {
@@ -129,17 +129,17 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 }
 
 // The same for a guard with only the hook Probed, and for one without hooks.
-func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
+func TestB06_DurationsExcludeUserCodeWithoutHooks(t *testing.T) {
 	for _, watch := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second
-			heard := new(probeWatcher)
+			rec := new(probeWatcher)
 			opts := []Option{WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				time.Sleep(slowUserCode)
 				return DefaultClassifier(ctx, r)
 			})}
 			if watch {
-				opts = append(opts, WithHooks(hooksOf(heard)))
+				opts = append(opts, WithHooks(hooksOf(rec)))
 			}
 			cfg := breaker.Config{ConsecutiveFailures: -1, SlowCall: slow, MinCalls: 100, SuccessesToClose: 1}
 			g := newGuard(t, cfg, opts...)
@@ -152,8 +152,8 @@ func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
 				t.Errorf("%d slow calls, want 0", got)
 			}
-			if watch && (len(heard.probed) != 1 || heard.probed[0].Duration != slow) {
-				t.Errorf("probes: got %+v, want one of %v", heard.probed, slow)
+			if watch && (len(rec.probed) != 1 || rec.probed[0].Duration != slow) {
+				t.Errorf("probes: got %+v, want one of %v", rec.probed, slow)
 			}
 		})
 	}
@@ -161,7 +161,7 @@ func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 
 // canceler has a hook Transition that ends the context of the next call.
 type canceler struct {
-	deaf
+	noopHooks
 	cancel context.CancelFunc
 }
 
@@ -188,13 +188,13 @@ func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			obs := new(canceler)
-			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithHooks(hooksOf(obs)))
+			rec := new(canceler)
+			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithHooks(hooksOf(rec)))
 			s := newScene(t, g, "")
 			b := halfOpen(t, g, breaker.Key{})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			obs.cancel = cancel
+			rec.cancel = cancel
 			wantCode(t, name, use(s, ctx), codes.Canceled)
 			wantState(t, name, g, breaker.HalfOpen)
 			wantTally(t, name, g, tally{})

@@ -22,7 +22,7 @@ import (
 
 // ways are the paths of a call through Guard.Unary. An invoker that is not grpc's own counts as an interceptor between
 // the guard and grpc. So the guard adds options for header, trailer and peer only with WithPeerEvidence (G5).
-var ways = []struct {
+var paths = []struct {
 	name    string
 	opts    []Option
 	prepare func(*Guard)
@@ -74,16 +74,16 @@ func typesOf(opts []grpc.CallOption) []string {
 }
 
 // passage is a test on one of the ways.
-type passage struct {
+type pathTest struct {
 	*testing.T
 	*Guard
 	added []grpc.CallOption
 }
 
 // through runs f once for each of the ways, in a bubble.
-func through(t *testing.T, f func(t passage)) {
+func onEachPath(t *testing.T, f func(t pathTest)) {
 	t.Helper()
-	for _, way := range ways {
+	for _, way := range paths {
 		t.Run(way.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour, MaxConcurrent: 1}
@@ -91,7 +91,7 @@ func through(t *testing.T, f func(t passage)) {
 				if way.prepare != nil {
 					way.prepare(g)
 				}
-				f(passage{t, g, way.added})
+				f(pathTest{t, g, way.added})
 			})
 		})
 	}
@@ -106,7 +106,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 	}
 	defer cc.Close()
 	for _, want := range []error{nil, down, errors.New("no status"), &RejectedError{RejectedError: new(breaker.RejectedError)}} {
-		through(t, func(t passage) {
+		onEachPath(t, func(t pathTest) {
 			ctx := context.WithValue(t.Context(), ctxKey{}, 1)
 			req, reply := new(int), new(string)
 			opts := []grpc.CallOption{grpc.WaitForReady(true), Tag(""), grpc.StaticMethod()}
@@ -138,7 +138,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 // G5: a slice of options that the guard passes on has no spare capacity. So an interceptor cannot write into memory
 // that the caller's next call uses too.
 func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
-	for _, way := range ways {
+	for _, way := range paths {
 		if way.name == "unguarded" {
 			continue // the call is not guarded
 		}
@@ -163,7 +163,7 @@ func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
 }
 
 func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		before := snapshots(t.Guard)
 		value := &struct{ int }{1}
 		func() {
@@ -181,7 +181,7 @@ func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
 }
 
 func TestG01_GoexitSettlesAndGoesOn(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		before := snapshots(t.Guard)
 		var wg sync.WaitGroup
 		returned := false
@@ -208,7 +208,7 @@ func snapshots(g *Guard) (s breaker.Snapshot) {
 	return s
 }
 
-func wantOneFailureMore(t passage, before breaker.Snapshot) {
+func wantOneFailureMore(t pathTest, before breaker.Snapshot) {
 	t.Helper()
 	after := snapshots(t.Guard)
 	want := uint64(1)
@@ -225,7 +225,7 @@ func wantOneFailureMore(t passage, before breaker.Snapshot) {
 
 // G1: the caller's slice may be shared, and have spare capacity that others use.
 func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		backing := make([]grpc.CallOption, 8)
 		shared := backing[:1]
 		shared[0] = grpc.WaitForReady(true)
@@ -247,8 +247,8 @@ func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
 }
 
 // B24: the guard passes a call whose context is done to grpc. Here the breaker would even reject it.
-func TestB24_ContextThatIsDoneGoesStraightToTheInvoker(t *testing.T) {
-	through(t, func(t passage) {
+func TestB24_DoneContextGoesToTheInvoker(t *testing.T) {
+	onEachPath(t, func(t pathTest) {
 		t.Group().Get(methodKey).Trip(t.Context(), "test")
 		before := snapshots(t.Guard)
 		ctx, cancel := context.WithCancel(t.Context())
