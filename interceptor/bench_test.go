@@ -165,7 +165,12 @@ func BenchmarkUnaryDoubt(b *testing.B) {
 		before breaker.Outcome // of the call before each
 		keep   bool            // the breaker stays in doubt
 		plain  bool
-	}{{name: "NoGuard", plain: true}, {name: "NoDoubt"}, {name: "Troubled", before: breaker.Ignored}, {name: "InDoubt", before: breaker.Ignored, keep: true}} {
+	}{
+		{name: "NoGuard", plain: true},
+		{name: "NoDoubt"},
+		{name: "Troubled", before: breaker.Ignored},
+		{name: "InDoubt", before: breaker.Ignored, keep: true},
+	} {
 		b.Run(bm.name, func(b *testing.B) {
 			g := newGuard(b, breaker.Config{Window: time.Hour}, WithKey(oneKey))
 			dial := g.DialOptions()

@@ -21,14 +21,16 @@ func TestBypass(t *testing.T) {
 		before, events := snapshots(s.guard), len(rec.transitions)
 		wantCode(t, "past an open breaker", s.plain(Bypass()), codes.OK)
 		s.srv.Set(failing(down))
-		wantCode(t, "past an open breaker, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")), codes.Unavailable)
+		wantCode(t, "past an open breaker, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")),
+			codes.Unavailable)
 		if got := s.srv.Total(); got != 2 {
 			t.Errorf("%d calls reached the server, want 2", got)
 		}
 		if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(s.guard))); diff != "" {
 			t.Errorf("calls that bypass the guard were counted (-before +after):\n%s", diff)
 		}
-		if len(rec.settled) != 0 || len(rec.fellBack) != 0 || len(rec.transitions) != events || s.guard.Group().Stats().Unguarded != 0 {
+		if len(rec.settled) != 0 || len(rec.fellBack) != 0 || len(rec.transitions) != events ||
+			s.guard.Group().Stats().Unguarded != 0 {
 			t.Errorf("hooks were called for calls that bypass the guard: %+v", rec)
 		}
 		// The options apply only to their own call.
@@ -38,7 +40,7 @@ func TestBypass(t *testing.T) {
 }
 
 func TestTag(t *testing.T) {
-	key := WithKey(keyfunc.Tagged(keyfunc.Method, nil)) // tag "other"
+	key := WithKey(keyfunc.Tagged(keyfunc.Method, noTag)) // tag "other"
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, key)
 	c := &calls{guard: g}
 	for _, opts := range [][]grpc.CallOption{

@@ -74,7 +74,8 @@ func localErrors() []localError {
 		{
 			name: "response too large once decompressed, the old way", code: codes.ResourceExhausted,
 			text: "grpc: message after decompression larger than max ", answered: true,
-			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())}, //nolint:staticcheck // deprecated but still in use
+			//nolint:staticcheck // deprecated but still in use
+			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())},
 			call: withOptions(grpc.UseCompressor("gzip"), grpc.MaxCallRecvMsgSize(1000)),
 		},
 
@@ -86,11 +87,13 @@ func localErrors() []localError {
 		},
 		{
 			name: "compressor fails", code: codes.Internal, text: "grpc: error while compressing: ",
-			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})}, //nolint:staticcheck // deprecated, but needs no global registration
+			//nolint:staticcheck // deprecated, but needs no global registration
+			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})},
 			call: withOptions(),
 		},
 		{
-			name: "unknown compressor", code: codes.Internal, text: "grpc: Compressor is not installed for requested grpc-encoding ",
+			name: "unknown compressor", code: codes.Internal,
+			text: "grpc: Compressor is not installed for requested grpc-encoding ",
 			call: withOptions(grpc.UseCompressor("none such")),
 		},
 		{
@@ -148,7 +151,8 @@ func localErrors() []localError {
 		},
 
 		{
-			name: "credentials of the connection fail", code: codes.Unauthenticated, text: "transport: per-RPC creds failed due to error: ",
+			name: "credentials of the connection fail", code: codes.Unauthenticated,
+			text: "transport: per-RPC creds failed due to error: ",
 			dial: []grpc.DialOption{grpc.WithPerRPCCredentials(credentialsOf{err: tokenless})},
 			call: withOptions(),
 		},
@@ -278,7 +282,8 @@ func TestG05_SimilarTexts(t *testing.T) {
 		err  error
 		want breaker.Outcome
 	}{
-		{"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"), breaker.Overload},
+		{"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"),
+			breaker.Overload},
 		{"cut short", status.Error(codes.ResourceExhausted, "trying to send message"), breaker.Overload},
 		{"another case", status.Error(codes.Internal, "Grpc: error while marshaling: x"), breaker.Failure},
 		{"empty", status.Error(codes.Internal, ""), breaker.Failure},
@@ -290,7 +295,8 @@ func TestG05_SimilarTexts(t *testing.T) {
 			"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "),
 			breaker.Failure,
 		},
-		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"), breaker.Overload},
+		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"),
+			breaker.Overload},
 		{"under Unavailable", status.Error(codes.Unavailable, "grpc: error while marshaling: x"), breaker.Failure},
 		{"under Unknown", status.Error(codes.Unknown, "trying to send message larger than max (2 vs. 1)"), breaker.Failure},
 		{"no status", errors.New("trying to send message larger than max (2 vs. 1)"), breaker.Failure},
@@ -329,8 +335,10 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 			s.srv.Set(failing(down))
 			return s.plain()
 		}, PeerAnswered},
-		{"too large to send", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent},
-		{"too large to receive", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered},
+		{"too large to send", []Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent},
+		{"too large to receive", []Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered},
 		{"cancelled", []Option{WithPeerEvidence()}, func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, PeerSilent},
@@ -340,10 +348,11 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
-			g := newGuard(t, breaker.Config{}, append(tt.opts, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
-				got = append(got, r)
-				return DefaultClassifier(ctx, r)
-			}))...)
+			g := newGuard(t, breaker.Config{}, append(tt.opts,
+				WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+					got = append(got, r)
+					return DefaultClassifier(ctx, r)
+				}))...)
 			_ = tt.call(newScene(t, g, ""))
 			if len(got) != 1 {
 				t.Fatalf("%s: the classifier ran %d times, want once", tt.name, len(got))

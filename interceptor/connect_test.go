@@ -130,7 +130,10 @@ func TestG14_Option(t *testing.T) {
 	}{
 		{WithConnectionReset(0), "interceptor: WithConnectionReset: the wait is 0s, want from 1ms to 1m0s"},
 		{WithConnectionReset(-time.Second), "interceptor: WithConnectionReset: the wait is -1s, want from 1ms to 1m0s"},
-		{WithConnectionReset(time.Minute + 1), "interceptor: WithConnectionReset: the wait is 1m0.000000001s, want from 1ms to 1m0s"},
+		{
+			WithConnectionReset(time.Minute + 1),
+			"interceptor: WithConnectionReset: the wait is 1m0.000000001s, want from 1ms to 1m0s",
+		},
 		{WithConnectionReset(1), "probably 1*time.Second or 1*time.Millisecond was meant"},
 		{WithLongStream(0), "interceptor: WithLongStream: the duration is 0s, want 1ms or more"},
 		{WithLongStream(10), "probably 10*time.Second or 10*time.Millisecond was meant"},
@@ -151,10 +154,13 @@ func TestG14_Option(t *testing.T) {
 // B2: the hint for durations that probably lack a unit.
 func TestB02_MissingUnit(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond", 10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
-		10 * time.Microsecond: "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond", 100 * time.Microsecond: "",
+		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond",
+		10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
+		10 * time.Microsecond:   "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond",
+		100 * time.Microsecond: "",
 	} {
-		if got := missingUnit(d); (got == "") != (want == "") || !strings.HasSuffix(strings.TrimSuffix(got, " was meant"), want) {
+		if got := missingUnit(d); (got == "") != (want == "") ||
+			!strings.HasSuffix(strings.TrimSuffix(got, " was meant"), want) {
 			t.Errorf("%d: got %q, want %q", int64(d), got, want)
 		}
 	}

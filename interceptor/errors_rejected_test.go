@@ -68,7 +68,8 @@ func TestG08_RejectedError(t *testing.T) {
 		if !ok {
 			t.Fatalf("%v does not wrap a *breaker.RejectedError", err)
 		}
-		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen || !core.Until.Equal(start.Add(10*time.Second)) {
+		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen ||
+			!core.Until.Equal(start.Add(10*time.Second)) {
 			t.Errorf("got %+v until %v, want %v, open, until %v", core, core.Until, methodKey, start.Add(10*time.Second))
 		}
 		if want := "circuit breaker open for pkg.Service/Method: test; next probe in 10s"; err.Error() != want {
@@ -112,7 +113,8 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 			t.Errorf("the connection is %v, want IDLE", got)
 		}
 		if s.srv.Total() != 0 || s.spy.runs != 0 || time.Since(start) != 0 {
-			t.Errorf("%d calls reached the server, %d the next interceptor, in %v; want none, at once", s.srv.Total(), s.spy.runs, time.Since(start))
+			t.Errorf("%d calls reached the server, %d the next interceptor, in %v; want none, at once", s.srv.Total(),
+				s.spy.runs, time.Since(start))
 		}
 		wantTally(t, "after a rejection", g, tally{Rejected: 1})
 	})
@@ -127,17 +129,19 @@ func TestG08_RejectionCallsOnFinish(t *testing.T) {
 		}
 		return new(7), nil
 	})
-	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithFallback(ForMethods(fullMethod), answer))
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour},
+		WithFallback(ForMethods(fullMethod), answer))
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	for _, answered := range []bool{false, true} {
 		var rec []error
 		hear := grpc.OnFinish(func(err error) { rec = append(rec, err) })
-		misbehavingHooks := grpc.OnFinish(func(error) { panic("user code") })
+		panics := grpc.OnFinish(func(error) { panic("user code") })
 		req := new(int)
 		if answered {
 			*req = 1
 		}
-		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, misbehavingHooks, grpc.OnFinish(nil), hear)
+		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, panics, grpc.OnFinish(nil),
+			hear)
 		if IsRejected(err) == answered {
 			t.Errorf("answered %v: got %v", answered, err)
 		}
@@ -178,7 +182,8 @@ func TestG08_EveryReason(t *testing.T) {
 			prepare func(*testing.T, *breaker.Breaker)
 			want    []any
 		}{
-			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") }, []any{plainInfo, retryIn(time.Second)}},
+			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") },
+				[]any{plainInfo, retryIn(time.Second)}},
 			{breaker.ReasonHalfOpen, "half_open", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
 				t.Helper()
 				b.Trip(ctx, "test")
@@ -276,7 +281,8 @@ func TestG08_Details(t *testing.T) {
 				"target": "", "service": "pkg.Service", "method": "Method", "tag": "", "state": "open", "reason": "open",
 			},
 		}, retryIn(time.Second))
-		if got, want := status.Convert(err).Message(), "circuit breaker open for pkg.Service/Method: test; next probe in 1s"; got != want {
+		want := "circuit breaker open for pkg.Service/Method: test; next probe in 1s"
+		if got := status.Convert(err).Message(); got != want {
 			t.Errorf("the message is %q, want %q", got, want)
 		}
 	})
@@ -298,7 +304,8 @@ func TestG08_DetailsOfAnInvalidUTF8Key(t *testing.T) {
 		if len(details) != 2 {
 			t.Fatalf("the status has %d details (%v), want ErrorInfo and RetryInfo", len(details), details)
 		}
-		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason || info.GetDomain() != ErrorDomain {
+		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason ||
+			info.GetDomain() != ErrorDomain {
 			t.Errorf("the first detail is %v, want an ErrorInfo of a rejection", details[0])
 		}
 		if diff := cmp.Diff(retryIn(time.Second), details[1], protocmp.Transform()); diff != "" {

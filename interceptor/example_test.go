@@ -36,8 +36,8 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	return conn
 }
 
-// The dial options of a guard guard the unary calls and the streams of a connection. FailingFor is negative, so that the
-// second failure opens the breaker at once. By default, failures must last for one second.
+// The dial options of a guard guard the unary calls and the streams of a connection. FailingFor is negative, so that
+// the second failure opens the breaker at once. By default, failures must last for one second.
 func Example() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second})
 	if err != nil {
@@ -146,8 +146,8 @@ func ExampleIsRejected() {
 }
 
 // A retry interceptor belongs outside the guard. Then each attempt has an outcome, and Retriable ends the retries once
-// the breaker is open. FailingFor is negative, so that the second attempt opens the breaker, however soon it follows the
-// first.
+// the breaker is open. FailingFor is negative, so that the second attempt opens the breaker, however soon it follows
+// the first.
 func ExampleRetriable() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
 	if err != nil {

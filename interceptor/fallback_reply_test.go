@@ -26,7 +26,8 @@ import (
 func TestG15_ReplyIsACopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached", Payload: []byte("abc")}
-		s := openScene(t, WithFallback(forUnary, Fallback(func(context.Context, *request, error) (*response, error) { return cached, nil })))
+		s := openScene(t, WithFallback(forUnary, Fallback(
+			func(context.Context, *request, error) (*response, error) { return cached, nil })))
 		reply := &response{Text: "before", Count: 7}
 		if err := s.cc.Invoke(t.Context(), testpb.Test_Unary_FullMethodName, &request{}, reply); err != nil {
 			t.Fatal(err)
@@ -44,7 +45,8 @@ func TestG15_ReplyIsACopy(t *testing.T) {
 func TestG15_OneAnswerForAllConcurrentSafe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached"}
-		s := openScene(t, WithFallback(forUnary, Fallback(func(context.Context, *request, error) (*response, error) { return cached, nil })))
+		s := openScene(t, WithFallback(forUnary, Fallback(
+			func(context.Context, *request, error) (*response, error) { return cached, nil })))
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -126,7 +128,8 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 				t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
 			}
 			wantTally(t, tt.name, g, want)
-			if len(rec.fellBack) != 1 || rec.fellBack[0].Served || rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
+			if len(rec.fellBack) != 1 || rec.fellBack[0].Served ||
+				rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
 				t.Errorf("%s: FellBack got %+v", tt.name, rec.fellBack)
 			}
 		}
@@ -186,12 +189,15 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		want string // in the error; empty: no error
 	}{
 		{"good", WithFallback(forUnary, good), ""},
-		{"several methods", WithFallback(ForMethods(testpb.Test_Unary_FullMethodName, testpb.Other_Ping_FullMethodName), good), ""},
+		{"several methods", WithFallback(ForMethods(testpb.Test_Unary_FullMethodName, testpb.Other_Ping_FullMethodName),
+			good), ""},
 		{"nil matcher", WithFallback(nil, good), "interceptor: WithFallback: the matcher is nil"},
-		{"nil function", WithFallback(forUnary, Fallback[request, response](nil)), "interceptor: WithFallback: the handler has no function"},
+		{"nil function", WithFallback(forUnary, Fallback[request, response](nil)),
+			"interceptor: WithFallback: the handler has no function"},
 		{"zero handler", WithFallback(forUnary, FallbackHandler{}), "interceptor: WithFallback: the handler has no function"},
 		{"nil option", WithFallback(forUnary, good, OnFailure(), nil), "interceptor: WithFallback: option 1 is nil"},
-		{"empty name", WithFallback(ForMethods(""), good), `interceptor: WithFallback: "" is no full method name, want "/service/method"`},
+		{"empty name", WithFallback(ForMethods(""), good),
+			`interceptor: WithFallback: "" is no full method name, want "/service/method"`},
 		{"no slash before", WithFallback(ForMethods("a/b"), good), `"a/b" is no full method name`},
 		{"no method", WithFallback(ForMethods("/a"), good), `"/a" is no full method name`},
 		{"empty method", WithFallback(ForMethods("/a/"), good), `"/a/" is no full method name`},
@@ -199,24 +205,34 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"the second name", WithFallback(ForMethods("/a/b", "b"), good), `"b" is no full method name`},
 		{
 			"request", WithFallback(forUnary, other),
-			"interceptor: WithFallback: the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has grpcircuit.testpb.Response",
+			"interceptor: WithFallback: the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, " +
+				"and the handler has grpcircuit.testpb.Response",
 		},
 		{
 			"response", WithFallback(forUnary, third),
-			"interceptor: WithFallback: the response of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Response, and the handler has grpcircuit.testpb.Request",
+			"interceptor: WithFallback: the response of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Response, " +
+				"and the handler has grpcircuit.testpb.Request",
 		},
-		{"client stream", WithFallback(ForMethods("/"+service+"/ClientStream"), good), "/grpcircuit.testpb.Test/ClientStream is a stream, and streams have no fallback"},
+		{"client stream", WithFallback(ForMethods("/"+service+"/ClientStream"), good),
+			"/grpcircuit.testpb.Test/ClientStream is a stream, and streams have no fallback"},
 		{"server stream", WithFallback(ForMethods("/"+service+"/ServerStream"), good), "is a stream"},
 		{"bidi", WithFallback(ForMethods("/"+service+"/Bidi"), good), "is a stream"},
 		{"a service that is not linked in", WithFallback(ForMethods("/example.Unknown/Get"), other), ""},
-		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other), `service grpcircuit.testpb.Test has no method "Nothing"`},
+		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other),
+			`service grpcircuit.testpb.Test has no method "Nothing"`},
 		{"the name of something else", WithFallback(ForMethods("/grpcircuit.testpb/Request"), other), ""},
-		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), "the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int"},
-		{"pointers to pointers", WithFallback(forUnary, Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) { return nil, nil })), "and the handler has **testpb.Request"},
-		{"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good), "grpcircuit.testpb.Request is no service"},
+		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)),
+			"the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int"},
+		{"pointers to pointers", WithFallback(forUnary,
+			Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) {
+				return nil, nil
+			})), "and the handler has **testpb.Request"},
+		{"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good),
+			"grpcircuit.testpb.Request is no service"},
 		{"no names", WithFallback(ForMethods(), good), "WithFallback: ForMethods has no names"},
 		{"no names for a matcher", WithMatcher(ForMethods()), "WithMatcher: ForMethods has no names"},
-		{"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")), `WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`},
+		{"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")),
+			`WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`},
 		{"a matcher with a stream", WithMatcher(ForMethods("/" + service + "/Bidi")), ""},
 		{"no protobuf, and nobody knows", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
 		{"another matcher", WithFallback(selector.MatchFunc(forUnary.Match), other), ""},

@@ -60,7 +60,8 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 					t.Errorf("the fallback got %v and %v, want those of the caller", gotCtx, gotReq)
 				}
 				if len(rec.rejected) != 1 || len(rec.fellBack) != 0 {
-					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(rec.rejected), len(rec.fellBack))
+					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(rec.rejected),
+						len(rec.fellBack))
 				}
 				cause = err
 				return &response{Text: "answer to " + gotReq.GetText()}, nil
@@ -159,7 +160,8 @@ func TestG15_OnFailure(t *testing.T) {
 		for _, opts := range [][]FallbackOption{nil, {OnFailure()}} {
 			for _, more := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
 				synctest.Test(t, func(t *testing.T) {
-					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey), WithFallback(forUnary, answering("instead"), opts...))...)
+					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey),
+						WithFallback(forUnary, answering("instead"), opts...))...)
 					s := newScene(t, g, "")
 					s.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *request) (*response, error) {
 						_ = grpc.SetTrailer(ctx, metadata.Pairs("from", "server"))
@@ -280,9 +282,12 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 		fails   string // what answers a failed one
 	}{
 		{"one", []Option{WithFallback(all, answering("a"), OnFailure())}, "a", "a"},
-		{"two", []Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "a", "a"},
-		{"the first for rejections only", []Option{WithFallback(all, answering("a")), WithFallback(all, answering("b"), OnFailure())}, "a", "b"},
-		{"the first does not match", []Option{WithFallback(never, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "b", "b"},
+		{"two", []Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "a",
+			"a"},
+		{"the first for rejections only", []Option{WithFallback(all, answering("a")),
+			WithFallback(all, answering("b"), OnFailure())}, "a", "b"},
+		{"the first does not match", []Option{WithFallback(never, answering("a"), OnFailure()),
+			WithFallback(all, answering("b"), OnFailure())}, "b", "b"},
 		{"none matches", []Option{WithFallback(never, answering("a"), OnFailure())}, "", ""},
 		{"a matcher panics", []Option{WithFallback(panics, answering("a"), OnFailure())}, "", ""},
 		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), answering("a"))}, "a", ""},

@@ -104,7 +104,8 @@ func TestS06_EndsWhileOpening(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				late := func(
-					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+					opts ...grpc.CallOption,
 				) (grpc.ClientStream, error) {
 					cs, err := streamer(ctx, desc, cc, method, opts...)
 					if fate == "cancel" {
@@ -116,7 +117,8 @@ func TestS06_EndsWhileOpening(t *testing.T) {
 					return cs, err
 				}
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, t.dial...), grpc.WithChainStreamInterceptor(late))...)
+				r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, t.dial...),
+					grpc.WithChainStreamInterceptor(late))...)
 				if _, err := r.conn.NewStream(ctx, bothStream, testpb.Test_Bidi_FullMethodName); err != nil {
 					t.Fatal(err)
 				}
@@ -135,14 +137,16 @@ func TestS06_InnerTimeout(t *testing.T) {
 	for _, a := range streamArrangements {
 		synctest.Test(t, func(t *testing.T) {
 			timeout := func(
-				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+				opts ...grpc.CallOption,
 			) (grpc.ClientStream, error) {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				t.Cleanup(cancel)
 				return streamer(ctx, desc, cc, method, opts...)
 			}
 			g := newGuard(t, breaker.Config{})
-			r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, a.dial...), grpc.WithChainStreamInterceptor(timeout))...)
+			r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, a.dial...),
+				grpc.WithChainStreamInterceptor(timeout))...)
 			s := r.server(t.Context())
 			time.Sleep(time.Second - 1)
 			synctest.Wait()
@@ -190,7 +194,8 @@ func TestS06_TransportOfClosedConnection(t *testing.T) {
 func TestS06_OptionsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lose := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, _ ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			_ ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			return streamer(ctx, desc, cc, method)
 		}

@@ -160,7 +160,8 @@ func TestS04_DroppedAttemptConcurrentSafe(t *testing.T) {
 	const streams = 100
 	synctest.Test(t, func(t *testing.T) {
 		two := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			lost, cancel := context.WithCancel(ctx)
 			if _, err := streamer(lost, desc, cc, method, opts...); err != nil {
@@ -188,18 +189,19 @@ func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		inEach(t, func(t arranged) {
 			g := newGuard(t, breaker.Config{OpenFor: 5 * time.Second})
-			r := newStreamRig(t, g, testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
-				for {
-					if _, err := s.Recv(); errors.Is(err, io.EOF) {
-						return end
-					} else if err != nil {
-						return err
+			r := newStreamRig(t, g, testpb.Script{
+				OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+					for {
+						if _, err := s.Recv(); errors.Is(err, io.EOF) {
+							return end
+						} else if err != nil {
+							return err
+						}
+						if err := s.Send(new(testpb.Response)); err != nil {
+							return err
+						}
 					}
-					if err := s.Send(new(testpb.Response)); err != nil {
-						return err
-					}
-				}
-			}}, t.dial...)
+				}}, t.dial...)
 			s := r.bidi(t.Context())
 			talk := func(when string) {
 				t.Helper()

@@ -32,7 +32,9 @@ func headerOnly() testpb.Script {
 }
 
 // dialWith returns a connection that uses the given dialer.
-func dialWith(t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, error), opts ...grpc.DialOption) *grpc.ClientConn {
+func dialWith(
+	t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, error), opts ...grpc.DialOption,
+) *grpc.ClientConn {
 	t.Helper()
 	cc, err := grpc.NewClient("passthrough:///test", append(append(g.DialOptions(), opts...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -388,7 +390,8 @@ func TestG09_NoPushbackOfALostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		g := newGuard(t, cfg, WithKey(oneKey))
-		cc := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).Dial(t, g.DialOptions()...)
+		cc := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).Dial(t,
+			g.DialOptions()...)
 		b := halfOpen(t, g, breaker.Key{})
 		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
 		wantCode(t, "lost", err, codes.Unavailable)

@@ -49,7 +49,9 @@ func (r *streamRig) server(ctx context.Context, opts ...grpc.CallOption) grpc.Se
 	return s
 }
 
-func (r *streamRig) bidi(ctx context.Context, opts ...grpc.CallOption) grpc.BidiStreamingClient[testpb.Request, testpb.Response] {
+func (r *streamRig) bidi(
+	ctx context.Context, opts ...grpc.CallOption,
+) grpc.BidiStreamingClient[testpb.Request, testpb.Response] {
 	r.Helper()
 	s, err := r.client.Bidi(ctx, opts...)
 	if err != nil {
@@ -58,7 +60,9 @@ func (r *streamRig) bidi(ctx context.Context, opts ...grpc.CallOption) grpc.Bidi
 	return s
 }
 
-func (r *streamRig) upload(ctx context.Context, opts ...grpc.CallOption) grpc.ClientStreamingClient[testpb.Request, testpb.Response] {
+func (r *streamRig) upload(
+	ctx context.Context, opts ...grpc.CallOption,
+) grpc.ClientStreamingClient[testpb.Request, testpb.Response] {
 	r.Helper()
 	s, err := r.client.ClientStream(ctx, opts...)
 	if err != nil {
@@ -276,7 +280,8 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, CloseSend only", script: testpb.Script{}, want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored, // the response has come, and the caller does not read it
+		// the response has come, and the caller does not read it
+		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if err := r.upload(ctx).CloseSend(); err != nil {
 				r.Error(err)

@@ -27,7 +27,8 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 				g := newGuard(t, breaker.Config{})
 				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, fires, end)
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+						opts ...grpc.CallOption) (grpc.ClientStream, error) {
 						for range fires {
 							finisher(opts)(finishErr)
 						}
@@ -54,7 +55,8 @@ func TestS04_OnFinishDecides(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		finishErr := statusError(code)
 		want := one(directOutcomeOf(code))
-		cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(finishErr) }})
+		cs, finish := openDirect(t.Context(), t, g, serverStreams,
+			&fakeStream{recv: func(any) error { return eofOr(finishErr) }})
 		finish(finishErr)
 		wantTally(t, code.String()+": once", g, want)
 		finish(down)
@@ -290,10 +292,11 @@ func TestStreamResult(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
 			rec := new(settlements)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
-				got = append(got, r)
-				return breaker.Overload
-			}))
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
+				WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+					got = append(got, r)
+					return breaker.Overload
+				}))
 			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
 				recv: func(any) error {
 					if tt.messages--; tt.messages >= 0 {
@@ -353,7 +356,8 @@ func TestG01_StreamUntouched(t *testing.T) {
 		ctx := context.WithValue(t.Context(), key{}, n)
 		var got []grpc.CallOption
 		cs, err := g.Stream(ctx, serverStreams, nil, fullMethod,
-			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string,
+				opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				if c != ctx || d != serverStreams || cc != nil || m != fullMethod {
 					t.Errorf("the streamer got %v, %v, %v, %q", c, d, cc, m)
 				}
@@ -404,7 +408,8 @@ func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 		wg.Go(func() {
 			for range 100 {
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+						opts ...grpc.CallOption) (grpc.ClientStream, error) {
 						finisher(opts)(nil)
 						return new(fakeStream), nil
 					}, shared...)
@@ -426,7 +431,8 @@ func TestG12_UnguardedStream(t *testing.T) {
 	f := new(fakeStream)
 	for range 2 {
 		cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+				opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				if len(opts) != 1 {
 					t.Errorf("the streamer got %v, want the one option", opts)
 				}

@@ -209,7 +209,8 @@ func playStream(t *testing.T, script []byte) {
 	what := leaves(func() {
 		var err error
 		cs, err = g.Stream(ctx, &grpc.StreamDesc{ServerStreams: e.server, ClientStreams: true}, nil, fullMethod,
-			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+				opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				finish = finisher(opts)
 				_, early := errorOf(flags >> 5)
 				for range flags >> 3 & 3 {

@@ -103,7 +103,9 @@ func TestG01_StreamHeaderPanics(t *testing.T) {
 	}
 }
 
-func panicsOnce(t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string, call func(grpc.ClientStream), want any) {
+func panicsOnce(
+	t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string, call func(grpc.ClientStream), want any,
+) {
 	t.Helper()
 	g := newGuard(t, breaker.Config{})
 	ctx := newWatchedContext(t.Context())
@@ -148,7 +150,8 @@ func TestG01_TrailerPanics(t *testing.T) {
 // G13: for a stream, a classifier and hooks that panic change neither the outcome nor the caller's error.
 func TestG13_StreamClassifierPanics(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panickingHooks{})), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panickingHooks{})),
+			WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
 		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
 		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, end)

@@ -136,7 +136,8 @@ func TestS05_HeaderBeforeRetry(t *testing.T) {
 func TestS05_CreationRetriedInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			expired, cancel := context.WithTimeout(ctx, 0)
 			defer cancel()
@@ -160,7 +161,8 @@ func TestG10_RetryOutsideStreams(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		r := &streamRig{TB: t, srv: new(testpb.Server), guard: g}
 		r.srv.Set(failsTimes(2))
-		r.conn = testpb.Bufconn(t, r.srv, retryInside(retry.WithRetriable(Retriable)), grpc.WithChainStreamInterceptor(g.Stream))
+		r.conn = testpb.Bufconn(t, r.srv, retryInside(retry.WithRetriable(Retriable)),
+			grpc.WithChainStreamInterceptor(g.Stream))
 		r.client = testpb.NewTestClient(r.conn)
 		endsWith(t, r.server(t.Context()), codes.OK)
 		wantTally(t, "three attempts", g, tally{Success: 1, Failure: 2})
@@ -192,7 +194,8 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inEach(t, func(t arranged) {
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, failsTimes(tt.fails), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+				r := newStreamRig(t, g, failsTimes(tt.fails),
+					append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
 				s := r.bidi(t.Context())
 				// The failure of the server must come after the stream was opened, and must not be the result of a Send.
 				synctest.Wait()
@@ -210,7 +213,8 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 func TestS09_ProbeRetries(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{SuccessesToClose: 1})
-		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)},
+			t.dial...)...)
 		endsWith(t, r.bidi(t.Context()), codes.OK)
 		halfOpen(t, g, onlyBreaker(t, g).Key())
 		r.srv.Set(failsTimes(2))
@@ -394,7 +398,8 @@ func TestS09_DroppedAttemptAndRetries(t *testing.T) {
 			}
 		}}
 		two := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			loser, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)

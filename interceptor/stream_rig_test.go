@@ -61,13 +61,15 @@ var streamArrangements = []streamArrangement{
 func (a streamArrangement) wraps() bool { return a.name == "wrapped" }
 
 func passOn(
-	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	return streamer(ctx, desc, cc, method, opts...)
 }
 
 func wrap(
-	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	cs, err := streamer(ctx, desc, cc, method, opts...)
 	if err != nil {
@@ -283,7 +285,8 @@ func openFakeOn(
 ) (cs grpc.ClientStream, finish func(error)) {
 	tb.Helper()
 	cs, err := g.Stream(ctx, desc, cc, fullMethod,
-		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream,
+			error) {
 			finish = finisher(opts)
 			return f, nil
 		})

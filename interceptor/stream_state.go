@@ -34,10 +34,10 @@ import (
 type origin uint32
 
 const (
-	originOpening  origin = iota // the streamer has not returned
-	originDirect                 // grpc made it, and no interceptor is between the guard and grpc
+	originOpening   origin = iota // the streamer has not returned
+	originDirect                  // grpc made it, and no interceptor is between the guard and grpc
 	originUnwrapped               // grpc made it, and an interceptor returned it as it is
-	originWrapped                // an interceptor made it
+	originWrapped                 // an interceptor made it
 )
 
 const origins = 4

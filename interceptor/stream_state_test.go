@@ -20,7 +20,8 @@ import (
 // S4: each cell of the table in stream_state.go has the described effect, and no other.
 func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 	names := map[reaction]string{
-		nothing: "nothing", later: "nothing", end: "over", endIfClosed: "nothing", giveUp: "over, ignored", fail: "over, failed", sustain: "closed",
+		nothing: "nothing", later: "nothing", end: "over", endIfClosed: "nothing", giveUp: "over, ignored",
+		fail: "over, failed", sustain: "closed",
 	}
 	closedNames := map[reaction]string{endIfClosed: "over, ignored", sustain: "nothing"}
 	for sig := range signal(signals) {
@@ -104,7 +105,8 @@ func TestS04_TheTable(t *testing.T) {
 func TestS04_HedgingConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{}, WithKey(oneKey))
 	hedge := func(
-		ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+		ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+		opts ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
 		loserCtx, cancel := context.WithCancel(ctx)
 		loser, err := streamer(loserCtx, desc, cc, method, opts...)
@@ -133,7 +135,8 @@ func TestG05_HedgedUnaryConcurrentSafe(t *testing.T) {
 	for _, doubt := range doubts {
 		g := newGuard(t, lenient, WithKey(oneKey))
 		hedge := func(
-			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+			opts ...grpc.CallOption,
 		) error {
 			replies, errs := [2]testpb.Response{}, make(chan error, 2)
 			for i := range replies {
@@ -330,7 +333,8 @@ func TestS14_AfterForceClosed(t *testing.T) {
 		g := newGuard(t, cfg)
 		b := halfOpen(t, g, methodKey)
 		cs, _ := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
-		if err := b.SetOverride(t.Context(), breaker.Override{Mode: breaker.ForceClosed, Why: "test", By: "test"}); err != nil {
+		if err := b.SetOverride(t.Context(), breaker.Override{Mode: breaker.ForceClosed, Why: "test",
+			By: "test"}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)
@@ -473,7 +477,8 @@ func TestG15_FallbackThatCallsItself(t *testing.T) {
 		ran++
 		return testpb.NewTestClient(cc).Unary(ctx, req)
 	})
-	g, err := New(g.Group(), WithKey(oneKey), WithFallback(ForMethods(testpb.Test_Unary_FullMethodName), region, OnFailure()))
+	g, err := New(g.Group(), WithKey(oneKey), WithFallback(ForMethods(testpb.Test_Unary_FullMethodName), region,
+		OnFailure()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +517,8 @@ func TestS09_StreamFromElsewhere(t *testing.T) {
 		other := testpb.StartBufconn(t, new(testpb.Server)).Dial(t)
 		g := newGuard(t, breaker.Config{})
 		elsewhere := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, _ grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, _ grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			_ = cc.Close()
 			return other.NewStream(ctx, desc, method, opts...)

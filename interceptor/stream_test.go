@@ -19,7 +19,8 @@ import (
 // outcomeOf is rule G2, and G3 with an interceptor between the guard and grpc.
 func outcomeOf(c codes.Code) breaker.Outcome {
 	switch c {
-	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
+		codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
 		return breaker.Success
 	case codes.ResourceExhausted:
@@ -59,7 +60,8 @@ func TestS01_CreationFails(t *testing.T) {
 			g := newGuard(t, breaker.Config{})
 			inner := status.Error(code, "no stream today")
 			cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+					opts ...grpc.CallOption) (grpc.ClientStream, error) {
 					for range fires {
 						finisher(opts)(inner)
 					}
@@ -101,7 +103,8 @@ func TestG08_StreamRejection(t *testing.T) {
 		onlyBreaker(t, g).Trip(t.Context(), "for the test")
 		desc := &testpb.Test_ServiceDesc.Streams[1]
 		fired := 0
-		cs, err := r.conn.NewStream(t.Context(), desc, testpb.Test_ServerStream_FullMethodName, grpc.OnFinish(func(error) { fired++ }))
+		cs, err := r.conn.NewStream(t.Context(), desc, testpb.Test_ServerStream_FullMethodName,
+			grpc.OnFinish(func(error) { fired++ }))
 		if cs != nil {
 			t.Errorf("got a stream %v, want nil", cs)
 		}

@@ -157,7 +157,8 @@ func TestG05_CostOfDoubt(t *testing.T) {
 		}
 		slices.Sort(diffs)
 		if got := diffs[rounds/2]; got > tt.most {
-			t.Errorf("%s: a guarded call costs %v allocations more than an unguarded one, want at most %v", tt.name, got, tt.most)
+			t.Errorf("%s: a guarded call costs %v allocations more than an unguarded one, want at most %v", tt.name, got,
+				tt.most)
 		}
 	}
 }

@@ -42,7 +42,8 @@ type spy struct {
 }
 
 func (s *spy) unary(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
 ) error {
 	err := invoker(ctx, method, req, reply, cc, opts...)
 	s.mu.Lock()
@@ -173,7 +174,8 @@ func unaryEndings() []unaryEnding {
 			_, err := s.client.Unary(ctx, &testpb.Request{})
 			return err
 		}, code: codes.Canceled, notReached: true},
-		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded, notReached: true},
+		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded,
+			notReached: true},
 		{name: "cancel in flight", call: func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, code: codes.Canceled, want: breaker.Ignored},
@@ -250,7 +252,8 @@ func unaryEndings() []unaryEnding {
 			return s.plain()
 		}, code: codes.Unavailable, want: breaker.Failure},
 		{
-			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused}, call: func(s *scene) error { return s.plain() },
+			name: "grpc retries, refused", dial: []grpc.DialOption{retries,
+				refused}, call: func(s *scene) error { return s.plain() },
 			code: codes.Unavailable, want: breaker.Failure,
 		},
 		{name: "deadline while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
@@ -299,7 +302,8 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 
 					wantCode(t, "the caller", err, e.code)
 					if err != s.spy.err || s.spy.runs != 1 { //nolint:errorlint // the same value
-						t.Errorf("the caller got %v, the invoker returned %v in %d runs; want the same error and one run", err, s.spy.err, s.spy.runs)
+						t.Errorf("the caller got %v, the invoker returned %v in %d runs; want the same error and one run", err, s.spy.err,
+							s.spy.runs)
 					}
 					want := one(e.want)
 					if e.notReached {

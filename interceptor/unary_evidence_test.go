@@ -107,7 +107,8 @@ func unaryFaults() []fault {
 	}
 	faults := []fault{
 		{name: "handler, trailers only", script: failing(down), code: codes.Unavailable, want: breaker.Failure},
-		{name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal, want: breaker.Failure},
+		{name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal,
+			want: breaker.Failure},
 		{name: "handler, an answer", script: failing(errNotFound), code: codes.NotFound, want: breaker.Success},
 		{
 			name: "the server cannot marshal", code: codes.Internal, want: breaker.Failure,
@@ -115,7 +116,8 @@ func unaryFaults() []fault {
 		},
 		{
 			name: "the server cannot marshal, after a header", code: codes.Internal, want: breaker.Failure,
-			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored, differ: true,
+			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored,
+			differ: true,
 		},
 		{
 			name: "the reply is too large for the server", code: codes.ResourceExhausted, want: breaker.Overload,
@@ -146,7 +148,8 @@ func unaryFaults() []fault {
 			opts: []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: errors.New("no token")})},
 		},
 		{
-			name: "credentials hang until the deadline", code: codes.DeadlineExceeded, want: breaker.Failure, ctx: within(time.Second),
+			name: "credentials hang until the deadline", code: codes.DeadlineExceeded, want: breaker.Failure,
+			ctx:  within(time.Second),
 			opts: []grpc.CallOption{grpc.PerRPCCredentials(hangingCredentials{})},
 		},
 		{name: "no connection", stop: true, code: codes.Unavailable, want: breaker.Failure},
@@ -154,19 +157,24 @@ func unaryFaults() []fault {
 			name: "no connection, wait for ready", stop: true, code: codes.DeadlineExceeded, want: breaker.Failure,
 			opts: []grpc.CallOption{grpc.WaitForReady(true)}, ctx: within(time.Second),
 		},
-		{name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure, ctx: within(time.Second)},
+		{name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
+			ctx: within(time.Second)},
 		{
 			name: "a timeout of the service config", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
 			dial: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}]}`)},
 		},
 		{name: "canceled by the handler", script: fails(codes.Canceled, "x"), code: codes.Canceled, want: breaker.Failure},
 		{name: "RST_STREAM CANCEL", raw: testpb.Resets(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal, want: breaker.Failure},
+		{name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled,
+			want: breaker.Failure},
+		{name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal,
+			want: breaker.Failure},
 		{name: "RST_STREAM NO_ERROR", raw: testpb.Resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable, want: breaker.Failure},
+		{name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable,
+			want: breaker.Failure},
 		{
-			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm), code: codes.ResourceExhausted,
+			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm),
+			code: codes.ResourceExhausted,
 			want: breaker.Overload,
 		},
 		{
@@ -176,9 +184,11 @@ func unaryFaults() []fault {
 	}
 	for httpStatus, code := range map[string]codes.Code{
 		"400": codes.Internal, "401": codes.Unauthenticated, "403": codes.PermissionDenied, "404": codes.Unimplemented,
-		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable, "500": codes.Unknown,
+		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable,
+		"500": codes.Unknown,
 	} {
-		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code, want: breaker.Failure})
+		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code,
+			want: breaker.Failure})
 	}
 	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
@@ -188,7 +198,8 @@ func unaryFaults() []fault {
 			withoutPeer: classOf(c), differ: true,
 		}
 		switch c {
-		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange,
+		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted,
+			codes.OutOfRange,
 			codes.DataLoss:
 			f.code, f.differ = codes.Internal, false
 		case codes.Canceled:
@@ -250,7 +261,8 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 				})
 				wantCode(t, f.name, err, f.code)
 				want := f.want
-				if f.differ && (doubt.name == "no doubt" || (doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
+				if f.differ && (doubt.name == "no doubt" ||
+					(doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
 					want = f.withoutPeer // the guard did not look, or only at the peer's address
 				}
 				if got != want {
@@ -363,7 +375,8 @@ func TestG05_NoFreeStream(t *testing.T) {
 // no connection and never sets a peer. Its failures must still open the breaker.
 func TestG05_NotGRPCBelow(t *testing.T) {
 	dropOptions := func(
-		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, _ ...grpc.CallOption,
+		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+		_ ...grpc.CallOption,
 	) error {
 		return invoker(ctx, method, req, reply, cc)
 	}
@@ -425,13 +438,15 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 					}
 				}
 				unary := func(
-					ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, all ...grpc.CallOption,
+					ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+					all ...grpc.CallOption,
 				) error {
 					look(all)
 					return invoker(ctx, method, req, reply, cc, all...)
 				}
 				stream := func(
-					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, all ...grpc.CallOption,
+					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+					all ...grpc.CallOption,
 				) (grpc.ClientStream, error) {
 					look(all)
 					return streamer(ctx, desc, cc, method, all...)
@@ -471,7 +486,8 @@ func TestG03_CanceledInside(t *testing.T) {
 	}{
 		{"RST_STREAM", testpb.Resets(http2.ErrCodeCancel), nil, breaker.Failure},
 		{"own context", nil, []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(
-			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+			opts ...grpc.CallOption,
 		) error {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
@@ -487,7 +503,8 @@ func TestG03_CanceledInside(t *testing.T) {
 				})}
 				if f.dial == nil {
 					f.dial = []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(
-						ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+						ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+						opts ...grpc.CallOption,
 					) error {
 						return invoker(ctx, method, req, reply, cc, opts...)
 					})}

@@ -106,7 +106,8 @@ func TestG11_DefaultKey(t *testing.T) {
 	defer cc.Close()
 	for _, conn := range []*grpc.ClientConn{nil, cc} {
 		for _, method := range []string{
-			fullMethod, "pkg.Service/Method", "", "/", "//", "/a", "a/", "/a/", "//b", "/a/b/c", "///", "nonsense", "/a\xff/b\xfe",
+			fullMethod, "pkg.Service/Method", "", "/", "//", "/a", "a/", "/a/", "//b", "/a/b/c", "///", "nonsense",
+			"/a\xff/b\xfe",
 		} {
 			g := newGuard(t, breaker.Config{})
 			if err := g.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
@@ -116,7 +117,10 @@ func TestG11_DefaultKey(t *testing.T) {
 			if err := ran.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })))
+			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context,
+				interceptors.CallMeta) bool {
+				return true
+			})))
 			if err := matched.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}

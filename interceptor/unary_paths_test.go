@@ -105,7 +105,8 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cc.Close()
-	for _, want := range []error{nil, down, errors.New("no status"), &RejectedError{RejectedError: new(breaker.RejectedError)}} {
+	for _, want := range []error{nil, down, errors.New("no status"),
+		&RejectedError{RejectedError: new(breaker.RejectedError)}} {
 		onEachPath(t, func(t pathTest) {
 			ctx := context.WithValue(t.Context(), ctxKey{}, 1)
 			req, reply := new(int), new(string)
@@ -172,9 +173,10 @@ func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
 					t.Errorf("the panic has the value %v, want %v", got, value)
 				}
 			}()
-			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-				panic(value)
-			})
+			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil,
+				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+					panic(value)
+				})
 		}()
 		wantOneFailureMore(t, before)
 	})
@@ -186,10 +188,11 @@ func TestG01_GoexitSettlesAndGoesOn(t *testing.T) {
 		var wg sync.WaitGroup
 		returned := false
 		wg.Go(func() {
-			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-				runtime.Goexit()
-				return nil
-			})
+			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil,
+				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+					runtime.Goexit()
+					return nil
+				})
 			returned = true
 		})
 		wg.Wait()

@@ -74,7 +74,8 @@ func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 			wantCode(t, "a probe of a backend that is back", s.plain(), codes.OK)
 		}
 		wantState(t, "in the end", g, breaker.Closed)
-		if got := tallyOf(onlyBreaker(t, g).Snapshot()); got.Late != out || got.Success != 2 || got.InFlight != 0 || got.Failure != 0 {
+		if got := tallyOf(onlyBreaker(t, g).Snapshot()); got.Late != out || got.Success != 2 || got.InFlight != 0 ||
+			got.Failure != 0 {
 			t.Errorf("got %+v, want the %d probes that hung late, and two successes", got, out)
 		}
 	})
@@ -83,7 +84,8 @@ func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 // The same with a backend that accepts calls and never answers.
 func TestG14_SilentBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: 10 * time.Second, SuccessesToClose: 1}, WithKey(oneKey))
+		g := newGuard(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: 10 * time.Second, SuccessesToClose: 1},
+			WithKey(oneKey))
 		s := newScene(t, g, "")
 		g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
 		time.Sleep(time.Second)

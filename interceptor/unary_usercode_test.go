@@ -69,8 +69,12 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 // G13: a classifier's result that is no Outcome is a failure, also for fallbacks and hooks.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	rec := new(settlements)
-	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
-		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
+	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
+		WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
+		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
+			return new(7),
+				nil
+		}), OnFailure()))
 	if err := g.Unary(t.Context(), fullMethod, new(int), new(int), nil, takes(0, down)); err != nil {
 		t.Errorf("got %v, want an answer of the fallback", err)
 	}
@@ -164,7 +168,8 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		{"As", &rudeAsError{}},
 		{"Unwrap", &rudeUnwrapError{}},
 	} {
-		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithHooks(hooksOf(noopCallHooks{}))}} {
+		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)},
+			{WithHooks(hooksOf(noopCallHooks{}))}} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
 			var err error
 			func() {
@@ -243,7 +248,8 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		_ = g.Unary(t.Context(), fullMethod, new(int), reply, nil, c.invoke)
 		time.Sleep(time.Second)
 		_ = c.call(t.Context(), nil)
-		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier", "fallback"} {
+		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier",
+			"fallback"} {
 			if asked[occasion] == 0 {
 				t.Errorf("%s never happened", occasion)
 			}
