@@ -35,6 +35,8 @@ type options struct {
 
 	// plain: only the error of a call matters, and a call without an error is a success that no hook needs.
 	plain bool
+	// timed: the classifier, a hook or the budget needs the start of each call.
+	timed bool
 }
 
 func collect(opts []Option) (*options, error) {
@@ -47,7 +49,8 @@ func collect(opts []Option) (*options, error) {
 			return nil, err
 		}
 	}
-	o.plain = o.classifier == nil && o.hooks.settled == nil && o.minBudget == 0 && !o.evidence
+	o.timed = o.classifier != nil || o.hooks.settled != nil || o.minBudget > 0
+	o.plain = !o.timed && !o.evidence
 	return o, nil
 }
 

@@ -17,13 +17,16 @@ type pending struct {
 	guard   *Guard
 	breaker *breaker.Breaker
 	permit  breaker.Permit
-	start   time.Time     // zero for a unary call of which only the error matters
+	start   time.Time     // zero if nothing needs it
 	waited  time.Duration // for a connection, as a probe: the time of the backend begins after it
 	short   bool          // the caller's deadline left less than WithMinBudget
 }
 
 func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit) pending {
-	c := pending{guard: g, breaker: b, permit: permit, start: time.Now()}
+	c := pending{guard: g, breaker: b, permit: permit}
+	if g.timed || permit.IsProbe() {
+		c.start = time.Now()
+	}
 	if g.minBudget > 0 {
 		if deadline, ok := ctx.Deadline(); ok {
 			c.short = deadline.Sub(c.start) < g.minBudget

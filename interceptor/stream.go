@@ -35,6 +35,7 @@ func (g *Guard) Stream(
 		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
 		pending: g.begin(ctx, b, permit),
 	}
+	s.pending.start = time.Now()
 	// A copy: the caller's slice may be shared (G1). The guard's option goes first, so that the
 	// guard's events are on the span before an interceptor outside ends it in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
