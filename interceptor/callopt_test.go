@@ -38,7 +38,7 @@ func TestBypass(t *testing.T) {
 }
 
 func TestTag(t *testing.T) {
-	key := WithKey(keyfunc.Tagged(keyfunc.Method, nil)) // tag "other"
+	key := WithKey(keyfunc.Tagged(keyfunc.Method, noTag)) // tag "other"
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, key)
 	c := &calls{guard: g}
 	for _, opts := range [][]grpc.CallOption{
