@@ -335,7 +335,11 @@ func wrongMetrics(name, text string, golden map[string]metricInfo) (wrong []stri
 	}
 	for _, line := range prose(text) { // the histogram may be named below the table
 		for _, q := range quoted.FindAllStringSubmatch(line, -1) {
-			if m := seriesName.FindStringSubmatch(q[1]); m != nil && golden[m[1]].Label == m[2] {
+			m := seriesName.FindStringSubmatch(q[1])
+			if m == nil {
+				continue
+			}
+			if golden[m[1]].Label == m[2] {
 				delete(missing, m[1])
 			}
 		}
