@@ -41,7 +41,7 @@ type Hooks struct {
 	// or hook. The call continues.
 	Panicked func(ctx context.Context, p PanicInfo)
 	// GuardedTwice is called when a call passes the same breaker twice, because a connection has the same guard twice, or
-	// two guards of one group. Such calls count twice. The first 100 unary calls of a guard, all streams, all probes and
+	// two guards of one group. Then both need the hook: the outer one marks the call, and the inner one finds the mark. Such calls count twice. The first 100 unary calls of a guard, all streams, all probes and
 	// all calls in doubt are checked.
 	GuardedTwice func(ctx context.Context, g GuardedTwiceInfo)
 
