@@ -223,3 +223,6 @@ func takes(d time.Duration, err error) grpc.UnaryInvoker {
 		return err
 	}
 }
+
+// noTag is a tag function that returns no tag.
+func noTag(context.Context, Call) string { return "" }

@@ -44,7 +44,8 @@ type Hooks struct {
 	Panicked func(ctx context.Context, p PanicInfo)
 	// GuardedTwice is called when a call passes the same breaker twice. The connection then has the same guard twice, or
 	// two guards of one group. Such calls count twice, except probes. The guard checks its first 100 unary calls, all
-	// streams, all probes and all calls in doubt. If two guards share a group, both need this hook.
+	// streams, all probes and all calls in doubt. If two guards share a group, both need this hook: the outer guard marks
+	// the call, and the inner one finds the mark.
 	GuardedTwice func(ctx context.Context, g GuardedTwiceInfo)
 
 	mu     sync.Mutex

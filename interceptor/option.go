@@ -36,6 +36,8 @@ type options struct {
 	// plain is true if only the error of a call matters, and a call without an error is a success for which no hook is
 	// called.
 	plain bool
+	// timed is true if the classifier, the hook Settled or WithMinBudget needs the start of each call.
+	timed bool
 }
 
 func collect(opts []Option) (*options, error) {
@@ -48,7 +50,8 @@ func collect(opts []Option) (*options, error) {
 			return nil, err
 		}
 	}
-	o.plain = o.classifier == nil && o.hooks.settled == nil && o.minBudget == 0 && !o.evidence
+	o.timed = o.classifier != nil || o.hooks.settled != nil || o.minBudget > 0
+	o.plain = !o.timed && !o.evidence
 	return o, nil
 }
 

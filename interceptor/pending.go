@@ -24,7 +24,10 @@ type pending struct {
 
 // begin returns the pending call for permit.
 func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit) pending {
-	c := pending{guard: g, breaker: b, permit: permit, start: time.Now()}
+	c := pending{guard: g, breaker: b, permit: permit}
+	if g.timed || permit.IsProbe() {
+		c.start = time.Now()
+	}
 	if g.minBudget > 0 {
 		if deadline, ok := ctx.Deadline(); ok {
 			c.short = deadline.Sub(c.start) < g.minBudget

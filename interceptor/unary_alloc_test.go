@@ -61,7 +61,7 @@ func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
 		{name: "settled observer", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
 		{name: "matcher", opts: []Option{WithMatcher(ForMethods(fullMethod))}},
-		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, nil))}},
+		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, noTag))}},
 		{name: "min budget", opts: []Option{WithMinBudget(time.Second)}, ctx: deadline},
 		{name: "fallback", opts: []Option{WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure())}},
 	} {

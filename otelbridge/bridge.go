@@ -97,8 +97,8 @@ func (b *bridge) probed(ctx context.Context, s interceptor.Settlement) {
 	}
 }
 
-// The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and the
-// causes of errors, which may hold anything.
+// The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and error
+// texts, which may hold anything. Report.Cause is a short constant by contract.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 	attrs := append(make([]attribute.KeyValue, 0, 10),
