@@ -132,8 +132,10 @@ func TestG04_MinBudget(t *testing.T) {
 		{"no deadline", 50 * time.Millisecond, 0, time.Hour, deadline, breaker.Failure},
 		{"short, spent, another failure", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, down, breaker.Failure},
 		{"short, spent, success", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, nil, breaker.Success},
-		{"short, context error", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, context.DeadlineExceeded,
-			breaker.Ignored},
+		{
+			"short, context error", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, context.DeadlineExceeded,
+			breaker.Ignored,
+		},
 	} {
 		for _, evidence := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {

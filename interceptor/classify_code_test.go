@@ -253,24 +253,32 @@ func TestG06_ErrorsThatAreNotStatuses(t *testing.T) {
 		{"wrapped twice", fmt.Errorf("a: %w", fmt.Errorf("b: %w", unavailable)), codes.Unavailable, breaker.Failure},
 		{"wrapped NotFound", fmt.Errorf("a: %w", status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
 		{"wrapped Canceled", fmt.Errorf("a: %w", status.Error(codes.Canceled, "x")), codes.Canceled, breaker.Ignored},
-		{"wrapped by two", fmt.Errorf("%w and %w", errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound,
-			breaker.Success},
+		{
+			"wrapped by two", fmt.Errorf("%w and %w", errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound,
+			breaker.Success,
+		},
 		{"joined", errors.Join(errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
-		{"joined, two statuses", errors.Join(status.Error(codes.NotFound, "x"), unavailable), codes.NotFound,
-			breaker.Success},
+		{
+			"joined, two statuses", errors.Join(status.Error(codes.NotFound, "x"), unavailable), codes.NotFound,
+			breaker.Success,
+		},
 		{"context.Canceled", context.Canceled, codes.Canceled, breaker.Ignored},
 		{"context.Canceled, wrapped", fmt.Errorf("a: %w", context.Canceled), codes.Canceled, breaker.Ignored},
 		{"context.DeadlineExceeded", context.DeadlineExceeded, codes.DeadlineExceeded, breaker.Failure},
-		{"context.DeadlineExceeded, wrapped", fmt.Errorf("a: %w", context.DeadlineExceeded), codes.DeadlineExceeded,
-			breaker.Failure},
+		{
+			"context.DeadlineExceeded, wrapped", fmt.Errorf("a: %w", context.DeadlineExceeded), codes.DeadlineExceeded,
+			breaker.Failure,
+		},
 		{"a status before a context error", errors.Join(context.Canceled, unavailable), codes.Unavailable, breaker.Failure},
 		{"plain", errors.New("x"), codes.Unknown, breaker.Failure},
 		//nolint:errorlint // on purpose
 		{"wrapped by text only", fmt.Errorf("a: %v", unavailable), codes.Unknown, breaker.Failure},
 		{"a nil status", nilStatusError{}, codes.Unknown, breaker.Failure},
 		{"a nil status, wrapped", fmt.Errorf("a: %w", nilStatusError{}), codes.Unknown, breaker.Failure},
-		{"a nil status, joined with a context error", errors.Join(nilStatusError{}, context.Canceled), codes.Canceled,
-			breaker.Ignored},
+		{
+			"a nil status, joined with a context error", errors.Join(nilStatusError{}, context.Canceled), codes.Canceled,
+			breaker.Ignored,
+		},
 	} {
 		var seen Result
 		g := newGuard(t, breaker.Config{}, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {

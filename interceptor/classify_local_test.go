@@ -282,8 +282,10 @@ func TestG05_SimilarTexts(t *testing.T) {
 		err  error
 		want breaker.Outcome
 	}{
-		{"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"),
-			breaker.Overload},
+		{
+			"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"),
+			breaker.Overload,
+		},
 		{"cut short", status.Error(codes.ResourceExhausted, "trying to send message"), breaker.Overload},
 		{"another case", status.Error(codes.Internal, "Grpc: error while marshaling: x"), breaker.Failure},
 		{"empty", status.Error(codes.Internal, ""), breaker.Failure},
@@ -295,8 +297,10 @@ func TestG05_SimilarTexts(t *testing.T) {
 			"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "),
 			breaker.Failure,
 		},
-		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"),
-			breaker.Overload},
+		{
+			"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"),
+			breaker.Overload,
+		},
 		{"under Unavailable", status.Error(codes.Unavailable, "grpc: error while marshaling: x"), breaker.Failure},
 		{"under Unknown", status.Error(codes.Unknown, "trying to send message larger than max (2 vs. 1)"), breaker.Failure},
 		{"no status", errors.New("trying to send message larger than max (2 vs. 1)"), breaker.Failure},
@@ -335,10 +339,16 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 			s.srv.Set(failing(down))
 			return s.plain()
 		}, PeerAnswered},
-		{"too large to send", []Option{WithPeerEvidence()},
-			func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent},
-		{"too large to receive", []Option{WithPeerEvidence()},
-			func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered},
+		{
+			"too large to send",
+			[]Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent,
+		},
+		{
+			"too large to receive",
+			[]Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered,
+		},
 		{"cancelled", []Option{WithPeerEvidence()}, func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, PeerSilent},

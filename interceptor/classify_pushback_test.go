@@ -143,8 +143,10 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 		pushback
 	}{
 		{"default", nil, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
-		{"default", nil, pushback{"RetryInfo", withDetails(t, codes.Unavailable, "", retryIn(3*time.Second)), nil,
-			3 * time.Second}},
+		{"default", nil, pushback{
+			"RetryInfo", withDetails(t, codes.Unavailable, "", retryIn(3*time.Second)), nil,
+			3 * time.Second,
+		}},
 		{"evidence", []Option{WithPeerEvidence()}, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
 	} {
 		synctest.Test(t, func(t *testing.T) {

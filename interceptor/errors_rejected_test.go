@@ -182,8 +182,12 @@ func TestG08_EveryReason(t *testing.T) {
 			prepare func(*testing.T, *breaker.Breaker)
 			want    []any
 		}{
-			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") },
-				[]any{plainInfo, retryIn(time.Second)}},
+			{
+				breaker.ReasonOpen, "open",
+				breaker.Config{},
+				func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") },
+				[]any{plainInfo, retryIn(time.Second)},
+			},
 			{breaker.ReasonHalfOpen, "half_open", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
 				t.Helper()
 				b.Trip(ctx, "test")

@@ -36,8 +36,8 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	return conn
 }
 
-// The dial options of a guard guard the unary calls and the streams of a connection. FailingFor is negative, so that
-// the second failure opens the breaker at once. By default, failures must last for one second.
+// With the dial options of a guard, the unary calls and the streams of a connection are guarded. FailingFor is
+// negative, so that the second failure opens the breaker at once. By default, failures must last for one second.
 func Example() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second})
 	if err != nil {

@@ -282,12 +282,20 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 		fails   string // what answers a failed one
 	}{
 		{"one", []Option{WithFallback(all, answering("a"), OnFailure())}, "a", "a"},
-		{"two", []Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())}, "a",
-			"a"},
-		{"the first for rejections only", []Option{WithFallback(all, answering("a")),
-			WithFallback(all, answering("b"), OnFailure())}, "a", "b"},
-		{"the first does not match", []Option{WithFallback(never, answering("a"), OnFailure()),
-			WithFallback(all, answering("b"), OnFailure())}, "b", "b"},
+		{
+			"two",
+			[]Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())},
+			"a",
+			"a",
+		},
+		{"the first for rejections only", []Option{
+			WithFallback(all, answering("a")),
+			WithFallback(all, answering("b"), OnFailure()),
+		}, "a", "b"},
+		{"the first does not match", []Option{
+			WithFallback(never, answering("a"), OnFailure()),
+			WithFallback(all, answering("b"), OnFailure()),
+		}, "b", "b"},
 		{"none matches", []Option{WithFallback(never, answering("a"), OnFailure())}, "", ""},
 		{"a matcher panics", []Option{WithFallback(panics, answering("a"), OnFailure())}, "", ""},
 		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), answering("a"))}, "a", ""},

@@ -13,8 +13,10 @@ import (
 // FuzzSplitMethod checks that splitMethod splits any method as go-grpc-middleware does. A guard without a key function
 // then has the keys of keyfunc.TargetMethod, and ForMethods matches exactly the methods with these names.
 func FuzzSplitMethod(f *testing.F) {
-	for _, method := range []string{fullMethod, "pkg.Service/Method", "/", "//", "", "nonsense", "/a/b/c", "///",
-		"/\xff/\x00", "a/"} {
+	for _, method := range []string{
+		fullMethod, "pkg.Service/Method", "/", "//", "", "nonsense", "/a/b/c", "///",
+		"/\xff/\x00", "a/",
+	} {
 		f.Add(method)
 	}
 	f.Fuzz(func(t *testing.T, method string) {

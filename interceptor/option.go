@@ -79,7 +79,7 @@ func WithClassifier(c Classifier) Option {
 	})
 }
 
-// WithMatcher makes the guard guard only the calls that m matches. Other calls are neither rejected nor counted, and no
+// WithMatcher restricts the guard to the calls that m matches. Other calls are neither rejected nor counted, and no
 // hook is called for them. Use it for example to exclude health checks, which must pass while a breaker is open. If m
 // panics, the call is not guarded, and is counted as unguarded.
 //

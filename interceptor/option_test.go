@@ -28,14 +28,18 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		{"hooks", WithHooks(nil), "interceptor: WithHooks: the hooks are nil"},
 		{"code OK", WithRejectionCode(codes.OK), "interceptor: WithRejectionCode: the code is 0 (OK), want from 1 to 16"},
 		{"code 17", WithRejectionCode(17), "interceptor: WithRejectionCode: the code is 17 (Code(17)), want from 1 to 16"},
-		{"code out of any range", WithRejectionCode(1<<32 - 1),
-			"interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16"},
+		{
+			"code out of any range", WithRejectionCode(1<<32 - 1),
+			"interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16",
+		},
 		{"no budget", WithMinBudget(0), "interceptor: WithMinBudget: the budget is 0s, want 1ms or more"},
 		{"negative budget", WithMinBudget(-time.Second), "interceptor: WithMinBudget: the budget is -1s, want 1ms or more"},
 		{"budget without a unit", WithMinBudget(50), "interceptor: WithMinBudget: the budget is 50ns, want 1ms or more; " +
 			"a number without a unit is nanoseconds, probably 50*time.Second or 50*time.Millisecond was meant"},
-		{"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1),
-			"interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more"},
+		{
+			"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1),
+			"interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more",
+		},
 		{"no age", WithLongStream(0), "interceptor: WithLongStream: the duration is 0s, want 1ms or more"},
 		{"negative age", WithLongStream(-time.Second), "interceptor: WithLongStream: the duration is -1s, want 1ms or more"},
 		{"age without a unit", WithLongStream(10), "interceptor: WithLongStream: the duration is 10ns, want 1ms or more; " +
@@ -131,7 +135,8 @@ func TestDialOptionsChain(t *testing.T) {
 		var order []string
 		note := func(name string) grpc.UnaryClientInterceptor {
 			return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
-				opts ...grpc.CallOption) error {
+				opts ...grpc.CallOption,
+			) error {
 				order = append(order, name)
 				return invoker(ctx, method, req, reply, cc, opts...)
 			}
@@ -142,11 +147,14 @@ func TestDialOptionsChain(t *testing.T) {
 				order = append(order, "guard")
 				return DefaultClassifier(ctx, r)
 			}))
-		opts := append([]grpc.DialOption{grpc.WithUnaryInterceptor(note("single")),
-			grpc.WithChainUnaryInterceptor(note("before"))}, g.DialOptions()...)
+		opts := append([]grpc.DialOption{
+			grpc.WithUnaryInterceptor(note("single")),
+			grpc.WithChainUnaryInterceptor(note("before")),
+		}, g.DialOptions()...)
 		opts = append(opts, grpc.WithChainUnaryInterceptor(note("after")),
 			grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
-				streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				streamer grpc.Streamer, opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				streams++
 				return streamer(ctx, desc, cc, method, opts...)
 			}))

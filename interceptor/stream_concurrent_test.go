@@ -201,7 +201,8 @@ func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 							return err
 						}
 					}
-				}}, t.dial...)
+				},
+			}, t.dial...)
 			s := r.bidi(t.Context())
 			talk := func(when string) {
 				t.Helper()

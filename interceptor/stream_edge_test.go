@@ -390,8 +390,8 @@ func TestG09_NoPushbackOfALostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		g := newGuard(t, cfg, WithKey(oneKey))
-		cc := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).Dial(t,
-			g.DialOptions()...)
+		backend := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") })
+		cc := backend.Dial(t, g.DialOptions()...)
 		b := halfOpen(t, g, breaker.Key{})
 		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
 		wantCode(t, "lost", err, codes.Unavailable)

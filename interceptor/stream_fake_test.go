@@ -28,7 +28,8 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, fires, end)
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
-						opts ...grpc.CallOption) (grpc.ClientStream, error) {
+						opts ...grpc.CallOption,
+					) (grpc.ClientStream, error) {
 						for range fires {
 							finisher(opts)(finishErr)
 						}
@@ -357,7 +358,8 @@ func TestG01_StreamUntouched(t *testing.T) {
 		var got []grpc.CallOption
 		cs, err := g.Stream(ctx, serverStreams, nil, fullMethod,
 			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string,
-				opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				if c != ctx || d != serverStreams || cc != nil || m != fullMethod {
 					t.Errorf("the streamer got %v, %v, %v, %q", c, d, cc, m)
 				}
@@ -409,7 +411,8 @@ func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 			for range 100 {
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
-						opts ...grpc.CallOption) (grpc.ClientStream, error) {
+						opts ...grpc.CallOption,
+					) (grpc.ClientStream, error) {
 						finisher(opts)(nil)
 						return new(fakeStream), nil
 					}, shared...)
@@ -432,7 +435,8 @@ func TestG12_UnguardedStream(t *testing.T) {
 	for range 2 {
 		cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
-				opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				if len(opts) != 1 {
 					t.Errorf("the streamer got %v, want the one option", opts)
 				}

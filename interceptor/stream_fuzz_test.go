@@ -210,7 +210,8 @@ func playStream(t *testing.T, script []byte) {
 		var err error
 		cs, err = g.Stream(ctx, &grpc.StreamDesc{ServerStreams: e.server, ClientStreams: true}, nil, fullMethod,
 			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
-				opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				finish = finisher(opts)
 				_, early := errorOf(flags >> 5)
 				for range flags >> 3 & 3 {

@@ -74,8 +74,9 @@ func TestS02_TableOverGRPC(t *testing.T) {
 func (c streamCase) run() {
 	g := newGuard(c.T, lenient, WithKey(oneKey))
 	ended := make(chan struct{})
-	r := newStreamRig(c.T, g, testpb.Script{OnServerStream: func(_ *testpb.Request,
-		s grpc.ServerStreamingServer[testpb.Response]) error {
+	r := newStreamRig(c.T, g, testpb.Script{OnServerStream: func(
+		_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+	) error {
 		switch c.answer {
 		case "header":
 			if err := s.SendHeader(metadata.Pairs("k", "v")); err != nil {
@@ -130,8 +131,10 @@ func (c streamCase) run() {
 
 // S2: the same with other ages of WithLongStream.
 func TestS02_WithLongStream(t *testing.T) {
-	for age, want := range map[time.Duration]breaker.Outcome{59 * time.Second: breaker.Failure,
-		time.Minute: breaker.Success} {
+	for age, want := range map[time.Duration]breaker.Outcome{
+		59 * time.Second: breaker.Failure,
+		time.Minute:      breaker.Success,
+	} {
 		inEach(t, func(t arranged) {
 			g := newGuard(t.T, lenient, WithKey(oneKey), WithLongStream(time.Minute))
 			r := newStreamRig(t.T, g, paced(down, age, 0), t.dial...)

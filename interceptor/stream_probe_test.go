@@ -16,8 +16,10 @@ import (
 )
 
 // probeConfig allows one probe at a time, and closes the breaker after one success.
-var probeConfig = breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1,
-	SuccessesToClose: 1}
+var probeConfig = breaker.Config{
+	OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1,
+	SuccessesToClose: 1,
+}
 
 // newProbeRig returns a rig whose next call of method is a probe.
 func newProbeRig(tb testing.TB, method string, script testpb.Script, a streamArrangement, opts ...Option) *streamRig {

@@ -285,8 +285,9 @@ func openFakeOn(
 ) (cs grpc.ClientStream, finish func(error)) {
 	tb.Helper()
 	cs, err := g.Stream(ctx, desc, cc, fullMethod,
-		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream,
-			error) {
+		func(
+			_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
 			finish = finisher(opts)
 			return f, nil
 		})

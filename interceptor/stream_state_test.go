@@ -333,8 +333,10 @@ func TestS14_AfterForceClosed(t *testing.T) {
 		g := newGuard(t, cfg)
 		b := halfOpen(t, g, methodKey)
 		cs, _ := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
-		if err := b.SetOverride(t.Context(), breaker.Override{Mode: breaker.ForceClosed, Why: "test",
-			By: "test"}); err != nil {
+		if err := b.SetOverride(t.Context(), breaker.Override{
+			Mode: breaker.ForceClosed, Why: "test",
+			By: "test",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)

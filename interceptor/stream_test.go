@@ -61,7 +61,8 @@ func TestS01_CreationFails(t *testing.T) {
 			inner := status.Error(code, "no stream today")
 			cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
-					opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					opts ...grpc.CallOption,
+				) (grpc.ClientStream, error) {
 					for range fires {
 						finisher(opts)(inner)
 					}

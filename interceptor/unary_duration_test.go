@@ -68,8 +68,10 @@ func TestB06_DurationsExcludeUserCode(t *testing.T) {
 		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
 		"observer":                {WithHooks(hooksOf(new(slowHooks)))},
 		"observer and classifier": {WithHooks(hooksOf(new(slowHooks))), slowClassifier},
-		"all of them, min budget": {slowKey, WithHooks(hooksOf(new(slowHooks))), slowClassifier,
-			WithMinBudget(time.Millisecond)},
+		"all of them, min budget": {
+			slowKey, WithHooks(hooksOf(new(slowHooks))), slowClassifier,
+			WithMinBudget(time.Millisecond),
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second

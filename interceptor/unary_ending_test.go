@@ -174,8 +174,10 @@ func unaryEndings() []unaryEnding {
 			_, err := s.client.Unary(ctx, &testpb.Request{})
 			return err
 		}, code: codes.Canceled, notReached: true},
-		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded,
-			notReached: true},
+		{
+			name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded,
+			notReached: true,
+		},
 		{name: "cancel in flight", call: func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, code: codes.Canceled, want: breaker.Ignored},
@@ -252,8 +254,8 @@ func unaryEndings() []unaryEnding {
 			return s.plain()
 		}, code: codes.Unavailable, want: breaker.Failure},
 		{
-			name: "grpc retries, refused", dial: []grpc.DialOption{retries,
-				refused}, call: func(s *scene) error { return s.plain() },
+			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused},
+			call: func(s *scene) error { return s.plain() },
 			code: codes.Unavailable, want: breaker.Failure,
 		},
 		{name: "deadline while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {

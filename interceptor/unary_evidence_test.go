@@ -107,8 +107,10 @@ func unaryFaults() []fault {
 	}
 	faults := []fault{
 		{name: "handler, trailers only", script: failing(down), code: codes.Unavailable, want: breaker.Failure},
-		{name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal,
-			want: breaker.Failure},
+		{
+			name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal,
+			want: breaker.Failure,
+		},
 		{name: "handler, an answer", script: failing(errNotFound), code: codes.NotFound, want: breaker.Success},
 		{
 			name: "the server cannot marshal", code: codes.Internal, want: breaker.Failure,
@@ -157,21 +159,29 @@ func unaryFaults() []fault {
 			name: "no connection, wait for ready", stop: true, code: codes.DeadlineExceeded, want: breaker.Failure,
 			opts: []grpc.CallOption{grpc.WaitForReady(true)}, ctx: within(time.Second),
 		},
-		{name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
-			ctx: within(time.Second)},
+		{
+			name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
+			ctx: within(time.Second),
+		},
 		{
 			name: "a timeout of the service config", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
 			dial: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}]}`)},
 		},
 		{name: "canceled by the handler", script: fails(codes.Canceled, "x"), code: codes.Canceled, want: breaker.Failure},
 		{name: "RST_STREAM CANCEL", raw: testpb.Resets(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled,
-			want: breaker.Failure},
-		{name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal,
-			want: breaker.Failure},
+		{
+			name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled,
+			want: breaker.Failure,
+		},
+		{
+			name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal,
+			want: breaker.Failure,
+		},
 		{name: "RST_STREAM NO_ERROR", raw: testpb.Resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable,
-			want: breaker.Failure},
+		{
+			name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable,
+			want: breaker.Failure,
+		},
 		{
 			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm),
 			code: codes.ResourceExhausted,
@@ -187,8 +197,10 @@ func unaryFaults() []fault {
 		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable,
 		"500": codes.Unknown,
 	} {
-		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code,
-			want: breaker.Failure})
+		faults = append(faults, fault{
+			name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code,
+			want: breaker.Failure,
+		})
 	}
 	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {

@@ -92,7 +92,7 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		if got := onlyBreaker(t, g).Key(); ran != 1 || got != (breaker.Key{Tag: "from the function"}) {
-			t.Errorf("%s: asked %d times, and the breaker is %v", tt.name, ran, got)
+			t.Errorf("%s: the key function ran %d times, and the breaker is %v", tt.name, ran, got)
 		}
 	}
 }
@@ -113,18 +113,16 @@ func TestG11_DefaultKey(t *testing.T) {
 			if err := g.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			ran := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
-			if err := ran.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+			withFunc := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
+			if err := withFunc.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context,
-				interceptors.CallMeta) bool {
-				return true
-			})))
+			all := selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })
+			matched := newGuard(t, breaker.Config{}, WithMatcher(all))
 			if err := matched.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			want := onlyBreaker(t, ran).Key()
+			want := onlyBreaker(t, withFunc).Key()
 			if got := onlyBreaker(t, g).Key(); got != want {
 				t.Errorf("%q: the default key is %q, want that of TargetMethod, %q", method, got, want)
 			}

@@ -105,8 +105,10 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cc.Close()
-	for _, want := range []error{nil, down, errors.New("no status"),
-		&RejectedError{RejectedError: new(breaker.RejectedError)}} {
+	for _, want := range []error{
+		nil, down, errors.New("no status"),
+		&RejectedError{RejectedError: new(breaker.RejectedError)},
+	} {
 		onEachPath(t, func(t pathTest) {
 			ctx := context.WithValue(t.Context(), ctxKey{}, 1)
 			req, reply := new(int), new(string)

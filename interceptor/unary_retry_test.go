@@ -37,14 +37,34 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 		want  tally
 		takes time.Duration
 	}{
-		{"outside, server down", outside, []grpc.DialOption{retryThree()}, false, 9, codes.Unavailable, 3, tally{Failure: 1},
-			2 * time.Second},
-		{"outside, two fail", outside, []grpc.DialOption{retryThree()}, false, 2, codes.OK, 3, tally{Success: 1},
-			2 * time.Second},
-		{"inside, server down", inside, []grpc.DialOption{retryThree()}, false, 9, codes.Unavailable, 3, tally{Failure: 3},
-			2 * time.Second},
-		{"inside, two fail", inside, []grpc.DialOption{retryThree()}, false, 2, codes.OK, 3, tally{Success: 1, Failure: 2},
-			2 * time.Second},
+		{
+			"outside, server down", outside,
+			[]grpc.DialOption{retryThree()},
+			false, 9, codes.Unavailable, 3,
+			tally{Failure: 1},
+			2 * time.Second,
+		},
+		{
+			"outside, two fail", outside,
+			[]grpc.DialOption{retryThree()},
+			false, 2, codes.OK, 3,
+			tally{Success: 1},
+			2 * time.Second,
+		},
+		{
+			"inside, server down", inside,
+			[]grpc.DialOption{retryThree()},
+			false, 9, codes.Unavailable, 3,
+			tally{Failure: 3},
+			2 * time.Second,
+		},
+		{
+			"inside, two fail", inside,
+			[]grpc.DialOption{retryThree()},
+			false, 2, codes.OK, 3,
+			tally{Success: 1, Failure: 2},
+			2 * time.Second,
+		},
 		{
 			"inside, Retriable, server down", inside,
 			[]grpc.DialOption{retryThree(retriable)},
@@ -53,10 +73,20 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 			tally{Failure: 3},
 			2 * time.Second,
 		},
-		{"inside, no retries", inside, []grpc.DialOption{retryThree(retry.Disable())}, false, 9, codes.Unavailable, 1,
-			tally{Failure: 1}, 0},
-		{"service config, server down", outside, []grpc.DialOption{retries}, false, 9, codes.Unavailable, 4,
-			tally{Failure: 1}, -1},
+		{
+			"inside, no retries", inside,
+			[]grpc.DialOption{retryThree(retry.Disable())},
+			false, 9, codes.Unavailable, 1,
+			tally{Failure: 1},
+			0,
+		},
+		{
+			"service config, server down", outside,
+			[]grpc.DialOption{retries},
+			false, 9, codes.Unavailable, 4,
+			tally{Failure: 1},
+			-1,
+		},
 		{"service config, three fail", outside, []grpc.DialOption{retries}, false, 3, codes.OK, 4, tally{Success: 1}, -1},
 		{
 			"service config, disabled", outside,
@@ -68,10 +98,20 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 		},
 		{"open, outside", outside, []grpc.DialOption{retryThree()}, true, 0, codes.Unavailable, 0, tally{Rejected: 1}, 0},
 		// Retriable ends the retries at a rejection.
-		{"open, inside", inside, []grpc.DialOption{retryThree()}, true, 0, codes.Unavailable, 0, tally{Rejected: 3},
-			2 * time.Second},
-		{"open, inside, Retriable", inside, []grpc.DialOption{retryThree(retriable)}, true, 0, codes.Unavailable, 0,
-			tally{Rejected: 1}, 0},
+		{
+			"open, inside", inside,
+			[]grpc.DialOption{retryThree()},
+			true, 0, codes.Unavailable, 0,
+			tally{Rejected: 3},
+			2 * time.Second,
+		},
+		{
+			"open, inside, Retriable", inside,
+			[]grpc.DialOption{retryThree(retriable)},
+			true, 0, codes.Unavailable, 0,
+			tally{Rejected: 1},
+			0,
+		},
 		{"open, service config", outside, []grpc.DialOption{retries}, true, 0, codes.Unavailable, 0, tally{Rejected: 1}, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {

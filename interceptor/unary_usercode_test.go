@@ -71,10 +71,8 @@ func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	rec := new(settlements)
 	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
 		WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
-		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
-			return new(7),
-				nil
-		}), OnFailure()))
+		WithFallback(ForMethods(fullMethod),
+			Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
 	if err := g.Unary(t.Context(), fullMethod, new(int), new(int), nil, takes(0, down)); err != nil {
 		t.Errorf("got %v, want an answer of the fallback", err)
 	}
@@ -168,8 +166,12 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		{"As", &rudeAsError{}},
 		{"Unwrap", &rudeUnwrapError{}},
 	} {
-		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)},
-			{WithHooks(hooksOf(noopCallHooks{}))}} {
+		for _, opts := range [][]Option{
+			nil,
+			{WithPeerEvidence()},
+			{WithClassifier(DefaultClassifier)},
+			{WithHooks(hooksOf(noopCallHooks{}))},
+		} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
 			var err error
 			func() {
@@ -248,8 +250,10 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		_ = g.Unary(t.Context(), fullMethod, new(int), reply, nil, c.invoke)
 		time.Sleep(time.Second)
 		_ = c.call(t.Context(), nil)
-		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier",
-			"fallback"} {
+		for _, occasion := range []string{
+			"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier",
+			"fallback",
+		} {
 			if asked[occasion] == 0 {
 				t.Errorf("%s never happened", occasion)
 			}

@@ -31,19 +31,29 @@ func TestFuncs(t *testing.T) {
 		{"Method", keyfunc.Method, get, breaker.Key{Service: "shop.Orders", Method: "Get"}},
 		{"Service", keyfunc.Service, get, breaker.Key{Service: "shop.Orders"}},
 		{"Target", keyfunc.Target, get, breaker.Key{Target: "dns:///orders:443"}},
-		{"TargetMethod", keyfunc.TargetMethod, get, breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders",
-			Method: "Get"}},
+		{"TargetMethod", keyfunc.TargetMethod, get, breaker.Key{
+			Target: "dns:///orders:443", Service: "shop.Orders",
+			Method: "Get",
+		}},
 		{"TargetService", keyfunc.TargetService, get, breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders"}},
-		{"no ClientConn", keyfunc.TargetMethod, call("", "/shop.Orders/Get"),
-			breaker.Key{Service: "shop.Orders", Method: "Get"}},
-		{"not a method", keyfunc.TargetMethod, call("t", "nonsense"),
-			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"}},
-		{"empty method", keyfunc.TargetMethod, call("t", ""),
-			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"}},
+		{
+			"no ClientConn", keyfunc.TargetMethod, call("", "/shop.Orders/Get"),
+			breaker.Key{Service: "shop.Orders", Method: "Get"},
+		},
+		{
+			"not a method", keyfunc.TargetMethod, call("t", "nonsense"),
+			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"},
+		},
+		{
+			"empty method", keyfunc.TargetMethod, call("t", ""),
+			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"},
+		},
 		{"slash in method", keyfunc.Method, call("t", "/a/b/c"), breaker.Key{Service: "a", Method: "b/c"}},
 		{"invalid UTF-8", keyfunc.Method, call("t", "/a\xff/b\xfe"), breaker.Key{Service: "a\xff", Method: "b\xfe"}},
-		{"huge", keyfunc.Method, call("t", "/s/"+strings.Repeat("m", 1<<20)),
-			breaker.Key{Service: "s", Method: strings.Repeat("m", 1<<20)}},
+		{
+			"huge", keyfunc.Method, call("t", "/s/"+strings.Repeat("m", 1<<20)),
+			breaker.Key{Service: "s", Method: strings.Repeat("m", 1<<20)},
+		},
 	} {
 		if diff := cmp.Diff(tt.want, tt.f(t.Context(), tt.call)); diff != "" {
 			t.Errorf("%s: key (-want +got):\n%s", tt.name, diff)
