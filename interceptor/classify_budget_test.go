@@ -26,7 +26,7 @@ func (l lateTimer) Deadline() (time.Time, bool) { return l.deadline, true }
 func TestG04_BudgetSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		cancelled, cancel := context.WithCancel(t.Context())
+		canceled, cancel := context.WithCancel(t.Context())
 		cancel()
 		expired, cancel := context.WithDeadline(t.Context(), now)
 		defer cancel()
@@ -38,7 +38,7 @@ func TestG04_BudgetSpent(t *testing.T) {
 			want bool
 		}{
 			{"no deadline", t.Context(), false},
-			{"cancelled", cancelled, true},
+			{"canceled", canceled, true},
 			{"expired", expired, true},
 			{"a nanosecond before", live, false},
 			{"at the deadline, not done yet", lateTimer{t.Context(), now}, true},
@@ -72,12 +72,12 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 		{"default", nil, func(n uint64) tally { return tally{Failure: n} }},
 		{"WithMinBudget", []Option{WithMinBudget(time.Second)}, func(n uint64) tally { return tally{Ignored: n} }},
 	} {
-		var judged, spent, undone atomic.Int32
-		judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+		var classified, spent, undone atomic.Int32
+		classify := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 			if r.Code != codes.DeadlineExceeded {
 				t.Errorf("%s: a call ended with %v", tt.name, r.Err)
 			}
-			judged.Add(1)
+			classified.Add(1)
 			if ctx.Err() == nil {
 				undone.Add(1)
 			}
@@ -86,7 +86,7 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 			}
 			return DefaultClassifier(ctx, r)
 		})
-		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1}, append(tt.opts, judge)...)
+		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1}, append(tt.opts, classify)...)
 		client := testpb.NewTestClient(backend.Dial(t, g.DialOptions()...))
 		var wg sync.WaitGroup
 		for range callers {
@@ -100,7 +100,7 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 		}
 		wg.Wait()
 		// On an overloaded machine a deadline may pass before the call begins. The classifier is then not called (B24).
-		n := judged.Load()
+		n := classified.Load()
 		if n < callers*rounds/2 {
 			t.Errorf("%s: only %d of %d calls were classified", tt.name, n, callers*rounds)
 		}
@@ -175,11 +175,11 @@ func TestG04_ShortBudgetInTheResult(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got Result
-			judge := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+			classify := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 				got = r
 				return breaker.Ignored
 			})
-			g := newGuard(t, breaker.Config{}, append(tt.opts, judge)...)
+			g := newGuard(t, breaker.Config{}, append(tt.opts, classify)...)
 			_ = (&calls{guard: g}).call(lateTimer{t.Context(), time.Now().Add(tt.budget)}, down)
 			if got.ShortBudget != tt.want {
 				t.Errorf("%d options, budget %v: ShortBudget is %v, want %v", len(tt.opts), tt.budget, got.ShortBudget, tt.want)

@@ -89,7 +89,7 @@ func TestG02_ErrorWithStatusOK(t *testing.T) {
 
 type okError struct{}
 
-func (okError) Error() string              { return "an error, they say" }
+func (okError) Error() string              { return "an error with status OK" }
 func (okError) GRPCStatus() *status.Status { return status.New(codes.OK, "") }
 
 type nilStatusError struct{}
@@ -131,11 +131,11 @@ func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 			closed bool
 		}{{"open", open, false}, {"closed", shut, true}, {"none", nil, false}} {
 			var got Result
-			judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+			classify := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				got = r
 				return DefaultClassifier(ctx, r)
 			})
-			for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {judge}} {
+			for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {classify}} {
 				g := newGuard(t, breaker.Config{}, opts...)
 				_ = g.Unary(t.Context(), fullMethod, nil, nil, tt.cc, takes(0, status.Error(c, "x")))
 				want := classOf(c)
@@ -198,7 +198,7 @@ func TestS02_TableByHand(t *testing.T) {
 			[4]breaker.Outcome{i, i, s, s},
 		},
 		{
-			"the caller closes the connection, the transport goes first", t.Context(),
+			"the caller closes the connection, the transport is closed first", t.Context(),
 			Result{Code: codes.Unavailable, Closed: true},
 			[4]breaker.Outcome{i, i, s, s},
 		},

@@ -349,7 +349,7 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 			[]Option{WithPeerEvidence()},
 			func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered,
 		},
-		{"cancelled", []Option{WithPeerEvidence()}, func(s *scene) error {
+		{"canceled", []Option{WithPeerEvidence()}, func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, PeerSilent},
 		{"stopped", []Option{WithPeerEvidence()}, func(s *scene) error {

@@ -134,14 +134,14 @@ func TestG08_RejectionCallsOnFinish(t *testing.T) {
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	for _, answered := range []bool{false, true} {
 		var rec []error
-		hear := grpc.OnFinish(func(err error) { rec = append(rec, err) })
+		record := grpc.OnFinish(func(err error) { rec = append(rec, err) })
 		panics := grpc.OnFinish(func(error) { panic("user code") })
 		req := new(int)
 		if answered {
 			*req = 1
 		}
-		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, panics, grpc.OnFinish(nil),
-			hear)
+		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, record, panics, grpc.OnFinish(nil),
+			record)
 		if IsRejected(err) == answered {
 			t.Errorf("answered %v: got %v", answered, err)
 		}
@@ -255,9 +255,9 @@ func overTheWire(t *testing.T, err error) error {
 
 func TestG08_NoNamesByDefault(t *testing.T) {
 	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
-	whatever := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
+	withKey := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
 	wire := func(opts ...Option) string {
-		g := newGuard(t, breaker.Config{}, append(opts, whatever)...)
+		g := newGuard(t, breaker.Config{}, append(opts, withKey)...)
 		g.Group().Get(key).Trip(t.Context(), "WHY")
 		b, err := proto.Marshal(status.Convert(rejected(t, (&calls{guard: g}).call(t.Context(), nil))).Proto())
 		if err != nil {

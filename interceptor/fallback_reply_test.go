@@ -248,7 +248,7 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 			`WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`,
 		},
 		{"a matcher with a stream", WithMatcher(ForMethods("/" + service + "/Bidi")), ""},
-		{"no protobuf, and nobody knows", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
+		{"no protobuf, and not linked in", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
 		{"another matcher", WithFallback(selector.MatchFunc(forUnary.Match), other), ""},
 	} {
 		g, err := New(nil, tt.opt)

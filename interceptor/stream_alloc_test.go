@@ -92,7 +92,7 @@ func testStreamMessagesAllocateNothing(t *testing.T) {
 	}{
 		"default":       {},
 		"slow rule":     {cfg: breaker.Config{SlowCall: time.Hour}},
-		"observer":      {opts: []Option{WithHooks(hooksOf(new(settlements)))}},
+		"hooks":         {opts: []Option{WithHooks(hooksOf(new(settlements)))}},
 		"peer evidence": {opts: []Option{WithPeerEvidence()}},
 		"probe":         {trip: true},
 	} {

@@ -209,7 +209,7 @@ func TestS06_OptionsLost(t *testing.T) {
 		cancel()
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		wantTally(t, "cancelled", g, one(breaker.Ignored))
+		wantTally(t, "canceled", g, one(breaker.Ignored))
 	})
 }
 

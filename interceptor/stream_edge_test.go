@@ -244,7 +244,7 @@ func TestS09_OnFinishAfterHeader(t *testing.T) {
 	})
 	_, _ = cs.Header()
 	finish(nil)
-	wantTally(t, "ended well", g, one(breaker.Success))
+	wantTally(t, "ended with success", g, one(breaker.Success))
 }
 
 // S14: if a hook exits the goroutine of the timer, the breaker still closes.

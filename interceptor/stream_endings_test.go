@@ -28,10 +28,10 @@ type streamEnding struct {
 	wrapped *tally
 	// inside replaces want if an interceptor is between the guard and grpc. nil: no difference.
 	inside *tally
-	// cancelled is the outcome of a stream that is in flight until it is canceled or its connection is closed.
-	// cancelledInside is that with an interceptor between. The guard then does not know of a header unless the caller has
+	// canceled is the outcome of a stream that is in flight until it is canceled or its connection is closed.
+	// canceledInside is that with an interceptor between. The guard then does not know of a header unless the caller has
 	// called Header (S9).
-	cancelled, cancelledInside breaker.Outcome
+	canceled, canceledInside breaker.Outcome
 }
 
 var (
@@ -93,7 +93,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "messages read, EOF never", script: sends(3, nil), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Success,
+		canceled: breaker.Success, canceledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.server(ctx)
 			for range 3 {
@@ -105,22 +105,22 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "abandoned, server live", script: lives(0), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server done OK", script: sends(0, nil), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored, // a trailers-only response has no header
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored, // a trailers-only response has no header
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server failed", script: sends(0, down), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, message not read", script: lives(1), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
+		canceled: breaker.Success, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
@@ -213,7 +213,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "nobody reading, connection closed", script: lives(1), want: one(breaker.Success), inside: &ignored,
+		name: "no RecvMsg, connection closed", script: lives(1), want: one(breaker.Success), inside: &ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			r.server(ctx)
 			synctest.Wait()
@@ -222,7 +222,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, failed without one", script: sends(0, down), want: one(breaker.Failure), wrapped: &inFlight,
-		cancelledInside: breaker.Ignored,
+		canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.server(ctx).Header(); md != nil || err != nil {
 				r.Errorf("Header: got %v, %v, want nil, nil", md, err)
@@ -231,7 +231,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, done OK without one", script: sends(0, nil), want: one(breaker.Ignored), wrapped: &inFlight,
-		cancelledInside: breaker.Ignored,
+		canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			_, _ = r.server(ctx).Header()
 		},
@@ -246,7 +246,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header received, nothing else", script: lives(1), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Success,
+		canceled: breaker.Success, canceledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.bidi(ctx).Header(); md == nil || err != nil {
 				r.Errorf("Header: got %v, %v, want one", md, err)
@@ -269,7 +269,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, Send has EOF, Recv never", script: failing(down), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.upload(ctx)
 			synctest.Wait()
@@ -281,7 +281,7 @@ var streamEndings = []streamEnding{
 	{
 		name: "upload, CloseSend only", script: testpb.Script{}, want: inFlight,
 		// the response has come, and the caller does not read it
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
+		canceled: breaker.Success, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if err := r.upload(ctx).CloseSend(); err != nil {
 				r.Error(err)
@@ -383,7 +383,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "creation, refused, waits for ready until cancelled", script: lives(0), want: one(breaker.Ignored),
+		name: "creation, refused, waits for ready until canceled", script: lives(0), want: one(breaker.Ignored),
 		run: func(ctx context.Context, r *streamRig, cancel context.CancelFunc) {
 			r.backend.Stop()
 			time.AfterFunc(time.Minute, cancel)
@@ -450,9 +450,9 @@ func TestS02_StreamEndings(t *testing.T) {
 
 func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 	t.Helper()
-	want, cancelled := row.want, row.cancelled
+	want, canceled := row.want, row.canceled
 	if a.name != "bare" {
-		cancelled = row.cancelledInside
+		canceled = row.canceledInside
 		if row.inside != nil {
 			want = *row.inside
 		}
@@ -477,7 +477,7 @@ func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		wantTally(t, "an hour later", g, want)
-		after = one(cancelled)
+		after = one(canceled)
 	}
 	if fate == "cancel" {
 		cancel()

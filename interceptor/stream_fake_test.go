@@ -21,16 +21,16 @@ import (
 // S4: while the streamer runs, OnFinish may be called any number of times. It decides nothing if the streamer then
 // returns a stream. It also must not block.
 func TestS04_OnFinishInsideStreamer(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
+	for _, times := range []int{0, 1, 3} {
 		for _, finishErr := range []error{nil, down, statusError(codes.Canceled)} {
 			for _, end := range []error{nil, down} {
 				g := newGuard(t, breaker.Config{})
-				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, fires, end)
+				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, times, end)
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
 						opts ...grpc.CallOption,
 					) (grpc.ClientStream, error) {
-						for range fires {
+						for range times {
 							finisher(opts)(finishErr)
 						}
 						return &fakeStream{recv: func(any) error { return eofOr(end) }}, nil
@@ -71,15 +71,15 @@ func TestS04_OnFinishDecides(t *testing.T) {
 // be that of another attempt. The result of RecvMsg or the end of the context decides.
 func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	for _, code := range allCodes() {
-		for _, fires := range []int{1, 3} {
+		for _, times := range []int{1, 3} {
 			synctest.Test(t, func(t *testing.T) {
-				what := fmt.Sprintf("%v x%d", code, fires)
+				what := fmt.Sprintf("%v x%d", code, times)
 				g := newGuard(t, breaker.Config{})
 				busy := statusError(codes.ResourceExhausted)
 				cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return busy }})
 				ctx, cancel := context.WithCancel(t.Context())
 				_, finishOther := openFake(ctx, t, g, serverStreams, new(fakeStream))
-				for range fires {
+				for range times {
 					finish(statusError(code))
 					finishOther(statusError(code))
 				}
@@ -122,16 +122,16 @@ func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 
 // S4: OnFinish after the end changes nothing.
 func TestS04_OnFinishLate(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
+	for _, times := range []int{0, 1, 3} {
 		g := newGuard(t, breaker.Config{})
 		cs, finish := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
 		if _, err := drainRaw(cs); err != nil {
 			t.Fatal(err)
 		}
-		for range fires {
+		for range times {
 			finish(down)
 		}
-		wantTally(t, fmt.Sprintf("OnFinish x%d", fires), g, one(breaker.Success))
+		wantTally(t, fmt.Sprintf("OnFinish x%d", times), g, one(breaker.Success))
 	}
 }
 
@@ -168,7 +168,7 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 			if err := call(cs); err != nil {
 				t.Fatal(err)
 			}
-			wantTally(t, name+": OnFinish fired in it", g, tally{InFlight: 1})
+			wantTally(t, name+": OnFinish was called in it", g, tally{InFlight: 1})
 			over = true
 			_ = cs.RecvMsg(nil)
 			wantTally(t, name+": the status decides", g, one(breaker.Overload))
@@ -188,9 +188,9 @@ func TestS06_ContextOfOtherStreams(t *testing.T) {
 		wantTally(t, "abandoned", g, tally{InFlight: 1})
 		cancel()
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled after a message", g, one(breaker.Success))
+		wantTally(t, "canceled after a message", g, one(breaker.Success))
 		finish(down)
-		wantTally(t, "cancelled after a message, OnFinish after it", g, one(breaker.Success))
+		wantTally(t, "canceled after a message, OnFinish after it", g, one(breaker.Success))
 
 		g = newGuard(t, breaker.Config{})
 		ctx, cancel = context.WithCancel(t.Context())
@@ -198,9 +198,9 @@ func TestS06_ContextOfOtherStreams(t *testing.T) {
 		time.Sleep(time.Hour)
 		cancel()
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled before a message", g, one(breaker.Ignored))
+		wantTally(t, "canceled before a message", g, one(breaker.Ignored))
 		finish(down)
-		wantTally(t, "cancelled before a message, OnFinish after it", g, one(breaker.Ignored))
+		wantTally(t, "canceled before a message, OnFinish after it", g, one(breaker.Ignored))
 
 		g = newGuard(t, breaker.Config{})
 		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
@@ -222,7 +222,7 @@ func TestS06_ContextOfOtherStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled while it opened", g, one(breaker.Ignored))
+		wantTally(t, "canceled while it opened", g, one(breaker.Ignored))
 
 		g = newGuard(t, breaker.Config{})
 		cs, _ = openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, new(fakeStream))
@@ -246,7 +246,7 @@ func TestS06_ContextOfOddTypes(t *testing.T) {
 			openFake(ctx, t, g, serverStreams, f)
 			cancel()
 			time.Sleep(100 * time.Millisecond)
-			wantTally(t, fmt.Sprintf("%T, cancelled", f), g, one(breaker.Ignored))
+			wantTally(t, fmt.Sprintf("%T, canceled", f), g, one(breaker.Ignored))
 		})
 	}
 }

@@ -151,7 +151,7 @@ func TestG01_TrailerPanics(t *testing.T) {
 func TestG13_StreamClassifierPanics(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panickingHooks{})),
-			WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+			WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no outcome") }))
 		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
 		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, end)

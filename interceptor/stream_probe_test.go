@@ -333,7 +333,7 @@ func TestS08_ProbeWaitsForReady(t *testing.T) {
 
 // S6, B21: if the caller cancels a probe or closes its connection, its slot is free within 100 ms, and it decides
 // nothing.
-func TestS06_ProbeCancelled(t *testing.T) {
+func TestS06_ProbeCanceled(t *testing.T) {
 	for _, reading := range []bool{false, true} {
 		inEach(t, func(t arranged) {
 			r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement)

@@ -240,7 +240,7 @@ func TestS09_NoHeaderWhileTheStreamRuns(t *testing.T) {
 				}
 				messages, over := 0, false
 				var called []string
-				ask := func(method string) {
+				record := func(method string) {
 					called = append(called, method)
 					if !over {
 						t.Errorf("the guard called %s before the end", method)
@@ -248,8 +248,8 @@ func TestS09_NoHeaderWhileTheStreamRuns(t *testing.T) {
 				}
 				f := &fakeStream{
 					context: func() context.Context { t.Error("the guard called Context"); return nil },
-					header:  func() (metadata.MD, error) { ask("Header"); return nil, nil },
-					trailer: func() metadata.MD { ask("Trailer"); return nil },
+					header:  func() (metadata.MD, error) { record("Header"); return nil, nil },
+					trailer: func() metadata.MD { record("Trailer"); return nil },
 				}
 				f.recv = func(any) error {
 					if messages++; messages <= 3 {

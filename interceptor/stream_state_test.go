@@ -270,7 +270,7 @@ func TestS14_ProbesThatDoNotSustain(t *testing.T) {
 		cancel time.Duration // 0: never
 		want   breaker.State
 	}{
-		{"a message, and alive", lives(1), 0, breaker.Closed},
+		{"a message, and still open", lives(1), 0, breaker.Closed},
 		{"a message, and ended", paced(down, time.Second, 0), 0, breaker.HalfOpen},
 		{"a message, and canceled", lives(1), time.Second, breaker.HalfOpen},
 		{"no message, and canceled", lives(0), time.Second, breaker.HalfOpen},
@@ -356,7 +356,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 		"panic": func(cs grpc.ClientStream, _ func(), _ *breaker.Breaker) {
 			leaves(func() { _ = cs.SendMsg(nil) })
 		},
-		"another stay": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(t.Context()) },
+		"another generation": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(t.Context()) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, probeConfig)
@@ -367,7 +367,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 			s := cs.(*stream)
 			end(cs, cancel, b)
 			synctest.Wait()
-			if name == "another stay" {
+			if name == "another generation" {
 				time.Sleep(time.Minute) // the timer may fire once more, and then stops
 				synctest.Wait()
 			}

@@ -51,7 +51,7 @@ func allCodes() []codes.Code {
 // S1: one outcome, no stream, and the same error. OnFinish is called before the streamer returns, as for a refused
 // connection, and nothing blocks.
 func TestS01_CreationFails(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
+	for _, times := range []int{0, 1, 3} {
 		for _, code := range allCodes()[1:] {
 			want := one(outcomeOf(code))
 			if code == codes.OK {
@@ -63,16 +63,16 @@ func TestS01_CreationFails(t *testing.T) {
 				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
 					opts ...grpc.CallOption,
 				) (grpc.ClientStream, error) {
-					for range fires {
+					for range times {
 						finisher(opts)(inner)
 					}
 					return nil, inner
 				})
 			if cs != nil {
-				t.Errorf("%v, OnFinish x%d: got a stream %v, want nil", code, fires, cs)
+				t.Errorf("%v, OnFinish x%d: got a stream %v, want nil", code, times, cs)
 			}
 			if err != inner { //nolint:errorlint // the same value
-				t.Errorf("%v, OnFinish x%d: got error %v, want %v, the same value", code, fires, err, inner)
+				t.Errorf("%v, OnFinish x%d: got error %v, want %v, the same value", code, times, err, inner)
 			}
 			wantTally(t, code.String(), g, want)
 		}
@@ -103,9 +103,9 @@ func TestG08_StreamRejection(t *testing.T) {
 		synctest.Wait()
 		onlyBreaker(t, g).Trip(t.Context(), "for the test")
 		desc := &testpb.Test_ServiceDesc.Streams[1]
-		fired := 0
+		calls := 0
 		cs, err := r.conn.NewStream(t.Context(), desc, testpb.Test_ServerStream_FullMethodName,
-			grpc.OnFinish(func(error) { fired++ }))
+			grpc.OnFinish(func(error) { calls++ }))
 		if cs != nil {
 			t.Errorf("got a stream %v, want nil", cs)
 		}
@@ -120,8 +120,8 @@ func TestG08_StreamRejection(t *testing.T) {
 		if got := r.srv.Total(); got != 1 {
 			t.Errorf("the server saw %d calls, want the 1 from before", got)
 		}
-		if fired != 1 {
-			t.Errorf("OnFinish was called %d times, want 1", fired)
+		if calls != 1 {
+			t.Errorf("OnFinish was called %d times, want 1", calls)
 		}
 	})
 }

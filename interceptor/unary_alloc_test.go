@@ -57,8 +57,8 @@ func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
 		{name: "bypass", call: []grpc.CallOption{Bypass()}},
 		{name: "slow rule", cfg: breaker.Config{SlowCall: time.Hour}},
 		{name: "bounded", cfg: breaker.Config{MaxConcurrent: 5}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(noopHooks{}))}},
-		{name: "settled observer", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
+		{name: "hooks", opts: []Option{WithHooks(hooksOf(noopHooks{}))}},
+		{name: "hook Settled", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
 		{name: "matcher", opts: []Option{WithMatcher(ForMethods(fullMethod))}},
 		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, noTag))}},
@@ -97,7 +97,7 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 	}{
 		{name: "default"},
 		{name: "details", opts: []Option{WithRejectionDetails()}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
+		{name: "hooks", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "fallback for another method", opts: []Option{WithFallback(ForMethods("/a/b"), Fallback(answerNothing))}},
 	} {
 		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, tt.opts...)

@@ -28,7 +28,7 @@ var guardPaths = map[string][]Option{
 	"plain":      nil,
 	"evidence":   {WithPeerEvidence()},
 	"classifier": {WithClassifier(DefaultClassifier)},
-	"observer":   {WithHooks(hooksOf(noopCallHooks{}))},
+	"hooks":      {WithHooks(hooksOf(noopCallHooks{}))},
 	"min budget": {WithMinBudget(time.Millisecond)},
 }
 

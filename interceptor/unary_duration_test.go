@@ -62,12 +62,12 @@ func TestB06_DurationsExcludeUserCode(t *testing.T) {
 		return keyfunc.TargetMethod(ctx, c)
 	})
 	for name, opts := range map[string][]Option{
-		"nothing":                 nil,
-		"key function":            {slowKey},
-		"classifier":              {slowClassifier},
-		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
-		"observer":                {WithHooks(hooksOf(new(slowHooks)))},
-		"observer and classifier": {WithHooks(hooksOf(new(slowHooks))), slowClassifier},
+		"nothing":              nil,
+		"key function":         {slowKey},
+		"classifier":           {slowClassifier},
+		"classifier, evidence": {slowClassifier, WithPeerEvidence()},
+		"hooks":                {WithHooks(hooksOf(new(slowHooks)))},
+		"hooks and classifier": {WithHooks(hooksOf(new(slowHooks))), slowClassifier},
 		"all of them, min budget": {
 			slowKey, WithHooks(hooksOf(new(slowHooks))), slowClassifier,
 			WithMinBudget(time.Millisecond),

@@ -168,7 +168,7 @@ func unaryEndings() []unaryEnding {
 			return s.cc.Invoke(s.Context(), "/grpcircuit.testpb.Test/Nothing", &testpb.Request{}, &testpb.Response{})
 		}, code: codes.Unimplemented, want: breaker.Success},
 
-		{name: "ctx cancelled before", call: func(s *scene) error {
+		{name: "ctx canceled before", call: func(s *scene) error {
 			ctx, cancel := context.WithCancel(s.Context())
 			cancel()
 			_, err := s.client.Unary(ctx, &testpb.Request{})

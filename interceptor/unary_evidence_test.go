@@ -205,7 +205,7 @@ func unaryFaults() []fault {
 	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
-			name: fmt.Sprintf("credentials say %v", c), code: c, want: breaker.Ignored,
+			name: fmt.Sprintf("credentials fail with %v", c), code: c, want: breaker.Ignored,
 			opts:        []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(c)})},
 			withoutPeer: classOf(c), differ: true,
 		}

@@ -21,29 +21,31 @@ import (
 func TestG11_OneGuardTwoTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
-		well, dead := new(testpb.Server), new(testpb.Server)
-		dead.Set(failing(down))
-		toWell := testpb.NewTestClient(testpb.StartBufconn(t, well).DialTarget(t, "passthrough:///well", g.DialOptions()...))
-		toDead := testpb.NewTestClient(testpb.StartBufconn(t, dead).DialTarget(t, "passthrough:///dead", g.DialOptions()...))
+		up, stopped := new(testpb.Server), new(testpb.Server)
+		stopped.Set(failing(down))
+		dial := func(srv *testpb.Server, target string) testpb.TestClient {
+			return testpb.NewTestClient(testpb.StartBufconn(t, srv).DialTarget(t, target, g.DialOptions()...))
+		}
+		toUp, toStopped := dial(up, "passthrough:///up"), dial(stopped, "passthrough:///down")
 		for range 50 {
-			_, err := toWell.Unary(t.Context(), &testpb.Request{})
-			wantCode(t, "the target that is well", err, codes.OK)
-			_, err = toDead.Unary(t.Context(), &testpb.Request{})
-			wantCode(t, "the dead target", err, codes.Unavailable)
+			_, err := toUp.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the target that is up", err, codes.OK)
+			_, err = toStopped.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the target that is down", err, codes.Unavailable)
 		}
 		got := map[breaker.Key]tally{}
 		for k, b := range g.Group().All() {
 			got[k] = tallyOf(b.Snapshot())
 		}
 		want := map[breaker.Key]tally{
-			{Target: "passthrough:///well", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Success: 50},
-			{Target: "passthrough:///dead", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Failure: 5, Rejected: 45},
+			{Target: "passthrough:///up", Service: "grpcircuit.testpb.Test", Method: "Unary"}:   {Success: 50},
+			{Target: "passthrough:///down", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Failure: 5, Rejected: 45},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("breakers (-want +got):\n%s", diff)
 		}
-		if got := dead.Total(); got != 5 {
-			t.Errorf("%d calls reached the dead target, want 5", got)
+		if got := stopped.Total(); got != 5 {
+			t.Errorf("%d calls reached the target that is down, want 5", got)
 		}
 	})
 }

@@ -218,10 +218,10 @@ func (*rudeUnwrapError) Unwrap() error { panic("keep out") }
 func TestG13_UserCodeMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g *Guard
-		asked := map[string]int{}
-		ask := func(occasion string) func() {
+		ran := map[string]int{}
+		run := func(occasion string) func() {
 			return func() {
-				if asked[occasion]++; asked[occasion] > 1 {
+				if ran[occasion]++; ran[occasion] > 1 {
 					return // otherwise it would recurse
 				}
 				b := g.Group().Get(methodKey)
@@ -232,16 +232,16 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		}
 		on := map[string]func(){}
 		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
-			on[occasion] = ask(occasion)
+			on[occasion] = run(occasion)
 		}
 		g = newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
 			WithHooks(hooksOf(misbehavingHooks{on: on})),
 			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
-				ask("classifier")()
+				run("classifier")()
 				return DefaultClassifier(ctx, r)
 			}),
 			WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
-				ask("fallback")()
+				run("fallback")()
 				return new(7), nil
 			})))
 		c := &calls{guard: g}
@@ -254,7 +254,7 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 			"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier",
 			"fallback",
 		} {
-			if asked[occasion] == 0 {
+			if ran[occasion] == 0 {
 				t.Errorf("%s never happened", occasion)
 			}
 		}
