@@ -57,7 +57,7 @@ func readmeCaller(ctx context.Context, client getter, req *pb.Request) (*pb.Resp
 
 func readmeKeys(group *breaker.Group, tenantOf func(context.Context, keyfunc.Call) string) (*interceptor.Guard, error) {
 	guard, err := interceptor.New(group,
-		interceptor.WithKey(keyfunc.Tagged(keyfunc.TargetService, tenantOf, "gold", "silver")), // others: "other"
+		interceptor.WithKey(keyfunc.Tagged(keyfunc.TargetService, tenantOf, "gold", "silver")),
 		interceptor.WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
 			return c.Service != "grpc.health.v1.Health" // these calls are not guarded
 		})))
@@ -114,6 +114,9 @@ func TestReadmeCode(t *testing.T) {
 
 // TestReadmeProgram builds the first code of README.md as it is, as a program of this module.
 func TestReadmeProgram(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the linker takes some seconds")
+	}
 	blocks := goBlocks(t)
 	if len(blocks) == 0 {
 		t.Fatal("README.md has no code")
@@ -196,7 +199,7 @@ func TestReadmeOutput(t *testing.T) {
 	})
 }
 
-// With the back-off that README.md describes, grpc connects to a server that was away for long within MaxDelay and jitter.
+// With the back-off that README.md describes, grpc reconnects after a long outage within MaxDelay and jitter.
 func TestReadmeConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := pb.StartBufconn(t, new(pb.Server))
@@ -293,150 +296,151 @@ func TestReadmeMistakes(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := new(pb.Server)
-				m.check(t, mistake{srv: srv, backend: pb.StartBufconn(t, srv)})
+				m.check(mistake{T: t, srv: srv, backend: pb.StartBufconn(t, srv)})
 			})
 		})
 	}
 }
 
-// mistake is the world in which a mistake is made: a backend in memory.
+// mistake is the test of a mistake, with a backend in memory.
 type mistake struct {
+	*testing.T
 	srv     *pb.Server
 	backend *pb.Backend
 }
 
 var mistakes = []struct {
 	name  string
-	check func(t *testing.T, m mistake)
+	check func(m mistake)
 }{
-	{"one kind of interceptor", func(t *testing.T, m mistake) {
+	{"one kind of interceptor", func(m mistake) {
 		m.srv.Set(failing)
-		unary, stream := newGuard(t), newGuard(t)
-		onlyUnary := m.backend.Dial(t, grpc.WithChainUnaryInterceptor(unary.Unary))
-		onlyStream := m.backend.Dial(t, grpc.WithChainStreamInterceptor(stream.Stream))
+		unary, stream := newGuard(m.T), newGuard(m.T)
+		onlyUnary := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(unary.Unary))
+		onlyStream := m.backend.Dial(m.T, grpc.WithChainStreamInterceptor(stream.Stream))
 		for range 20 {
-			_ = openStream(t, onlyUnary)
-			_ = call(t, onlyStream)
+			_ = openStream(m.T, onlyUnary)
+			_ = call(m.T, onlyStream)
 		}
 		if n := m.srv.Total(); n != 40 {
-			t.Errorf("the server received %d calls, want all 40", n)
+			m.Errorf("the server received %d calls, want all 40", n)
 		}
 		if a, b := unary.Group().Len(), stream.Group().Len(); a != 0 || b != 0 {
-			t.Errorf("there are %d and %d breakers for the other kind of call, want none", a, b)
+			m.Errorf("there are %d and %d breakers for the other kind of call, want none", a, b)
 		}
 	}},
-	{"a guard for each connection", func(t *testing.T, m mistake) {
+	{"a guard for each connection", func(m mistake) {
 		m.srv.Set(failing)
 		for range 3 {
-			conn := m.backend.Dial(t, newGuard(t).DialOptions()...)
+			conn := m.backend.Dial(m.T, newGuard(m.T).DialOptions()...)
 			before := m.srv.Total()
 			for range 8 {
-				_ = call(t, conn)
+				_ = call(m.T, conn)
 			}
 			if n := m.srv.Total() - before; n != 5 {
-				t.Errorf("the server received %d calls of the connection, want 5 before its breaker opens", n)
+				m.Errorf("the server received %d calls of the connection, want 5 before its breaker opens", n)
 			}
 		}
 	}},
-	{"the same guard twice", func(t *testing.T, m mistake) {
+	{"the same guard twice", func(m mistake) {
 		reports := 0
-		guard := newGuard(t, interceptor.WithHooks(&interceptor.Hooks{
+		guard := newGuard(m.T, interceptor.WithHooks(&interceptor.Hooks{
 			GuardedTwice: func(context.Context, interceptor.GuardedTwiceInfo) { reports++ },
 		}))
-		_ = call(t, m.backend.Dial(t, append(guard.DialOptions(), guard.DialOptions()...)...))
-		if s := snapshot(t, guard); s.Successes != 2 || reports != 1 {
-			t.Errorf("one call: %d successes and %d reports, want 2 and 1", s.Successes, reports)
+		_ = call(m.T, m.backend.Dial(m.T, append(guard.DialOptions(), guard.DialOptions()...)...))
+		if s := snapshot(m.T, guard); s.Successes != 2 || reports != 1 {
+			m.Errorf("one call: %d successes and %d reports, want 2 and 1", s.Successes, reports)
 		}
 	}},
-	{"retry without Retriable", func(t *testing.T, m mistake) {
-		wantRejections(t, m, 3, retry.WithMax(3))
-		wantRejections(t, m, 1, retry.WithMax(3), retry.WithRetriable(interceptor.Retriable))
+	{"retry without Retriable", func(m mistake) {
+		wantRejections(m, 3, retry.WithMax(3))
+		wantRejections(m, 1, retry.WithMax(3), retry.WithRetriable(interceptor.Retriable))
 	}},
-	{"WithCodes after WithRetriable", func(t *testing.T, m mistake) {
+	{"WithCodes after WithRetriable", func(m mistake) {
 		retriable, unavailable := retry.WithRetriable(interceptor.Retriable), retry.WithCodes(codes.Unavailable)
-		wantRejections(t, m, 3, retry.WithMax(3), retriable, unavailable)
-		wantRejections(t, m, 1, retry.WithMax(3), unavailable, retriable)
+		wantRejections(m, 3, retry.WithMax(3), retriable, unavailable)
+		wantRejections(m, 1, retry.WithMax(3), unavailable, retriable)
 
-		guard := newGuard(t)
+		guard := newGuard(m.T)
 		again := retry.UnaryClientInterceptor(retry.WithMax(3), retriable)
-		conn := m.backend.Dial(t, grpc.WithChainUnaryInterceptor(again, guard.Unary))
-		_ = call(t, conn)
-		breakerOf(t, guard).Trip(t.Context(), "test")
-		_ = call(t, conn, unavailable)
-		if n := snapshot(t, guard).Rejections.Total(); n != 3 {
-			t.Errorf("as an option of a call: %d rejections, want 3", n)
+		conn := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(again, guard.Unary))
+		_ = call(m.T, conn)
+		breakerOf(m.T, guard).Trip(m.Context(), "test")
+		_ = call(m.T, conn, unavailable)
+		if n := snapshot(m.T, guard).Rejections.Total(); n != 3 {
+			m.Errorf("as an option of a call: %d rejections, want 3", n)
 		}
 	}},
-	{"retry after the guard", func(t *testing.T, m mistake) {
+	{"retry after the guard", func(m mistake) {
 		m.srv.Set(failing)
-		guard := newGuard(t)
+		guard := newGuard(m.T)
 		again := grpc.WithChainUnaryInterceptor(
 			retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)))
-		_ = call(t, m.backend.Dial(t, append(guard.DialOptions(), again)...))
-		if s := snapshot(t, guard); s.Failures != 1 || m.srv.Total() != 3 {
-			t.Errorf("%d failures for %d attempts, want 1 for 3", s.Failures, m.srv.Total())
+		_ = call(m.T, m.backend.Dial(m.T, append(guard.DialOptions(), again)...))
+		if s := snapshot(m.T, guard); s.Failures != 1 || m.srv.Total() != 3 {
+			m.Errorf("%d failures for %d attempts, want 1 for 3", s.Failures, m.srv.Total())
 		}
 	}},
-	{"no deadline", func(t *testing.T, m mistake) {
+	{"no deadline", func(m mistake) {
 		m.srv.Set(pb.Script{OnUnary: func(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}})
-		guard := newGuard(t)
-		conn := m.backend.Dial(t, guard.DialOptions()...)
-		ctx, cancel := context.WithCancel(t.Context())
+		guard := newGuard(m.T)
+		conn := m.backend.Dial(m.T, guard.DialOptions()...)
+		ctx, cancel := context.WithCancel(m.Context())
 		for range 100 {
 			go func() { _, _ = pb.NewTestClient(conn).Unary(ctx, &pb.Request{}) }()
 			time.Sleep(time.Minute)
 		}
-		if s := snapshot(t, guard); s.State != breaker.Closed || s.InFlight != 100 {
-			t.Errorf("the breaker is %v with %d calls in flight, want closed with 100", s.State, s.InFlight)
+		if s := snapshot(m.T, guard); s.State != breaker.Closed || s.InFlight != 100 {
+			m.Errorf("the breaker is %v with %d calls in flight, want closed with 100", s.State, s.InFlight)
 		}
 		cancel()
 		synctest.Wait()
 	}},
-	{"short deadlines", func(t *testing.T, m mistake) {
+	{"short deadlines", func(m mistake) {
 		m.srv.Set(pb.Script{OnUnary: func(context.Context, *pb.Request) (*pb.Response, error) {
 			time.Sleep(20 * time.Millisecond)
 			return &pb.Response{}, nil
 		}})
 		// patient returns how many of 50 calls without haste are rejected, each after a call with a deadline of 5 ms.
 		patient := func(opts ...interceptor.Option) (rejected int) {
-			conn := m.backend.Dial(t, newGuard(t, opts...).DialOptions()...)
+			conn := m.backend.Dial(m.T, newGuard(m.T, opts...).DialOptions()...)
 			for range 50 {
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+				ctx, cancel := context.WithTimeout(m.Context(), 5*time.Millisecond)
 				_, _ = pb.NewTestClient(conn).Unary(ctx, &pb.Request{})
 				cancel()
-				if interceptor.IsRejected(call(t, conn)) {
+				if interceptor.IsRejected(call(m.T, conn)) {
 					rejected++
 				}
 			}
 			return rejected
 		}
 		if n := patient(); n == 0 {
-			t.Error("no patient call was rejected")
+			m.Error("no patient call was rejected")
 		}
 		if n := patient(interceptor.WithMinBudget(50 * time.Millisecond)); n > 0 {
-			t.Errorf("with WithMinBudget %d patient calls were rejected", n)
+			m.Errorf("with WithMinBudget %d patient calls were rejected", n)
 		}
 	}},
-	{"targets spelled differently", func(t *testing.T, m mistake) {
+	{"targets spelled differently", func(m mistake) {
 		one := interceptor.WithKey(keyfunc.MapTarget(nil, func(string) string { return "orders" }))
-		for want, guard := range map[int]*interceptor.Guard{2: newGuard(t), 1: newGuard(t, one)} {
+		for want, guard := range map[int]*interceptor.Guard{2: newGuard(m.T), 1: newGuard(m.T, one)} {
 			for _, target := range []string{"192.0.2.1:443", "dns:///192.0.2.1:443"} { // an address needs no DNS server
-				if err := call(t, m.backend.DialTarget(t, target, guard.DialOptions()...)); err != nil {
-					t.Error(err)
+				if err := call(m.T, m.backend.DialTarget(m.T, target, guard.DialOptions()...)); err != nil {
+					m.Error(err)
 				}
 			}
 			if n := guard.Group().Len(); n != want {
-				t.Errorf("%d breakers, want %d", n, want)
+				m.Errorf("%d breakers, want %d", n, want)
 			}
 		}
 	}},
-	{"Lookup with the wrong parts", func(t *testing.T, m mistake) {
-		guard := newGuard(t)
-		conn := m.backend.Dial(t, guard.DialOptions()...)
-		_ = call(t, conn)
+	{"Lookup with the wrong parts", func(m mistake) {
+		guard := newGuard(m.T)
+		conn := m.backend.Dial(m.T, guard.DialOptions()...)
+		_ = call(m.T, conn)
 		service, method, _ := strings.Cut(strings.TrimPrefix(pb.Test_Unary_FullMethodName, "/"), "/")
 		for _, tt := range []struct {
 			key  breaker.Key
@@ -448,7 +452,7 @@ var mistakes = []struct {
 			{breaker.Key{Target: conn.Target(), Method: pb.Test_Unary_FullMethodName}, false},
 		} {
 			if _, ok := guard.Group().Lookup(tt.key); ok != tt.want {
-				t.Errorf("Lookup(%#v) found a breaker: %v, want %v", tt.key, ok, tt.want)
+				m.Errorf("Lookup(%#v) found a breaker: %v, want %v", tt.key, ok, tt.want)
 			}
 		}
 	}},
@@ -509,20 +513,20 @@ func snapshot(t *testing.T, guard *interceptor.Guard) breaker.Snapshot {
 
 // wantRejections makes a call through a retry interceptor and an open breaker, and checks how often it is rejected. It
 // checks that the retry interceptor pauses before each attempt but the first.
-func wantRejections(t *testing.T, m mistake, want uint64, opts ...retry.CallOption) {
-	t.Helper()
-	guard := newGuard(t)
-	conn := m.backend.Dial(t, grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(opts...), guard.Unary))
-	_ = call(t, conn)
-	breakerOf(t, guard).Trip(t.Context(), "test")
+func wantRejections(m mistake, want uint64, opts ...retry.CallOption) {
+	m.Helper()
+	guard := newGuard(m.T)
+	conn := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(opts...), guard.Unary))
+	_ = call(m.T, conn)
+	breakerOf(m.T, guard).Trip(m.Context(), "test")
 	began := time.Now()
-	if _, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{}); !interceptor.IsRejected(err) {
-		t.Errorf("got %v, want a rejection", err)
+	if _, err := pb.NewTestClient(conn).Unary(m.Context(), &pb.Request{}); !interceptor.IsRejected(err) {
+		m.Errorf("got %v, want a rejection", err)
 	}
-	if n := snapshot(t, guard).Rejections.Total(); n != want {
-		t.Errorf("%d rejections, want %d", n, want)
+	if n := snapshot(m.T, guard).Rejections.Total(); n != want {
+		m.Errorf("%d rejections, want %d", n, want)
 	}
 	if paused := time.Since(began) > 0; paused != (want > 1) {
-		t.Errorf("%d rejections took %v", want, time.Since(began))
+		m.Errorf("%d rejections took %v", want, time.Since(began))
 	}
 }
