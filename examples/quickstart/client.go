@@ -173,7 +173,7 @@ func (c *client) printSeries(out io.Writer) error {
 	return expect(n > 0, "the scrape has no series")
 }
 
-// printSpanEvents prints the events of the breakers on the spans of the stages. Of equal events of a breaker on one span
+// printSpanEvents prints the events of the breakers on the spans of the stages. Of equal events of a breaker on a span
 // it prints the first.
 func (c *client) printSpanEvents(out io.Writer) error {
 	fmt.Fprintln(out, "\nWhat the traces recorded (on each span the first event of a kind):")
