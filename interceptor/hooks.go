@@ -27,14 +27,14 @@ type Hooks struct {
 	// Rejected is called for each rejected call, before a fallback runs.
 	Rejected func(ctx context.Context, e *RejectedError)
 	// Settled is called for each admitted call after its outcome was reported to the breaker. It is not called for a call
-	// without a Result: one that panicked, or a stream of which nothing shows how it ended. With this hook, a call reads
-	// the clock two more times.
+	// without a Result: one that panicked or exited the goroutine, or a stream of which nothing shows how it ended. With
+	// this hook, a call reads the clock two more times.
 	Settled func(ctx context.Context, s Settlement)
 	// Probed is called for each probe, when Settled would be called. If the probe causes a transition, Transition is
 	// usually called first. Probed is also called for a probe that ends after its lease; then its outcome may decide
 	// nothing. Calls that are not probes cost nothing more.
 	Probed func(ctx context.Context, s Settlement)
-	// FellBack is called after a fallback has run.
+	// FellBack is called after a fallback has run, or if its message types do not fit the call.
 	FellBack func(ctx context.Context, f FallbackInfo)
 	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it. If
 	// several guards of one group have the same Hooks, it is called once. breaker.WithListener describes the calls.

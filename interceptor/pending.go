@@ -17,7 +17,7 @@ type pending struct {
 	guard   *Guard
 	breaker *breaker.Breaker
 	permit  breaker.Permit
-	start   time.Time     // when the call was admitted; zero if the guard needs only the error
+	start   time.Time     // when the call was admitted; zero if nothing needs it
 	waited  time.Duration // how long a probe has waited for a connection, see WithConnectionReset
 	short   bool          // at start, the time to the caller's deadline was less than WithMinBudget
 }
