@@ -18,9 +18,10 @@ import (
 //		Transition: func(ctx context.Context, e breaker.Event) { slog.InfoContext(ctx, "circuit breaker", "event", e) },
 //	}))
 //
-// The functions run on a goroutine that makes or ends the guarded call, with the context of the call, and without any
-// lock held. They must be safe for concurrent use. A panic in a hook does not change the call, and is reported to
-// Panicked. A panic in Transition is reported only to Panicked of the same Hooks, and a panic in Panicked is dropped.
+// The functions run with the context of the guarded call and without any lock held. They run on its goroutine. For a
+// stream they may also run on a goroutine of grpc, of a timer or of package context. They must be safe for concurrent
+// use. A panic in a hook does not change the call, and is reported to Panicked. A panic in Transition is reported only
+// to Panicked of the same Hooks, and a panic in Panicked is dropped.
 //
 // Hooks must not be copied after they were given to a Guard.
 type Hooks struct {
