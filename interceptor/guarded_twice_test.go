@@ -3,6 +3,7 @@ package interceptor
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,31 +264,33 @@ func TestGuardedTwiceAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Calls of many goroutines use up the first marks together, and no call is marked after that.
+// Calls of many goroutines use up the first marks together: each mark is given once.
 func TestGuardedTwiceConcurrentSafe(t *testing.T) {
-	g := newGuard(t, breaker.Config{}, new(twiceLog).hooks())
-	var mu sync.Mutex
-	marks := new(markSpy)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 50 {
-				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, func(
-					_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption,
-				) error {
-					mu.Lock()
-					defer mu.Unlock()
-					marks.look(opts, &marks.unary)
-					return nil
-				})
-			}
-		})
-	}
-	wg.Wait()
-	if marks.unary != firstMarks {
-		t.Errorf("%d calls were marked, want %d", marks.unary, firstMarks)
-	}
-	if got := g.marks.Load(); got > 0 {
-		t.Errorf("%d marks are left, want none", got)
+	const rounds, workers, callsEach = 100, 8, 30
+	for range rounds {
+		g := newGuard(t, breaker.Config{}, new(twiceLog).hooks())
+		var marked atomic.Int32
+		invoker := func(_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...grpc.CallOption) error {
+			marked.Add(int32(len(opts)))
+			return nil
+		}
+		var ready, wg sync.WaitGroup
+		ready.Add(workers)
+		for range workers {
+			wg.Go(func() {
+				ready.Done()
+				ready.Wait()
+				for range callsEach {
+					_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, invoker)
+				}
+			})
+		}
+		wg.Wait()
+		if got := marked.Load(); got != firstMarks {
+			t.Fatalf("%d calls were marked, want %d", got, firstMarks)
+		}
+		if got := g.marks.Load(); got > 0 {
+			t.Fatalf("%d marks are left, want none", got)
+		}
 	}
 }
