@@ -81,7 +81,8 @@ func (r *causeRig) want(what, why, cause string) {
 	r.Helper()
 	e := r.heard.transitions[len(r.heard.transitions)-1]
 	if e.To != breaker.Open || e.Why != why || e.Cause != cause {
-		r.Errorf("%s: the event is to %v, %q with the cause %q; want open, %q with %q", what, e.To, e.Why, e.Cause, why, cause)
+		r.Errorf("%s: the event is to %v, %q with the cause %q; want open, %q with %q",
+			what, e.To, e.Why, e.Cause, why, cause)
 	}
 	s := onlyBreaker(r, r.guard).Snapshot()
 	if s.LastCause != cause || s.Opened.Cause != cause || s.Opened.Why != why {
@@ -224,7 +225,9 @@ func TestCauseOfPanics(t *testing.T) {
 // A call that was slow and successful has no cause, whatever options the guard has.
 func TestCauseOfSlowSuccess(t *testing.T) {
 	for name, opts := range map[string][]Option{
-		"plain": nil, "hook Settled": {WithHooks(&Hooks{Settled: func(context.Context, Settlement) {}})}, "evidence": {WithPeerEvidence()},
+		"plain":        nil,
+		"hook Settled": {WithHooks(&Hooks{Settled: func(context.Context, Settlement) {}})},
+		"evidence":     {WithPeerEvidence()},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newCauseRig(t, breaker.Config{SlowCall: time.Second, MinCalls: 1}, opts...)
@@ -248,7 +251,8 @@ func TestCauseLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "circuit breaker half-open for pkg.Service/Method: all probes are in flight; it opened because of: 1 failure, last INTERNAL"
+		want := "circuit breaker half-open for pkg.Service/Method: all probes are in flight; " +
+			"it opened because of: 1 failure, last INTERNAL"
 		if err := (&calls{guard: r.guard}).call(t.Context(), nil); err == nil || err.Error() != want {
 			t.Errorf("half-open: got %q, want %q", err, want)
 		}
@@ -260,8 +264,10 @@ func TestCauseLater(t *testing.T) {
 		_ = (&calls{guard: r.guard}).call(t.Context(), statusError(8))
 		_ = (&calls{guard: r.guard}).call(t.Context(), statusError(5))
 		_ = (&calls{guard: r.guard}).call(t.Context(), statusError(1))
-		if s := b.Snapshot(); s.LastCause != "RESOURCE_EXHAUSTED" || s.Opened.Cause != "INTERNAL" || s.State != breaker.Closed {
-			t.Errorf("%v, last %q, opened by %q; want closed, RESOURCE_EXHAUSTED, INTERNAL", s.State, s.LastCause, s.Opened.Cause)
+		s := b.Snapshot()
+		if s.LastCause != "RESOURCE_EXHAUSTED" || s.Opened.Cause != "INTERNAL" || s.State != breaker.Closed {
+			t.Errorf("%v, last %q, opened by %q; want closed, RESOURCE_EXHAUSTED, INTERNAL",
+				s.State, s.LastCause, s.Opened.Cause)
 		}
 		b.Trip(t.Context(), "by hand")
 		if got := b.Snapshot().Opened.Cause; got != "" {
@@ -274,7 +280,8 @@ func TestCauseLater(t *testing.T) {
 func TestCauseOverGRPC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := new(recorder)
-		g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second}, WithKey(oneKey), WithHooks(hooksOf(heard)))
+		cfg := breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second}
+		g := newGuard(t, cfg, WithKey(oneKey), WithHooks(hooksOf(heard)))
 		s := newDirectScene(t, g, "")
 		s.srv.Set(failing(status.Error(codes.DataLoss, "secret text")))
 		_ = s.plain()

@@ -23,8 +23,10 @@ var (
 	keyWords  = []string{"TARGET", "SERVICE", "METHOD", "TAG"}
 )
 
-// secretive are rejections for each reason, and the words that only a person of this process may read.
-var secretive = []struct {
+func secretive(context.Context, keyfunc.Call) breaker.Key { return secretKey }
+
+// secrets are rejections for each reason, and the words that only a person of this process may read.
+var secrets = []struct {
 	name  string
 	cfg   breaker.Config
 	reach func(t *testing.T, g *Guard, b *breaker.Breaker)
@@ -96,10 +98,10 @@ func wire(t *testing.T, s *status.Status) string {
 // G8: the status of a rejection names no key, cause, author or reason, and no words of Trip. A server that returns the
 // error as it is sends only that. Error names them, and a server that wraps the error with %w sends the text.
 func TestG08_WhatLeavesTheProcess(t *testing.T) {
-	for _, tt := range secretive {
+	for _, tt := range secrets {
 		for _, code := range []codes.Code{codes.Unavailable, codes.Internal} {
 			synctest.Test(t, func(t *testing.T) {
-				g := newGuard(t, tt.cfg, WithRejectionCode(code), WithKey(func(context.Context, keyfunc.Call) breaker.Key { return secretKey }))
+				g := newGuard(t, tt.cfg, WithRejectionCode(code), WithKey(secretive))
 				tt.reach(t, g, g.Group().Get(secretKey))
 				err := error(rejected(t, (&calls{guard: g}).call(t.Context(), nil)))
 				words := append(append([]string{}, keyWords...), tt.words...)
@@ -139,9 +141,9 @@ func TestG08_WhatLeavesTheProcess(t *testing.T) {
 
 // WithRejectionDetails sends the text and the key to the server's clients.
 func TestG08_WhatLeavesTheProcessWithDetails(t *testing.T) {
-	for _, tt := range secretive {
+	for _, tt := range secrets {
 		synctest.Test(t, func(t *testing.T) {
-			g := newGuard(t, tt.cfg, WithRejectionDetails(), WithKey(func(context.Context, keyfunc.Call) breaker.Key { return secretKey }))
+			g := newGuard(t, tt.cfg, WithRejectionDetails(), WithKey(secretive))
 			tt.reach(t, g, g.Group().Get(secretKey))
 			text := wire(t, status.Convert((&calls{guard: g}).call(t.Context(), nil)))
 			for _, word := range append(append([]string{}, keyWords...), tt.words...) {

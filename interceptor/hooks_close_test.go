@@ -102,7 +102,8 @@ func TestHooksOfSeveralOptions(t *testing.T) {
 		passTwice(t, g)
 		var want []string
 		for _, what := range strings.Fields( // a success, a failure, a rejection, a probe, and a call that is guarded twice
-			"Settled Transition Settled Rejected Panicked FellBack Transition Transition Settled Probed GuardedTwice Settled Settled") {
+			"Settled Transition Settled Rejected Panicked FellBack Transition Transition Settled Probed " +
+				"GuardedTwice Settled Settled") {
 			for i := 1; i <= 3; i++ {
 				want = append(want, fmt.Sprint(what, " ", i))
 			}
@@ -259,6 +260,6 @@ func TestHooksConcurrentSafe(t *testing.T) {
 	stays.Close()
 	group.Get(breaker.Key{}).Trip(ctx, "test")
 	if got := heard.Load(); got != trippers*trips || len(h.groups) != 0 {
-		t.Errorf("Transition was called %d times after the last Close, and %d groups are left", got-trippers*trips, len(h.groups))
+		t.Errorf("after the last Close: %d calls of Transition and %d groups, want none", got-trippers*trips, len(h.groups))
 	}
 }

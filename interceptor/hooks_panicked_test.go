@@ -187,7 +187,9 @@ func fourCalls(ctx context.Context, g *Guard, req *int, failure error) string {
 }
 
 // guard makes the guard with the function that misbehaves. Its hooks report to log, after those of first.
-func (p panicPlace) guard(t *testing.T, boom func(), first, log func(context.Context, PanicInfo), more ...Option) *Guard {
+func (p panicPlace) guard(
+	t *testing.T, boom func(), first, log func(context.Context, PanicInfo), more ...Option,
+) *Guard {
 	t.Helper()
 	var opts []Option
 	if p.opts != nil {
@@ -290,7 +292,7 @@ func TestG13_GoexitIsNotReported(t *testing.T) {
 	}{
 		"key function":      {"exited, exited, exited, exited", tally{}},
 		"WithMatcher":       {"exited, exited, exited, exited", tally{}},
-		"classifier":        {"exited, served, served, exited", tally{Failure: 2, Rejected: 2, Served: 2}}, // without a judgement: a failure
+		"classifier":        {"exited, served, served, exited", tally{Failure: 2, Rejected: 2, Served: 2}}, // not judged
 		"fallback handler":  {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1, NotServed: 1}},
 		"WithFallback":      {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1}},
 		"WithRejectionCode": {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1}},

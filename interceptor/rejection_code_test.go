@@ -43,22 +43,23 @@ func openStream(t *testing.T, g *Guard, desc *grpc.StreamDesc) error {
 // G8: a rejected call gets the code of the first WithRejectionCode with a matcher that matches it, and the code of the
 // option without matchers if there is none. Where that option stands makes no difference.
 func TestG08_RejectionCodeByMatcher(t *testing.T) {
+	const un = codes.Unavailable
 	const a, b, c = codes.Aborted, codes.ResourceExhausted, codes.FailedPrecondition
 	for _, tt := range []struct {
 		name                  string
 		opts                  []Option
 		unary, stream, upload codes.Code
 	}{
-		{"no option", nil, codes.Unavailable, codes.Unavailable, codes.Unavailable},
+		{"no option", nil, un, un, un},
 		{
 			"streams differ",
 			[]Option{WithRejectionCode(a, ofType(interceptors.ServerStream))},
-			codes.Unavailable, a, codes.Unavailable,
+			un, a, un,
 		},
 		{
 			"two matchers",
 			[]Option{WithRejectionCode(a, ofType(interceptors.ServerStream), ofType(interceptors.ClientStream))},
-			codes.Unavailable, a, a,
+			un, a, a,
 		},
 		{"the first matches", []Option{WithRejectionCode(a, unaryCalls), WithRejectionCode(b, allCalls)}, a, b, b},
 		{"the first matches all", []Option{WithRejectionCode(b, allCalls), WithRejectionCode(a, unaryCalls)}, b, b, b},
@@ -67,9 +68,9 @@ func TestG08_RejectionCodeByMatcher(t *testing.T) {
 		{"the default between", []Option{
 			WithRejectionCode(a, unaryCalls), WithRejectionCode(c), WithRejectionCode(b, ofType(interceptors.ServerStream)),
 		}, a, b, c},
-		{"nothing matches", []Option{WithRejectionCode(a, noCalls), WithRejectionCode(b, noCalls)}, codes.Unavailable, codes.Unavailable, codes.Unavailable},
+		{"nothing matches", []Option{WithRejectionCode(a, noCalls), WithRejectionCode(b, noCalls)}, un, un, un},
 		{"by name", []Option{WithRejectionCode(a, ForMethods(fullMethod))}, a, a, a},
-		{"by another name", []Option{WithRejectionCode(a, ForMethods("/pkg.Service/Other"))}, codes.Unavailable, codes.Unavailable, codes.Unavailable},
+		{"by another name", []Option{WithRejectionCode(a, ForMethods("/pkg.Service/Other"))}, un, un, un},
 	} {
 		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, tt.opts...)
 		g.Group().Get(methodKey).Trip(t.Context(), "test")
@@ -106,7 +107,8 @@ func TestG08_RejectionCodeOption(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	if _, err := New(nil, WithRejectionCode(codes.Aborted, ForMethods(unary, testpb.Test_Bidi_FullMethodName))); err != nil {
+	streams := ForMethods(unary, testpb.Test_Bidi_FullMethodName)
+	if _, err := New(nil, WithRejectionCode(codes.Aborted, streams)); err != nil {
 		t.Errorf("streams may have a code: %v", err)
 	}
 }
@@ -114,16 +116,16 @@ func TestG08_RejectionCodeOption(t *testing.T) {
 // G8: a rejection allocates nothing, also if calls of one breaker have two codes.
 func TestG08_RejectionWithTwoCodesAllocatesNothing(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour},
-		WithRejectionCode(codes.Aborted, ofType(interceptors.ServerStream)), WithRejectionCode(codes.ResourceExhausted, unaryCalls))
+		WithRejectionCode(codes.Aborted, ofType(interceptors.ServerStream)),
+		WithRejectionCode(codes.ResourceExhausted, unaryCalls))
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	ctx := t.Context()
-	streamer := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-		return new(fakeStream), nil
-	}
 	got := testing.AllocsPerRun(100, func() {
 		unary := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce)
-		_, stream := g.Stream(ctx, serverStreams, nil, fullMethod, streamer)
-		if unary.(*RejectedError).code != codes.ResourceExhausted || stream.(*RejectedError).code != codes.Aborted { //nolint:forcetypeassert,errorlint // as they are
+		_, stream := g.Stream(ctx, serverStreams, nil, fullMethod, nil)
+		u, _ := unary.(*RejectedError)  //nolint:errorlint // as it is
+		s, _ := stream.(*RejectedError) //nolint:errorlint // as it is
+		if u.code != codes.ResourceExhausted || s.code != codes.Aborted {
 			t.Fatal(unary, stream)
 		}
 	})
@@ -134,7 +136,7 @@ func TestG08_RejectionWithTwoCodesAllocatesNothing(t *testing.T) {
 
 // G8: the calls of one generation, of one code, have one error, and those of the next another.
 func TestG08_OneErrorForAGeneration(t *testing.T) {
-	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithRejectionCode(codes.Aborted, ofType(interceptors.ServerStream)))
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, twoCodes)
 	b := g.Group().Get(methodKey)
 	seen := map[error]bool{}
 	for range 50 {
@@ -179,11 +181,11 @@ func wantErrorOf(t *testing.T, err error, i int, code codes.Code) {
 	}
 }
 
-// twoCodes has streams get another code.
-var twoCodes = WithRejectionCode(codes.Aborted, ofType(interceptors.ServerStream))
+// twoCodes has streams get another code. It is next to that of other calls, so that their places in the cache overlap.
+var twoCodes = WithRejectionCode(codes.Unavailable+1, ofType(interceptors.ServerStream))
 
-// The cache of rejections has fewer places than there may be breakers. With 300 open ones each call still gets the error
-// of its own breaker.
+// The cache of rejections has fewer places than there may be breakers. With 300 open ones each call still gets the
+// error of its own breaker.
 func TestG08_MoreBreakersThanPlaces(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, byTag, twoCodes)
 	tags := openTags(t, g, 300)
@@ -191,7 +193,7 @@ func TestG08_MoreBreakersThanPlaces(t *testing.T) {
 		for i, tag := range tags {
 			wantErrorOf(t, (&calls{guard: g}).call(t.Context(), nil, tag), i, codes.Unavailable)
 			_, err := g.Stream(t.Context(), serverStreams, nil, fullMethod, nil, tag)
-			wantErrorOf(t, err, i, codes.Aborted)
+			wantErrorOf(t, err, i, codes.Unavailable+1)
 		}
 	}
 }
@@ -206,7 +208,7 @@ func TestG08_MoreBreakersThanPlacesConcurrentSafe(t *testing.T) {
 				i := (n*7 + worker*75) % len(tags)
 				wantErrorOf(t, g.Unary(t.Context(), fullMethod, nil, nil, nil, returnsAtOnce, tags[i]), i, codes.Unavailable)
 				_, err := g.Stream(t.Context(), serverStreams, nil, fullMethod, nil, tags[i])
-				wantErrorOf(t, err, i, codes.Aborted)
+				wantErrorOf(t, err, i, codes.Unavailable+1)
 			}
 		})
 	}

@@ -41,10 +41,7 @@ func aMessageAnd(ctx context.Context, t *testing.T, g *Guard, err error) grpc.Cl
 // failure, and no lost connection: an overload or an ignored end leaves the streak ended. That holds whatever the
 // classifier makes of the code, except that Unavailable never takes it back.
 func TestS13_WhatTakesTheSignBack(t *testing.T) {
-	remote := func(t *testing.T) error {
-		t.Helper()
-		return withDetails(t, codes.Internal, "no", &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
-	}
+	remote := withDetails(t, codes.Internal, "no", &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
 	judge := func(o breaker.Outcome) []Option {
 		return []Option{WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 			if r.Err == nil {
@@ -55,22 +52,22 @@ func TestS13_WhatTakesTheSignBack(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		end  func(t *testing.T) error
+		end  error
 		opts []Option
 		want uint64
 		one  tally
 	}{
-		{"Failure", func(*testing.T) error { return statusError(13) }, nil, 3, one(breaker.Failure)},
-		{"Overload", func(*testing.T) error { return statusError(8) }, nil, 0, one(breaker.Overload)},
+		{"Failure", statusError(13), nil, 3, one(breaker.Failure)},
+		{"Overload", statusError(8), nil, 0, one(breaker.Overload)},
 		{"Ignored: a rejection by a remote hop", remote, nil, 0, one(breaker.Ignored)},
-		{"Unavailable", func(*testing.T) error { return down }, nil, 1, one(breaker.Failure)},
-		{"Success", func(*testing.T) error { return errNotFound }, nil, 0, one(breaker.Success)},
-		{"judged Failure", func(*testing.T) error { return errNotFound }, judge(breaker.Failure), 3, one(breaker.Failure)},
-		{"judged no outcome", func(*testing.T) error { return errNotFound }, judge(99), 3, one(breaker.Failure)},
-		{"judged Overload", func(*testing.T) error { return statusError(13) }, judge(breaker.Overload), 0, one(breaker.Overload)},
-		{"judged Ignored", func(*testing.T) error { return statusError(13) }, judge(breaker.Ignored), 0, one(breaker.Ignored)},
-		{"Unavailable, judged Failure", func(*testing.T) error { return down }, judge(breaker.Failure), 1, one(breaker.Failure)},
-		{"Unavailable, judged Overload", func(*testing.T) error { return down }, judge(breaker.Overload), 0, one(breaker.Overload)},
+		{"Unavailable", down, nil, 1, one(breaker.Failure)},
+		{"Success", errNotFound, nil, 0, one(breaker.Success)},
+		{"judged Failure", errNotFound, judge(breaker.Failure), 3, one(breaker.Failure)},
+		{"judged no outcome", errNotFound, judge(99), 3, one(breaker.Failure)},
+		{"judged Overload", statusError(13), judge(breaker.Overload), 0, one(breaker.Overload)},
+		{"judged Ignored", statusError(13), judge(breaker.Ignored), 0, one(breaker.Ignored)},
+		{"Unavailable, judged Failure", down, judge(breaker.Failure), 1, one(breaker.Failure)},
+		{"Unavailable, judged Overload", down, judge(breaker.Overload), 0, one(breaker.Overload)},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000}, tt.opts...)
@@ -78,7 +75,7 @@ func TestS13_WhatTakesTheSignBack(t *testing.T) {
 				settleOne(g.Group().Get(methodKey), breaker.Failure)
 				time.Sleep(time.Second)
 			}
-			cs := aMessageAnd(t.Context(), t, g, tt.end(t))
+			cs := aMessageAnd(t.Context(), t, g, tt.end)
 			if got := streakOf(t, g); got != 0 {
 				t.Errorf("%s: the streak is %d after the message, want 0", tt.name, got)
 			}
@@ -98,7 +95,8 @@ func TestS13_WhatTakesTheSignBack(t *testing.T) {
 func TestS13_TheStreakBeganWhenItBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := new(recorder)
-		g := newGuard(t, breaker.Config{ConsecutiveFailures: 3, FailingFor: 10 * time.Second, Window: time.Minute}, WithHooks(hooksOf(heard)))
+		cfg := breaker.Config{ConsecutiveFailures: 3, FailingFor: 10 * time.Second, Window: time.Minute}
+		g := newGuard(t, cfg, WithHooks(hooksOf(heard)))
 		b := g.Group().Get(methodKey)
 		settleOne(b, breaker.Failure)
 		time.Sleep(5 * time.Second)
@@ -181,7 +179,9 @@ func TestS13_OnlyTheSignThatEndedTheStreak(t *testing.T) {
 }
 
 // lostProbe opens the stream of a probe on a channel that has no connection, and returns the events so far.
-func lostProbe(t *testing.T) (g *Guard, b *breaker.Breaker, backend *testpb.Backend, cc *grpc.ClientConn, heard *recorder) {
+func lostProbe(
+	t *testing.T,
+) (g *Guard, b *breaker.Breaker, backend *testpb.Backend, cc *grpc.ClientConn, heard *recorder) {
 	t.Helper()
 	heard = new(recorder)
 	cfg := probeConfig
@@ -240,7 +240,8 @@ func TestS14_LooksAgainForAConnection(t *testing.T) {
 	})
 }
 
-// S14: after the generation of the probe is over, nothing follows from the connection, in whatever state the breaker is.
+// S14: after the generation of the probe is over, nothing follows from the connection. That holds in each
+// state.
 func TestS14_ConnectionAfterTheGeneration(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -279,8 +280,7 @@ func TestS14_ConnectionAfterTheGeneration(t *testing.T) {
 // S14: the timer of a probe without a connection ends with its stream.
 func TestS14_TimerEndsWithoutAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := probeConfig
-		g := newGuard(t, cfg, WithKey(oneKey))
+		g := newGuard(t, probeConfig, WithKey(oneKey))
 		backend := testpb.StartBufconn(t, new(testpb.Server))
 		cc := backend.Dial(t)
 		backend.Stop()
