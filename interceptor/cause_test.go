@@ -299,3 +299,31 @@ func TestCauseOverGRPC(t *testing.T) {
 		}
 	})
 }
+
+// On the fast path, where the breaker is not in doubt before the call, there is a cause too.
+func TestCauseOnTheFastPath(t *testing.T) {
+	for _, tt := range []struct {
+		name, cause string
+		end         func() error
+	}{
+		{"Unavailable", "UNAVAILABLE", func() error { return down }},
+		{"overload", "RESOURCE_EXHAUSTED", func() error { return statusError(8) }},
+		{"code 17", "CODE(17)", func() error { return statusError(17) }},
+		{"an error whose methods panic", "UNKNOWN", func() error { return &rudeStatusError{} }},
+		{"panic", "panic", func() error { panic("below") }},
+		{"Goexit", "panic", func() error { misdeeds[2].do(); return nil }},
+	} {
+		g := newGuard(t, breaker.Config{})
+		if err := (&calls{guard: g}).call(t.Context(), nil); err != nil || !g.plain {
+			t.Fatal("not the fast path")
+		}
+		leaves(func() {
+			_ = g.Unary(t.Context(), fullMethod, nil, nil, nil,
+				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return tt.end() })
+		})
+		s := onlyBreaker(t, g).Snapshot()
+		if s.LastCause != tt.cause || s.Failures+s.Overloads != 1 || s.Opened.Cause != "" {
+			t.Errorf("%s: LastCause is %q and Opened.Cause %q, want %q and none", tt.name, s.LastCause, s.Opened.Cause, tt.cause)
+		}
+	}
+}
