@@ -32,7 +32,7 @@ type guardMark struct {
 }
 
 // callOptions returns the options of this package in opts.
-func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, mark *guardMark) {
+func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, marked bool) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case bypassOption:
@@ -40,8 +40,19 @@ func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, mark *gua
 		case *tagOption:
 			tag = o
 		case *guardMark:
-			mark = o
+			marked = true
 		}
 	}
-	return bypass, tag, mark
+	return bypass, tag, marked
+}
+
+// findMark returns the mark of b in opts. If guards of several breakers follow one another, a call may have several
+// marks, also of one breaker; a mark of a probe is preferred. It returns nil if there is none.
+func findMark(opts []grpc.CallOption, b *breaker.Breaker) (mark *guardMark) {
+	for _, o := range opts {
+		if m, ok := o.(*guardMark); ok && m.breaker == b && (mark == nil || m.probe) {
+			mark = m
+		}
+	}
+	return mark
 }

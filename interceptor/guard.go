@@ -76,7 +76,7 @@ func (g *Guard) DialOptions() []grpc.DialOption {
 func (g *Guard) find(
 	ctx context.Context, method string, desc *grpc.StreamDesc, req any, cc *grpc.ClientConn, opts []grpc.CallOption,
 ) *breaker.Breaker {
-	bypass, tag, mark := callOptions(opts)
+	bypass, tag, marked := callOptions(opts)
 	if bypass {
 		return nil
 	}
@@ -99,7 +99,10 @@ func (g *Guard) find(
 	if b == nil {
 		b = g.group.Get(key)
 	}
-	if mark != nil && mark.breaker == b {
+	if !marked {
+		return b
+	}
+	if mark := findMark(opts, b); mark != nil {
 		if g.hooks.guardedTwice != nil {
 			info := GuardedTwiceInfo{Key: b.Key(), Call: callOf(method, desc, req, cc)}
 			callHooks(ctx, &g.hooks, "GuardedTwice", g.hooks.guardedTwice, info)

@@ -125,6 +125,7 @@ func (c *pending) classifyInto(ctx context.Context, r *Result, report *breaker.R
 	report.Outcome = outcome
 	switch outcome {
 	case breaker.Success:
+		report.Cause = "" // if the call opens the breaker, then because it was slow
 	case breaker.Failure, breaker.Overload:
 		report.RetryAfter = retryAfter(*r)
 	case breaker.Ignored:

@@ -25,24 +25,40 @@ const rejectionWays = 4
 
 // get returns the guard's error for cause and code.
 func (c *rejectionCache) get(cause *breaker.RejectedError, code codes.Code, details bool) *RejectedError {
-	// The address is a good hash: the errors live long, and the garbage collector does not move them.
-	set := uint32(reflect.ValueOf(cause).Pointer()>>5) + uint32(code)
-	entry := func(way uint32) *atomic.Pointer[RejectedError] {
-		return &c.entries[(set+way)%uint32(len(c.entries))]
-	}
+	// The address identifies an error, because the garbage collector does not move it. It is mixed: the errors have the
+	// same few offsets in each page, and unmixed they would share less than half of the places.
+	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
+	set := uint32(uint64(reflect.ValueOf(cause).Pointer())*odd>>32) + uint32(code)
+	victim := c.victim.Load() % rejectionWays // before the search, so that two calls at once choose the same one
+	var replaced *RejectedError
 	for way := range uint32(rejectionWays) {
-		if e := entry(way).Load(); e != nil && e.RejectedError == cause && e.code == code {
+		e := c.place(set, way).Load()
+		if e == nil { // nothing is behind it, because errors are replaced and never removed
+			victim, replaced = way, nil
+			break
+		}
+		if e.RejectedError == cause && e.code == code {
 			return e
+		}
+		if way == victim {
+			replaced = e
 		}
 	}
 	e := &RejectedError{RejectedError: cause, code: code, details: details}
-	for way := range uint32(rejectionWays) {
-		if entry(way).CompareAndSwap(nil, e) {
-			return e
-		}
+	if c.place(set, victim).CompareAndSwap(replaced, e) {
+		c.victim.Add(1)
+		return e
 	}
-	entry(c.victim.Add(1) % rejectionWays).Store(e)
+	// Another call was faster. Mostly it was rejected by the same breaker.
+	if other := c.place(set, victim).Load(); other.RejectedError == cause && other.code == code {
+		return other
+	}
 	return e
+}
+
+// place returns one of the places of an error.
+func (c *rejectionCache) place(set, way uint32) *atomic.Pointer[RejectedError] {
+	return &c.entries[(set+way)%uint32(len(c.entries))]
 }
 
 // asRejection returns the rejection that err is. It returns nil if err is the error of a context that was done before
