@@ -37,7 +37,7 @@ func (f *backoff) calmAt(now int64) int64 {
 }
 
 // settle makes n what it is at now, under the policy that was in force up to now.
-func (f *backoff) settle(now int64, pol *policy) {
+func (f *backoff) advance(now int64, pol *policy) {
 	n := f.at(now, pol)
 	f.calm = f.calmAt(now) % int64(pol.cfg.MaxOpenFor)
 	f.failed = n
@@ -57,7 +57,7 @@ func (f *backoff) fail(c Config) {
 
 // opens records that the breaker opens at now, because of rule. succeeded is how many calls have succeeded, ever.
 func (f *backoff) opens(ph *phase, rule Rule, succeeded uint64, now int64) {
-	f.settle(now, ph.pol)
+	f.advance(now, ph.pol)
 	f.since = 0
 	switch {
 	case rule == RuleProbe:
@@ -88,15 +88,15 @@ func (f *backoff) leavesOpen(now int64) {
 }
 
 // adopt records that pol takes the place of old at now.
-func (f *backoff) adopt(old, pol *policy, now int64) {
-	f.settle(now, old)
+func (f *backoff) changePolicy(old, pol *policy, now int64) {
+	f.advance(now, old)
 	f.failed = sort.Search(f.failed, func(n int) bool {
 		return pol.cfg.Backoff <= 1 || backedOff(pol.cfg, n) >= float64(pol.cfg.MaxOpenFor)
 	})
 }
 
 // longestAsked is how much time a server gets at most if it asks for some (B18), unless MaxOpenFor is longer.
-const longestAsked = time.Minute
+const maxRetryAfter = time.Minute
 
 // openPeriod is min(OpenFor x Backoff^failed, MaxOpenFor), then jitter upward (B17). It is at least what the server
 // asked for, up to longestAsked or MaxOpenFor, with jitter on top, because the server asked all its clients (B18).
@@ -107,7 +107,7 @@ func (p *policy) openPeriod(failed int, asked time.Duration, random float64) tim
 	if f := backedOff(c, failed); f < float64(c.MaxOpenFor) {
 		d = max(time.Duration(f), c.OpenFor)
 	}
-	d = max(d, min(asked, max(longestAsked, c.MaxOpenFor)))
+	d = max(d, min(asked, max(maxRetryAfter, c.MaxOpenFor)))
 	if c.Jitter > 0 {
 		d += time.Duration(random * c.Jitter * float64(d))
 	}

@@ -43,7 +43,7 @@ func BenchmarkFloorParallel(b *testing.B) {
 
 func mustNew(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
-	b, err := New(Key{Service: "pkg.Service", Method: "Method"}, atOnce(cfg), opts...)
+	b, err := New(Key{Service: "pkg.Service", Method: "Method"}, opensAtOnce(cfg), opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}

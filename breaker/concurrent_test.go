@@ -13,7 +13,7 @@ import (
 
 // together runs f on n goroutines that start at once, and waits for them. They wait for each other awake, as one that
 // slept might be done before the next has woken up.
-func together(n int, f func(i int)) {
+func runTogether(n int, f func(i int)) {
 	var ready atomic.Int64
 	var wg sync.WaitGroup
 	for i := range n {
@@ -28,7 +28,7 @@ func together(n int, f func(i int)) {
 }
 
 // quiet checks that nothing is in flight, and that all that was admitted is accounted for.
-func quiet(t *testing.T, what string, b *Breaker) Snapshot {
+func wantSettled(t *testing.T, what string, b *Breaker) Snapshot {
 	t.Helper()
 	s := b.Snapshot()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late; got != s.Admitted || s.InFlight != 0 {
@@ -40,7 +40,7 @@ func quiet(t *testing.T, what string, b *Breaker) Snapshot {
 func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 800
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour, SlowRatio: 1})
-	together(callers, func(i int) {
+	runTogether(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -55,7 +55,7 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 		}
 	})
 	const all = callers * calls
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != all || s.Successes != all/4 || s.Failures != all/4 || s.Overloads != all/4 || s.Ignored != all/4 {
 		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted, s.Successes,
 			s.Failures, s.Overloads, s.Ignored, all, all/4)
@@ -71,14 +71,14 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 20_000
 	b := mustNew(t, Config{Window: time.Hour})
-	together(callers, func(int) {
+	runTogether(callers, func(int) {
 		for range calls {
 			if p, err := b.Acquire(t.Context()); err == nil {
 				p.Done(t.Context(), Success)
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != callers*calls || s.Successes != callers*calls || s.Window != (Counts{Successes: callers * calls}) {
 		t.Errorf("%d admitted, %d successes, window %+v, want %d", s.Admitted, s.Successes, s.Window, callers*calls)
 	}
@@ -88,7 +88,7 @@ func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 4000
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt, Window: time.Millisecond})
-	together(callers, func(i int) {
+	runTogether(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -102,7 +102,7 @@ func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	failures := uint64(0)
 	for i := range callers {
 		failures += uint64((calls - i + 63) / 64)
@@ -141,12 +141,12 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 					permits[i][j] = acquire(t, b)
 				}
 			}
-			together(callers, func(i int) {
+			runTogether(callers, func(i int) {
 				for _, p := range permits[i] {
 					p.Report(t.Context(), tt.r)
 				}
 			})
-			s := quiet(t, name, b)
+			s := wantSettled(t, name, b)
 			if s.State != Open || s.Generation != 2 || s.Trips.Total() != 1 || s.Late != callers*calls-threshold {
 				t.Errorf("%s: %v in generation %d, %d trips, %d late; want open in 2, 1, %d", name, s.State, s.Generation,
 					s.Trips.Total(), s.Late, callers*calls-threshold)
@@ -163,7 +163,7 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	b := g.Get(Key{})
 	var stop atomic.Bool
 	var admitted atomic.Uint64
-	together(callers+1, func(i int) {
+	runTogether(callers+1, func(i int) {
 		if i < callers {
 			for !stop.Load() {
 				if p, err := b.Acquire(t.Context()); err == nil {
@@ -188,7 +188,7 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 		}
 		stop.Store(true)
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Successes+s.Late != admitted.Load() {
 		t.Errorf("%d successes and %d late, of %d admitted", s.Successes, s.Late, admitted.Load())
 	}
@@ -196,7 +196,7 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 
 // The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever
 // left it.
-func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
+func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b := mustNew(t, Config{})
 	acquire(t, b) // its success is counted below, as if the goroutine had been held up
 	ph := b.phase.Load()
@@ -232,7 +232,7 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	apply := func(g *Group, n int) {
 		do := (*Group).Apply
 		if n < 3 {
-			do = func(g *Group, cfg Config, _ ...PolicyRule) error { return applyShort(g, cfg) }
+			do = func(g *Group, cfg Config, _ ...PolicyRule) error { return applyShortened(g, cfg) }
 		}
 		if err := do(g, policies[n]); err != nil {
 			t.Error(err)
@@ -243,7 +243,7 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	apply(g, 0)
 	b := g.Get(Key{})
 	var admitted, rejected atomic.Uint64
-	together(callers+2, func(i int) {
+	runTogether(callers+2, func(i int) {
 		rnd := rand.New(rand.NewPCG(uint64(i), 28))
 		for range calls {
 			if i < callers {
@@ -273,11 +273,11 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != admitted.Load() || s.Rejections.Total() != rejected.Load() {
 		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(), rejected.Load())
 	}
-	events := rec.heard()
+	events := rec.received()
 	for i, e := range events {
 		if e.Seq != uint64(i+1) || (i > 0 && e.From != events[i-1].To) {
 			t.Fatalf("event %d is %+v", i, e)
@@ -292,7 +292,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	const callers, calls, limit = 6, 200, 2
 	b := mustNew(t, Config{MaxConcurrent: limit, SlowCall: time.Hour})
 	var running, most, admitted atomic.Int64
-	together(callers, func(int) {
+	runTogether(callers, func(int) {
 		for range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -311,7 +311,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	if most.Load() != 0 {
 		t.Errorf("%d calls ran at once, want %d at most", most.Load(), limit)
 	}
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Rejections.Concurrency+s.Admitted != callers*calls || s.Admitted != uint64(admitted.Load()) {
 		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency, callers*calls)
 	}
@@ -319,7 +319,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 
 // And where the stay went on under a policy with another Window, the success ends the row of failures that went over
 // to it.
-func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
+func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	for range 3 {

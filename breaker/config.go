@@ -157,25 +157,25 @@ func missingUnit(d time.Duration) string {
 
 // WithDefaults returns c with every zero field replaced by its default. It neither validates nor changes other values.
 func (c Config) WithDefaults() Config {
-	def(&c.ConsecutiveFailures, 5)
+	setDefault(&c.ConsecutiveFailures, 5)
 	if c.ConsecutiveFailures != 1 {
-		def(&c.FailingFor, time.Second)
+		setDefault(&c.FailingFor, time.Second)
 	}
-	def(&c.FailureRatio, 0.5)
-	def(&c.MinCalls, 20)
-	def(&c.Window, 10*time.Second)
-	def(&c.SlowRatio, 0.5)
-	def(&c.OpenFor, time.Second)
-	def(&c.MaxOpenFor, max(10*time.Second, c.OpenFor))
-	def(&c.Backoff, 2)
-	def(&c.Jitter, 0.2)
-	def(&c.MaxProbes, 1)
-	def(&c.SuccessesToClose, 2)
-	def(&c.ProbeTimeout, 10*time.Second)
+	setDefault(&c.FailureRatio, 0.5)
+	setDefault(&c.MinCalls, 20)
+	setDefault(&c.Window, 10*time.Second)
+	setDefault(&c.SlowRatio, 0.5)
+	setDefault(&c.OpenFor, time.Second)
+	setDefault(&c.MaxOpenFor, max(10*time.Second, c.OpenFor))
+	setDefault(&c.Backoff, 2)
+	setDefault(&c.Jitter, 0.2)
+	setDefault(&c.MaxProbes, 1)
+	setDefault(&c.SuccessesToClose, 2)
+	setDefault(&c.ProbeTimeout, 10*time.Second)
 	return c
 }
 
-func def[T comparable](field *T, value T) {
+func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {
 		*field = value

@@ -91,7 +91,7 @@ func checkConfig(t *testing.T, cfg Config) {
 		t.Errorf("WithDefaults again (-first +second):\n%s", diff)
 	}
 	if err != nil {
-		namesFields(t, cfg, err)
+		checkConfigErrors(t, cfg, err)
 		return
 	}
 	if err := full.Validate(); err != nil {
@@ -105,11 +105,11 @@ func checkConfig(t *testing.T, cfg Config) {
 	if err := json.Unmarshal(data, &back); err != nil || back != cfg {
 		t.Errorf("through %s: got %+v, %v, want %+v", data, back, err, cfg)
 	}
-	synctest.Test(t, func(t *testing.T) { oneRound(t, cfg) })
+	synctest.Test(t, func(t *testing.T) { checkFullCycle(t, cfg) })
 }
 
 // namesFields says whether err names fields of cfg, each with the value that it has.
-func namesFields(t *testing.T, cfg Config, err error) {
+func checkConfigErrors(t *testing.T, cfg Config, err error) {
 	t.Helper()
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) == 0 {
@@ -131,7 +131,7 @@ func namesFields(t *testing.T, cfg Config, err error) {
 
 // oneRound takes a breaker once around: failures until it opens, its open period, probes until it closes, the ramp. The
 // numbers of steps have bounds, for a Config may ask for more than a lifetime.
-func oneRound(t *testing.T, cfg Config) {
+func checkFullCycle(t *testing.T, cfg Config) {
 	t.Helper()
 	const calls, years = 64, 30 * 365 * 24 * time.Hour
 	b, err := New(Key{}, cfg)
@@ -172,7 +172,7 @@ func oneRound(t *testing.T, cfg Config) {
 		fail("open for %v", period)
 	}
 	time.Sleep(period - 1)
-	if e := refused(t, b); e.Reason != ReasonOpen || e.RetryAfter() != 1 { // B13
+	if e := mustReject(t, b); e.Reason != ReasonOpen || e.RetryAfter() != 1 { // B13
 		fail("rejected with %+v a nanosecond before the end, %v left", e, e.RetryAfter())
 	}
 	time.Sleep(time.Nanosecond)
@@ -185,7 +185,7 @@ func oneRound(t *testing.T, cfg Config) {
 		probes = append(probes, p)
 	}
 	if d.MaxProbes <= calls {
-		if e := refused(t, b); e.Reason != ReasonHalfOpen { // B19
+		if e := mustReject(t, b); e.Reason != ReasonHalfOpen { // B19
 			fail("the call after all probes is rejected with %+v", e)
 		}
 	}
@@ -238,7 +238,7 @@ func failuresThatOpen(d Config, gap time.Duration, most int) int {
 			}
 		}
 		rest := alive - worst
-		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && lasts(n, gap, d))) {
+		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && badCallsLast(n, gap, d))) {
 			return n
 		}
 	}
@@ -246,7 +246,7 @@ func failuresThatOpen(d Config, gap time.Duration, most int) int {
 }
 
 // lasts reports whether the failures that are alive at the nth have lasted as the ratio rule wants it.
-func lasts(n int, gap time.Duration, d Config) bool {
+func badCallsLast(n int, gap time.Duration, d Config) bool {
 	now, tenth := time.Duration(n-1)*gap, d.Window/10
 	for i := range n {
 		if at := time.Duration(i) * gap; now/tenth-at/tenth < 10 {

@@ -244,7 +244,7 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 }
 
 // The errors of B2, one by one; bounds has them for each field.
-func TestB02_Nonsense(t *testing.T) {
+func TestB02_InvalidValues(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	for name, c := range map[string]Config{
 		"Backoff NaN": {Backoff: nan}, "Backoff Inf": {Backoff: inf}, "Backoff -Inf": {Backoff: -inf},
@@ -329,7 +329,7 @@ func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 }
 
 // B1: from Validate, New, NewGroup and Apply alike; nothing half-applied.
-func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
+func TestB01_ValidateNewNewGroupAndApplyAgree(t *testing.T) {
 	for _, tt := range bounds() {
 		want := tt.cfg.Validate()
 		_, fromNew := New(Key{}, tt.cfg)

@@ -47,7 +47,7 @@ func TestB11_CountersSaturate(t *testing.T) {
 }
 
 // fill puts a breaker's counters at v, as if so many calls had been.
-func fill(b *Breaker, v uint64) {
+func fillCounters(b *Breaker, v uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.ensureLazy()
@@ -69,10 +69,10 @@ func fill(b *Breaker, v uint64) {
 }
 
 // Every counter of a snapshot, full, stays full whatever happens next.
-func TestB11_AFullBreakerStaysFull(t *testing.T) {
+func TestB11_FullCountersStayFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Millisecond, MinCalls: 1, Jitter: -1, ProbeTimeout: time.Second})
-		fill(b, most)
+		fillCounters(b, most)
 		newTimeline(t, b).run(
 			row{0, "begin:late success success~1s", "open"}, // the slow rule
 			row{0, "success end:late=success", "rejected:open open"},
@@ -114,7 +114,7 @@ func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
 		b := mustNew(t, steady())
 		tl := newTimeline(t, b)
 		tl.run(row{0, "trip", "open"}, row{5 * time.Second, "begin:lost", "probe half_open"})
-		fill(b, most)
+		fillCounters(b, most)
 		tl.until(15 * time.Second)
 		if got := b.Snapshot().Probes.Lost; got != most {
 			t.Errorf("Lost is %d, want the most there is", got)

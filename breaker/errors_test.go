@@ -29,7 +29,7 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 		b := mustNew(t, steady())
 		b.Trip(t.Context(), "test")
 		tripped := time.Now()
-		e := refused(t, b)
+		e := mustReject(t, b)
 		if want := tripped.Add(5 * time.Second); !e.Until.Equal(want) {
 			t.Errorf("Until is %v, want %v", e.Until, want)
 		}
@@ -42,45 +42,45 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 			}
 		}
 		acquire(t, b)
-		if e := refused(t, b); !e.Until.IsZero() || e.RetryAfter() != 0 {
+		if e := mustReject(t, b); !e.Until.IsZero() || e.RetryAfter() != 0 {
 			t.Errorf("half-open: Until %v, RetryAfter %v, want neither", e.Until, e.RetryAfter())
 		}
 	})
 }
 
 // All calls that a breaker rejects for one reason during one stay share one error, and the next stay has another.
-func TestRejectionsOfOneStayShareTheirError(t *testing.T) {
+func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		b.Trip(t.Context(), "test")
-		first := refused(t, b)
-		if refused(t, b) != first {
+		first := mustReject(t, b)
+		if mustReject(t, b) != first {
 			t.Error("two rejections of one stay have two errors")
 		}
 		setOverride(t, b, ForceOpen, 0)
-		forced := refused(t, b)
-		if forced == first || refused(t, b) != forced {
+		forced := mustReject(t, b)
+		if forced == first || mustReject(t, b) != forced {
 			t.Error("forced rejections do not share an error of their own")
 		}
 		wantRejection(t, forced, Open, ReasonForced)
 		b.ClearOverride(t.Context())
-		if refused(t, b) != first {
+		if mustReject(t, b) != first {
 			t.Error("an override that came and went changed the error of the stay")
 		}
 		setOverride(t, b, ForceOpen, time.Second)
 		time.Sleep(time.Second)
-		if refused(t, b) != first {
+		if mustReject(t, b) != first {
 			t.Error("an override that ran out changed the error of the stay")
 		}
 		time.Sleep(4 * time.Second)
 		acquire(t, b)
-		half := refused(t, b)
+		half := mustReject(t, b)
 		wantRejection(t, half, HalfOpen, ReasonHalfOpen)
-		if refused(t, b) != half {
+		if mustReject(t, b) != half {
 			t.Error("two rejections of one half-open stay have two errors")
 		}
 		b.Trip(t.Context(), "again")
-		if refused(t, b) == first {
+		if mustReject(t, b) == first {
 			t.Error("two open stays share an error")
 		}
 	})
@@ -96,7 +96,7 @@ func wantRejection(t *testing.T, e *RejectedError, s State, r Reason) {
 // rejectedWith rejects a call of b and returns the text of the error.
 func rejectedWith(t *testing.T, b *Breaker) string {
 	t.Helper()
-	return refused(t, b).Error()
+	return mustReject(t, b).Error()
 }
 
 // A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may pass.
@@ -122,7 +122,7 @@ func TestRejectedErrorText(t *testing.T) {
 		time.Sleep(1350 * ms)
 		want(t, b, "circuit breaker open for "+name+": "+why+"; next probe in 3.4s")
 		time.Sleep(time.Second)
-		open := refused(t, b)
+		open := mustReject(t, b)
 		time.Sleep(time.Hour)
 		if got, want := open.Error(), "circuit breaker open for "+name+": "+why+"; the next call is a probe"; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -137,14 +137,14 @@ func TestRejectedErrorText(t *testing.T) {
 		}
 		time.Sleep(29500 * ms)
 		want(t, b, "circuit breaker forced open for "+name+" by alice: deploy; for another 1m1s")
-		if got, want := refused(t, b).RetryAfter(), 60500*ms; got != want {
+		if got, want := mustReject(t, b).RetryAfter(), 60500*ms; got != want {
 			t.Errorf("RetryAfter of an override with a TTL: got %v, want %v", got, want)
 		}
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "dep\nloy", By: "al\x1bice"}); err != nil {
 			t.Fatal(err)
 		}
 		want(t, b, "circuit breaker forced open for "+name+` by "al\x1bice": "dep\nloy"; until it is cleared`)
-		if got := refused(t, b).RetryAfter(); got != 0 {
+		if got := mustReject(t, b).RetryAfter(); got != 0 {
 			t.Errorf("RetryAfter of an override without a TTL: got %v, want 0", got)
 		}
 	})
@@ -215,7 +215,7 @@ func TestLogValue(t *testing.T) {
 			t.Fatal(err)
 		}
 		acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
-		opened := refused(t, b)
+		opened := mustReject(t, b)
 		logged := func(v any) string {
 			var out strings.Builder
 			slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -244,7 +244,7 @@ func TestLogValue(t *testing.T) {
 			}
 		}
 		setOverride(t, b, ForceOpen, 0)
-		forced := logged(refused(t, b))
+		forced := logged(mustReject(t, b))
 		if want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "; !strings.HasPrefix(forced, want) {
 			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
 		}

@@ -18,11 +18,11 @@ func tagged(t *testing.T, tag string) context.Context {
 }
 
 // An Event says which rule fired and the counts it fired on, and carries the context of the call that caused it.
-func TestB31_AnEventSaysWhatHappened(t *testing.T) {
+func TestB31_EventFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, atOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}), WithListener(rec.Transition))
+		b, err := New(key, opensAtOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}), WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 		for i := range want {
 			want[i].Key, want[i].Seq, want[i].Generation = key, uint64(i+1), uint64(i+2)
 		}
-		wantSame(t, "events", rec.heard(), want)
+		wantSame(t, "events", rec.received(), want)
 		var got []string
 		for _, ctx := range rec.ctxs {
 			tag, _ := ctx.Value(ctxKey{}).(string)
@@ -97,7 +97,7 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 	var rec recorder
 	b := mustNew(t, Config{}, WithListener(rec.Transition))
 	b.Trip(t.Context(), "test")
-	for what, at := range map[string]time.Time{"Event.At": rec.heard()[0].At, "RejectedError.Until": refused(t, b).Until} {
+	for what, at := range map[string]time.Time{"Event.At": rec.received()[0].At, "RejectedError.Until": mustReject(t, b).Until} {
 		if !strings.Contains(at.String(), " m=") { // documented: "with a monotonic reading"
 			t.Errorf("%s has no monotonic reading: %v", what, at)
 		}
@@ -166,7 +166,7 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		time.Sleep(2 * time.Hour) // it is over by then
 		b.Reset(t.Context())
 		var got []Mode
-		for _, e := range rec.heard() {
+		for _, e := range rec.received() {
 			got = append(got, e.Override)
 		}
 		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})

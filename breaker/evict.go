@@ -16,7 +16,7 @@ const (
 	idleSample = 8
 	// deadFor is how long an open or half-open breaker must have been due for a call before it may be evicted, unless
 	// MaxOpenFor is longer.
-	deadFor = int64(time.Minute)
+	evictOpenAfter = int64(time.Minute)
 )
 
 // Remove takes the breaker of key out of the group now, whatever its state, and reports whether there was one. Its
@@ -101,7 +101,7 @@ func (g *Group) freeIdle() {
 	t := g.table.Load()
 	for range idleSample {
 		b := t.next(&g.idleCursor)
-		if b != nil && g.unusedFor(b, now) && b.tryEvict(func(now int64) bool { return g.unusedFor(b, now) }) {
+		if b != nil && g.isUnused(b, now) && b.tryEvict(func(now int64) bool { return g.isUnused(b, now) }) {
 			g.detach(b)
 		}
 	}
@@ -109,16 +109,16 @@ func (g *Group) freeIdle() {
 
 // isIdle reports whether All leaves b out (B40).
 func (g *Group) isIdle(b *Breaker, now int64) bool {
-	if g.idle == 0 || !g.unusedFor(b, now) {
+	if g.idle == 0 || !g.isUnused(b, now) {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.phase.Load().override.inForce(now) && b.running(now) == 0 && g.unusedFor(b, now)
+	return !b.phase.Load().override.inForce(now) && b.running(now) == 0 && g.isUnused(b, now)
 }
 
 // unusedFor reports whether no call has asked for b during the idle timeout.
-func (g *Group) unusedFor(b *Breaker, now int64) bool {
+func (g *Group) isUnused(b *Breaker, now int64) bool {
 	return now-b.lastUse(b.phase.Load(), now) >= g.idle
 }
 
@@ -149,7 +149,7 @@ func (b *Breaker) evictable(now int64) (lastUse int64, ok bool) {
 		due = max(due, ph.gate.until.Load())
 	case HalfOpen:
 	}
-	return lastUse, now >= due+max(deadFor, int64(ph.pol.cfg.MaxOpenFor))
+	return lastUse, now >= due+max(evictOpenAfter, int64(ph.pol.cfg.MaxOpenFor))
 }
 
 // lastUse is when a call last asked for the breaker. Closed calls that take no lock are known to a tenth of the
@@ -184,7 +184,7 @@ func (b *Breaker) tryEvict(may func(now int64) bool) bool {
 	if b.running(now) > 0 { // so that no caller takes the detour in vain; what decides is the look after publishing
 		return false
 	}
-	b.publishEvicted(ph)
+	b.publishRemoved(ph)
 	if b.running(now) > 0 {
 		b.phase.Store(ph)
 		return false
@@ -196,11 +196,11 @@ func (b *Breaker) tryEvict(may func(now int64) bool) bool {
 func (b *Breaker) remove() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.publishEvicted(b.phase.Load())
+	b.publishRemoved(b.phase.Load())
 }
 
 // publishEvicted makes ph the last phase of b. Caller must hold b.mu.
-func (b *Breaker) publishEvicted(ph *phase) {
+func (b *Breaker) publishRemoved(ph *phase) {
 	last := *ph
 	last.kind = removed
 	last.gen++ // a report that comes now is late

@@ -17,7 +17,7 @@ func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	for _, bound := range []int{1, 5} { // with 5 there is always one that can go
 		g := mustGroup(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt}, WithMaxBreakers(bound))
 		var counts [callers]map[*Breaker]outcomes
-		together(callers+1, func(i int) {
+		runTogether(callers+1, func(i int) {
 			if i == callers {
 				for range calls / 4 {
 					checkAll(t, g, bound)
@@ -48,7 +48,7 @@ func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	var counts [2]map[*Breaker]outcomes
 	var stop atomic.Bool
-	together(3, func(i int) {
+	runTogether(3, func(i int) {
 		if i == 2 {
 			for range rounds {
 				g.Get(methodKey(1))
@@ -151,11 +151,11 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 }
 
 // The same where breakers open: one that is not closed never goes, so its rejections go on.
-func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
+func TestB33_OpenBreakersStayConcurrentSafe(t *testing.T) {
 	const callers, calls, bound, keys, dead = 4, 200, 6, 30, 4
 	g := mustGroup(t, Config{OpenFor: time.Hour, ConsecutiveFailures: 3}, WithMaxBreakers(bound))
 	var through [dead]atomic.Int64
-	together(callers, func(i int) {
+	runTogether(callers, func(i int) {
 		rnd := rand.New(rand.NewPCG(uint64(i), 33))
 		for range calls {
 			k := rnd.IntN(keys)
@@ -184,13 +184,13 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 		}
 	}
 	for key, b := range g.All() {
-		quiet(t, key.String(), b)
+		wantSettled(t, key.String(), b)
 	}
 }
 
 // What the races are about, without luck: who has found a breaker closed, and counts itself in, sees that it has gone
 // meanwhile.
-func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
+func TestB33_AnAdmissionSeesTheEviction(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()
 	if !b.admitFast(ph, &b.admitted) {
@@ -200,13 +200,13 @@ func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 	if !b.admitFast(ph, &b.admitted) {
 		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
 	}
-	if leaves(b) {
+	if evictNow(b) {
 		t.Error("it left with two calls in flight")
 	}
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	ph = b.phase.Load()
-	if !leaves(b) {
+	if !evictNow(b) {
 		t.Fatal("it is idle and does not leave")
 	}
 	if b.admitFast(ph, &b.admitted) {
@@ -218,7 +218,7 @@ func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
 }
 
 // One that was idle when it was found may be in use by the time it is taken: then it stays.
-func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
+func TestB33_ABreakerInUseIsNotEvicted(t *testing.T) {
 	for name, use := range map[string]func(*testing.T, *Breaker){
 		"tripped":   func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "test") },
 		"forced":    func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) },
@@ -231,7 +231,7 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 		}
 		use(t, b)
 		ph := b.phase.Load()
-		if leaves(b) {
+		if evictNow(b) {
 			t.Errorf("%s: it left", name)
 		}
 		if b.phase.Load() != ph {
@@ -242,7 +242,7 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 		}
 	}
 	b := mustGroup(t, Config{}).Get(Key{})
-	if !leaves(b) || leaves(b) {
+	if !evictNow(b) || evictNow(b) {
 		t.Error("an idle breaker leaves once")
 	}
 	if _, ok := b.evictable(clock()); ok {
@@ -251,12 +251,12 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 }
 
 // Evicted says so of a breaker that went, and of no other, however many searches there are for one that can go.
-func TestB33_EvictedOnlyIfItWentConcurrentSafe(t *testing.T) {
+func TestB33_EvictedOnlyAfterEvictionConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	b := g.Get(methodKey(0))
 	acquire(t, b)
 	var stop atomic.Bool
-	together(2, func(i int) {
+	runTogether(2, func(i int) {
 		if i == 0 {
 			for k := range 20_000 {
 				g.Get(methodKey(k + 1))
@@ -274,7 +274,7 @@ func TestB33_EvictedOnlyIfItWentConcurrentSafe(t *testing.T) {
 }
 
 // However many are in use, the one that is not is found.
-func TestB33_TheOnlyIdleOneGoes(t *testing.T) {
+func TestB33_TheOnlyIdleBreakerIsEvicted(t *testing.T) {
 	for _, bound := range []int{2, 40, 100} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, Config{}, WithMaxBreakers(bound))
@@ -305,6 +305,6 @@ func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
 }
 
 // leaves has b make room, as a full group would, and reports whether it did.
-func leaves(b *Breaker) bool {
+func evictNow(b *Breaker) bool {
 	return b.tryEvict(func(now int64) bool { _, ok := b.evictable(now); return ok })
 }

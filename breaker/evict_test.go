@@ -51,7 +51,7 @@ func TestB33_TheDefaultBound(t *testing.T) {
 
 // A forced breaker never goes, nor one with calls in flight. One that is open or half-open goes if nobody has asked
 // for it since it was due. [eviction of open breakers: 474 of 1 000 calls let through]
-func TestB33_WhatMayGo(t *testing.T) {
+func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 	const (
 		due    = 5 * time.Second
 		minute = time.Minute
@@ -153,7 +153,7 @@ func TestB33_AnOpenBreakerSurvivesChurn(t *testing.T) {
 	})
 }
 
-func TestB33_TheLeastRecentlyUsedGoesFirst(t *testing.T) {
+func TestB33_TheLeastRecentlyUsedIsEvictedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady(), WithMaxBreakers(4))
 		use := func(methods string) {
@@ -206,7 +206,7 @@ func TestB33_Overflow(t *testing.T) {
 
 		// It is a breaker like any other: it trips, for all that share it.
 		report(t, c, 5, Failure)
-		_ = refused(t, g.Get(Key{Method: "e"}))
+		_ = mustReject(t, g.Get(Key{Method: "e"}))
 		if a.State() != Open || b.State() != Closed {
 			t.Errorf("the others are %v and %v, want open and closed", a.State(), b.State())
 		}
@@ -230,7 +230,7 @@ func TestB33_Overflow(t *testing.T) {
 }
 
 // Asked for by its own key, the overflow breaker is made beyond the bound, and that is no overflow.
-func TestB33_OverflowByItsKey(t *testing.T) {
+func TestB33_TheOverflowBreakerByItsKey(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	g.Get(overflowKey)
 	g.Get(Key{Method: "a"})
@@ -240,7 +240,7 @@ func TestB33_OverflowByItsKey(t *testing.T) {
 }
 
 // A search that found nothing is not repeated for every key that comes: see evict.
-func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
+func TestB33_AFailedSearchIsNotRepeatedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady(), WithMaxBreakers(1))
 		g.Get(Key{Method: "a"})
@@ -271,7 +271,7 @@ func TestB33_AVainSearchIsNotRepeatedAtOnce(t *testing.T) {
 }
 
 // evicted is a breaker of key a that has been evicted by key b. If back, key a has another breaker now.
-func evicted(t *testing.T, back bool) (old *Breaker, g *Group) {
+func evictedBreaker(t *testing.T, back bool) (old *Breaker, g *Group) {
 	t.Helper()
 	g = mustGroup(t, steady(), WithMaxBreakers(1))
 	old = g.Get(Key{Method: "a"})
@@ -294,7 +294,7 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 			"Acquire and Done": {func(t *testing.T, old *Breaker) {
 				t.Helper()
 				report(t, old, 5, Failure)
-				_ = refused(t, old)
+				_ = mustReject(t, old)
 			}, func(s Snapshot) bool { return s.State == Open && s.Failures == 5 && s.Rejections.Open == 1 }},
 			"Do": {func(t *testing.T, old *Breaker) {
 				t.Helper()
@@ -311,7 +311,7 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 				old.ClearOverride(t.Context())
 			}, func(s Snapshot) bool { return s.Override.Mode == 0 && s.State == Closed }},
 		} {
-			old, g := evicted(t, back)
+			old, g := evictedBreaker(t, back)
 			before := old.Snapshot()
 			if back && before.Successes != 0 || !back && before.Successes != 3 {
 				t.Errorf("%s, back: %v: the kept breaker's snapshot has %d successes", name, back, before.Successes)
@@ -335,14 +335,14 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 
 // To count a fallback and to clear an override act on the successor too, but are no reason to make one: a key that
 // was removed stays away.
-func TestB33_B40_NothingButCallsBringAKeyBack(t *testing.T) {
-	old, g := evicted(t, false)
+func TestB33_B40_OnlyCallsRecreateABreaker(t *testing.T) {
+	old, g := evictedBreaker(t, false)
 	old.CountFallback(true)
 	old.ClearOverride(t.Context())
 	if _, ok := g.Lookup(Key{Method: "a"}); ok {
 		t.Error("the key is back, and nobody has called")
 	}
-	old, g = evicted(t, true)
+	old, g = evictedBreaker(t, true)
 	setOverride(t, old, ForceOpen, 0)
 	old.CountFallback(true)
 	old.CountFallback(false)
@@ -359,7 +359,7 @@ func TestB33_B40_NothingButCallsBringAKeyBack(t *testing.T) {
 // An override is for one key. If the key has no breaker of its own, SetOverride says so and does not force all that
 // share one.
 func TestB28_B33_AnOverrideOfAnEvictedBreakerInAFullGroup(t *testing.T) {
-	old, g := evicted(t, false)
+	old, g := evictedBreaker(t, false)
 	acquire(t, g.Get(Key{Method: "b"})) // so that nothing can be evicted
 	err := old.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "test", By: "test"})
 	if got, want := fmt.Sprint(err), `breaker: SetOverride: "/a" has no breaker of its own, because the group is full (WithMaxBreakers)`; got != want {
@@ -369,8 +369,8 @@ func TestB28_B33_AnOverrideOfAnEvictedBreakerInAFullGroup(t *testing.T) {
 }
 
 // B14: reading a breaker that is gone makes none in its place.
-func TestB33_ReadingAKeptBreakerMakesNone(t *testing.T) {
-	old, g := evicted(t, false)
+func TestB33_ReadingAnEvictedBreakerMakesNone(t *testing.T) {
+	old, g := evictedBreaker(t, false)
 	reads(t, mustGroup(t, Config{}), old)
 	if old.State() != Closed || old.Snapshot().Successes != 3 || old.Key() != (Key{Method: "a"}) {
 		t.Errorf("%v, %d successes, key %v; want what it was", old.State(), old.Snapshot().Successes, old.Key())
@@ -414,7 +414,7 @@ func TestB25_B33_ALateReportAfterEviction(t *testing.T) {
 
 // Apply reaches no breaker that is gone, and those that are kept find what it set.
 func TestB34_ApplyAfterEviction(t *testing.T) {
-	old, g := evicted(t, false)
+	old, g := evictedBreaker(t, false)
 	if err := g.Apply(Config{ConsecutiveFailures: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -422,13 +422,13 @@ func TestB34_ApplyAfterEviction(t *testing.T) {
 	if got := old.State(); got != Open {
 		t.Errorf("%v, want open: the successor has the new policy", got)
 	}
-	old.adopt(g.policies.base) // as an Apply that had found it just before it went
+	old.applyPolicy(g.policies.base) // as an Apply that had found it just before it went
 	if old.phase.Load().kind != removed {
 		t.Error("Apply brought it back")
 	}
 }
 
-func TestB33_EvictedIsTold(t *testing.T) {
+func TestB33_Evicted(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	first := g.Get(methodKey(1))
 	if first.Evicted() {

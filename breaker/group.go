@@ -162,12 +162,12 @@ func (g *Group) install(ps *policies) {
 	defer g.mu.Unlock()
 	g.policies = ps
 	for b := range g.table.Load().all() {
-		b.adopt(ps.forKey(b.key))
+		b.applyPolicy(ps.forKey(b.key))
 	}
 }
 
 // adopt is B34 for one breaker.
-func (b *Breaker) adopt(pol *policy) {
+func (b *Breaker) applyPolicy(pol *policy) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
@@ -192,7 +192,7 @@ func (b *Breaker) adopt(pol *policy) {
 	})
 	ph.slotsChanged() // there may be more slots now
 	if lazy := b.lazy.Load(); lazy != nil {
-		lazy.backoff.adopt(ph.pol, pol, now)
+		lazy.backoff.changePolicy(ph.pol, pol, now)
 	}
 	if old != nil && pol.bucket != ph.pol.bucket {
 		b.retired = satAdd(b.retired, old.drain()) // after publishing: see sweep

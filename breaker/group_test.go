@@ -56,7 +56,7 @@ func TestB32_ConcurrentGetMakesOneBreakerConcurrentSafe(t *testing.T) {
 }
 
 // unblocked runs f, which must not wait for anything that its caller holds.
-func unblocked(t *testing.T, what string, f func()) {
+func mustNotBlock(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -82,26 +82,26 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
 		half.mu.Unlock()
 		acquire(t, half)
-		_ = refused(t, half) // the first to be rejected finds out until when the slots are taken
+		_ = mustReject(t, half) // the first to be rejected finds out until when the slots are taken
 
 		g.mu.Lock()
 		for _, b := range []*Breaker{b, open, half} {
 			b.mu.Lock()
 		}
-		unblocked(t, name+": Get", func() { g.Get(Key{}) })
-		unblocked(t, name+": Lookup", func() { g.Lookup(Key{}); g.Lookup(methodKey(99)) })
-		unblocked(t, name+": All", func() {
+		mustNotBlock(t, name+": Get", func() { g.Get(Key{}) })
+		mustNotBlock(t, name+": Lookup", func() { g.Lookup(Key{}); g.Lookup(methodKey(99)) })
+		mustNotBlock(t, name+": All", func() {
 			for range g.All() {
 			}
 		})
-		unblocked(t, name+": State", func() { b.State(); open.State(); half.State() })
-		unblocked(t, name+": a success", func() {
+		mustNotBlock(t, name+": State", func() { b.State(); open.State(); half.State() })
+		mustNotBlock(t, name+": a success", func() {
 			if p, err := b.Acquire(t.Context()); err == nil {
 				p.Done(t.Context(), Success)
 			}
 		})
-		unblocked(t, name+": a rejection", func() { _, _ = open.Acquire(t.Context()) })
-		unblocked(t, name+": a half-open rejection", func() { _, _ = half.Acquire(t.Context()) })
+		mustNotBlock(t, name+": a rejection", func() { _, _ = open.Acquire(t.Context()) })
+		mustNotBlock(t, name+": a half-open rejection", func() { _, _ = half.Acquire(t.Context()) })
 		for _, b := range []*Breaker{b, open, half} {
 			b.mu.Unlock()
 		}
@@ -221,7 +221,7 @@ func TestOptions(t *testing.T) {
 }
 
 // Apply keeps states, generations, permits and deadlines.
-func TestB34_ApplyKeepsWhatIs(t *testing.T) {
+func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 	const due = 5 * time.Second
 	other := Config{
 		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
@@ -255,7 +255,7 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 				b := g.Get(Key{})
 				tl := newTimeline(t, b)
 				tl.run(tt.before...)
-				events := len(rec.heard())
+				events := len(rec.received())
 				before := b.Snapshot()
 				if err := g.Apply(other); err != nil {
 					t.Fatal(err)
@@ -268,7 +268,7 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 				if diff := cmp.Diff(before, after); diff != "" {
 					t.Errorf("Apply changed more than the policy:\n%s", diff)
 				}
-				if got := len(rec.heard()) - events; got != 0 {
+				if got := len(rec.received()) - events; got != 0 {
 					t.Errorf("Apply made %d events", got)
 				}
 				tl.run(tt.after...)
@@ -354,7 +354,7 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 	})
 }
 
-func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
+func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
 	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Key{Method: "a"}, config(2)}), WithMaxBreakers(3))
 	for _, m := range []string{"a", "b", "c"} {

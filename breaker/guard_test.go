@@ -44,7 +44,7 @@ func endStreak(t *testing.T, p Permit) (undo func()) {
 }
 
 // stayOpen gives the sign of life of a probe.
-func stayOpen(t *testing.T, p Permit) (again bool) {
+func probeSignOfLife(t *testing.T, p Permit) (again bool) {
 	t.Helper()
 	undo, again := p.SignOfLife(t.Context())
 	if undo != nil && p.IsProbe() {
@@ -128,7 +128,7 @@ func TestG05_DoubtOfALongWindow(t *testing.T) {
 }
 
 // fails reports n failures through b, 20 ms apart.
-func fails(t *testing.T, b *Breaker, n int) {
+func failApart(t *testing.T, b *Breaker, n int) {
 	t.Helper()
 	for range n {
 		report(t, b, 1, Failure)
@@ -152,7 +152,7 @@ func TestS13_SignOfLife(t *testing.T) {
 		if endStreak(t, p) != nil {
 			t.Error("without a streak there is something to take back")
 		}
-		fails(t, b, 4)
+		failApart(t, b, 4)
 		before := b.Snapshot()
 		undo := endStreak(t, p)
 		wantStreak(t, "sign", b, 0)
@@ -177,7 +177,7 @@ func TestS13_SignOfLife(t *testing.T) {
 }
 
 // S13: what keeps a sign from being taken back, and what does not.
-func TestS13_TakeBack(t *testing.T) {
+func TestS13_Undo(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		cfg   Config
@@ -187,7 +187,7 @@ func TestS13_TakeBack(t *testing.T) {
 		{"at once", Config{}, nil, 4},
 		{"failures since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
-			fails(t, b, 2)
+			failApart(t, b, 2)
 		}, 6},
 		{"a success since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
@@ -196,7 +196,7 @@ func TestS13_TakeBack(t *testing.T) {
 		{"a success and a failure since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			report(t, b, 1, Success)
-			fails(t, b, 1)
+			failApart(t, b, 1)
 		}, 2},
 		{"a success that takes the lock since then", Config{SlowCall: time.Second}, func(t *testing.T, b *Breaker) {
 			t.Helper()
@@ -213,7 +213,7 @@ func TestS13_TakeBack(t *testing.T) {
 			cfg.ConsecutiveFailures, cfg.FailureRatio = 100, -1
 			b := mustNew(t, cfg)
 			p := acquire(t, b)
-			fails(t, b, 3)
+			failApart(t, b, 3)
 			undo := endStreak(t, p)
 			if undo == nil {
 				t.Fatalf("%s: no streak", tt.name)
@@ -230,11 +230,11 @@ func TestS13_TakeBack(t *testing.T) {
 
 // S13: a streak that goes on begins with its first failure, whatever came after the sign, and its last failure is the
 // last of all: two that end together after it are one.
-func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
+func TestS13_UndoKeepsTheSpan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p := acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo := endStreak(t, p)
 		time.Sleep(59 * time.Second)
 		undo()
@@ -250,10 +250,10 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo = endStreak(t, p)
 		time.Sleep(30 * time.Second)
-		fails(t, b, 1)
+		failApart(t, b, 1)
 		time.Sleep(30 * time.Second)
 		undo()
 		p.Done(t.Context(), Failure)
@@ -263,7 +263,7 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo = endStreak(t, p)
 		undo()
 		p.Done(t.Context(), Failure)
@@ -273,7 +273,7 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 }
 
 // S13: the stay that the stream was admitted in. Neither a sign nor its taking back reaches into another one.
-func TestS13_SignOfAnotherStay(t *testing.T) {
+func TestS13_SignOfAnotherGeneration(t *testing.T) {
 	b := mustNew(t, Config{FailureRatio: -1, FailingFor: -1})
 	p := acquire(t, b)
 	b.Reset(t.Context())
@@ -295,7 +295,7 @@ func TestS13_SignOfAnotherStay(t *testing.T) {
 }
 
 // S14: a probe's stream that stays open closes the breaker, whatever SuccessesToClose is, reported or not, lost or not.
-func TestS14_Sustain(t *testing.T) {
+func TestS14_ProbeSignOfLife(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		before func(t *testing.T, b *Breaker, p Permit)
@@ -317,7 +317,7 @@ func TestS14_Sustain(t *testing.T) {
 			if got := b.State(); got != HalfOpen {
 				t.Fatalf("%s: %v, want half-open", tt.name, got)
 			}
-			if stayOpen(t, p) {
+			if probeSignOfLife(t, p) {
 				t.Errorf("%s: it is to be asked again", tt.name)
 			}
 			events := rec.events
@@ -329,7 +329,7 @@ func TestS14_Sustain(t *testing.T) {
 				t.Errorf("%s: %v after %d recoveries, want closed, 1", tt.name, s.State, s.Recoveries)
 			}
 			n := len(events)
-			if stayOpen(t, p) || len(rec.events) != n {
+			if probeSignOfLife(t, p) || len(rec.events) != n {
 				t.Errorf("%s: it acts a second time", tt.name)
 			}
 		})
@@ -337,10 +337,10 @@ func TestS14_Sustain(t *testing.T) {
 }
 
 // S14: only in the half-open stay of the probe, only for probes, and under ForceClosed later.
-func TestS14_SustainNothing(t *testing.T) {
+func TestS14_ProbeSignOfLifeWithoutEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
-		if p := acquire(t, b); stayOpen(t, p) || b.Snapshot().Generation != 1 {
+		if p := acquire(t, b); probeSignOfLife(t, p) || b.Snapshot().Generation != 1 {
 			t.Error("a call that is no probe changes the stay")
 		}
 		b.Trip(t.Context(), "test")
@@ -349,24 +349,24 @@ func TestS14_SustainNothing(t *testing.T) {
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceClosed, Why: "test", By: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if !stayOpen(t, p) || b.Snapshot().Underlying != HalfOpen {
+		if !probeSignOfLife(t, p) || b.Snapshot().Underlying != HalfOpen {
 			t.Error("under ForceClosed: want nothing, and to be asked again")
 		}
 		b.ClearOverride(t.Context())
 		b.Trip(t.Context(), "test")
-		if stayOpen(t, p) || b.State() != Open {
+		if probeSignOfLife(t, p) || b.State() != Open {
 			t.Error("after its stay: want nothing")
 		}
 		time.Sleep(time.Hour)
 		acquire(t, b)
-		if stayOpen(t, p) || b.State() != HalfOpen {
+		if probeSignOfLife(t, p) || b.State() != HalfOpen {
 			t.Error("in another half-open stay: want nothing")
 		}
 	})
 }
 
 // S14: not for a breaker that was removed.
-func TestS14_SustainAfterRemove(t *testing.T) {
+func TestS14_ProbeSignOfLifeAfterRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
@@ -374,7 +374,7 @@ func TestS14_SustainAfterRemove(t *testing.T) {
 		time.Sleep(time.Hour)
 		p := acquire(t, b)
 		g.Remove(Key{})
-		if stayOpen(t, p) || g.Get(Key{}).State() != Closed {
+		if probeSignOfLife(t, p) || g.Get(Key{}).State() != Closed {
 			t.Error("a probe of a removed breaker acts")
 		}
 	})

@@ -63,7 +63,7 @@ func TestB40_WhatIsIdle(t *testing.T) {
 }
 
 // A call brings an idle breaker back, with its state; a new key frees it.
-func TestB40_ACallOrANewKeyComesFirst(t *testing.T) {
+func TestB40_ACallKeepsAnIdleBreakerAndANewKeyFreesIt(t *testing.T) {
 	for _, newKey := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, Config{OpenFor: 24 * time.Hour}, WithMaxBreakers(100))
@@ -83,7 +83,7 @@ func TestB40_ACallOrANewKeyComesFirst(t *testing.T) {
 				}
 				return
 			}
-			_ = refused(t, b)
+			_ = mustReject(t, b)
 			wantSame(t, "keys after a call", keysOf(g), []string{"/a"})
 			if s := b.Snapshot(); s.Trips.Manual != 1 || s.Rejections.Open != 1 {
 				t.Errorf("it is not as it was: %+v", s)
@@ -145,7 +145,7 @@ func TestB40_TheTimeoutIsAnOption(t *testing.T) {
 }
 
 // Where a bound is reached, the one that has gone longest without a call goes, closed or open.
-func TestB33_ClosedOrOpenTheLongestUnusedGoes(t *testing.T) {
+func TestB33_TheLeastRecentlyUsedIsEvictedClosedOrOpen(t *testing.T) {
 	for _, open := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, steady(), WithMaxBreakers(3))
@@ -181,11 +181,11 @@ func TestB40_Remove(t *testing.T) {
 			t.Errorf("not removed: %d breakers, evicted: %v", g.Len(), b.Evicted())
 		}
 		wantSame(t, "keys", keysOf(g), []string(nil))
-		events := len(rec.heard())
+		events := len(rec.received())
 		p.Done(t.Context(), Failure)
 		probe.Done(t.Context(), Failure)
 		probe.Done(t.Context(), Success)
-		if got := len(rec.heard()); got != events {
+		if got := len(rec.received()); got != events {
 			t.Errorf("%d events after it was removed", got-events)
 		}
 		if _, ok := g.Lookup(key); ok {
@@ -218,10 +218,10 @@ func TestB40_RemoveTheOverflowBreaker(t *testing.T) {
 }
 
 // Calls and Remove beside each other: every permit settles, and nothing is left in flight on the breaker of the key.
-func TestB40_RemoveBesideCallsConcurrentSafe(t *testing.T) {
+func TestB40_RemoveDuringCallsConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{ConsecutiveFailures: 2, OpenFor: ms, MaxOpenFor: ms})
 	key := Key{Method: "a"}
-	together(5, func(i int) {
+	runTogether(5, func(i int) {
 		if i == 0 {
 			for range 200 {
 				g.Remove(key)
@@ -242,5 +242,5 @@ func TestB40_RemoveBesideCallsConcurrentSafe(t *testing.T) {
 			})
 		}
 	})
-	quiet(t, "in the end", g.Get(key))
+	wantSettled(t, "in the end", g.Get(key))
 }

@@ -56,7 +56,7 @@ func oddKeys() []Key {
 	}
 }
 
-func TestKeysAreTakenAsTheyAre(t *testing.T) {
+func TestKeysAreOnlyCompared(t *testing.T) {
 	g := mustGroup(t, Config{})
 	keys := oddKeys()
 	seen := make(map[*Breaker]Key)
@@ -81,7 +81,7 @@ func TestKeysAreTakenAsTheyAre(t *testing.T) {
 }
 
 // Where a part stands counts, or swapped parts would share a chain in the table.
-func TestHashTellsPartsApart(t *testing.T) {
+func TestHashDependsOnThePart(t *testing.T) {
 	hashes := make(map[uint64]Key)
 	for _, k := range oddKeys() {
 		if other, dup := hashes[k.hash()]; dup {

@@ -13,7 +13,7 @@ import (
 
 // A word that calls write must not lie on a cache line with one that all calls read: the core that wrote last takes
 // the line from all others. Apart, closed calls on two cores take three quarters of the time.
-func TestTheClosedPathSharesNoLine(t *testing.T) {
+func TestTheClosedPathSharesNoCacheLine(t *testing.T) {
 	for _, c := range []struct {
 		typ           reflect.Type
 		size          uintptr // one that Go allocates at multiples of itself, and of a cache line
@@ -27,7 +27,7 @@ func TestTheClosedPathSharesNoLine(t *testing.T) {
 		},
 		written: []string{"admitted", "firstWindow.successes"},
 	}, {
-		typ:     reflect.TypeFor[laterWindow](),
+		typ:     reflect.TypeFor[paddedWindow](),
 		size:    192,
 		read:    []string{"window.edge", "window.slot", "window.doubt", "window.streak"},
 		written: []string{"window.successes"},

@@ -70,7 +70,7 @@ func TestB22_AProbeIsALease(t *testing.T) {
 
 // The breaker is never stuck, whatever the callers do: nor does a callee that is well, and takes longer than a lease,
 // keep it half-open. Its success comes late, and yet says that it answers.
-func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
+func TestB22_ALateSuccessOfTheSameGenerationCountsTowardsClosing(t *testing.T) {
 	const due, lease = 5 * time.Second, time.Second
 	slowRule := probing(1, 1)
 	slowRule.SlowCall = 2 * lease
@@ -142,7 +142,7 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 }
 
 // A long poll of half a minute, with the default Config: after an outage it is served again.
-func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
+func TestB22_ABackendSlowerThanALeaseRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
 		tl := newTimeline(t, b)
@@ -172,7 +172,7 @@ func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
 
 // A callee that answers some probes and lets others hang, and fails in the end, collects few all the same: an answer
 // forgives those that hang for its stay, and not for good.
-func TestB22_ProbesThatHangBesideGoodAnswersStayBounded(t *testing.T) {
+func TestB22_HungProbesAmongGoodOnesStayBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{Jitter: -1, MaxProbes: 3})
 		b.Trip(t.Context(), "test")
@@ -200,7 +200,7 @@ func TestB22_ProbesThatHangBesideGoodAnswersStayBounded(t *testing.T) {
 
 // Once a probe has answered, those that hang slow down no others: the second success need not wait as long as the
 // first.
-func TestB22_AGoodAnswerEndsTheSlowingDown(t *testing.T) {
+func TestB22_ASuccessfulProbeEndsTheDelay(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(1, 2))
@@ -262,7 +262,7 @@ func TestB22_ALostProbeIsCountedOnce(t *testing.T) {
 
 // With a backend that hangs, probes outstanding stay few over any number of cycles: some dozens, and in the long run
 // one more each hour (patience, slowest). And yet another one always comes.
-func TestB22_ProbesThatHangStayBounded(t *testing.T) {
+func TestB22_HungProbesStayBounded(t *testing.T) {
 	for _, maxProbes := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(maxProbes, 1))

@@ -29,12 +29,12 @@ type linearHistory struct {
 	permits atomic.Int64 // numbers given to calls
 
 	mu   sync.Mutex
-	pool []heldPermit // handed over; guarded by mu
+	pool []sharedPermit // handed over; guarded by mu
 
 	ops []porcupine.Operation // all of them, at the end
 }
 
-type heldPermit struct {
+type sharedPermit struct {
 	Permit
 	id      int
 	owner   int
@@ -46,7 +46,7 @@ type linearWorker struct {
 	h    *linearHistory
 	id   int
 	rnd  *rand.Rand
-	held []heldPermit
+	own []sharedPermit
 	ops  []porcupine.Operation
 	saw  seen
 }
@@ -89,10 +89,10 @@ var linearThemes = []struct {
 }{
 	{[]Outcome{Success, Failure}, seen{opAcquire: 8, opSettle: 1, opState: 1}},
 	{[]Outcome{Failure, Failure, Failure, Overload, Success}, seen{opAcquire: 2, opSettle: 8}},
-	{[]Outcome{Success, Success, Success, Failure}, seen{opAcquire: 2, opSettle: 8, opRow: 1, opWindow: 1}},
+	{[]Outcome{Success, Success, Success, Failure}, seen{opAcquire: 2, opSettle: 8, opStreak: 1, opWindow: 1}},
 	{[]Outcome{Success}, seen{opAcquire: 2, opSettle: 6, opTrip: 1, opState: 1}},
 	{[]Outcome{Success, Failure, Overload, Ignored}, seen{
-		opAcquire: 8, opSettle: 8, opTrip: 1, opReset: 1, opOverride: 1, opClear: 1, opState: 2, opRow: 1, opWindow: 1,
+		opAcquire: 8, opSettle: 8, opTrip: 1, opReset: 1, opOverride: 1, opClear: 1, opState: 2, opStreak: 1, opWindow: 1,
 	}},
 }
 
@@ -109,7 +109,7 @@ func (h *linearHistory) run(t *testing.T) {
 			}
 		}
 		each := 1 + h.rnd.IntN(3)
-		together(len(h.workers), func(i int) {
+		runTogether(len(h.workers), func(i int) {
 			for range each {
 				w := h.workers[i]
 				if w.rnd.IntN(16) == 0 {
@@ -118,15 +118,15 @@ func (h *linearHistory) run(t *testing.T) {
 				w.step(t, kinds[w.rnd.IntN(len(kinds))], theme.outcomes)
 			}
 		})
-		s := coordinator.look(t, opRest)
+		s := coordinator.snapshot(t, opRest)
 		advances := []time.Duration{
 			0, s.RetryAfter, s.RetryAfter, s.RetryAfter - 1, h.cfg.ProbeTimeout, h.cfg.ProbeTimeout - 1, time.Second, 20 * time.Second,
 		}
 		if d := advances[h.rnd.IntN(len(advances))]; d > 0 {
-			coordinator.do(linearOp{kind: opAdvance, d: d}, func(*linearSaw) { time.Sleep(d) })
+			coordinator.do(linearOp{kind: opAdvance, d: d}, func(*linearResult) { time.Sleep(d) })
 		}
 	}
-	coordinator.look(t, opRest)
+	coordinator.snapshot(t, opRest)
 	for _, w := range append(h.workers, coordinator) {
 		h.ops = append(h.ops, w.ops...)
 		w.ops = nil
@@ -134,8 +134,8 @@ func (h *linearHistory) run(t *testing.T) {
 }
 
 // do takes the stamps of one operation.
-func (w *linearWorker) do(op linearOp, f func(*linearSaw)) {
-	var saw linearSaw
+func (w *linearWorker) do(op linearOp, f func(*linearResult)) {
+	var saw linearResult
 	call := w.h.stamps.Add(1)
 	f(&saw)
 	w.ops = append(w.ops, porcupine.Operation{ClientId: w.id, Input: op, Call: call, Output: saw, Return: w.h.stamps.Add(1)})
@@ -152,32 +152,32 @@ func (w *linearWorker) step(t *testing.T, kind string, outcomes []Outcome) {
 			w.acquire(ctx)
 		}
 	case opTrip:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.Trip(ctx, "test") })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.Trip(ctx, "test") })
 	case opReset:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.Reset(ctx) })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.Reset(ctx) })
 	case opOverride:
 		op := linearOp{kind: kind, mode: ForceOpen + Mode(w.rnd.IntN(3)), d: time.Duration(w.rnd.IntN(2)) * time.Second}
-		w.do(op, func(*linearSaw) {
+		w.do(op, func(*linearResult) {
 			if err := b.SetOverride(ctx, Override{Mode: op.mode, TTL: op.d, Why: "test", By: "test"}); err != nil {
 				t.Error(err)
 			}
 		})
 	case opClear:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.ClearOverride(ctx) })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.ClearOverride(ctx) })
 	case opState:
-		w.do(linearOp{kind: kind}, func(saw *linearSaw) { saw.state = b.State() })
-	case opRow, opWindow:
-		w.look(t, kind)
+		w.do(linearOp{kind: kind}, func(saw *linearResult) { saw.state = b.State() })
+	case opStreak, opWindow:
+		w.snapshot(t, kind)
 	}
 }
 
-func (w *linearWorker) look(t *testing.T, kind string) (s Snapshot) {
+func (w *linearWorker) snapshot(t *testing.T, kind string) (s Snapshot) {
 	t.Helper()
-	w.do(linearOp{kind: kind}, func(saw *linearSaw) {
+	w.do(linearOp{kind: kind}, func(saw *linearResult) {
 		s = w.h.b.Snapshot()
 		saw.snap = &s
 	})
-	balance(t, kind, s)
+	wantBalance(t, kind, s)
 	return s
 }
 
@@ -186,7 +186,7 @@ func (w *linearWorker) acquire(ctx context.Context) {
 	id := int(h.permits.Add(1) - 1)
 	var p Permit
 	var err error
-	w.do(linearOp{kind: opAcquire, permit: id}, func(saw *linearSaw) {
+	w.do(linearOp{kind: opAcquire, permit: id}, func(saw *linearResult) {
 		p, err = h.b.Acquire(ctx)
 		if e, ok := errors.AsType[*RejectedError](err); ok {
 			saw.reason, saw.state = e.Reason, e.State
@@ -198,14 +198,14 @@ func (w *linearWorker) acquire(ctx context.Context) {
 		saw.probe, saw.gen = p.IsProbe(), p.ph.gen
 	})
 	if err == nil {
-		w.keep(heldPermit{Permit: p, id: id, owner: w.id})
+		w.keep(sharedPermit{Permit: p, id: id, owner: w.id})
 	}
 }
 
 // keep holds a permit, or hands it over.
-func (w *linearWorker) keep(p heldPermit) {
+func (w *linearWorker) keep(p sharedPermit) {
 	if w.rnd.IntN(2) == 0 {
-		w.held = append(w.held, p)
+		w.own = append(w.own, p)
 		return
 	}
 	w.h.mu.Lock()
@@ -214,9 +214,9 @@ func (w *linearWorker) keep(p heldPermit) {
 }
 
 // take finds a permit to report: one of its own or, if the die says so or it has none, one that was handed over.
-func (w *linearWorker) take() (p heldPermit, ok bool) {
-	from := &w.held
-	if len(w.held) == 0 || w.rnd.IntN(2) == 0 {
+func (w *linearWorker) take() (p sharedPermit, ok bool) {
+	from := &w.own
+	if len(w.own) == 0 || w.rnd.IntN(2) == 0 {
 		w.h.mu.Lock()
 		defer w.h.mu.Unlock()
 		from = &w.h.pool
@@ -244,7 +244,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	if w.rnd.IntN(8) == 0 {
 		r.RetryAfter = 12 * time.Second
 	}
-	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearSaw) {
+	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearResult) {
 		p.Report(ctx, r)
 		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitStriped
 	})

@@ -35,17 +35,17 @@ const (
 	opSettle   = "settle"   // in one step: a probe, or an outcome that nothing follows from
 	opJudge    = "judge"    // a success, first step
 	opCount    = "count"    // second
-	opEndRow   = "end row"  // third
-	opNote     = "note"     // what may open, first step
+	opEndStreak   = "end row"  // third
+	opRecord     = "note"     // what may open, first step
 	opEvaluate = "evaluate" // second
 	opOpen     = "open"     // third
-	opAnswer   = "answer"   // fourth, with a rule of one's own
+	opCustom   = "answer"   // fourth, with a rule of one's own
 	opTrip     = "trip"
 	opReset    = "reset"
 	opOverride = "override"
 	opClear    = "clear override"
 	opState    = "state"
-	opRow      = "snapshot, with the row"
+	opStreak      = "snapshot, with the row"
 	opWindow   = "snapshot, with the successes"
 	opRest     = "snapshot at rest"
 	opAdvance  = "advance"
@@ -61,7 +61,7 @@ type linearOp struct {
 	alone  bool          // nothing ran at the same time that could tell the first three steps apart
 }
 
-type linearSaw struct {
+type linearResult struct {
 	reason Reason // of a rejection
 	until  time.Duration
 	probe  bool
@@ -77,9 +77,9 @@ type linearState struct {
 	now     time.Duration
 	probes  int // let out, in the order of the model
 	permits []linearPermit
-	noted   int    // the permit whose report has been noted and holds the lock; below 0: none
+	recording   int    // the permit whose report has been noted and holds the lock; below 0: none
 	fires   Rule   // what it met
-	met     Counts // the counts that it met it with
+	firedCounts     Counts // the counts that it met it with
 	next    int    // the permit of the next step; below 0: any
 }
 
@@ -93,7 +93,7 @@ type linearPermit struct {
 }
 
 // stepOf is how many steps of the same report come before this one.
-var stepOf = map[string]int{opJudge: 0, opCount: 1, opEndRow: 2, opNote: 0, opEvaluate: 1, opOpen: 2, opAnswer: 3}
+var stepOf = map[string]int{opJudge: 0, opCount: 1, opEndStreak: 2, opRecord: 0, opEvaluate: 1, opOpen: 2, opCustom: 3}
 
 func (s *linearState) clone() *linearState {
 	c := *s
@@ -108,7 +108,7 @@ func (s *linearState) hash() uint64 {
 	const prime = 1099511628211
 	h := uint64(14695981039346656037)
 	for _, v := range []uint64{
-		s.gen, s.streak, uint64(s.noted), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)), uint64(s.probes),
+		s.gen, s.streak, uint64(s.recording), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)), uint64(s.probes),
 		uint64(s.successes), s.credit, s.sum.Admitted, s.sum.Successes, s.sum.Failures, s.sum.Late, s.sum.Probes.Success, uint64(s.override),
 	} {
 		h = (h ^ v) * prime
@@ -146,32 +146,32 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Event, born time.Time) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any {
-			s := &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), noted: -1, next: -1}
+			s := &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), recording: -1, next: -1}
 			s.custom = custom != nil
 			return s
 		},
 		Step: func(state, input, output any) (bool, any) {
-			old, op, saw := state.(*linearState), input.(linearOp), output.(linearSaw)
-			if !old.admits(op) {
+			old, op, saw := state.(*linearState), input.(linearOp), output.(linearResult)
+			if !old.mayStep(op) {
 				return false, nil
 			}
 			s := old.clone()
-			if !s.do(op, saw, custom) || !s.told(old, op, events, born) {
+			if !s.do(op, saw, custom) || !s.eventMatches(old, op, events, born) {
 				return false, nil
 			}
-			s.settleDown(op, custom)
+			s.reduceChoices(op, custom)
 			return true, s
 		},
 		Equal: reflect.DeepEqual,
 		Hash:  func(state any) uint64 { return state.(*linearState).hash() },
 		DescribeOperation: func(input, output any) string {
-			return describeLinear(input.(linearOp), output.(linearSaw))
+			return describeLinear(input.(linearOp), output.(linearResult))
 		},
 	}
 }
 
 // admits says whether op may come now: it may have to wait for its turn or for the lock.
-func (s *linearState) admits(op linearOp) bool {
+func (s *linearState) mayStep(op linearOp) bool {
 	n, step := stepOf[op.kind]
 	if step && s.permits[op.permit].steps != n {
 		return false
@@ -179,13 +179,13 @@ func (s *linearState) admits(op linearOp) bool {
 	if s.next >= 0 {
 		return step && op.permit == s.next
 	}
-	if s.noted < 0 {
+	if s.recording < 0 {
 		return true
 	}
 	switch op.kind {
 	case opEvaluate, opOpen:
-		return op.permit == s.noted
-	case opJudge, opCount, opEndRow, opState:
+		return op.permit == s.recording
+	case opJudge, opCount, opEndStreak, opState:
 		return true
 	case opAcquire:
 		return s.override == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
@@ -195,16 +195,16 @@ func (s *linearState) admits(op linearOp) bool {
 
 // settleDown leaves the checker no choice where there is none, which saves it most of its work: steps that nobody
 // could tell apart, or that change nothing, follow at once, and results of one instant stand in one order.
-func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
+func (s *linearState) reduceChoices(op linearOp, custom func(Counts) bool) {
 	s.next = -1
 	p := s.permits[op.permit]
 	last := 3
 	var idle bool
 	switch op.kind {
-	case opJudge, opCount, opEndRow:
+	case opJudge, opCount, opEndStreak:
 		idle = p.gen != s.gen
-	case opNote, opEvaluate, opOpen:
-		idle = s.fires == 0 && (s.noted < 0 || op.kind == opEvaluate) && p.check == nil
+	case opRecord, opEvaluate, opOpen:
+		idle = s.fires == 0 && (s.recording < 0 || op.kind == opEvaluate) && p.check == nil
 		if custom != nil {
 			last = 4
 		}
@@ -223,11 +223,11 @@ func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
 }
 
 // do takes one step, and says whether what was seen is what the model does.
-func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) bool {
+func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool) bool {
 	switch op.kind { // what takes the lock ends what time has ended; reads do not
 	case opState:
 		return saw.state == s.snapshot(s.now).State
-	case opRow, opWindow, opRest:
+	case opStreak, opWindow, opRest:
 		return s.matches(op.kind, *saw.snap)
 	case opAdvance:
 		s.now += op.d
@@ -242,11 +242,11 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		return s.doAcquire(op, saw)
 	case opSettle:
 		s.settle(s.ticket(op), op.report, s.now)
-	case opJudge, opCount, opEndRow:
+	case opJudge, opCount, opEndStreak:
 		s.succeed(op)
-	case opNote:
+	case opRecord:
 		if _, ask := s.record(s.ticket(op), op.report, s.now); ask {
-			s.noted = op.permit
+			s.recording = op.permit
 		}
 	case opEvaluate:
 		s.evaluate(op, custom)
@@ -254,8 +254,8 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		if s.fires != 0 {
 			s.open(s.fires, op.report.RetryAfter, s.now)
 		}
-		s.noted, s.fires, s.met = -1, 0, Counts{}
-	case opAnswer:
+		s.recording, s.fires, s.firedCounts = -1, 0, Counts{}
+	case opCustom:
 		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.override != ForceClosed {
 			s.open(RuleCustom, op.report.RetryAfter, s.now)
 		}
@@ -274,7 +274,7 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 	return true
 }
 
-func (s *linearState) doAcquire(op linearOp, saw linearSaw) bool {
+func (s *linearState) doAcquire(op linearOp, saw linearResult) bool {
 	tk, reason := s.acquire(s.probes, s.now)
 	if reason != saw.reason {
 		return false
@@ -322,12 +322,12 @@ func (s *linearState) succeed(op linearOp) {
 }
 
 func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
-	if s.noted != op.permit {
+	if s.recording != op.permit {
 		return
 	}
-	s.fires, s.met = s.rule(op.report.Outcome, s.now), s.counts(s.now)
-	if s.fires == 0 && custom != nil && custom(s.met) {
-		s.permits[op.permit].check = &customCheck{gen: s.gen, counts: s.met}
+	s.fires, s.firedCounts = s.rule(op.report.Outcome, s.now), s.counts(s.now)
+	if s.fires == 0 && custom != nil && custom(s.firedCounts) {
+		s.permits[op.permit].check = &customCheck{gen: s.gen, counts: s.firedCounts}
 	}
 }
 
@@ -341,7 +341,7 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	if kind == opRest {
 		return got == want
 	}
-	if kind == opRow {
+	if kind == opStreak {
 		want.Window.Successes = got.Window.Successes
 	} else {
 		want.Window.ConsecutiveFailures = got.Window.ConsecutiveFailures
@@ -353,7 +353,7 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 
 // told says whether the listener was told of the transition from old to s, if there was one: the event of that
 // generation must be of it. So every transition has one event, and every event one transition.
-func (s *linearState) told(old *linearState, op linearOp, events []Event, born time.Time) bool {
+func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event, born time.Time) bool {
 	if s.gen == old.gen {
 		return true
 	}
@@ -370,8 +370,8 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		if old.state == Closed {
 			switch op.kind {
 			case opOpen:
-				want.Counts = old.met
-			case opAnswer:
+				want.Counts = old.firedCounts
+			case opCustom:
 				want.Counts = old.permits[op.permit].check.counts
 			default:
 				want.Counts = old.counts(s.now)

@@ -17,7 +17,7 @@ import (
 const (
 	linearHistories = 600     // at least; it goes on until it has come by everything in linearMustSee
 	linearDecided   = 90      // percent of them, at least
-	linearPatience  = 100_000 // steps of the model, for one history
+	linearMaxSteps  = 100_000 // steps of the model, for one history
 )
 
 var linearSeed = flag.Uint64("linear.seed", 0, "check histories of this program only, in TestLinearizable")
@@ -68,17 +68,17 @@ func (h *linearHistory) steps() (steps []porcupine.Operation) {
 		op, kinds := o.Input.(linearOp), []string{o.Input.(linearOp).kind}
 		switch {
 		case h.mayOpen(o):
-			op.alone = !h.beside(o, h.quick)
-			kinds = []string{opNote, opEvaluate, opOpen}
+			op.alone = !h.concurrentWith(o, h.lockFree)
+			kinds = []string{opRecord, opEvaluate, opOpen}
 			if h.custom != nil {
-				kinds = append(kinds, opAnswer)
+				kinds = append(kinds, opCustom)
 			}
-		case h.quick(o):
-			op.alone = !h.beside(o, func(o porcupine.Operation) bool {
+		case h.lockFree(o):
+			op.alone = !h.concurrentWith(o, func(o porcupine.Operation) bool {
 				kind := o.Input.(linearOp).kind
-				return h.mayOpen(o) || kind == opRow || kind == opWindow
+				return h.mayOpen(o) || kind == opStreak || kind == opWindow
 			})
-			kinds = []string{opJudge, opCount, opEndRow}
+			kinds = []string{opJudge, opCount, opEndStreak}
 		}
 		o.Call, o.Return = 8*o.Call, 8*o.Return
 		for _, op.kind = range kinds {
@@ -93,7 +93,7 @@ func (h *linearHistory) steps() (steps []porcupine.Operation) {
 // mayOpen says whether the rules may be evaluated for o, quick whether it is a success that takes no lock.
 func (h *linearHistory) mayOpen(o porcupine.Operation) bool {
 	op := o.Input.(linearOp)
-	if op.kind != opSettle || o.Output.(linearSaw).probe {
+	if op.kind != opSettle || o.Output.(linearResult).probe {
 		return false
 	}
 	switch op.report.Outcome {
@@ -106,15 +106,15 @@ func (h *linearHistory) mayOpen(o porcupine.Operation) bool {
 	return true
 }
 
-func (h *linearHistory) quick(o porcupine.Operation) bool {
-	op, saw := o.Input.(linearOp), o.Output.(linearSaw)
+func (h *linearHistory) lockFree(o porcupine.Operation) bool {
+	op, saw := o.Input.(linearOp), o.Output.(linearResult)
 	return op.kind == opSettle && !saw.probe && !saw.locks && op.report.Outcome == Success && !h.slow(op.report)
 }
 
 func (h *linearHistory) slow(r Report) bool { return h.cfg.SlowCall > 0 && r.Latency > h.cfg.SlowCall }
 
 // beside says whether an operation of that kind ran at the same time as o.
-func (h *linearHistory) beside(o porcupine.Operation, kind func(porcupine.Operation) bool) bool {
+func (h *linearHistory) concurrentWith(o porcupine.Operation, kind func(porcupine.Operation) bool) bool {
 	return slices.ContainsFunc(h.ops, func(other porcupine.Operation) bool {
 		return other.Call < o.Return && o.Call < other.Return && other.Call != o.Call && kind(other)
 	})
@@ -124,7 +124,7 @@ func (h *linearHistory) beside(o porcupine.Operation, kind func(porcupine.Operat
 // then it gives up and says that it has not decided.
 func (h *linearHistory) check(t *testing.T) (decided bool) {
 	t.Helper()
-	m, patience := h.model(), linearPatience
+	m, patience := h.model(), linearMaxSteps
 	step := m.Step
 	m.Step = func(state, input, output any) (bool, any) {
 		if patience--; patience < 0 {
@@ -143,7 +143,7 @@ func (h *linearHistory) check(t *testing.T) (decided bool) {
 }
 
 func (h *linearHistory) model() porcupine.Model {
-	return linearModel(h.cfg, h.custom, int(h.permits.Load()), h.rec.heard(), h.born)
+	return linearModel(h.cfg, h.custom, int(h.permits.Load()), h.rec.received(), h.born)
 }
 
 // describe is all there is to know of a history that is not linearizable.
@@ -152,9 +152,9 @@ func (h *linearHistory) describe() string {
 	fmt.Fprintf(&text, "%d goroutines, custom rule %v, %+v\n", len(h.workers), h.custom != nil, h.cfg.WithDefaults())
 	slices.SortFunc(h.ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	for _, o := range h.ops {
-		fmt.Fprintf(&text, "%4d-%-4d goroutine %d: %s\n", o.Call, o.Return, o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearSaw)))
+		fmt.Fprintf(&text, "%4d-%-4d goroutine %d: %s\n", o.Call, o.Return, o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearResult)))
 	}
-	for _, e := range h.rec.heard() {
+	for _, e := range h.rec.received() {
 		fmt.Fprintf(&text, "event at %v: %+v\n", e.At.Sub(h.born), e)
 	}
 
@@ -171,7 +171,7 @@ func (h *linearHistory) describe() string {
 	for i, o := range longest {
 		_, state = m.Step(state, o.Input, o.Output)
 		if i >= len(longest)-12 {
-			fmt.Fprintf(&text, "goroutine %d: %s\n", o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearSaw)))
+			fmt.Fprintf(&text, "goroutine %d: %s\n", o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearResult)))
 		}
 	}
 	s := state.(*linearState)
@@ -188,7 +188,7 @@ func (h *linearHistory) count(saw seen) {
 	}
 	var last Snapshot
 	for i, o := range h.ops {
-		op, out := o.Input.(linearOp), o.Output.(linearSaw)
+		op, out := o.Input.(linearOp), o.Output.(linearResult)
 		switch op.kind {
 		case opState:
 			saw["state "+out.state.String()]++
@@ -214,7 +214,7 @@ func (h *linearHistory) count(saw seen) {
 			saw["a success beside a failure"]++
 		}
 	}
-	for _, e := range h.rec.heard() {
+	for _, e := range h.rec.received() {
 		switch {
 		case e.To == Open:
 			saw["opened by "+e.Rule.String()]++
@@ -236,7 +236,7 @@ func (h *linearHistory) count(saw seen) {
 	}
 }
 
-func describeLinear(op linearOp, saw linearSaw) string {
+func describeLinear(op linearOp, saw linearResult) string {
 	switch op.kind {
 	case opAcquire:
 		switch {
@@ -254,7 +254,7 @@ func describeLinear(op linearOp, saw linearSaw) string {
 		return fmt.Sprintf("%s %v", op.kind, op.d)
 	case opState:
 		return fmt.Sprintf("%s: %v", op.kind, saw.state)
-	case opRow, opWindow, opRest:
+	case opStreak, opWindow, opRest:
 		return fmt.Sprintf("%s: %+v", op.kind, *saw.snap)
 	case opTrip, opReset, opClear:
 		return op.kind

@@ -37,7 +37,7 @@ func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 		busy[e.Key] = false
 		mu.Unlock()
 	}))
-	shorten(g.policies)
+	shortenOpenPeriods(g.policies)
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
@@ -92,10 +92,10 @@ func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 	}
 	wg.Wait()
 	stop()
-	if got := len(shared.heard()); got != 200 {
+	if got := len(shared.received()); got != 200 {
 		t.Errorf("heard %d events, want 200", got)
 	}
-	for i, e := range shared.heard() {
+	for i, e := range shared.received() {
 		if e.Seq != uint64(i+1) {
 			t.Fatalf("event %d has Seq %d", i+1, e.Seq)
 		}

@@ -11,14 +11,14 @@ import (
 )
 
 // flap makes three events.
-func flap(t *testing.T, b *Breaker) {
+func tripResetTrip(t *testing.T, b *Breaker) {
 	t.Helper()
 	b.Trip(t.Context(), "test")
 	b.Reset(t.Context())
 	b.Trip(t.Context(), "test")
 }
 
-var flapped = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
+var tripResetTripEvents = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
 
 // A panicking or exiting listener changes nothing else: the others hear all, it hears all that follows, and nothing
 // twice.
@@ -32,12 +32,12 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 		for _, change := range []func(){
 			func() { b.Trip(t.Context(), "test") }, func() { b.Reset(t.Context()) }, func() { b.Trip(t.Context(), "test") },
 		} {
-			if got, _ := leave(change); got != nil {
+			if got, _ := runToEnd(change); got != nil {
 				t.Errorf("%s: the listener's panic came through: %v", name, got)
 			}
 		}
 		for who, rec := range map[string]*recorder{"the one before": &before, "itself": &bad, "the one after": &after} {
-			wantSame(t, name+", "+who, rec.brief(), flapped)
+			wantSame(t, name+", "+who, rec.brief(), tripResetTripEvents)
 		}
 		if s := b.Snapshot(); s.State != Open || s.Generation != 4 {
 			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
@@ -67,14 +67,14 @@ func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard first", first.brief(), flapped)
-		wantSame(t, "heard last", last.brief(), flapped)
+		wantSame(t, "heard first", first.brief(), tripResetTripEvents)
+		wantSame(t, "heard last", last.brief(), tripResetTripEvents)
 	})
 }
 
 // The exiting listener takes the goroutine of the call along that was let through as a probe. Its permit never reaches
 // anybody, so its slot must be given back.
-func TestB30_AnExitingListenerCostsNoProbe(t *testing.T) {
+func TestB30_AnExitingListenerFreesTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady(), WithListener(func(_ context.Context, e Event) {
 			if e.To == HalfOpen {
@@ -83,7 +83,7 @@ func TestB30_AnExitingListenerCostsNoProbe(t *testing.T) {
 		}))
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
-		_, exited := leave(func() { _, _ = b.Acquire(t.Context()) })
+		_, exited := runToEnd(func() { _, _ = b.Acquire(t.Context()) })
 		if !exited {
 			t.Fatal("Acquire came back, although its listener exited")
 		}
@@ -136,7 +136,7 @@ func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
 }
 
 // An event carries the context of the call that caused it, also where the goroutine of another call delivers it.
-func TestB31_TheContextIsTheCausingCallsOwn(t *testing.T) {
+func TestB31_TheContextIsOfTheCausingCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		hold := make(chan struct{})
@@ -160,7 +160,7 @@ func TestB31_TheContextIsTheCausingCallsOwn(t *testing.T) {
 }
 
 // nosy calls every method there is.
-type nosy struct {
+type callsEverything struct {
 	t *testing.T
 	recorder
 	g     *Group
@@ -168,7 +168,7 @@ type nosy struct {
 	depth int
 }
 
-func (n *nosy) Transition(ctx context.Context, e Event) {
+func (n *callsEverything) Transition(ctx context.Context, e Event) {
 	n.recorder.Transition(ctx, e)
 	n.depth++
 	defer func() { n.depth-- }()
@@ -207,17 +207,17 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 
 func TestB30_AListenerMayCallAnything(t *testing.T) {
 	g := mustGroup(t, Config{})
-	n := &nosy{t: t, g: g}
+	n := &callsEverything{t: t, g: g}
 	stop := g.Listen(n.Transition)
 	b := g.Get(Key{Method: "m"})
 	b.Trip(t.Context(), "test")
-	wantSame(t, "events", n.brief(), flapped)
+	wantSame(t, "events", n.brief(), tripResetTripEvents)
 	if n.locks != 0 {
 		t.Errorf("%d locks were held while it listened", n.locks)
 	}
 	stop()
 	b.Reset(t.Context())
-	wantSame(t, "events after stop", n.brief(), flapped)
+	wantSame(t, "events after stop", n.brief(), tripResetTripEvents)
 }
 
 // Each registration is one of its own, and its stop ends that one and no other.
@@ -228,7 +228,7 @@ func TestB30_ListenAndStop(t *testing.T) {
 	trip := func() { b.Trip(t.Context(), "test") }
 	want := func(ones, twos int) {
 		t.Helper()
-		if a, b := len(one.heard()), len(two.heard()); a != ones || b != twos {
+		if a, b := len(one.received()), len(two.received()); a != ones || b != twos {
 			t.Errorf("heard %d and %d, want %d and %d", a, b, ones, twos)
 		}
 	}
@@ -263,7 +263,7 @@ func TestB30_ListenAndStop(t *testing.T) {
 	}
 }
 
-func TestListen_Nil(t *testing.T) {
+func TestListenNil(t *testing.T) {
 	defer func() {
 		if got, want := recover(), "breaker: Group.Listen: the function is nil"; got != want {
 			t.Errorf("the panic is %v, want %s", got, want)
@@ -273,7 +273,7 @@ func TestListen_Nil(t *testing.T) {
 }
 
 // A listener that stops itself, or takes on another, while it is told.
-func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
+func TestB30_AListenerChangesTheListeners(t *testing.T) {
 	g := mustGroup(t, Config{})
 	var late recorder
 	var stop func()
@@ -285,15 +285,15 @@ func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
 	}
 	stop = g.Listen(l)
 	b := g.Get(Key{})
-	flap(t, b)
+	tripResetTrip(t, b)
 	if calls != 1 {
 		t.Errorf("it was told %d times, want once", calls)
 	}
-	wantSame(t, "the one it took on", late.brief(), flapped[1:])
+	wantSame(t, "the one it took on", late.brief(), tripResetTripEvents[1:])
 }
 
 // Those of WithListener and of Listen, in the order of registration, for every breaker of the group.
-func TestB30_AllListenersHearAllBreakers(t *testing.T) {
+func TestB30_AllListenersReceiveAllEvents(t *testing.T) {
 	var order []string
 	say := func(who string) func(context.Context, Event) {
 		return func(_ context.Context, e Event) { order = append(order, who+" "+e.Key.Method) }
@@ -307,7 +307,7 @@ func TestB30_AllListenersHearAllBreakers(t *testing.T) {
 }
 
 // Events that wait when the last listener goes are dropped; the next listener hears what comes after it.
-func TestB30_NobodyIsLeftToTell(t *testing.T) {
+func TestB30_NoListenerIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		hold := make(chan struct{})
@@ -323,10 +323,10 @@ func TestB30_NobodyIsLeftToTell(t *testing.T) {
 		stop()
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard by the one that went", rec.brief(), flapped[:1])
+		wantSame(t, "heard by the one that went", rec.brief(), tripResetTripEvents[:1])
 		var next recorder
 		g.Listen(next.Transition)
 		b.Trip(t.Context(), "test")
-		wantSame(t, "heard by the next", next.brief(), flapped[2:])
+		wantSame(t, "heard by the next", next.brief(), tripResetTripEvents[2:])
 	})
 }

@@ -128,7 +128,7 @@ type run struct {
 	done   []ticket // probes that have reported
 	nextID int
 	events []Event
-	heard  int
+	checked  int
 }
 
 func runModel(t *rapid.T, saw seen) {
@@ -155,9 +155,9 @@ func runModel(t *rapid.T, saw seen) {
 		"lose":     r.lose,
 		"sign":     r.sign,
 		"sign2":    r.sign,
-		"sustain":  r.sustain,
+		"sustain":  r.probeSign,
 		"widen":    func(*rapid.T) { r.b.enableStripes(2) }, // how it counts is nothing that the model knows of
-		"again":    r.again,
+		"again":    r.reportAgain,
 		"advance":  r.advance,
 		"deadline": r.toDeadline,
 		"trip":     func(*rapid.T) { r.b.Trip(context.Background(), "trip"); r.m.tripNow(r.now()) },
@@ -172,8 +172,8 @@ func runModel(t *rapid.T, saw seen) {
 		"calls":  r.calls,
 		"calls2": r.calls,
 		"hang":   r.hang,
-		"late":   r.answerLate,
-		"story":  r.story,
+		"late":   r.succeedLate,
+		"story":  r.outage,
 		"":       r.check,
 	}
 	t.Repeat(ops)
@@ -181,9 +181,9 @@ func runModel(t *rapid.T, saw seen) {
 
 func (r *run) now() time.Duration { return time.Since(r.born) }
 
-func (r *run) acquire(*rapid.T) { r.take() }
+func (r *run) acquire(*rapid.T) { r.acquireOne() }
 
-func (r *run) take() bool {
+func (r *run) acquireOne() bool {
 	before := r.m.state
 	p, err := r.b.Acquire(context.Background())
 	rejected, _ := errors.AsType[*RejectedError](err)
@@ -239,7 +239,7 @@ func (r *run) reportAll(i int, rep Report) {
 	rep.Cause = fmt.Sprint(o, " ", r.now())
 	tk.permit.Report(context.Background(), rep)
 	late := r.m.settle(tk, rep, r.now())
-	r.noteRules(tk, rep, &before)
+	r.countRules(tk, rep, &before)
 	if late {
 		r.saw["late in "+r.m.state.String()]++
 		switch {
@@ -272,7 +272,7 @@ func (r *run) reportAll(i int, rep Report) {
 }
 
 // noteRules counts what the report of tk showed of the rules on streaks, bursts and back-off.
-func (r *run) noteRules(tk ticket, rep Report, before *model) {
+func (r *run) countRules(tk ticket, rep Report, before *model) {
 	m, now := r.m, r.now()
 	count := func(what string, happened bool) {
 		if happened {
@@ -322,7 +322,7 @@ func (r *run) calls(t *rapid.T) {
 	o := drawOutcome(t)
 	slow := rapid.Bool().Draw(t, "slow")
 	for range rapid.IntRange(1, 12).Draw(t, "calls") {
-		if r.take() {
+		if r.acquireOne() {
 			if slow {
 				time.Sleep(r.m.cfg.SlowCall + 1)
 			}
@@ -333,7 +333,7 @@ func (r *run) calls(t *rapid.T) {
 
 func (r *run) burst(t *rapid.T) {
 	for range rapid.IntRange(1, 12).Draw(t, "calls") {
-		r.take()
+		r.acquireOne()
 	}
 }
 
@@ -343,18 +343,18 @@ func (r *run) hang(t *rapid.T) {
 		t.Skip("only while there are probes")
 	}
 	for range 12 * r.m.cfg.MaxProbes {
-		r.take()
+		r.acquireOne()
 		time.Sleep(r.m.cfg.ProbeTimeout)
 	}
 }
 
 // answerLate has a probe succeed after its lease.
-func (r *run) answerLate(t *rapid.T) {
+func (r *run) succeedLate(t *rapid.T) {
 	if r.m.state == Closed {
 		t.Skip("only while there are probes")
 	}
 	r.toDeadline(t)
-	if r.take() {
+	if r.acquireOne() {
 		time.Sleep(r.m.cfg.ProbeTimeout + time.Duration(rapid.IntRange(0, 1).Draw(t, "after")))
 		r.report(len(r.out)-1, Success, 0)
 	}
@@ -362,10 +362,10 @@ func (r *run) answerLate(t *rapid.T) {
 
 // story is what operations drawn one by one seldom come to: an outage with some failed recoveries, a recovery, some
 // time, and another outage.
-func (r *run) story(t *rapid.T) {
+func (r *run) outage(t *rapid.T) {
 	fail := func() {
 		for range 12 {
-			if r.take() {
+			if r.acquireOne() {
 				r.report(len(r.out)-1, Failure, 0)
 			}
 			if r.m.cfg.FailingFor > 0 {
@@ -382,7 +382,7 @@ func (r *run) story(t *rapid.T) {
 	r.toDeadline(t)
 	time.Sleep(time.Nanosecond)
 	for range r.m.cfg.SuccessesToClose {
-		if r.take() {
+		if r.acquireOne() {
 			r.report(len(r.out)-1, Success, 0)
 		}
 	}
@@ -422,7 +422,7 @@ func (r *run) sign(t *rapid.T) {
 }
 
 // sustain has the stream of a probe, which may have reported, stay open for long.
-func (r *run) sustain(t *rapid.T) {
+func (r *run) probeSign(t *rapid.T) {
 	all := slices.DeleteFunc(slices.Concat(r.out, r.done), func(tk ticket) bool { return !tk.probe })
 	if len(all) == 0 {
 		t.Skip("there are no probes")
@@ -430,7 +430,7 @@ func (r *run) sustain(t *rapid.T) {
 	tk := all[rapid.IntRange(0, len(all)-1).Draw(t, "ticket")]
 	gen := r.m.gen
 	undo, got := tk.permit.SignOfLife(context.Background())
-	if want := r.m.sustain(tk, r.now()); got != want || undo != nil {
+	if want := r.m.probeSignOfLife(tk, r.now()); got != want || undo != nil {
 		t.Fatalf("the sign of life of a probe returned %v, %v, want %v", undo != nil, got, want)
 	}
 	want := got
@@ -443,7 +443,7 @@ func (r *run) sustain(t *rapid.T) {
 }
 
 // again reports a probe a second time.
-func (r *run) again(t *rapid.T) {
+func (r *run) reportAgain(t *rapid.T) {
 	if len(r.done) == 0 {
 		t.Skip("no probe has reported")
 	}
@@ -536,16 +536,16 @@ func (r *run) check(t *rapid.T) {
 	if s := r.b.State(); s != want.State {
 		t.Fatalf("State is %v, want %v", s, want.State)
 	}
-	for i, e := range r.events[r.heard:] {
+	for i, e := range r.events[r.checked:] {
 		r.saw[fmt.Sprintf("%v -> %v by %v", e.From, e.To, e.Rule)]++
-		if want := uint64(r.heard + i + 1); e.Seq != want {
+		if want := uint64(r.checked + i + 1); e.Seq != want {
 			t.Fatalf("event %+v: Seq is %d, want %d", e, e.Seq, want)
 		}
-		if r.heard+i > 0 && e.From != r.events[r.heard+i-1].To {
-			t.Fatalf("event %+v comes after one to %v", e, r.events[r.heard+i-1].To)
+		if r.checked+i > 0 && e.From != r.events[r.checked+i-1].To {
+			t.Fatalf("event %+v comes after one to %v", e, r.events[r.checked+i-1].To)
 		}
 	}
-	r.heard = len(r.events)
+	r.checked = len(r.events)
 	if n := len(r.events); n > 0 && r.events[n-1].To != want.Underlying {
 		t.Fatalf("the last event goes to %v, the breaker is %v", r.events[n-1].To, want.Underlying)
 	}

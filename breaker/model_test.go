@@ -26,7 +26,7 @@ type model struct {
 	// and the calls that succeeded since it closed.
 	calm, calmSince time.Duration
 	period          time.Duration
-	served          uint64
+	succeeded          uint64
 
 	// Closed.
 	born      time.Duration // of the window
@@ -43,8 +43,8 @@ type model struct {
 	successes            int
 	leases               []modelLease
 	lastProbe            time.Duration
-	lastTicket, forgiven int // of probes; the second as of the last closing
-	forgivenHere         int // as of the last good answer in this stay
+	lastTicket, excused int // of probes; the second as of the last closing
+	excusedHere         int // as of the last good answer in this stay
 
 	override    Mode
 	overrideEnd time.Duration // 0: none
@@ -87,7 +87,7 @@ type modelStreak struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, forgiven: -1, forgivenHere: -1}
+	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, excused: -1, excusedHere: -1}
 }
 
 // windowed says whether any rule looks at the window. If none does, there is none.
@@ -194,7 +194,7 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 }
 
 // alone reports whether a result at now that speaks against the backend begins an event.
-func (m *model) alone(slow bool, now time.Duration) bool {
+func (m *model) beginsBurst(slow bool, now time.Duration) bool {
 	last := time.Duration(-1)
 	for _, r := range slices.Backward(m.results) {
 		if (slow && !r.slow) || (!slow && (r.outcome == Success || r.outcome == Ignored)) {
@@ -251,7 +251,7 @@ func (m *model) slot(gen uint64, now time.Duration) bool {
 	for _, l := range m.leases {
 		if l.gen == gen && now < l.expires {
 			taken++
-		} else if l.ticket > m.forgiven && l.ticket > m.forgivenHere {
+		} else if l.ticket > m.excused && l.ticket > m.excusedHere {
 			stale++
 		}
 	}
@@ -266,7 +266,7 @@ func (m *model) slot(gen uint64, now time.Duration) bool {
 }
 
 // ask is the way of a call without overrides. With look it only looks.
-func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
+func (m *model) admit(now time.Duration, look bool) (probe bool, _ Reason) {
 	if m.state == Open && now < m.until {
 		return false, ReasonOpen
 	}
@@ -294,7 +294,7 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 		}
 	}
 	if !look {
-		m.reap(now)
+		m.expireProbes(now)
 	}
 	if !m.slot(gen, now) {
 		return false, ReasonHalfOpen
@@ -303,7 +303,7 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 }
 
 // reap counts the probes that have not reported in time.
-func (m *model) reap(now time.Duration) {
+func (m *model) expireProbes(now time.Duration) {
 	for i := range m.leases {
 		if l := &m.leases[i]; !l.lost && now >= l.expires {
 			l.lost = true
@@ -319,7 +319,7 @@ func (m *model) ready(now time.Duration) bool {
 	case ForceClosed, Shadow:
 		return true
 	}
-	_, reason := m.ask(now, true)
+	_, reason := m.admit(now, true)
 	return reason == 0
 }
 
@@ -333,7 +333,7 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 		reason = ReasonForced
 	case ForceClosed:
 	default:
-		probe, reason = m.ask(now, false)
+		probe, reason = m.admit(now, false)
 		if reason != 0 && m.override == Shadow {
 			*reasonCount(&m.sum.ShadowRejections, reason)++
 			reason = 0
@@ -397,7 +397,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 		switch {
 		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.override == ForceClosed:
 		case o == Success && !slow:
-			m.answered(now)
+			m.probeSucceeded(now)
 		default:
 			m.successes = 0
 		}
@@ -420,17 +420,17 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 	}
 	switch {
 	case tk.probe:
-		m.judge(r, slow, now)
+		m.settleProbe(r, slow, now)
 	case m.state == Closed && (o != Ignored || slow):
 		m.doubt = o != Success
 		if o == Success {
 			m.addSuccess(now, slow)
 			m.streak = 0
 		} else {
-			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.alone(false, now), slow && m.alone(true, now)})
+			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.beginsBurst(false, now), slow && m.beginsBurst(true, now)})
 		}
 		if o == Failure {
-			m.takeBack(tk.sign)
+			m.resumeStreak(tk.sign)
 			m.fail(now)
 		}
 		return false, (o != Success || slow) && m.override != ForceClosed
@@ -452,7 +452,7 @@ func (m *model) signOfLife(tk ticket, now time.Duration) *modelStreak {
 }
 
 // takeBack continues a streak that a sign of life has ended.
-func (m *model) takeBack(s *modelStreak) {
+func (m *model) resumeStreak(s *modelStreak) {
 	if s == nil || s.gen != m.gen || s.successes != m.sum.Successes {
 		return
 	}
@@ -464,7 +464,7 @@ func (m *model) takeBack(s *modelStreak) {
 }
 
 // sustain is the stream of a probe that stays open.
-func (m *model) sustain(tk ticket, now time.Duration) (again bool) {
+func (m *model) probeSignOfLife(tk ticket, now time.Duration) (again bool) {
 	m.refresh(now)
 	if !tk.probe || tk.gen != m.gen {
 		return false
@@ -483,8 +483,8 @@ func (m *model) inDoubt(probe bool) bool {
 
 // addSuccess puts a success into the window.
 func (m *model) addSuccess(now time.Duration, slow bool) {
-	m.results = append(m.results, modelResult{now, Success, slow, false, slow && m.alone(true, now)})
-	m.served++
+	m.results = append(m.results, modelResult{now, Success, slow, false, slow && m.beginsBurst(true, now)})
+	m.succeeded++
 }
 
 // fail makes the failure streak longer, unless the failure is seen as one with the last one that counted.
@@ -499,7 +499,7 @@ func (m *model) fail(now time.Duration) {
 	m.counted = now
 }
 
-func (m *model) judge(r Report, slow bool, now time.Duration) {
+func (m *model) settleProbe(r Report, slow bool, now time.Duration) {
 	bad := slow || (r.Outcome != Success && r.Outcome != Ignored)
 	switch {
 	case r.Outcome == Ignored && !bad:
@@ -515,12 +515,12 @@ func (m *model) judge(r Report, slow bool, now time.Duration) {
 	case bad:
 		m.open(RuleProbe, r.RetryAfter, now)
 	default:
-		m.answered(now)
+		m.probeSucceeded(now)
 	}
 }
 
-func (m *model) answered(now time.Duration) {
-	m.forgivenHere = m.lastTicket
+func (m *model) probeSucceeded(now time.Duration) {
+	m.excusedHere = m.lastTicket
 	if m.successes++; m.successes >= m.cfg.SuccessesToClose {
 		m.close(m.cfg.Ramp > 0, now)
 	}
@@ -548,12 +548,12 @@ func reached(part, whole uint64, ratio float64) bool {
 
 func (m *model) open(rule Rule, asked, now time.Duration) {
 	*ruleCount(&m.sum.Trips, rule)++
-	m.forget(now)
+	m.decayFailures(now)
 	if m.state == Closed {
 		m.opened = now
 	}
 	judged := m.state == Closed && rule != RuleManual
-	good := m.served > uint64(m.cfg.SuccessesToClose)
+	good := m.succeeded > uint64(m.cfg.SuccessesToClose)
 	soon := m.period > 0 && now-m.entered <= max(m.cfg.Window, m.period)
 	switch {
 	case rule == RuleProbe, judged && m.ramping, judged && soon && !good:
@@ -585,7 +585,7 @@ func (m *model) mostFailed() (n int) {
 }
 
 // forget takes failed recoveries off for the calm time up to now.
-func (m *model) forget(now time.Duration) {
+func (m *model) decayFailures(now time.Duration) {
 	if m.state != Open {
 		m.calm += now - m.calmSince
 	}
@@ -598,18 +598,18 @@ func (m *model) close(ramp bool, now time.Duration) {
 		m.sum.Recoveries++
 		m.sum.NotClosed += now - m.opened
 	}
-	m.forgiven = m.lastTicket
-	m.served = 0
+	m.excused = m.lastTicket
+	m.succeeded = 0
 	m.become(Closed, now)
 	m.ramping, m.rampStart, m.credit = ramp, now, 1<<32-1
 }
 
 func (m *model) become(s State, now time.Duration) {
-	m.forget(now)
+	m.decayFailures(now)
 	m.state, m.entered = s, now
 	m.gen++
 	m.results, m.streak, m.born = nil, 0, now
-	m.successes, m.ramping, m.forgivenHere, m.doubt = 0, false, -1, false
+	m.successes, m.ramping, m.excusedHere, m.doubt = 0, false, -1, false
 }
 
 func (m *model) tripNow(now time.Duration) {
@@ -626,7 +626,7 @@ func (m *model) reset(now time.Duration) {
 func (m *model) apply(cfg Config, now time.Duration) {
 	m.refresh(now)
 	cfg = cfg.WithDefaults()
-	m.forget(now)
+	m.decayFailures(now)
 	old := *m
 	m.cfg = cfg
 	if cfg.Window != old.cfg.Window || m.windowed() != old.windowed() {
@@ -659,7 +659,7 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 	s.Generation = m.gen
 	s.Ready = looking.ready(now)
 	s.MinCalls = m.minCalls(now)
-	looking.forget(now)
+	looking.decayFailures(now)
 	s.FailedRecoveries = looking.failed
 	s.InFlight = m.inFlight()
 	switch m.state {

@@ -39,7 +39,7 @@ func TestB12_ARejectedCallRunsNothingAndCountsOnce(t *testing.T) {
 		if diff := changes(otherBefore, other.Snapshot()); diff != "" {
 			t.Errorf("another breaker changed:\n%s", diff)
 		}
-		if d := refused(t, b); d.RetryAfter() != 5*time.Second {
+		if d := mustReject(t, b); d.RetryAfter() != 5*time.Second {
 			t.Errorf("after four rejections RetryAfter is %v, want 5s: they must not push the end out", d.RetryAfter())
 		}
 	})
@@ -76,7 +76,7 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 			b := mustNew(t, tt.cfg)
 			tt.setup(t, b)
 			before := b.Snapshot()
-			wantRejection(t, refused(t, b), tt.state, tt.want)
+			wantRejection(t, mustReject(t, b), tt.state, tt.want)
 			want := before
 			want.Rejections = tt.count
 			if diff := changes(want, b.Snapshot()); diff != "" {
@@ -85,7 +85,7 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 			if before.Ready {
 				t.Errorf("%v: the snapshot before said that a call would be admitted", tt.want)
 			}
-			if e := refused(t, b); e != refused(t, b) || e.Key != b.Key() {
+			if e := mustReject(t, b); e != mustReject(t, b) || e.Key != b.Key() {
 				t.Errorf("%v: the error is not shared, or has the key %v", tt.want, e.Key)
 			}
 		})
@@ -226,7 +226,7 @@ func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 						b := mustNew(t, Config{Jitter: -1, Backoff: 1, SlowCall: time.Minute, MinCalls: 5}, WithListener(rec.Transition))
 						tl := newTimeline(t, b)
 						tl.run(tt.rows...)
-						events := len(rec.heard())
+						events := len(rec.received())
 						ph := b.phase.Load()
 						want := b.Snapshot()
 						want.Late++
@@ -240,7 +240,7 @@ func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 						if b.phase.Load() != ph {
 							t.Error("a new phase was published")
 						}
-						if got := len(rec.heard()) - events; got != 0 {
+						if got := len(rec.received()) - events; got != 0 {
 							t.Errorf("%d events, want none", got)
 						}
 					})

@@ -139,7 +139,7 @@ func TestB28_Shadow(t *testing.T) {
 	}
 }
 
-func TestB28_ShadowMakesTheEventsThatWouldHaveBeen(t *testing.T) {
+func TestB28_ShadowMakesEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		b := mustNew(t, steady(), WithListener(rec.Transition))
@@ -182,7 +182,7 @@ func TestB28_TTL(t *testing.T) {
 }
 
 // An override survives all but its own end, and shows in the snapshot, with what is left of its TTL.
-func TestB28_AnOverrideSurvivesAndShows(t *testing.T) {
+func TestB28_AnOverrideSurvivesAndIsInTheSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())
 		b := g.Get(Key{Method: "m"})
@@ -209,7 +209,7 @@ func TestB28_AnOverrideSurvivesAndShows(t *testing.T) {
 		check("Trip", Open)
 		b.Reset(t.Context())
 		check("Reset", Closed)
-		_ = refused(t, b)
+		_ = mustReject(t, b)
 		time.Sleep(45*time.Second - 1)
 		o.TTL = 1
 		check("59.999999999s", Closed)
@@ -242,8 +242,8 @@ func TestB28_AnOverrideIsNoTransition(t *testing.T) {
 			row{0, "shadow end:3=overload clear", "closed"},
 		)
 		s := b.Snapshot()
-		if s.Generation != 1 || s.Late != 0 || len(rec.heard()) != 0 || s.Trips.Total() != 0 {
-			t.Errorf("generation %d, %d late, %d events, %d trips; want 1, 0, 0, 0", s.Generation, s.Late, len(rec.heard()), s.Trips.Total())
+		if s.Generation != 1 || s.Late != 0 || len(rec.received()) != 0 || s.Trips.Total() != 0 {
+			t.Errorf("generation %d, %d late, %d events, %d trips; want 1, 0, 0, 0", s.Generation, s.Late, len(rec.received()), s.Trips.Total())
 		}
 	})
 }
@@ -309,7 +309,7 @@ func TestB29_TripAndResetActAtOnceFromAnyState(t *testing.T) {
 				tl.run(tt.rows...)
 
 				for i, change := range []string{"trip", "trip", "reset", "reset", "trip", "reset"} {
-					before, events := b.Snapshot(), len(rec.heard())
+					before, events := b.Snapshot(), len(rec.received())
 					p, admitted := b.Acquire(t.Context())
 					tl.step(change)
 					after := b.Snapshot()
@@ -321,9 +321,9 @@ func TestB29_TripAndResetActAtOnceFromAnyState(t *testing.T) {
 					if after.Underlying != want || after.Generation != before.Generation+moved {
 						t.Errorf("%d, %s: %v in generation %d, want %v in %d", i, change, after.Underlying, after.Generation, want, before.Generation+moved)
 					}
-					e := rec.heard()[len(rec.heard())-1]
-					if len(rec.heard()) != events+int(moved) || e.To != want || e.Rule != RuleManual || e.Generation != after.Generation {
-						t.Errorf("%d, %s: %d events, the last %+v", i, change, len(rec.heard())-events, e)
+					e := rec.received()[len(rec.received())-1]
+					if len(rec.received()) != events+int(moved) || e.To != want || e.Rule != RuleManual || e.Generation != after.Generation {
+						t.Errorf("%d, %s: %d events, the last %+v", i, change, len(rec.received())-events, e)
 					}
 					if want == Open && (after.RetryAfter != due || after.Ready && after.Override.Mode == 0) {
 						t.Errorf("%d, trip: %v to go, ready: %v; want a whole period", i, after.RetryAfter, after.Ready)

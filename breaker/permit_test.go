@@ -73,7 +73,7 @@ var exits = map[string]func(){
 var errPanic = errors.New("the very panic")
 
 // leave runs f on a goroutine of its own and says how it ended.
-func leave(f func()) (recovered any, exited bool) {
+func runToEnd(f func()) (recovered any, exited bool) {
 	type end struct {
 		value  any
 		goexit bool
@@ -94,9 +94,9 @@ func leave(f func()) (recovered any, exited bool) {
 	return e.value, e.goexit
 }
 
-func TestB23_APanicSettlesAndGoesOn(t *testing.T) {
+func TestB23_APanicSettlesAndContinues(t *testing.T) {
 	for name, exit := range exits {
-		wantPanic, wantExit := leave(exit)
+		wantPanic, wantExit := runToEnd(exit)
 		listeners := map[string]func(context.Context, Event){
 			"a quiet listener":     func(context.Context, Event) {},
 			"a panicking listener": func(context.Context, Event) { panic("listener") },
@@ -104,7 +104,7 @@ func TestB23_APanicSettlesAndGoesOn(t *testing.T) {
 		for which, l := range listeners {
 			// The failure trips, so that the listener runs while the panic is on its way.
 			b := mustNew(t, Config{ConsecutiveFailures: 1}, WithListener(l))
-			got, exited := leave(func() {
+			got, exited := runToEnd(func() {
 				_ = b.Do(t.Context(), func(context.Context) error { exit(); return nil })
 				t.Errorf("%s, %s: Do returned", name, which)
 			})
@@ -128,7 +128,7 @@ func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(1, 1))
 			newTimeline(t, b).run(row{0, "trip", "open"}, row{5 * time.Second, "", "open"})
-			leave(func() { _ = b.Do(t.Context(), func(context.Context) error { exit(); return nil }) })
+			runToEnd(func() { _ = b.Do(t.Context(), func(context.Context) error { exit(); return nil }) })
 			s := b.Snapshot()
 			if s.State != Open || s.Probes != (ProbeCounts{Failure: 1}) || s.InFlight != 0 || s.RetryAfter != 5*time.Second {
 				t.Errorf("%s: %v, %+v, %d in flight, %v to go", name, s.State, s.Probes, s.InFlight, s.RetryAfter)
@@ -140,7 +140,7 @@ func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 // A nil function is a bug of the caller's: it panics, and nothing is stuck.
 func TestDoNil(t *testing.T) {
 	b := mustNew(t, Config{})
-	if got, _ := leave(func() { _ = b.Do(t.Context(), nil) }); got == nil {
+	if got, _ := runToEnd(func() { _ = b.Do(t.Context(), nil) }); got == nil {
 		t.Error("Do(ctx, nil) did not panic")
 	}
 	wantOnly(t, "nil", b, Failure)
@@ -273,7 +273,7 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoOutcomeIsAFailure(t *testing.T) {
+func TestAnInvalidOutcomeIsAFailure(t *testing.T) {
 	for _, o := range []Outcome{Ignored + 1, 200, 255} {
 		b := mustNew(t, Config{ConsecutiveFailures: 1})
 		acquire(t, b).Done(t.Context(), o)
@@ -284,7 +284,7 @@ func TestWhatIsNoOutcomeIsAFailure(t *testing.T) {
 	}
 }
 
-func TestPermitTellsOfTheCall(t *testing.T) {
+func TestPermitIsProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		if acquire(t, b).IsProbe() {

@@ -24,7 +24,7 @@ type policy struct {
 	consecutive uint64 // 0: off
 	failingFor  int64  // nanoseconds that a failure streak must last; 0: no minimum
 	merge       int64  // failures no further apart than this are one failure of a streak; negative: each counts
-	spread      bool   // the ratio and slow rules must hold without the largest event in the window
+	excludeBurst      bool   // the ratio and slow rules must hold without the largest event in the window
 	failure     fraction
 	slow        fraction
 	slowCall    int64 // nanoseconds; 0: off
@@ -55,9 +55,9 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 		consecutive: uint64(max(0, c.ConsecutiveFailures)),
 		failingFor:  int64(max(0, c.FailingFor)),
 		merge:       int64(burstGap),
-		spread:      c.FailingFor >= 0,
+		excludeBurst:      c.FailingFor >= 0,
 	}
-	if !p.spread {
+	if !p.excludeBurst {
 		p.merge = -1
 	}
 	if c.FailureRatio > 0 {

@@ -77,7 +77,7 @@ func TestB05_RatiosOfLargeCounts(t *testing.T) {
 }
 
 // Ratios with more decimals than anybody writes are kept to within 2^-61.
-func TestB05_RatiosWithManyDecimals(t *testing.T) {
+func TestB05_RatiosWithManyDigits(t *testing.T) {
 	for _, r := range []float64{
 		1.0 / 3 / 1024, math.Pi / 100, 1.0 / (1 << 30), math.Nextafter(0.001, 1), 1e-17, 1e-19, 1e-300,
 		math.SmallestNonzeroFloat64,
@@ -177,7 +177,7 @@ func TestB17_OpenPeriod(t *testing.T) {
 }
 
 // For the longest periods that a Config allows no sum overflows: the breaker is open for that long and no less.
-func TestB17_NothingOverflows(t *testing.T) {
+func TestB17_NoOverflow(t *testing.T) {
 	b := mustNew(t, Config{OpenFor: maxDuration, Jitter: 1})
 	for range 50 {
 		b.Trip(t.Context(), "test")
@@ -229,7 +229,7 @@ func TestPolicyRules(t *testing.T) {
 	}
 }
 
-func TestPolicyRulesThatClash(t *testing.T) {
+func TestPolicyRuleErrors(t *testing.T) {
 	same := PolicyRule{Match: Key{Method: "m"}}
 	_, err := NewGroup(Config{}, WithPolicy(same, PolicyRule{Match: Key{Method: "n"}}), WithPolicy(same))
 	if err == nil || !strings.Contains(err.Error(), "rules 0 and 2") {

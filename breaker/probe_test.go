@@ -15,7 +15,7 @@ func probing(maxProbes, successes int) Config {
 	return Config{Jitter: -1, Backoff: 1, MaxProbes: maxProbes, SuccessesToClose: successes, ProbeTimeout: time.Second}
 }
 
-func TestB19_AtMostMaxProbesAreOut(t *testing.T) {
+func TestB19_AtMostMaxProbesAreInFlight(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{
 		{"one", probing(1, 2), []row{
@@ -93,7 +93,7 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 }
 
 // While probes come and go there are never more out than MaxProbes.
-func TestB19_SlotsUnderChurnConcurrentSafe(t *testing.T) {
+func TestB19_SlotsUnderLoadConcurrentSafe(t *testing.T) {
 	const callers, calls, maxProbes = 8, 200, 3
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(maxProbes, callers*calls))
@@ -200,7 +200,7 @@ func TestB20_OneBadProbeOpensAgain(t *testing.T) {
 	runScenarios(t, cases)
 }
 
-func TestB20_WhatProbesCameTo(t *testing.T) {
+func TestB20_ProbeCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		cfg := probing(1, 2)
@@ -222,7 +222,7 @@ func TestB20_WhatProbesCameTo(t *testing.T) {
 			t.Errorf("totals: %+v", s)
 		}
 		var whys []string
-		for _, e := range rec.heard() {
+		for _, e := range rec.received() {
 			whys = append(whys, e.Why)
 		}
 		wantSame(t, "whys", whys, []string{
@@ -233,7 +233,7 @@ func TestB20_WhatProbesCameTo(t *testing.T) {
 }
 
 // [a cancelled probe closes the circuit]
-func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
+func TestB21_AnIgnoredProbeDecidesNothing(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{
 		{"it neither closes nor opens", probing(1, 1), []row{
@@ -275,7 +275,7 @@ func TestB20_WhyAProbeOpens(t *testing.T) {
 			p := acquire(t, b)
 			time.Sleep(2 * time.Second)
 			p.Done(t.Context(), o)
-			events := rec.heard()
+			events := rec.received()
 			if got := events[len(events)-1]; got.To != Open || got.Why != want {
 				t.Errorf("%v: to %v because %q, want open because %q", o, got.To, got.Why, want)
 			}

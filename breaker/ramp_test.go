@@ -57,7 +57,7 @@ func ramping(t *testing.T, change func(*Config)) *Breaker {
 }
 
 // ask makes n calls at once, which end as ignored, and says which of them were admitted.
-func ask(t *testing.T, b *Breaker, n int) (admitted []int) {
+func admittedOf(t *testing.T, b *Breaker, n int) (admitted []int) {
 	t.Helper()
 	for i := range n {
 		p, err := b.Acquire(t.Context())
@@ -90,7 +90,7 @@ func TestB27_TheAdmittedFractionRises(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, nil)
 			time.Sleep(tt.at)
-			got := len(ask(t, b, 1000))
+			got := len(admittedOf(t, b, 1000))
 			if got < tt.admitted-1 || got > tt.admitted+1 || (tt.admitted == 1000 && got != 1000) {
 				t.Errorf("at %v: %d of 1000 admitted, want %d", tt.at, got, tt.admitted)
 			}
@@ -114,7 +114,7 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, nil)
 			time.Sleep(tt.at)
-			admitted := ask(t, b, 500)
+			admitted := admittedOf(t, b, 500)
 			if admitted[0] != 0 {
 				t.Errorf("at %v: the first call after closing was rejected", tt.at)
 			}
@@ -129,7 +129,7 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 }
 
 // A call passes when the sum of fractions reaches a whole one, and not only when it is past it.
-func TestB27_AWholeOneIsEnough(t *testing.T) {
+func TestB27_AWholeCreditAdmits(t *testing.T) {
 	pol := &policy{cfg: Config{Ramp: time.Minute}}
 	r := &ramp{}
 	share := uint64(r.fraction(0, pol) * rampUnit)
@@ -147,13 +147,13 @@ func TestB27_TheWholeRamp(t *testing.T) {
 		b := ramping(t, nil)
 		admitted := 0
 		for range 10_000 {
-			admitted += len(ask(t, b, 1))
+			admitted += len(admittedOf(t, b, 1))
 			time.Sleep(10 * time.Millisecond)
 		}
 		if admitted < 5490 || admitted > 5510 {
 			t.Errorf("%d of 10000 admitted, want 5500", admitted)
 		}
-		if got := len(ask(t, b, 100)); got != 100 {
+		if got := len(admittedOf(t, b, 100)); got != 100 {
 			t.Errorf("after the ramp %d of 100 admitted", got)
 		}
 	})
@@ -238,7 +238,7 @@ func TestB27_ATripDuringTheRampIsAFailedRecovery(t *testing.T) {
 	}
 }
 
-func TestB27_WhatHasARampAndWhatHasNone(t *testing.T) {
+func TestB27_WhichClosingsRamp(t *testing.T) {
 	const due = 5 * time.Second
 	cfg := Config{Jitter: -1, SuccessesToClose: 1, Ramp: 100 * time.Second}
 	none := cfg
@@ -270,7 +270,7 @@ func TestB27_ApplyDuringTheRamp(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(50 * time.Second)
-			if got := len(ask(t, b, 1000)); got < tt.admitted-1 || got > tt.admitted {
+			if got := len(admittedOf(t, b, 1000)); got < tt.admitted-1 || got > tt.admitted {
 				t.Errorf("Ramp %v: %d of 1000 admitted after 50s, want %d", tt.ramp, got, tt.admitted)
 			}
 		})
@@ -282,15 +282,15 @@ func TestB27_ExtremeRamps(t *testing.T) {
 	for _, ramp := range []time.Duration{time.Millisecond, time.Millisecond + 3, maxDuration} {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, func(c *Config) { c.Ramp = ramp })
-			if got := fmt.Sprint(ask(t, b, 11)); got != "[0 10]" {
+			if got := fmt.Sprint(admittedOf(t, b, 11)); got != "[0 10]" {
 				t.Errorf("Ramp %v: of 11 calls at once %s were admitted, want the first and the last", ramp, got)
 			}
 			time.Sleep(ramp - 1)
-			if got := len(ask(t, b, 1)); got > 1 {
+			if got := len(admittedOf(t, b, 1)); got > 1 {
 				t.Errorf("Ramp %v: %d", ramp, got)
 			}
 			time.Sleep(time.Nanosecond)
-			if got := len(ask(t, b, 100)); got != 100 {
+			if got := len(admittedOf(t, b, 100)); got != 100 {
 				t.Errorf("Ramp %v: at its end %d of 100 admitted", ramp, got)
 			}
 		})

@@ -84,7 +84,7 @@ func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64)
 		return false
 	}
 	pol := e.ph.pol
-	if !pol.spread {
+	if !pol.excludeBurst {
 		return true
 	}
 	least := min(pol.failingFor, int64(pol.cfg.Window)) / 2

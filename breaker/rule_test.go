@@ -48,7 +48,7 @@ func TestB03_AFastSuccessNeverTrips(t *testing.T) {
 	})
 }
 
-func TestB03_ARuleOfOnesOwnIsAskedOnlyThen(t *testing.T) {
+func TestB03_WhenTheCustomRuleIsCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []Counts
 		b := mustNew(t, Config{SlowCall: time.Second}, WithTrip(func(c Counts) bool {
@@ -102,7 +102,7 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 }
 
 // A success takes no lock: another one, held up in the middle of resetting the count, must not keep it from doing so.
-func TestB04_ASuccessResetsBesideOthers(t *testing.T) {
+func TestB04_ASuccessResetsWhileAnotherOneDoes(t *testing.T) {
 	for _, doubt := range []uint32{0, 1} { // either may be all that the other one has done
 		b := mustNew(t, Config{})
 		report(t, b, 4, Failure)
@@ -289,7 +289,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 				return
 			}
 			wantSame(t, "events", rec.brief(), []string{fmt.Sprintf("1 closed>open %v", tt.want)})
-			if got := rec.heard()[0].Why; got != tt.why {
+			if got := rec.received()[0].Why; got != tt.why {
 				t.Errorf("%v: why is %q, want %q", tt.want, got, tt.why)
 			}
 			if s := b.Snapshot(); s.Trips.Total() != 1 || s.Generation != 2 {
@@ -300,7 +300,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 }
 
 // A rule of one's own runs outside every lock, and what it says counts for the stay that it was asked about.
-func TestARuleOfOnesOwn(t *testing.T) {
+func TestCustomRule(t *testing.T) {
 	tests := []struct {
 		name string
 		trip func(b *Breaker, c Counts) bool

@@ -8,7 +8,7 @@ import (
 )
 
 // A call that its caller canceled after more than SlowCall is a slow call. Its outcome is still ignored.
-func TestB06_AHangingBackendWhoseCallersGiveUp(t *testing.T) {
+func TestB06_SlowCanceledCalls(t *testing.T) {
 	const s = time.Second
 	slow := Config{SlowCall: s, MinCalls: 10}
 	probing := []row{{0, "trip", "open"}}
@@ -48,26 +48,26 @@ func TestB06_AHangingBackendWhoseCallersGiveUp(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tl := timelineOf(t, tt.cfg)
+				tl := newDefaultTimeline(t, tt.cfg)
 				tl.run(tt.rows...)
 				s := tl.b.Snapshot()
-				balance(t, "in the end", s)
+				wantBalance(t, "in the end", s)
 				wantSame(t, "window", s.Window, tt.want)
 			})
 		})
 	}
 }
 
-func TestB06_B37_ASlowCallGivenUpInTheTotals(t *testing.T) {
+func TestB06_B37_ASlowCanceledCallInTheTotals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tl := timelineOf(t, Config{SlowCall: time.Second})
+		tl := newDefaultTimeline(t, Config{SlowCall: time.Second})
 		tl.run(
 			row{0, "canceled~2s*3 canceled*2 trip", "open"},
 			row{time.Second, "canceled~2s", "probe open"},
 			row{2 * time.Second, "shadow canceled~2s clear", "open"}, // through an open breaker
 		)
 		s := tl.b.Snapshot()
-		balance(t, "in the end", s)
+		wantBalance(t, "in the end", s)
 		if s.Ignored != 7 || s.SlowCalls != 5 || s.Probes.Failure != 1 || s.Probes.Ignored != 0 || s.Failures != 0 {
 			t.Errorf("%d ignored, %d slow, probes %+v, %d failures; want 7, 5, one failed, 0", s.Ignored, s.SlowCalls, s.Probes, s.Failures)
 		}
@@ -75,10 +75,10 @@ func TestB06_B37_ASlowCallGivenUpInTheTotals(t *testing.T) {
 }
 
 // Do takes a call for given up if it was canceled by its own context, and not from within.
-func TestB06_DoKnowsWhoCanceled(t *testing.T) {
+func TestB06_DoReportsWhoCanceled(t *testing.T) {
 	for _, byCaller := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			tl := timelineOf(t, Config{SlowCall: time.Second, MinCalls: 3})
+			tl := newDefaultTimeline(t, Config{SlowCall: time.Second, MinCalls: 3})
 			for range 20 {
 				ctx, cancel := context.WithCancel(t.Context())
 				_ = tl.b.Do(ctx, func(ctx context.Context) error {

@@ -168,7 +168,7 @@ func TestB30_AListenerThatExitsInAcquireTakesNoSlot(t *testing.T) {
 }
 
 // B28: under ForceClosed nothing follows from a probe that was out when the override came.
-func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
+func TestB28_ForceClosedAndAProbeInFlight(t *testing.T) {
 	const due = time.Second
 	for _, tt := range []struct {
 		name string
@@ -199,10 +199,10 @@ func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
 					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"}, row{at, "clear", tt.want},
 					row{at, "success", "probe closed"},
 				)
-				if got := len(rec.heard()); got != 3 {
+				if got := len(rec.received()); got != 3 {
 					t.Errorf("%d events, want 3: open, half-open, closed", got)
 				}
-				balance(t, "in the end", b.Snapshot())
+				wantBalance(t, "in the end", b.Snapshot())
 			})
 		})
 	}
@@ -223,7 +223,7 @@ func TestB28_ACustomRuleUnderForceClosed(t *testing.T) {
 }
 
 // A probe that is withdrawn frees its slot also for callers that were told how long the slots are taken.
-func TestB24_AWithdrawnProbeOpensTheGate(t *testing.T) {
+func TestB24_AWithdrawnProbeFreesItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
 			if e.To == HalfOpen {
@@ -240,7 +240,7 @@ func TestB24_AWithdrawnProbeOpensTheGate(t *testing.T) {
 		var done sync.WaitGroup
 		done.Go(func() { _, _ = b.Acquire(ctx) })
 		time.Sleep(time.Second)
-		if e := refused(t, b); e.Reason != ReasonHalfOpen {
+		if e := mustReject(t, b); e.Reason != ReasonHalfOpen {
 			t.Errorf("rejected with %v", e)
 		}
 		done.Wait()

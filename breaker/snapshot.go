@@ -106,11 +106,11 @@ func (b *Breaker) State() State {
 	if ph.override == nil {
 		return ph.state
 	}
-	return ph.shown(clock())
+	return ph.shownState(clock())
 }
 
 // shown is the state that a person sees.
-func (ph *phase) shown(now int64) State {
+func (ph *phase) shownState(now int64) State {
 	if ph.override.inForce(now) {
 		switch ph.override.Mode {
 		case ForceOpen:
@@ -138,7 +138,7 @@ func (b *Breaker) Snapshot() Snapshot {
 	now := instant(t)
 	s := Snapshot{
 		Key:        b.key,
-		State:      ph.shown(now),
+		State:      ph.shownState(now),
 		Underlying: ph.state,
 		Generation: ph.gen,
 		Since:      time.Unix(0, ph.wall),
@@ -159,7 +159,7 @@ func (b *Breaker) Snapshot() Snapshot {
 	}
 	// After the window, or that might hold more successes than there ever were.
 	var admitted uint64
-	admitted, s.Successes = b.started(ph)
+	admitted, s.Successes = b.callCounts(ph)
 	if lazy := b.lazy.Load(); lazy != nil {
 		lazy.fill(&s, ph, now)
 	}
@@ -173,7 +173,7 @@ func (b *Breaker) Snapshot() Snapshot {
 // started returns how many calls were admitted, and how many of them succeeded, at the same instant if possible: calls
 // go on while it reads. Otherwise admitted is the older number, so that calls that begin and end meanwhile do not count
 // as in flight; then InFlight may be too small. Caller must hold b.mu.
-func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
+func (b *Breaker) callCounts(ph *phase) (admitted, successes uint64) {
 	for range 4 {
 		admitted, successes = b.admittedTotal(), b.successes(ph)
 		if b.admittedTotal() == admitted {

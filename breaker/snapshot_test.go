@@ -13,7 +13,7 @@ import (
 )
 
 // balance is what B37 says of every snapshot: admitted = success + failure + overload + ignored + late + in flight.
-func balance(t *testing.T, when string, s Snapshot) {
+func wantBalance(t *testing.T, when string, s Snapshot) {
 	t.Helper()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late + s.InFlight; got != s.Admitted {
 		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, admitted are %d", when,
@@ -21,7 +21,7 @@ func balance(t *testing.T, when string, s Snapshot) {
 	}
 }
 
-func TestB37_ASnapshotTellsEverything(t *testing.T) {
+func TestB37_SnapshotFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
 		b, err := New(key, Config{FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second, MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second})
@@ -36,7 +36,7 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		check := func(when string) {
 			t.Helper()
 			got := b.Snapshot()
-			balance(t, when, got)
+			wantBalance(t, when, got)
 			if !got.LastFailure.Equal(want.LastFailure) {
 				t.Errorf("%s: the last failure was at %v, want %v", when, got.LastFailure, want.LastFailure)
 			}
@@ -164,7 +164,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 }
 
 // Ready says what Acquire would do, in every state.
-func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
+func TestB37_ReadyMatchesAcquire(t *testing.T) {
 	const due = 5 * time.Second
 	ramp := steady()
 	ramp.Ramp = time.Hour
@@ -221,7 +221,7 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{
 		Window: time.Millisecond, ConsecutiveFailures: 3, MaxProbes: 2, SuccessesToClose: 1, SlowCall: time.Hour,
 	})
-	shorten(g.policies)
+	shortenOpenPeriods(g.policies)
 	b := g.Get(Key{})
 	var running sync.WaitGroup
 	for i := range callers {
@@ -245,7 +245,7 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 		var last Snapshot
 		for !stop.Load() && !t.Failed() {
 			s := b.Snapshot()
-			balance(t, "under load", s)
+			wantBalance(t, "under load", s)
 			for what, pair := range map[string][2]uint64{
 				"Admitted": {last.Admitted, s.Admitted}, "Successes": {last.Successes, s.Successes}, "Failures": {last.Failures, s.Failures},
 				"Overloads": {last.Overloads, s.Overloads}, "Ignored": {last.Ignored, s.Ignored}, "Late": {last.Late, s.Late},
@@ -266,19 +266,19 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	stop.Store(true)
 	reader.Wait()
 	s := b.Snapshot()
-	balance(t, "in the end", s)
+	wantBalance(t, "in the end", s)
 	if s.InFlight != 0 || s.Admitted+s.Rejections.Total() != callers*calls {
 		t.Errorf("%d in flight, %d admitted and %d rejected of %d", s.InFlight, s.Admitted, s.Rejections.Total(), callers*calls)
 	}
 }
 
 // However long a snapshot is held up between reading two counters, it never sees more calls in flight than there are.
-func TestB37_InFlightIsNeverTooManyConcurrentSafe(t *testing.T) {
+func TestB37_InFlightIsNeverTooLargeConcurrentSafe(t *testing.T) {
 	const callers, snapshots = 2, 10_000
 	b := mustNew(t, Config{Window: time.Hour})
 	var stop atomic.Bool
 	var most uint64
-	together(callers+1, func(i int) {
+	runTogether(callers+1, func(i int) {
 		if i == callers {
 			for range snapshots {
 				most = max(most, b.Snapshot().InFlight)

@@ -126,7 +126,7 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 
 // No instant is zero or below, also not in a bubble of testing/synctest, where it is the year 2000: zero stands for
 // "none". And none comes near the end of what an int64 holds.
-func TestB36_InstantsLieWhereTheyShould(t *testing.T) {
+func TestB36_InstantsAreInRange(t *testing.T) {
 	const uptime = int64(30 * 365 * 24 * time.Hour)
 	check := func(where string) {
 		// A period of a century, with as much jitter, ends after this many.

@@ -8,14 +8,14 @@ import (
 )
 
 // name is what State, Outcome, Reason, Rule and Mode have in common.
-type name interface {
+type textName interface {
 	fmt.Stringer
 	encoding.TextMarshaler
 }
 
-func TestNames(t *testing.T) {
+func TestTextNames(t *testing.T) {
 	tests := []struct {
-		value name
+		value textName
 		want  string
 	}{
 		{State(0), "closed"},
@@ -56,9 +56,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestNamesOfWhatIsNone(t *testing.T) {
+func TestTextNamesOfInvalidValues(t *testing.T) {
 	tests := []struct {
-		value        name
+		value        textName
 		text, refuse string
 	}{
 		{State(3), "State(3)", "breaker: 3 is no state"},

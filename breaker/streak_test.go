@@ -7,7 +7,7 @@ import (
 )
 
 // timelineOf is a timeline of a breaker that is made by New: with the defaults, unless cfg says otherwise.
-func timelineOf(t *testing.T, cfg Config) *timeline {
+func newDefaultTimeline(t *testing.T, cfg Config) *timeline {
 	t.Helper()
 	cfg.Jitter = -1
 	b, err := New(Key{}, cfg)
@@ -117,7 +117,7 @@ func TestB04_FailuresMustLast(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { timelineOf(t, tt.cfg).run(tt.rows...) })
+			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
 		})
 	}
 }
@@ -152,7 +152,7 @@ func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 			report(t, b, 1, Failure)
 			time.Sleep(300*ms + 123456)
 		}
-		if got, want := rec.heard()[0].Why, "5 failures in a row over 1.2s"; got != want {
+		if got, want := rec.received()[0].Why, "5 failures in a row over 1.2s"; got != want {
 			t.Errorf("why is %q, want %q", got, want)
 		}
 	})
@@ -160,7 +160,7 @@ func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 
 // The ratio and slow rules must hold without the largest event too, for which half of MinCalls (20) is enough, and
 // events must begin in two tenths of the window.
-func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
+func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 	const s = time.Second
 	ratio := Config{ConsecutiveFailures: -1}
 	slow := Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: s}
@@ -258,19 +258,19 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { timelineOf(t, tt.cfg).run(tt.rows...) })
+			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
 		})
 	}
 }
 
 // A failure that comes beside a success is before or after it: the streak is one or nothing, and when it is one it
 // began with that failure.
-func TestB04_ASuccessBesideAFailureConcurrentSafe(t *testing.T) {
+func TestB04_ASuccessDuringAFailureConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, FailingFor: time.Millisecond})
 	for i := range 2000 {
 		start := clock()
 		good, bad := acquire(t, b), acquire(t, b)
-		together(2, func(i int) {
+		runTogether(2, func(i int) {
 			if i == 0 {
 				good.Done(t.Context(), Success)
 				return

@@ -11,7 +11,7 @@ import (
 )
 
 // widened is a breaker that has lanes for three Ps.
-func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
+func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
 	b := mustNew(tb, cfg, opts...)
 	b.enableStripes(3)
@@ -22,7 +22,7 @@ func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 }
 
 // spread counts n calls in each lane, as if each had met another P.
-func spread(b *Breaker, n uint64) (all uint64) {
+func addToEachStripe(b *Breaker, n uint64) (all uint64) {
 	w := b.phase.Load().win
 	for i := range b.lazy.Load().loadStripes() {
 		b.lazy.Load().loadStripes()[i].admitted.Add(n)
@@ -32,7 +32,7 @@ func spread(b *Breaker, n uint64) (all uint64) {
 	return all
 }
 
-func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
+func TestStripesAfterContention(t *testing.T) {
 	for _, tt := range []struct {
 		n, others uint64
 		want      bool
@@ -73,7 +73,7 @@ func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
 }
 
 // One goroutine meets nobody, however much it calls.
-func TestLanesAreNotForOneCaller(t *testing.T) {
+func TestOneCallerGetsNoStripes(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}, {OpenFor: time.Hour}} {
 		b := mustNew(t, cfg)
 		if cfg.OpenFor != 0 {
@@ -92,7 +92,7 @@ func TestLanesAreNotForOneCaller(t *testing.T) {
 
 // Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that
 // others take), the lanes are made by hand: what is counted is the same.
-func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
+func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
 		if rejecting {
@@ -101,7 +101,7 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 		laned := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
 		var calls atomic.Uint64
 		start := time.Now()
-		together(4, func(int) {
+		runTogether(4, func(int) {
 			n := uint64(0)
 			for ; n < 1000 || n%64 != 0 || !laned(); n++ {
 				if p, err := b.Acquire(t.Context()); err == nil {
@@ -114,7 +114,7 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 			calls.Add(n)
 		})
 		t.Logf("rejecting: %v; lanes after %v", rejecting, time.Since(start))
-		s := quiet(t, "in the end", b)
+		s := wantSettled(t, "in the end", b)
 		if got := s.Successes + s.Rejections.Total(); got != calls.Load() {
 			t.Errorf("rejecting: %v; %d counted of %d calls", rejecting, got, calls.Load())
 		}
@@ -122,9 +122,9 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 }
 
 // B9, B7, B37: what is in lanes counts, slides and settles as what is not.
-func TestB09_LanesCount(t *testing.T) {
+func TestB09_StripesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := widened(t, Config{Window: 10 * time.Second})
+		b := withStripes(t, Config{Window: 10 * time.Second})
 		check := func(what string, admitted, successes, window uint64) {
 			t.Helper()
 			s := b.Snapshot()
@@ -138,7 +138,7 @@ func TestB09_LanesCount(t *testing.T) {
 		if b.admitted.Load() != 0 || b.phase.Load().win.successes[0].Load() != 0 {
 			t.Error("they were counted in no lane")
 		}
-		all := 5 + spread(b, 7)
+		all := 5 + addToEachStripe(b, 7)
 		check("in every lane", all, all, all)
 		p := acquire(t, b)
 		check("one in flight", all+1, all, all)
@@ -149,7 +149,7 @@ func TestB09_LanesCount(t *testing.T) {
 		check("a window after the first", all+1, all+1, 1)
 		report(t, b, 1, Success) // slides
 		check("and slid", all+2, all+2, 2)
-		spread(b, 1)
+		addToEachStripe(b, 1)
 		time.Sleep(time.Hour)
 		report(t, b, 1, Success)
 		check("an hour later", all+9, all+9, 1)
@@ -157,9 +157,9 @@ func TestB09_LanesCount(t *testing.T) {
 }
 
 // The rules look at what is in lanes.
-func TestB05_TheRatioSeesLanes(t *testing.T) {
-	b := widened(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
-	all := spread(b, 2)
+func TestB05_TheRatioCountsStripes(t *testing.T) {
+	b := withStripes(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
+	all := addToEachStripe(b, 2)
 	report(t, b, int(all)-1, Failure)
 	if got := b.State(); got != Closed {
 		t.Fatalf("%v after %d failures beside %d successes, want closed", got, all-1, all)
@@ -172,7 +172,7 @@ func TestB05_TheRatioSeesLanes(t *testing.T) {
 
 // A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes
 // counts.
-func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
+func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
 		before := acquire(t, b)
@@ -193,11 +193,11 @@ func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 || s.InFlight != 0 {
 			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no row, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
 		}
-		plain := widened(t, Config{})
+		plain := withStripes(t, Config{})
 		if p := acquire(t, plain); p.start != 0 {
 			t.Error("no rule asks for the start of a call, and it is noted")
 		}
-		windowless := widened(t, Config{FailureRatio: -1})
+		windowless := withStripes(t, Config{FailureRatio: -1})
 		report(t, windowless, 2, Failure)
 		report(t, windowless, 1, Success)
 		if s := windowless.Snapshot(); s.Window != (Counts{}) || s.Successes != 1 || s.InFlight != 0 {
@@ -210,7 +210,7 @@ func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 }
 
 // Lanes of a window end with its stay; what they hold is not lost. Those of the breaker stay.
-func TestB15_LanesEndWithTheStay(t *testing.T) {
+func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 	for name, end := range map[string]func(*Group, *Breaker){
 		"a trip":                 func(_ *Group, b *Breaker) { b.Trip(t.Context(), "test") },
 		"a reset":                func(_ *Group, b *Breaker) { b.Reset(t.Context()) },
@@ -222,7 +222,7 @@ func TestB15_LanesEndWithTheStay(t *testing.T) {
 			g := mustGroup(t, Config{})
 			b := g.Get(Key{})
 			b.enableStripes(2)
-			all := spread(b, 3)
+			all := addToEachStripe(b, 3)
 			ph := b.phase.Load()
 			straggler := acquire(t, b)
 			if end == nil {
@@ -256,8 +256,8 @@ func apply(t *testing.T, g *Group, cfg Config) {
 }
 
 // What a straggler leaves in a lane of a stay that is over is collected.
-func TestB09_SweepCollectsFromLanes(t *testing.T) {
-	b := widened(t, Config{})
+func TestB09_DrainStaleCollectsFromStripes(t *testing.T) {
+	b := withStripes(t, Config{})
 	acquire(t, b)
 	ph := b.phase.Load()
 	b.Reset(t.Context())
@@ -269,8 +269,8 @@ func TestB09_SweepCollectsFromLanes(t *testing.T) {
 	}
 }
 
-func TestB12_RejectionsInLanes(t *testing.T) {
-	b := widened(t, Config{OpenFor: time.Hour})
+func TestB12_RejectionsInStripes(t *testing.T) {
+	b := withStripes(t, Config{OpenFor: time.Hour})
 	b.Trip(t.Context(), "test")
 	for range 5 {
 		if _, err := b.Acquire(t.Context()); err == nil {
@@ -293,10 +293,10 @@ func TestB12_RejectionsInLanes(t *testing.T) {
 }
 
 // Lanes are made once, and only for what is there to be counted in them.
-func TestWidenOnce(t *testing.T) {
-	b := widened(t, Config{})
+func TestStripesAreEnabledOnce(t *testing.T) {
+	b := withStripes(t, Config{})
 	ph := b.phase.Load()
-	all := spread(b, 1)
+	all := addToEachStripe(b, 1)
 	b.enableStripes(9)
 	if b.phase.Load() != ph || len(b.lazy.Load().loadStripes()) != 6 || b.Snapshot().Successes != all {
 		t.Error("a second time changes something")
@@ -331,9 +331,9 @@ func TestWidenOnce(t *testing.T) {
 }
 
 // Under an override, a ramp or MaxConcurrent the lock counts, and what lanes hold stays in the sums.
-func TestB28_LanesRestUnderAnOverride(t *testing.T) {
-	b := widened(t, Config{})
-	all := spread(b, 1)
+func TestB28_StripesUnderAnOverride(t *testing.T) {
+	b := withStripes(t, Config{})
+	all := addToEachStripe(b, 1)
 	setOverride(t, b, Shadow, 0)
 	if ph := b.phase.Load(); ph.kind != needsLock || !ph.striped {
 		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.striped)
@@ -349,12 +349,12 @@ func TestB28_LanesRestUnderAnOverride(t *testing.T) {
 }
 
 // B33: who enters in a lane sees that the breaker has gone, and one with a call in flight in a lane does not go.
-func TestB33_LanesAndEviction(t *testing.T) {
+func TestB33_StripesAndEviction(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
 		b := mustGroup(t, cfg).Get(Key{})
 		b.enableStripes(2)
 		p := acquire(t, b)
-		if leaves(b) {
+		if evictNow(b) {
 			t.Error("it left with a call in flight in a lane")
 		}
 		p.Done(t.Context(), Success)
@@ -374,7 +374,7 @@ func TestB33_LanesAndEviction(t *testing.T) {
 				t.Errorf("somebody has called since the last look: may go: %v, last used at %d; want true, just now", ok, last)
 			}
 		}
-		if !leaves(b) {
+		if !evictNow(b) {
 			t.Fatal("it is idle and does not leave")
 		}
 		if b.admitFast(ph, counter) {
@@ -393,11 +393,11 @@ func TestB33_LanesAndEviction(t *testing.T) {
 
 // A success that is held up between its lane and its second look, while the stay ends, is collected by whoever ends
 // it or by itself, once.
-func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
+func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: time.Hour})
 	var calls atomic.Uint64
 	var done atomic.Bool
-	together(3, func(i int) {
+	runTogether(3, func(i int) {
 		if i == 0 {
 			for range 3000 {
 				b.enableStripes(2)
@@ -413,7 +413,7 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Successes+s.Late != calls.Load() || s.Admitted != calls.Load() {
 		t.Errorf("%d successes and %d late of %d calls, %d admitted", s.Successes, s.Late, calls.Load(), s.Admitted)
 	}
@@ -426,7 +426,7 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 }
 
 // Each number is a lane, whatever their number is, and all lanes have a number.
-func TestPick(t *testing.T) {
+func TestStripeFor(t *testing.T) {
 	for _, lanes := range []int{1, 2, 5} {
 		of := make([]stripe, lanes)
 		// What is in the pool now, on any P, and then a number that nobody has had.
@@ -451,7 +451,7 @@ func TestPick(t *testing.T) {
 }
 
 // Two lanes share no cache line, or cores would meet again.
-func TestALaneIsWholeLines(t *testing.T) {
+func TestAStripeIsWholeCacheLines(t *testing.T) {
 	if got := reflect.TypeFor[stripe]().Size(); got != 64 {
 		t.Errorf("a lane has %d bytes, want a cache line", got)
 	}
@@ -461,9 +461,9 @@ func TestALaneIsWholeLines(t *testing.T) {
 }
 
 // A call in a lane allocates nothing, like any other.
-func TestALaneAllocatesNothing(t *testing.T) {
+func TestAStripeAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
-	b := widened(t, Config{})
+	b := withStripes(t, Config{})
 	zeroAllocs(t, "success in a lane", func() {
 		p, err := b.Acquire(ctx)
 		if err != nil {
@@ -471,7 +471,7 @@ func TestALaneAllocatesNothing(t *testing.T) {
 		}
 		p.Done(ctx, Success)
 	})
-	open := widened(t, Config{OpenFor: time.Hour})
+	open := withStripes(t, Config{OpenFor: time.Hour})
 	open.Trip(ctx, "test")
 	zeroAllocs(t, "rejection in a lane", func() {
 		if _, err := open.Acquire(ctx); err == nil {

@@ -77,7 +77,7 @@ func TestTableSizes(t *testing.T) {
 }
 
 // A breaker with the grave's hash and key must not be taken for it, nor the grave for a breaker.
-func TestTheZeroKeyIsNoGrave(t *testing.T) {
+func TestTheZeroKeyIsNoTombstone(t *testing.T) {
 	tab := newTable(smallestTable)
 	b := &Breaker{}
 	tab = tab.put(b, 0)

@@ -88,7 +88,7 @@ func (tl *timeline) step(step string) (answer string) {
 	case "begin":
 		p, err := tl.b.Acquire(ctx)
 		tl.permits[name] = p
-		return answerOf(tl.t, p, err)
+		return resultOf(tl.t, p, err)
 	case "end":
 		name, report, _ := strings.Cut(name, "=")
 		p, known := tl.permits[name]
@@ -118,7 +118,7 @@ func (tl *timeline) step(step string) (answer string) {
 	if err == nil {
 		p.Report(ctx, report)
 	}
-	return answerOf(tl.t, p, err)
+	return resultOf(tl.t, p, err)
 }
 
 func parseOverride(t *testing.T, step string) (o Override, ok bool) {
@@ -198,7 +198,7 @@ func compact(words []string) []string {
 }
 
 // answerOf is what somebody who asked has got, in a word.
-func answerOf(t *testing.T, p Permit, err error) string {
+func resultOf(t *testing.T, p Permit, err error) string {
 	t.Helper()
 	switch e, rejected := err.(*RejectedError); { //nolint:errorlint // Acquire returns it unwrapped
 	case rejected:
@@ -231,7 +231,7 @@ func report(t *testing.T, b *Breaker, n int, o Outcome) {
 }
 
 // refused is Acquire that must be rejected.
-func refused(t *testing.T, b *Breaker) *RejectedError {
+func mustReject(t *testing.T, b *Breaker) *RejectedError {
 	t.Helper()
 	_, err := b.Acquire(t.Context())
 	e, ok := err.(*RejectedError) //nolint:errorlint // Acquire returns it unwrapped
@@ -244,33 +244,33 @@ func refused(t *testing.T, b *Breaker) *RejectedError {
 // atOnce is the policy that most timelines are written for, with long periods and short streaks: unless cfg has
 // values of its own, failures open the breaker at once, for 5 s at first and for 60 s at most. Tests of FailingFor
 // and of the defaults name their values, or make their breakers with New.
-func atOnce(cfg Config) Config {
-	def(&cfg.FailingFor, -1)
-	def(&cfg.OpenFor, 5*time.Second)
-	def(&cfg.MaxOpenFor, max(time.Minute, cfg.OpenFor))
+func opensAtOnce(cfg Config) Config {
+	setDefault(&cfg.FailingFor, -1)
+	setDefault(&cfg.OpenFor, 5*time.Second)
+	setDefault(&cfg.MaxOpenFor, max(time.Minute, cfg.OpenFor))
 	return cfg
 }
 
 // shorten makes the open period of a policy 1 ns, far below what Validate allows, for tests that hunt races between
 // probes: they run in real time, and want as many open periods as there are calls.
-func shorten(ps *policies) {
+func shortenOpenPeriods(ps *policies) {
 	ps.base.cfg.OpenFor, ps.base.cfg.MaxOpenFor = 1, 1
 }
 
 // applyShort is Apply with shorten.
-func applyShort(g *Group, cfg Config) error {
+func applyShortened(g *Group, cfg Config) error {
 	ps, err := newPolicies(cfg, nil, g.shared.trip != nil)
 	if err != nil {
 		return err
 	}
-	shorten(ps)
+	shortenOpenPeriods(ps)
 	g.install(ps)
 	return nil
 }
 
 func mustGroup(tb testing.TB, cfg Config, opts ...GroupOption) *Group {
 	tb.Helper()
-	g, err := NewGroup(atOnce(cfg), opts...)
+	g, err := NewGroup(opensAtOnce(cfg), opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func (r *recorder) Transition(ctx context.Context, e Event) {
 	r.ctxs = append(r.ctxs, ctx)
 }
 
-func (r *recorder) heard() []Event {
+func (r *recorder) received() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Event(nil), r.events...)
@@ -318,7 +318,7 @@ func (r *recorder) heard() []Event {
 // brief is the events without what differs from run to run: "1 closed>open consecutive".
 func (r *recorder) brief() []string {
 	var out []string
-	for _, e := range r.heard() {
+	for _, e := range r.received() {
 		out = append(out, strings.TrimSpace(fmt.Sprintf("%d %v>%v %v", e.Seq, e.From, e.To, e.Rule)))
 	}
 	return out

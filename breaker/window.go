@@ -75,7 +75,7 @@ const (
 )
 
 // against is how many calls in the bucket speak against the backend.
-func (y *badCounts) against(kind burstKind) uint64 {
+func (y *badCounts) badCalls(kind burstKind) uint64 {
 	if kind == slowBurst {
 		return y.slow
 	}
@@ -83,7 +83,7 @@ func (y *badCounts) against(kind burstKind) uint64 {
 }
 
 // others is how many calls in the bucket, with so many successes, do not.
-func (y *badCounts) others(kind burstKind, successes uint64) uint64 {
+func (y *badCounts) otherCalls(kind burstKind, successes uint64) uint64 {
 	if kind == slowBurst {
 		return satSub(satAdd(successes, y.failures, y.overloads, y.slowCanceled), y.slow)
 	}
@@ -91,9 +91,9 @@ func (y *badCounts) others(kind burstKind, successes uint64) uint64 {
 }
 
 // share is the part of the other calls in the bucket that n of those against the backend are of these, rounded down.
-func (y *badCounts) share(kind burstKind, successes, n uint64) uint64 {
-	hi, lo := bits.Mul64(y.others(kind, successes), n)
-	q, _ := bits.Div64(hi, lo, max(n, y.against(kind))) // at least n, so that the quotient has 64 bits
+func (y *badCounts) otherShare(kind burstKind, successes, n uint64) uint64 {
+	hi, lo := bits.Mul64(y.otherCalls(kind, successes), n)
+	q, _ := bits.Div64(hi, lo, max(n, y.badCalls(kind))) // at least n, so that the quotient has 64 bits
 	return q
 }
 
@@ -103,14 +103,14 @@ type streakSpan struct{ first, last int64 }
 
 // laterWindow puts a window of its own on cache lines of its own, split where the one inside a Breaker is: what all
 // calls read before the line, what they write behind it.
-type laterWindow struct {
+type paddedWindow struct {
 	_ [40]byte
 	window
 	_ [40]byte
 }
 
 func newWindow(now, width int64) *window {
-	w := new(laterWindow)
+	w := new(paddedWindow)
 	w.init(now, width)
 	return &w.window
 }
@@ -215,9 +215,9 @@ func (w *window) withoutLargest(
 		}
 		if y.largest[kind] > largest {
 			largest = y.largest[kind]
-			others = y.share(kind, successes[i], largest-y.spill[kind])
+			others = y.otherShare(kind, successes[i], largest-y.spill[kind])
 			if next := (i + 1) % buckets; y.spill[kind] > 0 {
-				others = satAdd(others, w.lazy.bad[next].share(kind, successes[next], y.spill[kind]))
+				others = satAdd(others, w.lazy.bad[next].otherShare(kind, successes[next], y.spill[kind]))
 			}
 		}
 	}

@@ -20,7 +20,7 @@ const (
 	winBegin // a call that ends later
 	winEnd
 	winApply
-	winOps
+	winOpCount
 )
 
 // fuzzWindows are what winApply chooses from. Two have the same tenth, which is no change to the window.
@@ -132,7 +132,7 @@ func playWindow(t *testing.T, script []byte) {
 	}
 	var open []begun
 	for i := 0; i+1 < len(script); i += 2 {
-		op, n := script[i]%winOps, int64(script[i+1])
+		op, n := script[i]%winOpCount, int64(script[i+1])
 		now := time.Since(start)
 		step := m.window / 10
 		wait, outcome, times := time.Duration(0), Ignored, int(n%32)+1

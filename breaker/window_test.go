@@ -102,7 +102,7 @@ func TestB07_AnOutcomeLastsForOneWindow(t *testing.T) {
 }
 
 // The same for decisions: the second of two failures trips as long as the first is in the window.
-func TestB07_DecisionsForgetWhatIsGone(t *testing.T) {
+func TestB07_OldOutcomesDecideNothing(t *testing.T) {
 	const window = 10 * time.Second
 	for _, tt := range []struct {
 		gap  time.Duration
@@ -167,7 +167,7 @@ func TestB07_AnOddWindow(t *testing.T) {
 }
 
 // The window against a list of everything that ever happened, over steps of all sizes.
-func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
+func TestB07_B08_TheWindowMatchesAListOfOutcomes(t *testing.T) {
 	type entry struct {
 		at   int64
 		what int

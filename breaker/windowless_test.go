@@ -11,7 +11,7 @@ import (
 )
 
 // With the ratio and slow rules off and no rule of one's own, nothing looks at the window, and there is none.
-func TestNoRuleNoWindow(t *testing.T) {
+func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		b := mustNew(t, Config{ConsecutiveFailures: 3, FailureRatio: -1, OpenFor: time.Second, Jitter: -1}, WithListener(rec.Transition))
@@ -27,7 +27,7 @@ func TestNoRuleNoWindow(t *testing.T) {
 		}
 		// B4: however far apart the failures lie. B8: the longest gap there is.
 		tl.run(row{50 * 365 * 24 * time.Hour, "failure", "open"})
-		e := rec.heard()
+		e := rec.received()
 		if len(e) != 1 || e[0].Rule != RuleConsecutive || e[0].Counts != (Counts{ConsecutiveFailures: 3}) {
 			t.Errorf("events: %+v", e)
 		}
@@ -41,7 +41,7 @@ func TestNoRuleNoWindow(t *testing.T) {
 }
 
 // A rule of one's own looks at the window, so there is one; and Apply makes one and drops it.
-func TestAWindowWhereARuleLooks(t *testing.T) {
+func TestAWindowForACustomRule(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, off, WithTrip(func(c Counts) bool { return c.Calls() >= 4 && c.Failures >= 2 }))
@@ -78,13 +78,13 @@ func TestAWindowWhereARuleLooks(t *testing.T) {
 
 // B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it
 // was looked at last.
-func TestB33_WithoutAWindowTheUnusedGoesFirst(t *testing.T) {
+func TestB33_WithoutAWindowTheUnusedIsEvictedFirst(t *testing.T) {
 	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
-		checkTheUnusedGoesFirst(t, cfg)
+		wantUnusedEvictedFirst(t, cfg)
 	}
 }
 
-func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
+func wantUnusedEvictedFirst(t *testing.T, cfg Config) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, cfg, WithMaxBreakers(5))
@@ -121,7 +121,7 @@ func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
 
 // B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is
 // over.
-func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
+func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *Breaker){
 		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
 		"a ramp that is over": func(t *testing.T, b *Breaker) {
@@ -149,7 +149,7 @@ func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
 }
 
 // The rules of WithPolicy have the rule of one's own too.
-func TestAWindowWhereARuleOfOnesOwnLooksUnderAPolicy(t *testing.T) {
+func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
 	b := g.Get(Key{Method: "m"})
@@ -160,7 +160,7 @@ func TestAWindowWhereARuleOfOnesOwnLooksUnderAPolicy(t *testing.T) {
 }
 
 // B4: a success that runs beside Apply ends the row of failures, also where the window is another one then.
-func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
+func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	cfgs := []Config{{}, {FailureRatio: -1}}
 	g := mustGroup(t, cfgs[1])
 	b := g.Get(Key{})
@@ -205,7 +205,7 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 }
 
 // A straggler of an earlier stay ends no row of the present one.
-func TestB15_AStragglerEndsNoRow(t *testing.T) {
+func TestB15_ALateSuccessEndsNoStreak(t *testing.T) {
 	b := mustNew(t, Config{})
 	then := b.phase.Load()
 	b.Reset(t.Context())

@@ -7,7 +7,7 @@ import (
 )
 
 // probeWhenDue sleeps until b is due, and reports o through the probe.
-func probeWhenDue(t *testing.T, b *Breaker, o Outcome) {
+func settleProbeWhenDue(t *testing.T, b *Breaker, o Outcome) {
 	t.Helper()
 	time.Sleep(b.Snapshot().RetryAfter)
 	p := acquire(t, b)
@@ -42,9 +42,9 @@ func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 				if got := b.Snapshot().RetryAfter; got != want {
 					t.Fatalf("period %d is %v, want %v", i, got, want)
 				}
-				probeWhenDue(t, b, Failure)
+				settleProbeWhenDue(t, b, Failure)
 			}
-			probeWhenDue(t, b, Success)
+			settleProbeWhenDue(t, b, Success)
 			time.Sleep(tt.closed)
 			report(t, b, 5, Failure)
 			if got := b.Snapshot().RetryAfter; got != tt.want {
@@ -54,7 +54,7 @@ func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	}
 }
 
-func TestB17_TheCapHolds(t *testing.T) {
+func TestB17_TheOpenPeriodIsCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{OpenFor: time.Second, MaxOpenFor: 5 * time.Second, Jitter: -1})
 		report(t, b, 5, Failure)
@@ -62,7 +62,7 @@ func TestB17_TheCapHolds(t *testing.T) {
 			if got := b.Snapshot().RetryAfter; got != time.Duration(want)*time.Second {
 				t.Fatalf("period %d is %v, want %d s", i, got, want)
 			}
-			probeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
+			settleProbeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
 		}
 		if got := b.Snapshot().FailedRecoveries; got != 3 { // enough to reach MaxOpenFor, and no more
 			t.Errorf("FailedRecoveries is %d, want 3", got)
@@ -161,10 +161,10 @@ func TestB17_JitterIsDrawnAnew(t *testing.T) {
 		if low < 10 || high < 10 { // 40 each are to be expected; below 10 once in 10^10 runs
 			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest: not spread", low, high)
 		}
-		events := rec.heard()
+		events := rec.received()
 		last := events[len(events)-1]
-		if got := b.Snapshot().RetryAfter; last.OpenFor != got || !refused(t, b).Until.Equal(last.At.Add(got)) {
-			t.Errorf("event, snapshot and error do not agree: %v, %v, %v", last.OpenFor, got, refused(t, b).Until)
+		if got := b.Snapshot().RetryAfter; last.OpenFor != got || !mustReject(t, b).Until.Equal(last.At.Add(got)) {
+			t.Errorf("event, snapshot and error do not agree: %v, %v, %v", last.OpenFor, got, mustReject(t, b).Until)
 		}
 	})
 }
@@ -188,7 +188,7 @@ func TestB17_TheDefaultHasJitter(t *testing.T) {
 	})
 }
 
-func TestB18_TheServerMayAskForTime(t *testing.T) {
+func TestB18_RetryAfter(t *testing.T) {
 	const s = time.Second
 	for _, tt := range []struct {
 		name string

@@ -6,7 +6,7 @@ import (
 )
 
 // Every call that is let through hangs for good, and whenever a probe may go out, one does.
-func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
+func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 	b := mustNew(t, Config{})
 	b.Trip(t.Context(), "test")
 	b.mu.Lock()
@@ -26,7 +26,7 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 	}
 	for at := time.Duration(0); at <= 24*time.Hour; at += lease {
 		for _, at := range []time.Duration{at, at + lease - 1} {
-			if now := instant(start) + int64(at); claimed(b, ph, now) {
+			if now := instant(start) + int64(at); claimsSlot(b, ph, now) {
 				out++
 				longest = max(longest, at-last)
 				if at > freeHungProbes*lease {
@@ -50,7 +50,7 @@ func TestB22_ProbesThatHangStayFewAndKeepComing(t *testing.T) {
 }
 
 // claimed reports whether a probe may start in ph at now, and starts it.
-func claimed(b *Breaker, ph *phase, now int64) bool {
+func claimsSlot(b *Breaker, ph *phase, now int64) bool {
 	_, ok := b.claimSlot(ph, now)
 	return ok
 }

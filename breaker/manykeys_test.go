@@ -9,7 +9,7 @@ import (
 )
 
 // churn makes a call for each of so many distinct keys, and tells how long every tenth of them took.
-func churn(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
+func callManyKeys(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
 	tb.Helper()
 	ctx := context.Background()
 	for i := range tenths {
@@ -40,7 +40,7 @@ func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float
 		for i := range opened {
 			g.Get(Key{Service: "down", Method: strconv.Itoa(i)}).Trip(tb.Context(), "test")
 		}
-		tenths = churn(tb, g, keys)
+		tenths = callManyKeys(tb, g, keys)
 		return g, tenths, float64(heap() - before)
 	}
 	full, _, worth := weigh(bound - opened)
