@@ -171,8 +171,8 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	return b.lastUsed.Load()
 }
 
-// tryEvict takes the breaker out of service if it is idle, has no override, and may still tryEvict. It publishes first and
-// looks for calls in flight after that: see enter.
+// tryEvict takes the breaker out of service if it is idle, has no override, and may still tryEvict. It publishes first
+// and looks for calls in flight after that: see enter.
 func (b *Breaker) tryEvict(may func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Permit is the permission to make one call. It is a small value. Report the outcome exactly once when the call is over,
-// with Done or Report. The zero Permit, which comes with an error, reports nothing.
+// Permit is the permission to make one call. It is a small value. Report the outcome exactly once when the call is
+// over, with Done or Report. The zero Permit, which comes with an error, reports nothing.
 //
 // A second report through the permit of a probe changes nothing. Other permits have no identity, because that would
 // cost each call an allocation: a second report counts as another call.
