@@ -18,7 +18,7 @@ type probes struct {
 }
 
 // lease is the claim of one probe to a slot (B22). It stays in the list until the probe reports, however late. So a
-// second report can be recognized.
+// second report is recognized: its lease is not in the list.
 type lease struct {
 	id         uint64
 	generation uint64
