@@ -174,7 +174,7 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 // tryEvict removes the breaker, and reports whether it did, if allowed returns true, no call is in flight and no
 // override is in force. It publishes the removal before it counts the calls in flight, see admitFast. If it finds one,
 // it undoes the removal.
-func (b *Breaker) tryEvict(may func(now int64) bool) bool {
+func (b *Breaker) tryEvict(allowed func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
