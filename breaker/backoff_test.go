@@ -221,7 +221,7 @@ func TestB18_RetryAfter(t *testing.T) {
 			})
 		})
 	}
-	t.Run("on a rule of one's own", func(t *testing.T) {
+	t.Run("on a custom rule", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, Config{Jitter: -1}, WithTrip(func(Counts) bool { return true }))
 			acquire(t, b).Report(t.Context(), Report{Outcome: Failure, RetryAfter: 30 * s})

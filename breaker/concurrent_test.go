@@ -156,7 +156,7 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A success takes no lock, and so may come while its stay ends. Wherever it is counted, it is counted: see sweep.
+// A success takes no lock, and so may come while its generation ends. Wherever it is counted, it is counted: see sweep.
 func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	const callers, rounds = 2, 8000
 	g := mustGroup(t, Config{})
@@ -178,7 +178,7 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 			case 0:
 				b.Trip(t.Context(), "test")
 				b.Reset(t.Context())
-			case 1: // another window in the same stay
+			case 1: // another window in the same generation
 				if err := g.Apply(Config{Window: time.Duration(1+round%7) * time.Second}); err != nil {
 					t.Error(err)
 				}
@@ -208,7 +208,7 @@ func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	inc(&w.successes[3])
 	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
-		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
+		t.Errorf("in its generation: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
 	}
 	b.Reset(t.Context())
 	acquire(t, b)
@@ -216,7 +216,7 @@ func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b.drainStale(ph)
 	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
-		t.Errorf("after its stay: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
+		t.Errorf("after its generation: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
 	}
 }
 
@@ -317,7 +317,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	}
 }
 
-// And where the stay went on under a policy with another Window, the success ends the row of failures that went over
+// And where the generation went on under a policy with another Window, the success ends the failure streak that went over
 // to it.
 func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	g := mustGroup(t, Config{})

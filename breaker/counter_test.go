@@ -99,7 +99,7 @@ func TestB11_FullCountersStayFull(t *testing.T) {
 			"Rejections.Total": s.Rejections.Total(), "Trips.Total": s.Trips.Total(),
 		} {
 			if got != most {
-				t.Errorf("%s is %d, want the most there is", name, got)
+				t.Errorf("%s is %d, want the maximum", name, got)
 			}
 		}
 		if s.InFlight != 0 {
@@ -117,7 +117,7 @@ func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
 		fillCounters(b, most)
 		tl.until(15 * time.Second)
 		if got := b.Snapshot().Probes.Lost; got != most {
-			t.Errorf("Lost is %d, want the most there is", got)
+			t.Errorf("Lost is %d, want the maximum", got)
 		}
 	})
 }
@@ -147,15 +147,15 @@ func TestB11_AWindowSaturates(t *testing.T) {
 	got := w.counts(0, 10)
 	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most, SlowCanceled: most})
 	if got.Calls() != most {
-		t.Errorf("Calls is %d, want the most there is", got.Calls())
+		t.Errorf("Calls is %d, want the maximum", got.Calls())
 	}
 	if r := got.FailureRatio(); r != 1 {
 		t.Errorf("FailureRatio is %v, want 1", r)
 	}
 	if got := w.total(); got != most {
-		t.Errorf("held is %d, want the most there is", got)
+		t.Errorf("held is %d, want the maximum", got)
 	}
 	if got := w.drain(); got != most {
-		t.Errorf("drain is %d, want the most there is", got)
+		t.Errorf("drain is %d, want the maximum", got)
 	}
 }

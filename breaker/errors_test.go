@@ -48,14 +48,14 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 	})
 }
 
-// All calls that a breaker rejects for one reason during one stay share one error, and the next stay has another.
+// All calls that a breaker rejects for one reason during one generation share one error, and the next generation has another.
 func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		b.Trip(t.Context(), "test")
 		first := mustReject(t, b)
 		if mustReject(t, b) != first {
-			t.Error("two rejections of one stay have two errors")
+			t.Error("two rejections of one generation have two errors")
 		}
 		setOverride(t, b, ForceOpen, 0)
 		forced := mustReject(t, b)
@@ -65,23 +65,23 @@ func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 		wantRejection(t, forced, Open, ReasonForced)
 		b.ClearOverride(t.Context())
 		if mustReject(t, b) != first {
-			t.Error("an override that came and went changed the error of the stay")
+			t.Error("an override that came and went changed the error of the generation")
 		}
 		setOverride(t, b, ForceOpen, time.Second)
 		time.Sleep(time.Second)
 		if mustReject(t, b) != first {
-			t.Error("an override that ran out changed the error of the stay")
+			t.Error("an override that ran out changed the error of the generation")
 		}
 		time.Sleep(4 * time.Second)
 		acquire(t, b)
 		half := mustReject(t, b)
 		wantRejection(t, half, HalfOpen, ReasonHalfOpen)
 		if mustReject(t, b) != half {
-			t.Error("two rejections of one half-open stay have two errors")
+			t.Error("two rejections of one half-open generation have two errors")
 		}
 		b.Trip(t.Context(), "again")
 		if mustReject(t, b) == first {
-			t.Error("two open stays share an error")
+			t.Error("two open generations share an error")
 		}
 	})
 }

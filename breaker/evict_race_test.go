@@ -198,7 +198,7 @@ func TestB33_AnAdmissionSeesTheEviction(t *testing.T) {
 	}
 	b.Reset(t.Context())
 	if !b.admitFast(ph, &b.admitted) {
-		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
+		t.Error("another generation has begun, and it is not let in: it was admitted in the one before")
 	}
 	if evictNow(b) {
 		t.Error("it left with two calls in flight")

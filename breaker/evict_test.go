@@ -50,7 +50,7 @@ func TestB33_TheDefaultBound(t *testing.T) {
 }
 
 // A forced breaker never goes, nor one with calls in flight. One that is open or half-open goes if nobody has asked
-// for it since it was due. [eviction of open breakers: 474 of 1 000 calls let through]
+// for it since it was due. [eviction of open breakers: 474 of 1 000 calls admitted]
 func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 	const (
 		due    = 5 * time.Second
@@ -148,7 +148,7 @@ func TestB33_AnOpenBreakerSurvivesChurn(t *testing.T) {
 			report(t, g.Get(methodKey(i)), 1, Success)
 		}
 		if through != 0 {
-			t.Errorf("%d of 1000 calls were let through", through)
+			t.Errorf("%d of 1000 calls were admitted", through)
 		}
 	})
 }
@@ -396,7 +396,7 @@ func TestB25_B33_ASecondReportAfterEviction(t *testing.T) {
 	}
 }
 
-// Nor does one from an earlier stay, although it would have been enough to open that one.
+// Nor does one from an earlier generation, although it would have been enough to open that one.
 func TestB25_B33_ALateReportAfterEviction(t *testing.T) {
 	rec := new(recorder)
 	g := mustGroup(t, Config{ConsecutiveFailures: 1}, WithMaxBreakers(1), WithListener(rec.Transition))

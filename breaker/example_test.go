@@ -155,7 +155,7 @@ func ExampleWithListener() {
 	// /Get: closed, was open: reset
 }
 
-// A rule of one's own: a third of the calls overloaded is too much.
+// A custom rule: a third of the calls overloaded is too much.
 func ExampleWithTrip() {
 	b, err := breaker.New(breaker.Key{}, breaker.Config{}, breaker.WithTrip(func(c breaker.Counts) bool {
 		return c.Calls() >= 6 && 3*c.Overloads >= c.Calls()

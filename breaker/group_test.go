@@ -210,7 +210,7 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
 		}
 	}
-	// Given more than once: listeners add up, the last rule of one's own counts.
+	// Given more than once: listeners add up, the last custom rule counts.
 	heard := 0
 	count := WithListener(func(context.Context, Event) { heard++ })
 	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count, WithTrip(func(Counts) bool { return true }))

@@ -272,22 +272,22 @@ func TestS13_UndoKeepsTheSpan(t *testing.T) {
 	})
 }
 
-// S13: the stay that the stream was admitted in. Neither a sign nor its taking back reaches into another one.
+// S13: the generation that the stream was admitted in. Neither a sign nor its taking back reaches into another one.
 func TestS13_SignOfAnotherGeneration(t *testing.T) {
 	b := mustNew(t, Config{FailureRatio: -1, FailingFor: -1})
 	p := acquire(t, b)
 	b.Reset(t.Context())
 	report(t, b, 3, Failure)
 	if endStreak(t, p) != nil {
-		t.Error("a stream of an earlier stay ended a streak")
+		t.Error("a stream of an earlier generation ended a streak")
 	}
-	wantStreak(t, "sign of an earlier stay", b, 3)
+	wantStreak(t, "sign of an earlier generation", b, 3)
 	p = acquire(t, b)
 	undo := endStreak(t, p)
 	b.Reset(t.Context())
 	undo()
 	acquire(t, b).Done(t.Context(), Failure)
-	wantStreak(t, "taken back in another stay", b, 1)
+	wantStreak(t, "taken back in another generation", b, 1)
 	b.Trip(t.Context(), "test")
 	if endStreak(t, p) != nil {
 		t.Error("a sign of life for an open breaker")
@@ -336,12 +336,12 @@ func TestS14_ProbeSignOfLife(t *testing.T) {
 	}
 }
 
-// S14: only in the half-open stay of the probe, only for probes, and under ForceClosed later.
+// S14: only in the half-open generation of the probe, only for probes, and under ForceClosed later.
 func TestS14_ProbeSignOfLifeWithoutEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
 		if p := acquire(t, b); probeSignOfLife(t, p) || b.Snapshot().Generation != 1 {
-			t.Error("a call that is no probe changes the stay")
+			t.Error("a call that is no probe changes the generation")
 		}
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Hour)
@@ -355,12 +355,12 @@ func TestS14_ProbeSignOfLifeWithoutEffect(t *testing.T) {
 		b.ClearOverride(t.Context())
 		b.Trip(t.Context(), "test")
 		if probeSignOfLife(t, p) || b.State() != Open {
-			t.Error("after its stay: want nothing")
+			t.Error("after its generation: want nothing")
 		}
 		time.Sleep(time.Hour)
 		acquire(t, b)
 		if probeSignOfLife(t, p) || b.State() != HalfOpen {
-			t.Error("in another half-open stay: want nothing")
+			t.Error("in another half-open generation: want nothing")
 		}
 	})
 }

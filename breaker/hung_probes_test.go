@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Every call that is let through hangs for good, and whenever a probe may go out, one does.
+// Every call that is admitted hangs for good, and whenever a probe may go out, one does.
 func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 	b := mustNew(t, Config{})
 	b.Trip(t.Context(), "test")

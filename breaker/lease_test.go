@@ -60,7 +60,7 @@ func TestB22_AProbeIsALease(t *testing.T) {
 			{time.Hour, "success failure end:endless=failure failure*3", "closed"},
 			{time.Hour, "failure", "open"},
 		}},
-		{"a lease of an earlier stay takes no slot in this one", func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(), []row{
+		{"a lease of an earlier generation takes no slot in this one", func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(), []row{
 			{0, "trip", "open"},
 			{due, "begin:old trip", "probe open"},
 			{2 * due, "success", "probe closed"},
@@ -68,7 +68,7 @@ func TestB22_AProbeIsALease(t *testing.T) {
 	})
 }
 
-// The breaker is never stuck, whatever the callers do: nor does a callee that is well, and takes longer than a lease,
+// The breaker is never stuck, whatever the callers do: nor does a backend that is well, and takes longer than a lease,
 // keep it half-open. Its success comes late, and yet says that it answers.
 func TestB22_ALateSuccessOfTheSameGenerationCountsTowardsClosing(t *testing.T) {
 	const due, lease = 5 * time.Second, time.Second
@@ -126,13 +126,13 @@ func TestB22_ALateSuccessOfTheSameGenerationCountsTowardsClosing(t *testing.T) {
 			{due + 3*lease, "begin:3", "probe half_open"},
 			{due + 4*lease, "end:2=success", "closed"}, // as long as SlowCall, which is not slow
 		}},
-		{"but not in a later stay", probing(1, 1), []row{
+		{"but not in a later generation", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "failure", "probe open"},
 			{due + lease, "end:1=success", "open"},
 		}},
-		{"but not in a later half-open stay", probing(1, 1), []row{
+		{"but not in a later half-open generation", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "failure", "probe open"},
@@ -170,8 +170,8 @@ func TestB22_ABackendSlowerThanALeaseRecovers(t *testing.T) {
 	})
 }
 
-// A callee that answers some probes and lets others hang, and fails in the end, collects few all the same: an answer
-// forgives those that hang for its stay, and not for good.
+// A backend that answers some probes and lets others hang, and fails in the end, collects few all the same: an answer
+// forgives those that hang for its generation, and not for good.
 func TestB22_HungProbesAmongGoodOnesStayBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{Jitter: -1, MaxProbes: 3})
@@ -193,7 +193,7 @@ func TestB22_HungProbesAmongGoodOnesStayBounded(t *testing.T) {
 			t.Errorf("%d probes hang after a day, want 300 at most, and some", hung)
 		}
 		if got := b.State(); got == Closed {
-			t.Error("it closed, though a probe failed in each stay")
+			t.Error("it closed, though a probe failed in each generation")
 		}
 	})
 }
@@ -222,7 +222,7 @@ func TestB22_ASuccessfulProbeEndsTheDelay(t *testing.T) {
 			time.Sleep(time.Second)
 			p, err := b.Acquire(t.Context())
 			if err != nil {
-				t.Fatalf("late: %v; the callee has answered, and the next probe is rejected: %v", late, err)
+				t.Fatalf("late: %v; the backend has answered, and the next probe is rejected: %v", late, err)
 			}
 			p.Done(t.Context(), Success)
 			if got := b.State(); got != Closed {

@@ -19,12 +19,12 @@ import (
 //
 //   - A success that takes no lock comes in three: it is judged (in time or late), it is counted, and it ends the row of
 //     consecutive failures. Its stay may end between the steps. It still is a success, as it was in time when it was judged,
-//     and is in the totals; to the stay after its own it does nothing.
+//     and is in the totals; to the generation after its own it does nothing.
 //   - What may open comes in three, under one hold of the lock: it is noted in the window, the rules are evaluated, and if
 //     one fires the breaker opens. Only what takes no lock comes between: the steps of successes, admissions while closed,
 //     and State. So a success that runs beside the Nth consecutive failure may end the row when that failure is in it
 //     already; then nothing opens. And one that comes after the evaluation does not stop the breaker from opening.
-//   - The rule of WithTrip is asked outside the lock. Its answer is a step of its own, and counts if the stay lasts.
+//   - The rule of WithTrip is asked outside the lock. Its answer is a step of its own, and counts if the generation lasts.
 //   - A snapshot, and the counts in an event, are of one instant in all that the lock guards and in any one of the figures
 //     that it does not guard: the row, and the successes in the window. Two of these may be of two instants, and so may the
 //     counts of admissions, successes and rejections in all. At rest all of it is exact.
@@ -39,7 +39,7 @@ const (
 	opRecord     = "note"     // what may open, first step
 	opEvaluate = "evaluate" // second
 	opOpen     = "open"     // third
-	opCustom   = "answer"   // fourth, with a rule of one's own
+	opCustom   = "answer"   // fourth, with a custom rule
 	opTrip     = "trip"
 	opReset    = "reset"
 	opOverride = "override"
@@ -54,7 +54,7 @@ const (
 // linearOp is what an operation was asked, linearSaw what came back.
 type linearOp struct {
 	kind   string
-	permit int // acquire: the number that it gets if it is let through; settle and its steps: which
+	permit int // acquire: the number that it gets if it is admitted; settle and its steps: which
 	report Report
 	mode   Mode
 	d      time.Duration // to advance, or an override's TTL
@@ -89,7 +89,7 @@ type linearPermit struct {
 	probe  bool
 	steps  int // taken of its report
 	late   bool
-	check  *customCheck // for the rule of one's own; never written to
+	check  *customCheck // for the custom rule; never written to
 }
 
 // stepOf is how many steps of the same report come before this one.

@@ -67,12 +67,12 @@ func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard first", first.brief(), tripResetTripEvents)
-		wantSame(t, "heard last", last.brief(), tripResetTripEvents)
+		wantSame(t, "received first", first.brief(), tripResetTripEvents)
+		wantSame(t, "received last", last.brief(), tripResetTripEvents)
 	})
 }
 
-// The exiting listener takes the goroutine of the call along that was let through as a probe. Its permit never reaches
+// The exiting listener takes the goroutine of the call along that was admitted as a probe. Its permit never reaches
 // anybody, so its slot must be given back.
 func TestB30_AnExitingListenerFreesTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -120,13 +120,13 @@ func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
 		if waited := time.Since(begin); waited != 0 {
 			t.Errorf("other calls were delayed by %v", waited)
 		}
-		wantSame(t, "heard meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"}) // other's
+		wantSame(t, "received meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"}) // other's
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if tripped != time.Hour {
 			t.Errorf("the call that delivers took %v, want an hour", tripped)
 		}
-		wantSame(t, "heard in the end", rec.brief()[2:], []string{
+		wantSame(t, "received in the end", rec.brief()[2:], []string{
 			"1 closed>open manual", "2 open>closed manual", "3 closed>open consecutive",
 		})
 		if s := b.State(); s != Open {
@@ -323,10 +323,10 @@ func TestB30_NoListenerIsLeft(t *testing.T) {
 		stop()
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard by the one that went", rec.brief(), tripResetTripEvents[:1])
+		wantSame(t, "received by the one that went", rec.brief(), tripResetTripEvents[:1])
 		var next recorder
 		g.Listen(next.Transition)
 		b.Trip(t.Context(), "test")
-		wantSame(t, "heard by the next", next.brief(), tripResetTripEvents[2:])
+		wantSame(t, "received by the next", next.brief(), tripResetTripEvents[2:])
 	})
 }

@@ -44,7 +44,7 @@ type model struct {
 	leases               []modelLease
 	lastProbe            time.Duration
 	lastTicket, excused int // of probes; the second as of the last closing
-	excusedHere         int // as of the last good answer in this stay
+	excusedHere         int // as of the last good answer in this generation
 
 	override    Mode
 	overrideEnd time.Duration // 0: none
@@ -245,7 +245,7 @@ func (m *model) concurrencyReached(now time.Duration) bool {
 	return m.cfg.MaxConcurrent > 0 && running >= uint64(m.cfg.MaxConcurrent)
 }
 
-// slot says whether a probe may go out in the stay gen.
+// slot says whether a probe may go out in the generation gen.
 func (m *model) slot(gen uint64, now time.Duration) bool {
 	taken, stale := 0, 0
 	for _, l := range m.leases {

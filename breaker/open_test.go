@@ -181,8 +181,8 @@ func TestB14_ReadsArePure(t *testing.T) {
 	}
 }
 
-// lateStates is a breaker in each state that a result of an earlier stay may find. The calls "closed" and "probe" were
-// admitted in a closed and in a half-open stay before it.
+// lateStates is a breaker in each state that a result of an earlier generation may find. The calls "closed" and "probe" were
+// admitted in a closed and in a half-open generation before it.
 func lateStates() []struct {
 	name string
 	rows []row
@@ -253,7 +253,7 @@ func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 // A probe's late result frees no slot and takes none.
 func TestB15_ALateProbeMovesNoSlot(t *testing.T) {
 	runScenarios(t, []scenario{
-		{"the slot of the next stay stays taken", steady(), []row{
+		{"the slot of the next generation stays taken", steady(), []row{
 			{0, "trip", "open"},
 			{5 * time.Second, "begin:old", "probe half_open"},
 			{5 * time.Second, "trip", "open"},
@@ -313,7 +313,7 @@ func TestB16_StateAndDeadlineChangeTogetherConcurrentSafe(t *testing.T) {
 					default:
 					}
 					s := b.Snapshot()
-					// Time stands still: an open stay has all of its period before it, and any other has none.
+					// Time stands still: an open generation has all of its period before it, and any other has none.
 					open := s.State == Open
 					if (s.RetryAfter == time.Minute) != open || s.RetryAfter != 0 != open || s.Ready == open {
 						t.Errorf("%v with %v to go, ready: %v", s.State, s.RetryAfter, s.Ready)

@@ -79,7 +79,7 @@ func TestB28_ForceClosed(t *testing.T) {
 			t.Errorf("totals: %+v", s)
 		}
 		if asked != 0 {
-			t.Errorf("the rule of one's own was asked %d times", asked)
+			t.Errorf("the custom rule was asked %d times", asked)
 		}
 		b.Trip(t.Context(), "below")
 		report(t, b, 1, Failure)

@@ -171,12 +171,12 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := mustNew(t, tt.cfg)
 				newTimeline(t, b).run(tt.rows...)
-				cancelled, cancel := context.WithCancelCause(t.Context())
+				canceled, cancel := context.WithCancelCause(t.Context())
 				cancel(stop)
 				expired, cancelExpired := context.WithDeadline(t.Context(), time.Now())
 				defer cancelExpired()
 				before, ph := b.Snapshot(), b.phase.Load()
-				for _, ctx := range []context.Context{cancelled, expired} {
+				for _, ctx := range []context.Context{canceled, expired} {
 					p, err := b.Acquire(ctx)
 					if err != ctx.Err() { //nolint:errorlint // as it is
 						t.Errorf("Acquire returned %v, want %v as it is", err, ctx.Err())
@@ -202,7 +202,7 @@ func TestB25_ASecondReportOfAProbeChangesNothing(t *testing.T) {
 	const due = 5 * time.Second
 	for _, first := range []Outcome{Success, Failure, Overload, Ignored} {
 		for _, second := range []Outcome{Success, Failure, Overload, Ignored} {
-			for _, wait := range []time.Duration{0, time.Minute} { // in the same stay, or after the next has begun
+			for _, wait := range []time.Duration{0, time.Minute} { // in the same generation, or after the next has begun
 				synctest.Test(t, func(t *testing.T) {
 					b := mustNew(t, probing(2, 3))
 					b.Trip(t.Context(), "test")

@@ -232,7 +232,7 @@ func TestB20_ProbeCounts(t *testing.T) {
 	})
 }
 
-// [a cancelled probe closes the circuit]
+// [a canceled probe closes the circuit]
 func TestB21_AnIgnoredProbeDecidesNothing(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{

@@ -282,7 +282,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 				acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Latency: 2 * time.Second})
 			}
 			if asked != tt.asked {
-				t.Errorf("%v: the rule of one's own was asked %d times, want %d", tt.want, asked, tt.asked)
+				t.Errorf("%v: the custom rule was asked %d times, want %d", tt.want, asked, tt.asked)
 			}
 			if tt.want == 0 {
 				wantSame(t, "events", rec.brief(), []string(nil))
@@ -299,7 +299,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 	}
 }
 
-// A rule of one's own runs outside every lock, and what it says counts for the stay that it was asked about.
+// A custom rule runs outside every lock, and what it says counts for the generation that it was asked about.
 func TestCustomRule(t *testing.T) {
 	tests := []struct {
 		name string

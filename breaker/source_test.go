@@ -68,7 +68,7 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 // have a monotonic reading; see TestB31_InstantsAreMonotonic for the times that leave the package.
 func TestB36_NoWallClockInDecisions(t *testing.T) {
 	_, files := source(t)
-	// What may stand where: a stay's wall time is taken where the stay begins, and read for the snapshot.
+	// What may stand where: a generation's wall time is taken where the generation begins, and read for the snapshot.
 	allowed := map[string][]string{
 		"UnixNano":  {"breaker.go newBreaker", "transition.go startGeneration"},
 		"wall":      {"breaker.go newBreaker", "snapshot.go Snapshot", "transition.go startGeneration"},

@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// widened is a breaker that has lanes for three Ps.
+// widened is a breaker that has stripes for three Ps.
 func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
 	b := mustNew(tb, cfg, opts...)
 	b.enableStripes(3)
 	if ph := b.phase.Load(); !ph.striped || len(b.lazy.Load().loadStripes()) != 6 || len(ph.win.stripeList()) != 6 {
-		tb.Fatalf("laned: %v, %d and %d lanes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()), len(ph.win.stripeList()))
+		tb.Fatalf("striped: %v, %d and %d stripes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()), len(ph.win.stripeList()))
 	}
 	return b
 }
 
-// spread counts n calls in each lane, as if each had met another P.
+// spread counts n calls in each stripe, as if each had met another P.
 func addToEachStripe(b *Breaker, n uint64) (all uint64) {
 	w := b.phase.Load().win
 	for i := range b.lazy.Load().loadStripes() {
@@ -50,25 +50,25 @@ func TestStripesAfterContention(t *testing.T) {
 		counter.Store(tt.n + tt.others)
 		b.noteContention(&counter, tt.n)
 		if got := b.phase.Load().striped; got != tt.want {
-			t.Errorf("%d others after number %d: lanes are there: %v, want %v", tt.others, tt.n, got, tt.want)
+			t.Errorf("%d others after number %d: stripes are there: %v, want %v", tt.others, tt.n, got, tt.want)
 		}
 		if want := min(32, 2*runtime.GOMAXPROCS(0)); tt.want && len(b.phase.Load().win.stripeList()) != want {
-			t.Errorf("%d lanes, want %d", len(b.phase.Load().win.stripeList()), want)
+			t.Errorf("%d stripes, want %d", len(b.phase.Load().win.stripeList()), want)
 		}
 	}
-	// Nor does one that is at the most there is, where bump says 0.
+	// Nor does one that is at the maximum, where bump says 0.
 	full := mustNew(t, Config{})
 	var most atomic.Uint64
 	most.Store(math.MaxUint64)
 	full.noteContention(&most, 0)
 	if full.phase.Load().striped {
-		t.Error("a counter that is full makes lanes")
+		t.Error("a counter that is full makes stripes")
 	}
 	// A bucket that was emptied while the call looked shows nobody.
 	b := mustNew(t, Config{})
 	b.noteContention(new(atomic.Uint64), sampleEvery)
 	if b.phase.Load().striped {
-		t.Error("a window that slides makes lanes")
+		t.Error("a window that slides makes stripes")
 	}
 }
 
@@ -85,25 +85,25 @@ func TestOneCallerGetsNoStripes(t *testing.T) {
 			}
 		}
 		if c := b.lazy.Load(); b.phase.Load().striped || c != nil && c.loadStripes() != nil {
-			t.Errorf("%+v: one caller made lanes", cfg)
+			t.Errorf("%+v: one caller made stripes", cfg)
 		}
 	}
 }
 
 // Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that
-// others take), the lanes are made by hand: what is counted is the same.
+// others take), the stripes are made by hand: what is counted is the same.
 func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
 		if rejecting {
 			b.Trip(t.Context(), "test")
 		}
-		laned := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
+		striped := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
 		var calls atomic.Uint64
 		start := time.Now()
 		runTogether(4, func(int) {
 			n := uint64(0)
-			for ; n < 1000 || n%64 != 0 || !laned(); n++ {
+			for ; n < 1000 || n%64 != 0 || !striped(); n++ {
 				if p, err := b.Acquire(t.Context()); err == nil {
 					p.Done(t.Context(), Success)
 				}
@@ -113,7 +113,7 @@ func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 			}
 			calls.Add(n)
 		})
-		t.Logf("rejecting: %v; lanes after %v", rejecting, time.Since(start))
+		t.Logf("rejecting: %v; stripes after %v", rejecting, time.Since(start))
 		s := wantSettled(t, "in the end", b)
 		if got := s.Successes + s.Rejections.Total(); got != calls.Load() {
 			t.Errorf("rejecting: %v; %d counted of %d calls", rejecting, got, calls.Load())
@@ -121,7 +121,7 @@ func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	}
 }
 
-// B9, B7, B37: what is in lanes counts, slides and settles as what is not.
+// B9, B7, B37: what is in stripes counts, slides and settles as what is not.
 func TestB09_StripesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := withStripes(t, Config{Window: 10 * time.Second})
@@ -136,10 +136,10 @@ func TestB09_StripesCount(t *testing.T) {
 		report(t, b, 5, Success)
 		check("calls", 5, 5, 5)
 		if b.admitted.Load() != 0 || b.phase.Load().win.successes[0].Load() != 0 {
-			t.Error("they were counted in no lane")
+			t.Error("they were counted in no stripe")
 		}
 		all := 5 + addToEachStripe(b, 7)
-		check("in every lane", all, all, all)
+		check("in every stripe", all, all, all)
 		p := acquire(t, b)
 		check("one in flight", all+1, all, all)
 		time.Sleep(5 * time.Second)
@@ -156,7 +156,7 @@ func TestB09_StripesCount(t *testing.T) {
 	})
 }
 
-// The rules look at what is in lanes.
+// The rules look at what is in stripes.
 func TestB05_TheRatioCountsStripes(t *testing.T) {
 	b := withStripes(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
 	all := addToEachStripe(b, 2)
@@ -170,7 +170,7 @@ func TestB05_TheRatioCountsStripes(t *testing.T) {
 	}
 }
 
-// A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes
+// A success in a stripe ends a failure streak, and is slow if it is; one that was admitted before there were stripes
 // counts.
 func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -178,11 +178,11 @@ func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 		before := acquire(t, b)
 		b.enableStripes(1)
 		if ph := b.phase.Load(); ph.kind != admitStriped {
-			t.Fatalf("admission is %d, want that of lanes", ph.kind)
+			t.Fatalf("admission is %d, want that of stripes", ph.kind)
 		}
 		p, fast := acquire(t, b), acquire(t, b)
 		if p.start == 0 {
-			t.Error("the slow rule is on, and the start of a call in a lane is not noted")
+			t.Error("the slow rule is on, and the start of a call in a stripe is not noted")
 		}
 		fast.Done(t.Context(), Success)
 		time.Sleep(time.Second + 1)
@@ -204,12 +204,12 @@ func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 			t.Errorf("without a window: %+v, %d successes, %d in flight", s.Window, s.Successes, s.InFlight)
 		}
 		if !windowless.settleSuccess(acquire(t, windowless), 0) {
-			t.Error("without a window a success in a lane takes the lock")
+			t.Error("without a window a success in a stripe takes the lock")
 		}
 	})
 }
 
-// Lanes of a window end with its stay; what they hold is not lost. Those of the breaker stay.
+// Stripes of a window end with its generation; what they hold is not lost. Those of the breaker stay.
 func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 	for name, end := range map[string]func(*Group, *Breaker){
 		"a trip":                 func(_ *Group, b *Breaker) { b.Trip(t.Context(), "test") },
@@ -228,12 +228,12 @@ func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 			if end == nil {
 				apply(t, g, Config{MinCalls: 7})
 				if now := b.phase.Load(); !now.striped || now.win != ph.win {
-					t.Errorf("laned: %v; the same window: %v; want both", now.striped, now.win == ph.win)
+					t.Errorf("striped: %v; the same window: %v; want both", now.striped, now.win == ph.win)
 				}
 			} else {
 				end(g, b)
 				if now := b.phase.Load(); now.striped || now.win == ph.win {
-					t.Errorf("laned: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
+					t.Errorf("striped: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
 				}
 			}
 			straggler.Done(t.Context(), Success)
@@ -242,7 +242,7 @@ func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
 			}
 			if b.lazy.Load().loadStripes() == nil {
-				t.Error("the breaker's own lanes are gone")
+				t.Error("the breaker's own stripes are gone")
 			}
 		})
 	}
@@ -255,7 +255,7 @@ func apply(t *testing.T, g *Group, cfg Config) {
 	}
 }
 
-// What a straggler leaves in a lane of a stay that is over is collected.
+// What a straggler leaves in a stripe of a generation that is over is collected.
 func TestB09_DrainStaleCollectsFromStripes(t *testing.T) {
 	b := withStripes(t, Config{})
 	acquire(t, b)
@@ -278,21 +278,21 @@ func TestB12_RejectionsInStripes(t *testing.T) {
 		}
 	}
 	if got := b.lazy.Load().rejections[ReasonOpen].Load(); got != 0 {
-		t.Errorf("%d were counted in no lane", got)
+		t.Errorf("%d were counted in no stripe", got)
 	}
 	for i := range b.lazy.Load().loadStripes() {
 		for r := ReasonOpen; int(r) < reasons; r++ {
 			b.lazy.Load().loadStripes()[i].rejections[r].Add(uint64(r))
 		}
 	}
-	const lanes = 6
-	want := ReasonCounts{Open: lanes + 5, HalfOpen: 2 * lanes, Ramp: 3 * lanes, Forced: 4 * lanes, Concurrency: 5 * lanes}
+	const stripes = 6
+	want := ReasonCounts{Open: stripes + 5, HalfOpen: 2 * stripes, Ramp: 3 * stripes, Forced: 4 * stripes, Concurrency: 5 * stripes}
 	if got := b.Snapshot().Rejections; got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
-// Lanes are made once, and only for what is there to be counted in them.
+// Stripes are made once, and only for what is there to be counted in them.
 func TestStripesAreEnabledOnce(t *testing.T) {
 	b := withStripes(t, Config{})
 	ph := b.phase.Load()
@@ -305,12 +305,12 @@ func TestStripesAreEnabledOnce(t *testing.T) {
 	open := b.phase.Load()
 	b.enableStripes(9)
 	if b.phase.Load() != open || open.striped {
-		t.Error("an open breaker has no window to give lanes to")
+		t.Error("an open breaker has no window to give stripes to")
 	}
 	b.Reset(t.Context())
 	b.enableStripes(4)
 	if ph := b.phase.Load(); len(ph.win.stripeList()) != 8 || ph.gen != open.gen+1 {
-		t.Errorf("%d lanes in the new window, generation %d; want 8, %d", len(ph.win.stripeList()), ph.gen, open.gen+1)
+		t.Errorf("%d stripes in the new window, generation %d; want 8, %d", len(ph.win.stripeList()), ph.gen, open.gen+1)
 	}
 	if s := b.Snapshot(); s.Successes != all || s.Admitted != all {
 		t.Errorf("%d successes of %d admitted, want %d", s.Successes, s.Admitted, all)
@@ -319,24 +319,24 @@ func TestStripesAreEnabledOnce(t *testing.T) {
 	large := mustNew(t, Config{})
 	large.enableStripes(100)
 	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want || len(large.phase.Load().win.stripeList()) != want {
-		t.Errorf("%d and %d lanes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
+		t.Errorf("%d and %d stripes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
 	}
 
 	young := mustNew(t, Config{})
 	young.Trip(t.Context(), "test")
 	young.enableStripes(2)
 	if got := len(young.lazy.Load().loadStripes()); got != 4 || young.phase.Load().striped {
-		t.Errorf("open: %d lanes, want 4, for its rejections", got)
+		t.Errorf("open: %d stripes, want 4, for its rejections", got)
 	}
 }
 
-// Under an override, a ramp or MaxConcurrent the lock counts, and what lanes hold stays in the sums.
+// Under an override, a ramp or MaxConcurrent the lock counts, and what stripes hold stays in the sums.
 func TestB28_StripesUnderAnOverride(t *testing.T) {
 	b := withStripes(t, Config{})
 	all := addToEachStripe(b, 1)
 	setOverride(t, b, Shadow, 0)
 	if ph := b.phase.Load(); ph.kind != needsLock || !ph.striped {
-		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.striped)
+		t.Errorf("admission %d, striped: %v; want that of the lock, and stripes", ph.kind, ph.striped)
 	}
 	report(t, b, 1, Success)
 	if s := b.Snapshot(); s.Admitted != all+1 || s.Successes != all+1 || s.Window.Successes != all+1 {
@@ -344,18 +344,18 @@ func TestB28_StripesUnderAnOverride(t *testing.T) {
 	}
 	b.ClearOverride(t.Context())
 	if ph := b.phase.Load(); ph.kind != admitStriped {
-		t.Errorf("admission %d after the override, want that of lanes", ph.kind)
+		t.Errorf("admission %d after the override, want that of stripes", ph.kind)
 	}
 }
 
-// B33: who enters in a lane sees that the breaker has gone, and one with a call in flight in a lane does not go.
+// B33: who enters in a stripe sees that the breaker has gone, and one with a call in flight in a stripe does not go.
 func TestB33_StripesAndEviction(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
 		b := mustGroup(t, cfg).Get(Key{})
 		b.enableStripes(2)
 		p := acquire(t, b)
 		if evictNow(b) {
-			t.Error("it left with a call in flight in a lane")
+			t.Error("it left with a call in flight in a stripe")
 		}
 		p.Done(t.Context(), Success)
 		ph := b.phase.Load()
@@ -364,7 +364,7 @@ func TestB33_StripesAndEviction(t *testing.T) {
 			t.Error("nothing has changed, and it is not let in")
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
-		if cfg.FailureRatio < 0 { // what was counted in a lane is use
+		if cfg.FailureRatio < 0 { // what was counted in a stripe is use
 			b.evictable(1) // sees the calls of before
 			if last, ok := b.evictable(2); !ok || last != 1 {
 				t.Errorf("nobody has called since the last look: may go: %v, last used at %d; want true, at the look before", ok, last)
@@ -386,12 +386,12 @@ func TestB33_StripesAndEviction(t *testing.T) {
 		last := b.phase.Load()
 		b.enableStripes(2)
 		if b.phase.Load() != last {
-			t.Error("one that has gone gets lanes")
+			t.Error("one that has gone gets stripes")
 		}
 	}
 }
 
-// A success that is held up between its lane and its second look, while the stay ends, is collected by whoever ends
+// A success that is held up between its stripe and its second look, while the generation ends, is collected by whoever ends
 // it or by itself, once.
 func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: time.Hour})
@@ -425,10 +425,10 @@ func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Each number is a lane, whatever their number is, and all lanes have a number.
+// Each number is a stripe, whatever their number is, and all stripes have a number.
 func TestStripeFor(t *testing.T) {
-	for _, lanes := range []int{1, 2, 5} {
-		of := make([]stripe, lanes)
+	for _, stripes := range []int{1, 2, 5} {
+		of := make([]stripe, stripes)
 		// What is in the pool now, on any P, and then a number that nobody has had.
 		for i := range uint32(1000) {
 			stripeNumbers.Put(&i)
@@ -437,7 +437,7 @@ func TestStripeFor(t *testing.T) {
 		}
 		for i := range of {
 			if of[i].admitted.Load() == 0 {
-				t.Errorf("none of 1000 calls picked lane %d of %d", i, lanes)
+				t.Errorf("none of 1000 calls picked stripe %d of %d", i, stripes)
 			}
 		}
 	}
@@ -450,21 +450,21 @@ func TestStripeFor(t *testing.T) {
 	}
 }
 
-// Two lanes share no cache line, or cores would meet again.
+// Two stripes share no cache line, or cores would meet again.
 func TestAStripeIsWholeCacheLines(t *testing.T) {
 	if got := reflect.TypeFor[stripe]().Size(); got != 64 {
-		t.Errorf("a lane has %d bytes, want a cache line", got)
+		t.Errorf("a stripe has %d bytes, want a cache line", got)
 	}
 	if got := reflect.TypeFor[windowStripe]().Size(); got != 128 {
-		t.Errorf("a lane of a window has %d bytes, want two cache lines", got)
+		t.Errorf("a stripe of a window has %d bytes, want two cache lines", got)
 	}
 }
 
-// A call in a lane allocates nothing, like any other.
+// A call in a stripe allocates nothing, like any other.
 func TestAStripeAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
 	b := withStripes(t, Config{})
-	zeroAllocs(t, "success in a lane", func() {
+	zeroAllocs(t, "success in a stripe", func() {
 		p, err := b.Acquire(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -473,7 +473,7 @@ func TestAStripeAllocatesNothing(t *testing.T) {
 	})
 	open := withStripes(t, Config{OpenFor: time.Hour})
 	open.Trip(ctx, "test")
-	zeroAllocs(t, "rejection in a lane", func() {
+	zeroAllocs(t, "rejection in a stripe", func() {
 		if _, err := open.Acquire(ctx); err == nil {
 			t.Fatal("admitted")
 		}

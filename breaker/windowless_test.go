@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// With the ratio and slow rules off and no rule of one's own, nothing looks at the window, and there is none.
+// With the ratio and slow rules off and no custom rule, nothing looks at the window, and there is none.
 func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -40,7 +40,7 @@ func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	})
 }
 
-// A rule of one's own looks at the window, so there is one; and Apply makes one and drops it.
+// A custom rule looks at the window, so there is one; and Apply makes one and drops it.
 func TestAWindowForACustomRule(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	synctest.Test(t, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 	}
 }
 
-// The rules of WithPolicy have the rule of one's own too.
+// The rules of WithPolicy have the custom rule too.
 func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
@@ -159,7 +159,7 @@ func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	}
 }
 
-// B4: a success that runs beside Apply ends the row of failures, also where the window is another one then.
+// B4: a success that runs beside Apply ends the failure streak, also where the window is another one then.
 func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	cfgs := []Config{{}, {FailureRatio: -1}}
 	g := mustGroup(t, cfgs[1])
@@ -200,11 +200,11 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	if doubtOf(acquire(t, b)) != inDoubt {
-		t.Error("after a failure and Apply the callee is not in doubt")
+		t.Error("after a failure and Apply the backend is not in doubt")
 	}
 }
 
-// A straggler of an earlier stay ends no row of the present one.
+// A straggler of an earlier generation ends no row of the present one.
 func TestB15_ALateSuccessEndsNoStreak(t *testing.T) {
 	b := mustNew(t, Config{})
 	then := b.phase.Load()
