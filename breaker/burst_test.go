@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// borderWindow is a window of ten tenths of a second, as the rules see it.
+// borderWindow is a window of 10 s at one instant, for tests of bursts at the border of two tenths.
 type borderWindow struct {
 	*window
 
@@ -14,7 +14,7 @@ type borderWindow struct {
 
 const tenth = int64(time.Second)
 
-// at goes to an instant, in milliseconds.
+// at moves the window to an instant, in milliseconds.
 func (b *borderWindow) at(millis int64) *borderWindow {
 	b.now = millis * int64(ms)
 	b.rotate(b.now, tenth)
@@ -24,19 +24,18 @@ func (b *borderWindow) at(millis int64) *borderWindow {
 func (b *borderWindow) good(n uint64) { b.successes[b.slot.Load()].Add(n) }
 
 func (b *borderWindow) bad() {
-	tally := b.currentBucket()
-	tally.failures++
+	b.currentBucket().failures++
 	b.addToBurst(badBurst, b.now, tenth)
 }
 
-// rest is what is left of the failures and of all calls without the largest event.
+// withoutBurst returns the failures and all calls without the largest burst.
 func (b *borderWindow) withoutBurst() (part, whole uint64) {
 	c, successes := b.countsByBucket(b.now, tenth)
 	return b.withoutLargest(badBurst, &successes, c.Failures, c.Calls(), 0, b.now)
 }
 
-// B5, B6: an event that crosses the border of two tenths is left out with its share of the good calls of both. Of the
-// first tenth these are two thirds, since another failure ended there; of the second all.
+// B5, B6: a burst across the border of two tenths is left out with its share of the good calls of both. That is two
+// thirds of the first tenth, because another failure ended there, and all of the second.
 func TestB05_B06_ABurstAcrossABorder(t *testing.T) {
 	w := &borderWindow{window: newWindow(0, tenth)}
 	w.at(100).good(60)
@@ -54,7 +53,7 @@ func TestB05_B06_ABurstAcrossABorder(t *testing.T) {
 	}
 }
 
-// B5, B6: when the tenth in which such an event began is no longer alive, what is left of it is the event.
+// B5, B6: when the tenth in which such a burst began has left the window, the calls in the next tenth are the burst.
 func TestB05_B06_ABurstThatBeganBeforeTheWindow(t *testing.T) {
 	w := &borderWindow{window: newWindow(0, tenth)}
 	w.at(995).bad()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// together runs f on n goroutines that start at once, and waits for them. They wait for each other awake, as one that
-// slept might be done before the next has woken up.
+// runTogether runs f on n goroutines that start at the same time, and waits for them. They spin until all are ready. If
+// they slept, one might end before the next woke up.
 func runTogether(n int, f func(i int)) {
 	var ready atomic.Int64
 	var wg sync.WaitGroup
@@ -27,7 +27,7 @@ func runTogether(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// quiet checks that nothing is in flight, and that all that was admitted is accounted for.
+// wantSettled checks that no call is in flight and that each admitted call has one outcome.
 func wantSettled(t *testing.T, what string, b *Breaker) Snapshot {
 	t.Helper()
 	s := b.Snapshot()
@@ -60,14 +60,14 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted, s.Successes,
 			s.Failures, s.Overloads, s.Ignored, all, all/4)
 	}
-	slow := uint64(all / 8 * 3 / 4) // those of the ignored ones are not slow
+	slow := uint64(all / 8 * 3 / 4) // ignored calls are not slow
 	s.Window.ConsecutiveFailures = 0
 	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want || s.SlowCalls != slow {
 		t.Errorf("window %+v, %d slow; want %+v", s.Window, s.SlowCalls, want)
 	}
 }
 
-// Where all succeed no lock puts the callers in order.
+// If all calls succeed, no lock puts the callers in order.
 func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 20_000
 	b := mustNew(t, Config{Window: time.Hour})
@@ -84,7 +84,7 @@ func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The window slides a thousand times a second beneath the callers, most of which take no lock.
+// The window slides up to ten thousand times a second while calls, most of which take no lock, count in it.
 func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 4000
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt, Window: time.Millisecond})
@@ -112,7 +112,8 @@ func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A threshold crossing always trips, once: one event, one generation; and exactly what leads to it counts.
+// Crossing a threshold opens the breaker once: one event and one generation. Exactly the calls up to the threshold count,
+// and the others are late.
 func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	const callers, calls, threshold = 4, 10, 20
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1, OpenFor: time.Hour, Window: time.Hour}
@@ -156,7 +157,7 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A success takes no lock, and so may come while its generation ends. Wherever it is counted, it is counted: see sweep.
+// A success takes no lock, so its generation may end meanwhile. It is counted in any case, see drainStale.
 func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	const callers, rounds = 2, 8000
 	g := mustGroup(t, Config{})
@@ -194,11 +195,11 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever
-// left it.
+// The same without a race: a success that is counted in a window after its generation has ended is collected once, by the
+// call that counted it.
 func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b := mustNew(t, Config{})
-	acquire(t, b) // its success is counted below, as if the goroutine had been held up
+	acquire(t, b) // its success is counted below, as if the goroutine had been delayed
 	ph := b.phase.Load()
 	w := ph.win
 	b.drainStale(ph) // nothing has ended
@@ -309,7 +310,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 		}
 	})
 	if most.Load() != 0 {
-		t.Errorf("%d calls ran at once, want %d at most", most.Load(), limit)
+		t.Errorf("%d calls ran at once, want at most %d", most.Load(), limit)
 	}
 	s := wantSettled(t, "in the end", b)
 	if s.Rejections.Concurrency+s.Admitted != callers*calls || s.Admitted != uint64(admitted.Load()) {
@@ -317,8 +318,8 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	}
 }
 
-// And where the generation went on under a policy with another Window, the success ends the failure streak that went over
-// to it.
+// If Apply replaced the window in the same generation, such a success also ends the failure streak, which was copied to
+// the new window.
 func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
@@ -330,7 +331,7 @@ func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	if err := g.Apply(Config{Window: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
-	inc(&then.win.successes[0]) // as if it had looked at the phase before Apply
+	inc(&then.win.successes[0]) // as if it had loaded the phase before Apply
 	b.drainStale(then)
 	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
 		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)

@@ -47,7 +47,7 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// FuzzConfigFields fills a Config with any values, also with those that JSON has no words for.
+// FuzzConfigFields fills a Config with any values, also with those that JSON cannot express.
 func FuzzConfigFields(f *testing.F) {
 	f.Add(0, int64(0), 0.0, 0, int64(0), int64(0), 0.0, int64(0), int64(0), 0.0, 0.0, 0, 0, int64(0), int64(0), 0)
 	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt, 50, int64(1), int64(1), 1)
@@ -66,8 +66,7 @@ func FuzzConfigFields(f *testing.F) {
 	})
 }
 
-// checkConfig is B1 and B2 for whatever cfg is, and for one that is valid, what a breaker made with it owes its
-// callers.
+// checkConfig checks B1 and B2 for any cfg. If cfg is valid, it also checks one cycle of a breaker with it.
 func checkConfig(t *testing.T, cfg Config) {
 	t.Helper()
 	err := cfg.Validate()
@@ -80,7 +79,7 @@ func checkConfig(t *testing.T, cfg Config) {
 		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg), "Apply of a rule": g.Apply(Config{}, rule),
 	} {
 		if (got == nil) != (err == nil) {
-			t.Errorf("%s returned %v where Validate returned %v, for %+v", who, got, err, cfg)
+			t.Errorf("%s returned %v, and Validate returned %v, for %+v", who, got, err, cfg)
 		}
 	}
 	if (b == nil) != (newErr != nil) {
@@ -108,7 +107,7 @@ func checkConfig(t *testing.T, cfg Config) {
 	synctest.Test(t, func(t *testing.T) { checkFullCycle(t, cfg) })
 }
 
-// namesFields says whether err names fields of cfg, each with the value that it has.
+// checkConfigErrors checks that each error in err names a field of cfg and its value.
 func checkConfigErrors(t *testing.T, cfg Config, err error) {
 	t.Helper()
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -129,8 +128,8 @@ func checkConfigErrors(t *testing.T, cfg Config, err error) {
 	}
 }
 
-// oneRound takes a breaker once around: failures until it opens, its open period, probes until it closes, the ramp. The
-// numbers of steps have bounds, for a Config may ask for more than a lifetime.
+// checkFullCycle takes a breaker through one cycle: failures until it opens, the open period, probes until it closes, and
+// the ramp. The numbers of steps are limited, because a Config may demand more than can ever happen.
 func checkFullCycle(t *testing.T, cfg Config) {
 	t.Helper()
 	const calls, years = 64, 30 * 365 * 24 * time.Hour
@@ -201,7 +200,7 @@ func checkFullCycle(t *testing.T, cfg Config) {
 		fail("%v after %d successes", b.State(), successes)
 	}
 	for _, p := range probes {
-		p.Done(t.Context(), Failure) // B15: late, or as good as that
+		p.Done(t.Context(), Failure) // B15: late, or too few to open
 	}
 	if b.State() != Closed || d.Ramp > years {
 		return
@@ -214,7 +213,7 @@ func checkFullCycle(t *testing.T, cfg Config) {
 	}
 }
 
-// failureGap is how far apart the failures of a round lie: far enough that two of them last for FailingFor.
+// failureGap returns the time between two failures of a cycle: long enough that two of them last for FailingFor.
 func failureGap(d Config) time.Duration {
 	if d.FailingFor < 0 {
 		return 0
@@ -222,30 +221,34 @@ func failureGap(d Config) time.Duration {
 	return max(d.FailingFor, burstGap+1)
 }
 
-// failuresThatOpen is which of the failures that are gap apart opens, if it is one of the first most (B4, B5).
+// failuresThatOpen returns how many failures, gap apart, open the breaker (B4, B5). If more than most are needed, it
+// returns most + 1.
 func failuresThatOpen(d Config, gap time.Duration, most int) int {
 	for n := 1; n <= most; n++ {
 		lasted := time.Duration(n-1) * gap
 		if d.ConsecutiveFailures > 0 && n >= d.ConsecutiveFailures && lasted >= d.FailingFor {
 			return n
 		}
-		alive, worst, in, tenth := 0, 0, make(map[time.Duration]int), d.Window/10
+		inWindow, largest, in, tenth := 0, 0, make(map[time.Duration]int), d.Window/10
 		for i := range n {
 			if k := time.Duration(i) * gap / tenth; lasted/tenth-k < 10 {
-				alive++
+				inWindow++
 				in[k]++
-				worst = max(worst, in[k])
+				largest = max(largest, in[k])
 			}
 		}
-		rest := alive - worst
-		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && badCallsLast(n, gap, d))) {
+		if d.FailureRatio <= 0 || inWindow < d.MinCalls {
+			continue
+		}
+		rest := inWindow - largest
+		if d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && badCallsLast(n, gap, d)) {
 			return n
 		}
 	}
 	return most + 1
 }
 
-// lasts reports whether the failures that are alive at the nth have lasted as the ratio rule wants it.
+// badCallsLast reports whether the failures in the window at the nth failure have lasted long enough for the ratio rule.
 func badCallsLast(n int, gap time.Duration, d Config) bool {
 	now, tenth := time.Duration(n-1)*gap, d.Window/10
 	for i := range n {
@@ -293,7 +296,7 @@ func FuzzOverride(f *testing.F) {
 	})
 }
 
-// FuzzNames decodes a State and a Mode from any bytes: their own names and nothing else (B1).
+// FuzzNames decodes a State and a Mode from any bytes. Only their names are accepted (B1).
 func FuzzNames(f *testing.F) {
 	for _, names := range [][]string{stateNames[:], modeNames[:], {"Open", "open ", "\xff", "half-open"}} {
 		for _, name := range names {
@@ -301,7 +304,7 @@ func FuzzNames(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		const before = 77 // no State, no Mode
+		const before = 77 // neither a State nor a Mode
 		s, m := State(before), Mode(before)
 		if err := s.UnmarshalText(text); (err == nil) != (s != before) {
 			t.Errorf("%q: got %v and %v", text, s, err)

@@ -59,7 +59,7 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 	wantSame(t, "Config{}.WithDefaults()", Config{}.WithDefaults(), want)
 	wantSame(t, "WithDefaults twice", want.WithDefaults(), want)
 
-	// MaxOpenFor follows OpenFor where that is longer.
+	// MaxOpenFor is OpenFor if that is longer.
 	for _, tt := range []struct{ openFor, want time.Duration }{
 		{9 * time.Second, 10 * time.Second}, {10 * time.Second, 10 * time.Second}, {10*time.Second + 1, 10*time.Second + 1}, {time.Hour, time.Hour},
 	} {
@@ -68,14 +68,14 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 		}
 	}
 
-	// A single failure that opens has nothing to last, and only then.
+	// FailingFor is 0 only if one failure opens.
 	for failures, want := range map[int]time.Duration{-1: time.Second, 0: time.Second, 1: 0, 2: time.Second} {
 		if got := (Config{ConsecutiveFailures: failures}).WithDefaults().FailingFor; got != want {
 			t.Errorf("ConsecutiveFailures %d: FailingFor is %v, want %v", failures, got, want)
 		}
 	}
 
-	// What is set stays, also what switches a rule off and what is not valid.
+	// A field that is set is not changed, also if it switches a rule off or is invalid.
 	set := Config{
 		ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1, SlowRatio: 1,
 		OpenFor: 1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
@@ -83,7 +83,7 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 	}
 	wantSame(t, "WithDefaults of a full Config", set.WithDefaults(), set)
 	if got := (Config{MinCalls: -3}).WithDefaults().MinCalls; got != -3 {
-		t.Errorf("WithDefaults made MinCalls %d of -3: nothing is ever clamped", got)
+		t.Errorf("WithDefaults changed MinCalls from -3 to %d; values are never clamped", got)
 	}
 }
 
@@ -211,7 +211,7 @@ func bounds() []bound {
 	}
 }
 
-// [silently turning an interval below zero into "never"]
+// A known bug of another breaker: a negative interval silently means "never".
 func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 	tested := make(map[string]bool)
 	for _, tt := range bounds() {
@@ -229,7 +229,7 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 			continue
 		}
 		value := reflect.ValueOf(tt.cfg).FieldByName(tt.field).Interface()
-		if ce.Field != tt.field || fmt.Sprint(ce.Value) != fmt.Sprint(value) || ce.Bound == "" { // NaN is not itself
+		if ce.Field != tt.field || fmt.Sprint(ce.Value) != fmt.Sprint(value) || ce.Bound == "" { // as text, because NaN is not equal to itself
 			t.Errorf("%+v: got %s = %v (want %q), want field %s, value %v, a bound", tt.cfg, ce.Field, ce.Value, ce.Bound, tt.field, value)
 		}
 		if strings.Count(err.Error(), "\n") > 0 {
@@ -243,7 +243,7 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 	}
 }
 
-// The errors of B2, one by one; bounds has them for each field.
+// The errors of B2, by kind. TestB01_EveryFieldHasItsBounds has the bounds of each field.
 func TestB02_InvalidValues(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	for name, c := range map[string]Config{
@@ -270,7 +270,7 @@ func TestB02_InvalidValues(t *testing.T) {
 		"a Window below 0, which is not never": {Window: -time.Second},
 	} {
 		if err := c.Validate(); err == nil {
-			t.Errorf("%s is no error", name)
+			t.Errorf("%s: got no error", name)
 		}
 		if b, err := New(Key{}, c); err == nil || b != nil {
 			t.Errorf("%s: New returned %v, %v", name, b, err)

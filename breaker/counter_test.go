@@ -26,14 +26,14 @@ func TestB11_CountersSaturate(t *testing.T) {
 		{1, []uint64{most, 5}, most},
 	} {
 		if got := satAdd(tt.a, tt.more...); got != tt.want {
-			t.Errorf("plus(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
+			t.Errorf("satAdd(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
 		}
 	}
 	for _, tt := range []struct{ a, b, want uint64 }{
 		{0, 0, 0}, {3, 2, 1}, {2, 3, 0}, {0, most, 0}, {most, most, 0}, {most, 0, most},
 	} {
 		if got := satSub(tt.a, tt.b); got != tt.want {
-			t.Errorf("minus(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
+			t.Errorf("satSub(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
 	for _, tt := range []struct{ from, want uint64 }{{0, 1}, {most - 1, most}, {most, most}} {
@@ -41,12 +41,12 @@ func TestB11_CountersSaturate(t *testing.T) {
 		c.Store(tt.from)
 		inc(&c)
 		if got := c.Load(); got != tt.want {
-			t.Errorf("bump of %d: got %d, want %d", tt.from, got, tt.want)
+			t.Errorf("inc of %d: got %d, want %d", tt.from, got, tt.want)
 		}
 	}
 }
 
-// fill puts a breaker's counters at v, as if so many calls had been.
+// fillCounters sets all counters of a breaker to v.
 func fillCounters(b *Breaker, v uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -68,7 +68,7 @@ func fillCounters(b *Breaker, v uint64) {
 	}
 }
 
-// Every counter of a snapshot, full, stays full whatever happens next.
+// A counter of a snapshot that is at its maximum stays there, whatever happens next.
 func TestB11_FullCountersStayFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Millisecond, MinCalls: 1, Jitter: -1, ProbeTimeout: time.Second})
@@ -108,7 +108,7 @@ func TestB11_FullCountersStayFull(t *testing.T) {
 	})
 }
 
-// The lost probes that a read finds by itself are added to the counter too.
+// A read adds the probes whose leases have expired since the last call. That sum does not wrap either.
 func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
@@ -122,7 +122,7 @@ func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
 	})
 }
 
-// The sum of failures and overloads that the ratio rule forms must saturate too, or a full window forgives everything.
+// The sum of failures and overloads in the ratio rule must not wrap either. Otherwise a full window would never open.
 func TestB11_AFullWindowTrips(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1})
 	p := acquire(t, b)
@@ -153,7 +153,7 @@ func TestB11_AWindowSaturates(t *testing.T) {
 		t.Errorf("FailureRatio is %v, want 1", r)
 	}
 	if got := w.total(); got != most {
-		t.Errorf("held is %d, want the maximum", got)
+		t.Errorf("total is %d, want the maximum", got)
 	}
 	if got := w.drain(); got != most {
 		t.Errorf("drain is %d, want the maximum", got)

@@ -20,7 +20,7 @@ func TestRejectedError(t *testing.T) {
 		t.Errorf("AsType finds %v", got)
 	}
 	if errors.Is(e, errors.ErrUnsupported) {
-		t.Error("a rejection is any error there is")
+		t.Error("a rejection matches any error")
 	}
 }
 
@@ -48,7 +48,7 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 	})
 }
 
-// All calls that a breaker rejects for one reason during one generation share one error, and the next generation has another.
+// All calls that a breaker rejects for one reason in one generation share one error. The next generation has another.
 func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
@@ -60,17 +60,17 @@ func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 		setOverride(t, b, ForceOpen, 0)
 		forced := mustReject(t, b)
 		if forced == first || mustReject(t, b) != forced {
-			t.Error("forced rejections do not share an error of their own")
+			t.Error("forced rejections do not share one error, or share that of the generation")
 		}
 		wantRejection(t, forced, Open, ReasonForced)
 		b.ClearOverride(t.Context())
 		if mustReject(t, b) != first {
-			t.Error("an override that came and went changed the error of the generation")
+			t.Error("an override that was cleared changed the error of the generation")
 		}
 		setOverride(t, b, ForceOpen, time.Second)
 		time.Sleep(time.Second)
 		if mustReject(t, b) != first {
-			t.Error("an override that ran out changed the error of the generation")
+			t.Error("an override whose TTL is over changed the error of the generation")
 		}
 		time.Sleep(4 * time.Second)
 		acquire(t, b)
@@ -99,7 +99,8 @@ func rejectedWith(t *testing.T, b *Breaker) string {
 	return mustReject(t, b).Error()
 }
 
-// A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may pass.
+// A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may be
+// admitted.
 func TestRejectedErrorText(t *testing.T) {
 	key := Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"}
 	const name = "shop.Orders/Get at dns:///orders:443"
@@ -174,7 +175,7 @@ func TestRejectedErrorText(t *testing.T) {
 	}
 }
 
-// The name of a key in a sentence. What a log would not show as it is, is quoted.
+// The name of a key in a sentence. It is quoted if a log would not show it as it is.
 func TestKeyPhrase(t *testing.T) {
 	for _, tt := range []struct {
 		key  Key
@@ -206,7 +207,7 @@ func TestRough(t *testing.T) {
 	}
 }
 
-// What a structured log shows of keys, events, snapshots and rejections.
+// Keys, events, snapshots and rejections in a structured log.
 func TestLogValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder

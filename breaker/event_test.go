@@ -11,13 +11,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// tagged is a context that can be told from others.
+// tagged returns a context that can be distinguished from others.
 func tagged(t *testing.T, tag string) context.Context {
 	t.Helper()
 	return context.WithValue(t.Context(), ctxKey{}, tag)
 }
 
-// An Event says which rule fired and the counts it fired on, and carries the context of the call that caused it.
+// An event names the rule that fired and the counts that it fired on. It carries the context of the call that caused it.
 func TestB31_EventFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -30,7 +30,7 @@ func TestB31_EventFields(t *testing.T) {
 		at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
 		call := func(tag string, o Outcome, latency time.Duration) {
 			t.Helper()
-			p, err := b.Acquire(tagged(t, tag+", asking"))
+			p, err := b.Acquire(tagged(t, tag+", Acquire"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func TestB31_EventFields(t *testing.T) {
 			{From: Open, To: Open, Rule: RuleManual, Why: "because", At: at(20), OpenFor: 5 * time.Second},
 		}
 		tags := []string{
-			"fifth failure", "good probe, asking", "bad probe", "good probe, asking", "second good probe", "tenth call", "reset",
+			"fifth failure", "good probe, Acquire", "bad probe", "good probe, Acquire", "second good probe", "tenth call", "reset",
 			"tenth slow call", "trip",
 		}
 		for i := range want {
@@ -92,13 +92,13 @@ func TestB31_EventFields(t *testing.T) {
 	})
 }
 
-// Outside a bubble the instants of events, errors and snapshots have a monotonic reading, where they say so.
+// Event.At and RejectedError.Until have a monotonic reading, outside a bubble.
 func TestB31_InstantsAreMonotonic(t *testing.T) {
 	var rec recorder
 	b := mustNew(t, Config{}, WithListener(rec.Transition))
 	b.Trip(t.Context(), "test")
 	for what, at := range map[string]time.Time{"Event.At": rec.received()[0].At, "RejectedError.Until": mustReject(t, b).Until} {
-		if !strings.Contains(at.String(), " m=") { // documented: "with a monotonic reading"
+		if !strings.Contains(at.String(), " m=") { // as Event.At and RejectedError.RetryAfter document
 			t.Errorf("%s has no monotonic reading: %v", what, at)
 		}
 	}
@@ -146,7 +146,7 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// B31: an event names the override in force, so that a trip in shadow mode is not taken for rejections.
+// B31: an event names the override in force, so that a trip in shadow mode is not mistaken for one that rejects calls.
 func TestB31_EventNamesTheOverride(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := new(recorder)
@@ -163,7 +163,7 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		b.ClearOverride(t.Context())
 		report(t, b, 1, Failure)
 		set(Shadow)
-		time.Sleep(2 * time.Hour) // it is over by then
+		time.Sleep(2 * time.Hour) // the TTL is over by then
 		b.Reset(t.Context())
 		var got []Mode
 		for _, e := range rec.received() {

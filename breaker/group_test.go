@@ -55,7 +55,7 @@ func TestB32_ConcurrentGetMakesOneBreakerConcurrentSafe(t *testing.T) {
 	}
 }
 
-// unblocked runs f, which must not wait for anything that its caller holds.
+// mustNotBlock runs f, which must not wait for a lock that the test holds.
 func mustNotBlock(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -70,10 +70,10 @@ func mustNotBlock(t *testing.T, what string, f func()) {
 	}
 }
 
-// Get of a known key takes no exclusive lock. Nor do a closed breaker's calls and an open one's rejections.
+// Get of a known key takes no exclusive lock. Neither do calls of a closed breaker and rejections.
 func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}, "no window": {FailureRatio: -1}} {
-		cfg.Window = time.Hour // its sliding takes the lock
+		cfg.Window = time.Hour // because sliding takes the lock
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
@@ -82,7 +82,7 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
 		half.mu.Unlock()
 		acquire(t, half)
-		_ = mustReject(t, half) // the first to be rejected finds out until when the slots are taken
+		_ = mustReject(t, half) // the first rejection takes the lock to set gate.until
 
 		g.mu.Lock()
 		for _, b := range []*Breaker{b, open, half} {
@@ -143,7 +143,7 @@ func TestGroup(t *testing.T) {
 	wantSame(t, "Stats", g.Stats(), GroupStats{Breakers: 2, Unguarded: 1})
 }
 
-// Breakers that come while All yields may be missed; none comes twice, and none that stays is missed.
+// All may miss breakers that are added meanwhile. It yields no breaker twice and misses none that was there before.
 func TestAllWhileTheTableGrows(t *testing.T) {
 	g := mustGroup(t, Config{})
 	for i := range 10 {
@@ -158,7 +158,7 @@ func TestAllWhileTheTableGrows(t *testing.T) {
 	}
 	for key, n := range seen {
 		if n != 1 {
-			t.Errorf("%v came %d times", key, n)
+			t.Errorf("%v was yielded %d times", key, n)
 		}
 	}
 	for i := range 10 {
@@ -210,13 +210,13 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
 		}
 	}
-	// Given more than once: listeners add up, the last custom rule counts.
-	heard := 0
-	count := WithListener(func(context.Context, Event) { heard++ })
+	// If an option is given more than once, listeners add up, and the last custom rule counts.
+	events := 0
+	count := WithListener(func(context.Context, Event) { events++ })
 	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count, WithTrip(func(Counts) bool { return true }))
 	report(t, b, 1, Failure)
-	if b.State() != Open || heard != 2 {
-		t.Errorf("%v, heard %d times; want open, 2", b.State(), heard)
+	if b.State() != Open || events != 2 {
+		t.Errorf("%v, %d events received; want open, 2", b.State(), events)
 	}
 }
 
@@ -232,16 +232,16 @@ func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 		before, after []row
 	}{
 		{"closed", []row{{0, "failure begin:1 begin:2", "closed"}}, []row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}}},
-		{"open: the deadline is the old one, the next period the new", []row{{0, "trip", "open"}, {due - 2, "", "open"}}, []row{
+		{"open: the deadline stays, and the next period is that of the new policy", []row{{0, "trip", "open"}, {due - 2, "", "open"}}, []row{
 			{due - 1, "success", "rejected:open open"},
 			{due, "failure", "probe open"},
 			{due + time.Hour, "success", "rejected:open open"},
 		}},
-		{"half-open: probes and their leases stay, new ones are as the new policy says", []row{
+		{"half-open: probes and their leases stay, and new ones follow the new policy", []row{
 			{0, "trip", "open"}, {due, "success begin:1", "probe*2 half_open"},
 		}, []row{
 			{due + 10*time.Second - 1, "success", "rejected:half_open half_open"},
-			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"}, // 1 is lost after the old lease
+			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"}, // 1 is lost at the end of the old lease
 			{due + time.Hour, "success", "rejected:half_open half_open"},
 			{due + time.Hour, "end:2=success success*2", "probe*2 half_open"}, // one before, three after
 			{due + time.Hour, "success", "probe closed"},
@@ -280,8 +280,7 @@ func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 	}
 }
 
-// Counts survive a change of thresholds; a change of Window starts an empty window, and where no rule looks at it
-// there is none.
+// Counts survive a change of thresholds. A change of Window starts an empty window. If no rule uses it, there is none.
 func TestB34_CountsAndTheWindow(t *testing.T) {
 	counts := Counts{Successes: 3, Failures: 3, Overloads: 1, Slow: 1, ConsecutiveFailures: 2}
 	base := Config{FailingFor: -1, SlowCall: time.Second, MinCalls: 100, Jitter: -1}
@@ -294,7 +293,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		name   string
 		cfg    Config
 		window Counts
-		next   string // what the next failure leads to
+		next   string // the state after the next failure
 	}{
 		{"nothing", base, counts, "closed"},
 		{"MinCalls", with(func(c *Config) { c.MinCalls = 8 }), counts, "open"}, // 5 of 8 failed
@@ -332,7 +331,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 	}
 }
 
-// More slots are there at once, also for callers that were just told to wait.
+// More slots are free at once, also for calls that are rejected without the lock.
 func TestB34_MoreProbesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())
@@ -344,7 +343,7 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		tl.run(row{5 * time.Second, "begin:2 begin:3 success", "probe*2 rejected:half_open half_open"})
-		if err := g.Apply(steady()); err != nil { // fewer: those that are out stay out
+		if err := g.Apply(steady()); err != nil { // fewer slots do not affect probes in flight
 			t.Fatal(err)
 		}
 		tl.run(
@@ -376,20 +375,20 @@ func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"}) // the old rules are gone
+	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"}) // the old rules do not count any more
 	g.Get(Key{Method: "c"}).Reset(t.Context())
 	if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
 		t.Errorf("a new breaker has %d, want 6", got)
 	}
 	if err := g.Apply(config(7), PolicyRule{Match: Key{Method: "x"}}, PolicyRule{Match: Key{Method: "x"}}); err == nil {
-		t.Error("the same Match twice is no error")
+		t.Error("the same Match twice: got no error")
 	}
 	if got := g.Get(Key{Method: "b"}).Snapshot().MinCalls; got != 4 {
 		t.Errorf("after an Apply that failed it is %d, want 4", got)
 	}
 }
 
-// Reconfigured while open it still recovers.
+// A breaker recovers if Apply is called while it is open.
 func TestB34_ApplyWhileOpenStillRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())
