@@ -14,10 +14,10 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// linearHistory is one breaker, who works on it, and what they saw.
+// linearHistory is one breaker, the workers that use it, and the results of their operations.
 type linearHistory struct {
 	seed    uint64
-	rnd     *rand.Rand // of the coordinator; before the start, of all
+	rnd     *rand.Rand // of the coordinator
 	cfg     Config
 	custom  func(Counts) bool
 	workers []*linearWorker
@@ -25,11 +25,11 @@ type linearHistory struct {
 	rec     recorder
 	born    time.Time
 
-	stamps  atomic.Int64 // real time, as it were: the bubble's stands still
+	stamps  atomic.Int64 // order of calls and returns; the clock of the bubble stands still
 	permits atomic.Int64 // numbers given to calls
 
 	mu   sync.Mutex
-	pool []sharedPermit // handed over; guarded by mu
+	pool []sharedPermit // handed over to any worker; guarded by mu
 
 	ops []porcupine.Operation // all of them, at the end
 }
@@ -38,10 +38,10 @@ type sharedPermit struct {
 	Permit
 	id      int
 	owner   int
-	settled bool // once; a probe may be reported again
+	settled bool // it has reported once; a probe may report again
 }
 
-// linearWorker is one goroutine of each round. What it holds is its own.
+// linearWorker is one goroutine of each round. No other goroutine uses its fields.
 type linearWorker struct {
 	h    *linearHistory
 	id   int
@@ -82,7 +82,8 @@ func newLinearHistory(t *testing.T, seed uint64) *linearHistory {
 	return h
 }
 
-// A round has a theme, so that many do alike at once: what is likeliest to go wrong.
+// linearThemes are the themes of rounds. In a round, many workers do similar operations at once, which is most likely to find
+// races.
 var linearThemes = []struct {
 	outcomes []Outcome
 	weights  seen
@@ -96,7 +97,7 @@ var linearThemes = []struct {
 	}},
 }
 
-// run is the coordinator: rounds, and between them a look at rest and some time.
+// run is the coordinator. It runs rounds, and between them takes a snapshot and moves the time.
 func (h *linearHistory) run(t *testing.T) {
 	t.Helper()
 	coordinator := &linearWorker{h: h, id: len(h.workers), saw: seen{}}
@@ -113,7 +114,7 @@ func (h *linearHistory) run(t *testing.T) {
 			for range each {
 				w := h.workers[i]
 				if w.rnd.IntN(16) == 0 {
-					h.b.enableStripes(2) // nothing that can be seen
+					h.b.enableStripes(2) // it has no visible effect
 				}
 				w.step(t, kinds[w.rnd.IntN(len(kinds))], theme.outcomes)
 			}
@@ -133,7 +134,7 @@ func (h *linearHistory) run(t *testing.T) {
 	}
 }
 
-// do takes the stamps of one operation.
+// do runs one operation and records it.
 func (w *linearWorker) do(op linearOp, f func(*linearResult)) {
 	var saw linearResult
 	call := w.h.stamps.Add(1)
@@ -202,7 +203,7 @@ func (w *linearWorker) acquire(ctx context.Context) {
 	}
 }
 
-// keep holds a permit, or hands it over.
+// keep keeps a permit, or hands it over.
 func (w *linearWorker) keep(p sharedPermit) {
 	if w.rnd.IntN(2) == 0 {
 		w.own = append(w.own, p)
@@ -213,7 +214,7 @@ func (w *linearWorker) keep(p sharedPermit) {
 	w.h.mu.Unlock()
 }
 
-// take finds a permit to report: one of its own or, if the die says so or it has none, one that was handed over.
+// take returns a permit to report: one that the worker kept, or one that was handed over.
 func (w *linearWorker) take() (p sharedPermit, ok bool) {
 	from := &w.own
 	if len(w.own) == 0 || w.rnd.IntN(2) == 0 {
@@ -230,7 +231,7 @@ func (w *linearWorker) take() (p sharedPermit, ok bool) {
 	return p, true
 }
 
-// settle reports a permit, a probe's perhaps a second time.
+// settle reports through a permit. A probe may report a second time.
 func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	p, ok := w.take()
 	if !ok {

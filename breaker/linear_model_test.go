@@ -12,40 +12,40 @@ import (
 
 // What is linearizable, and what is not
 //
-// Every operation of a breaker takes effect at one instant between its call and its return, and the instants put all
-// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same
-// calls for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same
-// events. The following do not, on purpose; each comes in steps, and the steps are linearizable:
+// Each operation of a breaker takes effect at one instant between its call and its return. The instants put all operations in
+// an order in which the sequential model of model_test.go does the same: it admits and rejects the same calls for the same
+// reasons, as probes or not, in the same generations, and makes the same transitions with the same events. These operations
+// are exceptions, on purpose. Each consists of steps, and the steps are linearizable:
 //
-//   - A success that takes no lock comes in three: it is judged (in time or late), it is counted, and it ends the row of
-//     consecutive failures. Its stay may end between the steps. It still is a success, as it was in time when it was judged,
-//     and is in the totals; to the generation after its own it does nothing.
-//   - What may open comes in three, under one hold of the lock: it is noted in the window, the rules are evaluated, and if
-//     one fires the breaker opens. Only what takes no lock comes between: the steps of successes, admissions while closed,
-//     and State. So a success that runs beside the Nth consecutive failure may end the row when that failure is in it
-//     already; then nothing opens. And one that comes after the evaluation does not stop the breaker from opening.
-//   - The rule of WithTrip is asked outside the lock. Its answer is a step of its own, and counts if the generation lasts.
-//   - A snapshot, and the counts in an event, are of one instant in all that the lock guards and in any one of the figures
-//     that it does not guard: the row, and the successes in the window. Two of these may be of two instants, and so may the
-//     counts of admissions, successes and rejections in all. At rest all of it is exact.
+//   - A success that takes no lock has three steps: it is judged (in time or late), it is counted, and it ends the failure
+//     streak. Its generation may end between the steps. It is still a success, because it was in time when it was judged, and
+//     is counted in the totals. It has no effect on the next generation.
+//   - A result that may open the breaker has three steps, with the lock held: it is recorded in the window, the rules are
+//     evaluated, and the breaker opens if one fires. Only operations without the lock come between them: the steps of
+//     successes, admissions while closed, and State. So a success during the Nth consecutive failure may end the streak that
+//     includes this failure; then the breaker does not open. A success after the evaluation does not prevent the opening.
+//   - The custom rule is called without the lock. Its result is a separate step, and counts if the generation has not ended.
+//   - In a snapshot, and in the counts of an event, everything that the lock guards is of one instant. The failure streak and
+//     the successes in the window may each be of another instant, and so may the totals of admissions, successes and
+//     rejections. At rest all of it is exact.
 //
-// In a history such an operation stands as its steps, all between its call and its return.
+// In a history, such an operation is replaced by its steps, all between its call and its return.
 const (
 	opAcquire  = "acquire"
-	opSettle   = "settle"   // in one step: a probe, or an outcome that nothing follows from
+	opSettle   = "settle"   // in one step: a probe, or an outcome that cannot open the breaker
 	opJudge    = "judge"    // a success, first step
 	opCount    = "count"    // second
-	opEndStreak   = "end row"  // third
-	opRecord     = "note"     // what may open, first step
+	opEndStreak   = "end streak"  // third
+	opRecord     = "record"     // a result that may open the breaker, first step
 	opEvaluate = "evaluate" // second
 	opOpen     = "open"     // third
-	opCustom   = "answer"   // fourth, with a custom rule
+	opCustom   = "custom rule"   // fourth, with a custom rule
 	opTrip     = "trip"
 	opReset    = "reset"
 	opOverride = "override"
 	opClear    = "clear override"
 	opState    = "state"
-	opStreak      = "snapshot, with the row"
+	opStreak      = "snapshot, with the streak"
 	opWindow   = "snapshot, with the successes"
 	opRest     = "snapshot at rest"
 	opAdvance  = "advance"
@@ -54,13 +54,14 @@ const (
 // linearOp is what an operation was asked, linearSaw what came back.
 type linearOp struct {
 	kind   string
-	permit int // acquire: the number that it gets if it is admitted; settle and its steps: which
+	permit int // acquire: the number of the permit if it is admitted; settle and its steps: the number of the permit
 	report Report
 	mode   Mode
 	d      time.Duration // to advance, or an override's TTL
-	alone  bool          // nothing ran at the same time that could tell the first three steps apart
+	alone  bool          // no concurrent operation could observe the time between the first three steps
 }
 
+// linearResult is the output of an operation.
 type linearResult struct {
 	reason Reason // of a rejection
 	until  time.Duration
@@ -71,15 +72,15 @@ type linearResult struct {
 	snap   *Snapshot
 }
 
-// linearState is the model, and where operations of several steps stand.
+// linearState is the model, and the progress of operations of several steps.
 type linearState struct {
 	model
 	now     time.Duration
-	probes  int // let out, in the order of the model
+	probes  int // admitted, in the order of the model
 	permits []linearPermit
-	recording   int    // the permit whose report has been noted and holds the lock; below 0: none
-	fires   Rule   // what it met
-	firedCounts     Counts // the counts that it met it with
+	recording   int    // the permit whose report is recorded and holds the lock; below 0: none
+	fires   Rule   // the rule that fires for that report
+	firedCounts     Counts // the counts that it fired on
 	next    int    // the permit of the next step; below 0: any
 }
 
@@ -87,12 +88,12 @@ type linearPermit struct {
 	ticket int
 	gen    uint64
 	probe  bool
-	steps  int // taken of its report
+	steps  int // steps of its report that are done
 	late   bool
 	check  *customCheck // for the custom rule; never written to
 }
 
-// stepOf is how many steps of the same report come before this one.
+// stepOf returns how many steps of the same report come before this one.
 var stepOf = map[string]int{opJudge: 0, opCount: 1, opEndStreak: 2, opRecord: 0, opEvaluate: 1, opOpen: 2, opCustom: 3}
 
 func (s *linearState) clone() *linearState {
@@ -103,7 +104,7 @@ func (s *linearState) clone() *linearState {
 	return &c
 }
 
-// hash is of what tells states apart most often; the rest is left to a comparison.
+// hash covers the fields that differ most often. Equal compares the rest.
 func (s *linearState) hash() uint64 {
 	const prime = 1099511628211
 	h := uint64(14695981039346656037)
@@ -120,7 +121,7 @@ func (s *linearState) hash() uint64 {
 	return h
 }
 
-// TestLinearStateIsCopiedWhole fails if the model gets a field that clone would share between two states.
+// TestLinearStateIsCopiedWhole fails if the model gets a field that two states would share after clone.
 func TestLinearStateIsCopiedWhole(t *testing.T) {
 	var shared []string
 	var walk func(at string, typ reflect.Type)
@@ -139,10 +140,10 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 		}
 	}
 	walk("", reflect.TypeFor[linearState]())
-	wantSame(t, "fields to copy by hand", shared, []string{".model.trip", ".model.results", ".model.leases", ".permits"})
+	wantSame(t, "fields that clone must copy", shared, []string{".model.trip", ".model.results", ".model.leases", ".permits"})
 }
 
-// linearModel is the model for one history, which made these events.
+// linearModel returns the model for one history with these events.
 func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Event, born time.Time) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any {
@@ -170,7 +171,7 @@ func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Eve
 	}
 }
 
-// admits says whether op may come now: it may have to wait for its turn or for the lock.
+// mayStep reports whether op may happen now. A step may have to wait for an earlier step or for the lock.
 func (s *linearState) mayStep(op linearOp) bool {
 	n, step := stepOf[op.kind]
 	if step && s.permits[op.permit].steps != n {
@@ -193,8 +194,8 @@ func (s *linearState) mayStep(op linearOp) bool {
 	return false
 }
 
-// settleDown leaves the checker no choice where there is none, which saves it most of its work: steps that nobody
-// could tell apart, or that change nothing, follow at once, and results of one instant stand in one order.
+// reduceChoices removes choices that make no difference, which saves the checker most of its work. Steps that nothing can
+// observe, or that change nothing, follow at once. Results of one instant are put in one order.
 func (s *linearState) reduceChoices(op linearOp, custom func(Counts) bool) {
 	s.next = -1
 	p := s.permits[op.permit]
@@ -222,9 +223,9 @@ func (s *linearState) reduceChoices(op linearOp, custom func(Counts) bool) {
 	})
 }
 
-// do takes one step, and says whether what was seen is what the model does.
+// do takes one step, and reports whether its result is that of the model.
 func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool) bool {
-	switch op.kind { // what takes the lock ends what time has ended; reads do not
+	switch op.kind { // operations that take the lock end overrides and ramps whose time is over; reads do not
 	case opState:
 		return saw.state == s.snapshot(s.now).State
 	case opStreak, opWindow, opRest:
@@ -245,7 +246,7 @@ func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool
 	case opJudge, opCount, opEndStreak:
 		s.succeed(op)
 	case opRecord:
-		if _, ask := s.record(s.ticket(op), op.report, s.now); ask {
+		if _, evaluate := s.record(s.ticket(op), op.report, s.now); evaluate {
 			s.recording = op.permit
 		}
 	case opEvaluate:
@@ -295,7 +296,7 @@ func (s *linearState) doAcquire(op linearOp, saw linearResult) bool {
 	return saw.state == s.state
 }
 
-// ticket is the model's. Reports name their latency, so the call began that long ago.
+// ticket returns the ticket of the model. Reports have a latency, so the call began that long ago.
 func (s *linearState) ticket(op linearOp) ticket {
 	p := s.permits[op.permit]
 	return ticket{id: p.ticket, gen: p.gen, probe: p.probe, timed: true, start: s.now - op.report.Latency}
@@ -331,7 +332,7 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 	}
 }
 
-// matches compares a snapshot with the model's.
+// matches reports whether a snapshot is that of the model.
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
@@ -351,8 +352,8 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	return got == want
 }
 
-// told says whether the listener was told of the transition from old to s, if there was one: the event of that
-// generation must be of it. So every transition has one event, and every event one transition.
+// eventMatches reports whether the event of a transition from old to s, if there is one, is correct. So each transition has
+// one event, and each event one transition.
 func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event, born time.Time) bool {
 	if s.gen == old.gen {
 		return true

@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	linearHistories = 600     // at least; it goes on until it has come by everything in linearMustSee
-	linearDecided   = 90      // percent of them, at least
-	linearMaxSteps  = 100_000 // steps of the model, for one history
+	linearHistories = 600     // at least; the test continues until it has seen everything in linearMustSee
+	linearDecided   = 90      // percent of the histories that must be decided
+	linearMaxSteps  = 100_000 // steps of the model for one history; with more, it is not decided
 )
 
-var linearSeed = flag.Uint64("linear.seed", 0, "check histories of this program only, in TestLinearizable")
+var linearSeed = flag.Uint64("linear.seed", 0, "check histories of this seed only, in TestLinearizable")
 
-// TestLinearizable has 4 to 8 goroutines run random programs on one breaker, and looks for an order of their
-// operations in which the model does the same: see linear_model_test.go. Time moves between rounds only, while all of
-// them wait; so all of a round happens at one instant, and moving time is an operation like others.
+// TestLinearizable runs random operations on one breaker in 4 to 8 goroutines. It searches for an order of the operations in
+// which the model does the same, see linear_model_test.go. Time moves only between rounds, while all goroutines wait. So a
+// round happens at one instant, and moving the time is an operation like others.
 //
-// The seed makes the programs. What comes of them depends on the scheduler too, so a seed that failed may have to run
-// several times until it fails again: -linear.seed does that.
+// The seed determines the operations. Their order depends on the scheduler too, so a seed that failed may have to run several
+// times until it fails again: -linear.seed does that.
 func TestLinearizable(t *testing.T) {
 	saw := seen{}
 	base := rand.Uint64()
@@ -58,11 +58,11 @@ var linearMustSee = []string{
 	"opened by consecutive", "opened by ratio", "opened by slow", "opened by custom", "opened by probe", "opened by manual",
 	"half-open", "closed by probes", "closed by hand", "probe succeeded", "probe failed", "probe ignored", "probe lost", "late",
 	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency", "shadow rejected",
-	"state closed", "state half_open", "state open", "a success beside a failure", "a slow call given up",
+	"state closed", "state half_open", "state open", "a success during a failure", "a slow canceled call",
 }
 
-// steps is the history with operations of several steps taken apart. Stamps are spread so that the steps begin in
-// order: that is what the checker tries first.
+// steps returns the history, with operations of several steps replaced by their steps. The stamps of the steps are in order,
+// because that is the order that the checker tries first.
 func (h *linearHistory) steps() (steps []porcupine.Operation) {
 	for _, o := range h.ops {
 		op, kinds := o.Input.(linearOp), []string{o.Input.(linearOp).kind}
@@ -90,7 +90,7 @@ func (h *linearHistory) steps() (steps []porcupine.Operation) {
 	return steps
 }
 
-// mayOpen says whether the rules may be evaluated for o, quick whether it is a success that takes no lock.
+// mayOpen reports whether the rules may be evaluated for o.
 func (h *linearHistory) mayOpen(o porcupine.Operation) bool {
 	op := o.Input.(linearOp)
 	if op.kind != opSettle || o.Output.(linearResult).probe {
@@ -106,6 +106,7 @@ func (h *linearHistory) mayOpen(o porcupine.Operation) bool {
 	return true
 }
 
+// lockFree reports whether o is a success that takes no lock.
 func (h *linearHistory) lockFree(o porcupine.Operation) bool {
 	op, saw := o.Input.(linearOp), o.Output.(linearResult)
 	return op.kind == opSettle && !saw.probe && !saw.locks && op.report.Outcome == Success && !h.slow(op.report)
@@ -113,21 +114,21 @@ func (h *linearHistory) lockFree(o porcupine.Operation) bool {
 
 func (h *linearHistory) slow(r Report) bool { return h.cfg.SlowCall > 0 && r.Latency > h.cfg.SlowCall }
 
-// beside says whether an operation of that kind ran at the same time as o.
+// concurrentWith reports whether an operation of that kind ran at the same time as o.
 func (h *linearHistory) concurrentWith(o porcupine.Operation, kind func(porcupine.Operation) bool) bool {
 	return slices.ContainsFunc(h.ops, func(other porcupine.Operation) bool {
 		return other.Call < o.Return && o.Call < other.Return && other.Call != o.Call && kind(other)
 	})
 }
 
-// check says whether the history is linearizable, and fails the test if not. To look at all orders may take too long;
-// then it gives up and says that it has not decided.
+// check fails the test if the history is not linearizable. Trying all orders may take too long. Then it gives up, and decided
+// is false.
 func (h *linearHistory) check(t *testing.T) (decided bool) {
 	t.Helper()
-	m, patience := h.model(), linearMaxSteps
+	m, left := h.model(), linearMaxSteps
 	step := m.Step
 	m.Step = func(state, input, output any) (bool, any) {
-		if patience--; patience < 0 {
+		if left--; left < 0 {
 			return false, nil
 		}
 		return step(state, input, output)
@@ -135,7 +136,7 @@ func (h *linearHistory) check(t *testing.T) (decided bool) {
 	if porcupine.CheckOperations(m, h.steps()) {
 		return true
 	}
-	if patience < 0 {
+	if left < 0 {
 		return false
 	}
 	t.Errorf("not linearizable; again with go test -run TestLinearizable ./breaker -linear.seed=%d\n%s", h.seed, h.describe())
@@ -146,7 +147,7 @@ func (h *linearHistory) model() porcupine.Model {
 	return linearModel(h.cfg, h.custom, int(h.permits.Load()), h.rec.received(), h.born)
 }
 
-// describe is all there is to know of a history that is not linearizable.
+// describe returns everything that is known of a history that is not linearizable.
 func (h *linearHistory) describe() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%d goroutines, custom rule %v, %+v\n", len(h.workers), h.custom != nil, h.cfg.WithDefaults())
@@ -179,7 +180,7 @@ func (h *linearHistory) describe() string {
 	return text.String()
 }
 
-// count notes what the history had to show.
+// count adds to saw what happened in the history.
 func (h *linearHistory) count(saw seen) {
 	for _, w := range h.workers {
 		for what, n := range w.saw {
@@ -195,23 +196,23 @@ func (h *linearHistory) count(saw seen) {
 		case opRest:
 			last = *out.snap
 		}
-		beside, failure := false, false
+		concurrent, failure := false, false
 		for j, other := range h.ops {
 			if i != j && other.Call < o.Return && o.Call < other.Return {
-				beside = true
+				concurrent = true
 				with := other.Input.(linearOp)
 				failure = failure || (with.kind == opSettle && with.report.Outcome == Failure)
 			}
 		}
 		saw["operations"]++
-		if beside {
+		if concurrent {
 			saw["operations at once"]++
 		}
 		if op.kind == opSettle && op.report.Outcome == Ignored && h.mayOpen(o) {
-			saw["a slow call given up"]++
+			saw["a slow canceled call"]++
 		}
 		if failure && op.kind == opSettle && op.report.Outcome == Success {
-			saw["a success beside a failure"]++
+			saw["a success during a failure"]++
 		}
 	}
 	for _, e := range h.rec.received() {

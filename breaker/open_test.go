@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// changes is what happened between two snapshots of a breaker, apart from time.
+// changes returns the difference between two snapshots of a breaker, except that of times.
 func changes(before, after Snapshot) string {
 	before.RetryAfter, after.RetryAfter = 0, 0
 	before.NotClosed, after.NotClosed = 0, 0
@@ -40,12 +40,12 @@ func TestB12_ARejectedCallRunsNothingAndCountsOnce(t *testing.T) {
 			t.Errorf("another breaker changed:\n%s", diff)
 		}
 		if d := mustReject(t, b); d.RetryAfter() != 5*time.Second {
-			t.Errorf("after four rejections RetryAfter is %v, want 5s: they must not push the end out", d.RetryAfter())
+			t.Errorf("after four rejections RetryAfter is %v, want 5s: rejections must not extend the open period", d.RetryAfter())
 		}
 	})
 }
 
-// Each reason has a counter of its own, and the error says it.
+// Each reason has its counter, and the error has the reason.
 func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 	force := func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) }
 	tests := []struct {
@@ -83,7 +83,7 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 				t.Errorf("%v: got (+), want (-):\n%s", tt.want, diff)
 			}
 			if before.Ready {
-				t.Errorf("%v: the snapshot before said that a call would be admitted", tt.want)
+				t.Errorf("%v: Snapshot.Ready was true before the rejection", tt.want)
 			}
 			if e := mustReject(t, b); e != mustReject(t, b) || e.Key != b.Key() {
 				t.Errorf("%v: the error is not shared, or has the key %v", tt.want, e.Key)
@@ -94,21 +94,21 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 
 func TestB13_OpenEndsAtItsDeadline(t *testing.T) {
 	const open = 5 * time.Second
-	rows := func(at time.Duration, answer string) []row {
-		return []row{{0, "failure*5", "open"}, {0, "success", "rejected:open open"}, {at, "success", answer}}
+	rows := func(at time.Duration, result string) []row {
+		return []row{{0, "failure*5", "open"}, {0, "success", "rejected:open open"}, {at, "success", result}}
 	}
 	runScenarios(t, []scenario{
 		{"one nanosecond before", steady(), rows(open-1, "rejected:open open")},
 		{"at it", steady(), rows(open, "probe closed")},
 		{"one nanosecond after", steady(), rows(open+1, "probe closed")},
 		{"a century after", steady(), rows(100*365*24*time.Hour, "probe closed")},
-		{"from the trip on, whenever calls are rejected", steady(), []row{
+		{"it counts from the trip, whatever calls are rejected", steady(), []row{
 			{0, "failure*5", "open"},
 			{open - 2, "success*100", "rejected:open*100 open"},
 			{open - 1, "success*100", "rejected:open*100 open"},
 			{open, "success", "probe closed"},
 		}},
-		{"lazily: nobody asks, nothing moves", steady(), []row{
+		{"nothing changes until a call comes", steady(), []row{
 			{0, "failure*5", "open"},
 			{time.Hour, "", "open"},
 			{time.Hour, "failure", "probe open"},
@@ -118,7 +118,7 @@ func TestB13_OpenEndsAtItsDeadline(t *testing.T) {
 	})
 }
 
-// reads does everything that only reads.
+// reads calls all functions that only read.
 func reads(t *testing.T, g *Group, b *Breaker) {
 	t.Helper()
 	_ = b.State()
@@ -181,8 +181,8 @@ func TestB14_ReadsArePure(t *testing.T) {
 	}
 }
 
-// lateStates is a breaker in each state that a result of an earlier generation may find. The calls "closed" and "probe" were
-// admitted in a closed and in a half-open generation before it.
+// lateStates returns timelines that lead to each state in which a late result may arrive. The calls "closed" and "probe" were
+// admitted in an earlier closed generation and in an earlier half-open one.
 func lateStates() []struct {
 	name string
 	rows []row
@@ -215,7 +215,7 @@ func lateStates() []struct {
 	}
 }
 
-// [late success closes half-open in five libraries]
+// A known bug of five other libraries: a late success closes a half-open breaker.
 func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 	for _, tt := range lateStates() {
 		for _, call := range []string{"closed", "probe"} {
@@ -250,7 +250,7 @@ func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 	}
 }
 
-// A probe's late result frees no slot and takes none.
+// The late result of a probe does not change which slots are taken.
 func TestB15_ALateProbeMovesNoSlot(t *testing.T) {
 	runScenarios(t, []scenario{
 		{"the slot of the next generation stays taken", steady(), []row{
@@ -262,7 +262,7 @@ func TestB15_ALateProbeMovesNoSlot(t *testing.T) {
 			{11 * time.Second, "success", "rejected:half_open half_open"},
 			{12 * time.Second, "end:new=success", "closed"},
 		}},
-		{"and a free one stays free", steady(), []row{
+		{"a free slot stays free", steady(), []row{
 			{0, "trip", "open"},
 			{5 * time.Second, "begin:old", "probe half_open"},
 			{5 * time.Second, "trip", "open"},
@@ -279,7 +279,7 @@ func TestB15_ALateProbeMovesNoSlot(t *testing.T) {
 	})
 }
 
-// The window's rollover is not a new generation: a call that spans it is not late.
+// A window that slides is not a new generation. A call that takes longer than the window is not late.
 func TestB15_RolloverIsNoNewGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
@@ -296,7 +296,7 @@ func TestB15_RolloverIsNoNewGeneration(t *testing.T) {
 	})
 }
 
-// There is no instant at which a flipped state shows an old deadline: whatever is read together fits together.
+// A new state is never visible with an old deadline.
 func TestB16_StateAndDeadlineChangeTogetherConcurrentSafe(t *testing.T) {
 	const rounds, readers = 3000, 2
 	synctest.Test(t, func(t *testing.T) {
@@ -313,7 +313,7 @@ func TestB16_StateAndDeadlineChangeTogetherConcurrentSafe(t *testing.T) {
 					default:
 					}
 					s := b.Snapshot()
-					// Time stands still: an open generation has all of its period before it, and any other has none.
+					// Time stands still, so RetryAfter is the whole open period while the breaker is open, and otherwise 0.
 					open := s.State == Open
 					if (s.RetryAfter == time.Minute) != open || s.RetryAfter != 0 != open || s.Ready == open {
 						t.Errorf("%v with %v to go, ready: %v", s.State, s.RetryAfter, s.Ready)
