@@ -6,23 +6,22 @@ import (
 	"time"
 )
 
-// probeWhenDue sleeps until b is due, and reports o through the probe.
+// settleProbeWhenDue sleeps until the open period is over, and reports o through the probe.
 func settleProbeWhenDue(t *testing.T, b *Breaker, o Outcome) {
 	t.Helper()
 	time.Sleep(b.Snapshot().RetryAfter)
 	p := acquire(t, b)
 	if !p.IsProbe() {
-		t.Fatal("the call after the open period is no probe")
+		t.Fatal("the call after the open period is not a probe")
 	}
 	p.Done(t.Context(), o)
 }
 
-// n counts recoveries that failed. It falls by one for each MaxOpenFor that passes without another one and without
-// being open.
+// The number of failed recoveries falls by one for each MaxOpenFor that passes without another one and without being open.
 func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	const s = time.Second
 	long := Config{OpenFor: s, MaxOpenFor: 64 * s, Jitter: -1, SuccessesToClose: 1}
-	// After three failed recoveries and one that succeeded, closed for as long as it says, and tripped again.
+	// Three failed recoveries, then one that succeeds. The breaker trips again after it was closed for that long.
 	for _, tt := range []struct{ closed, want time.Duration }{
 		{10 * s, 16 * s}, // within the window: one more failed recovery
 		{10*s + 1, 8 * s},
@@ -70,7 +69,7 @@ func TestB17_TheOpenPeriodIsCapped(t *testing.T) {
 	})
 }
 
-// What is no failed recovery does not count as one.
+// Only a failed recovery counts as one.
 func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	const s = time.Second
 	const open = 5 * s
@@ -83,7 +82,7 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 		{"trips after recoveries that succeeded", []row{
 			{0, "failure*5", "open"}, {open, "success*3 failure*5", "probe open"}, {2 * open, "success*3 failure*5", "probe open"},
 		}, 0},
-		{"trips soon after closing, and hardly a success in between", []row{
+		{"trips soon after closing, with few successes in between", []row{
 			{0, "failure*5", "open"}, {open, "success*2 failure*5", "probe open"}, {3 * open, "success failure*5", "probe open"},
 		}, 2},
 		{"a trip at the end of the window after closing", []row{
@@ -134,7 +133,7 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	}
 }
 
-// Jitter only lengthens, never by more than it may, and is drawn anew for each open.
+// Jitter only lengthens the period, by at most Config.Jitter, and is drawn for each open period.
 func TestB17_JitterIsDrawnAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -156,10 +155,10 @@ func TestB17_JitterIsDrawnAnew(t *testing.T) {
 			}
 		}
 		if len(seen) < 190 {
-			t.Errorf("200 periods have %d lengths: not drawn anew", len(seen))
+			t.Errorf("200 periods have %d lengths, want at least 190", len(seen))
 		}
-		if low < 10 || high < 10 { // 40 each are to be expected; below 10 once in 10^10 runs
-			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest: not spread", low, high)
+		if low < 10 || high < 10 { // 40 each are expected; fewer than 10 once in 10^10 runs
+			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest, want at least 10 each", low, high)
 		}
 		events := rec.received()
 		last := events[len(events)-1]
@@ -169,7 +168,7 @@ func TestB17_JitterIsDrawnAnew(t *testing.T) {
 	})
 }
 
-// The default has jitter: breakers that trip together do not come back together.
+// The default has jitter, so breakers that trip together do not all probe at the same time.
 func TestB17_TheDefaultHasJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := make(map[time.Duration]bool)
@@ -207,7 +206,7 @@ func TestB18_RetryAfter(t *testing.T) {
 		{"on an overloaded probe", []row{{0, "trip", "open"}, {5 * s, "overload@30s", "probe open"}}, 30 * s},
 		{"on a failed probe, for less than back-off says", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
 		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
-		{"last time", []row{
+		{"not for the next period", []row{
 			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*5 failure*5", "probe*2 open"},
 		}, 5 * s},
 	} {

@@ -154,7 +154,7 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 func TestB33_OpenBreakersStayConcurrentSafe(t *testing.T) {
 	const callers, calls, bound, keys, dead = 4, 200, 6, 30, 4
 	g := mustGroup(t, Config{OpenFor: time.Hour, ConsecutiveFailures: 3}, WithMaxBreakers(bound))
-	
+
 	runTogether(callers, func(i int) {
 		rnd := rand.New(rand.NewPCG(uint64(i), 33))
 		for range calls {

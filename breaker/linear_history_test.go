@@ -43,12 +43,12 @@ type sharedPermit struct {
 
 // linearWorker is one goroutine of each round. No other goroutine uses its fields.
 type linearWorker struct {
-	h    *linearHistory
-	id   int
-	rnd  *rand.Rand
+	h   *linearHistory
+	id  int
+	rnd *rand.Rand
 	own []sharedPermit
-	ops  []porcupine.Operation
-	saw  seen
+	ops []porcupine.Operation
+	saw seen
 }
 
 func newLinearHistory(t *testing.T, seed uint64) *linearHistory {

@@ -31,27 +31,27 @@ import (
 //
 // In a history, such an operation is replaced by its steps, all between its call and its return.
 const (
-	opAcquire  = "acquire"
-	opSettle   = "settle"   // in one step: a probe, or an outcome that cannot open the breaker
-	opJudge    = "judge"    // a success, first step
-	opCount    = "count"    // second
-	opEndStreak   = "end streak"  // third
-	opRecord     = "record"     // a result that may open the breaker, first step
-	opEvaluate = "evaluate" // second
-	opOpen     = "open"     // third
-	opCustom   = "custom rule"   // fourth, with a custom rule
-	opTrip     = "trip"
-	opReset    = "reset"
-	opOverride = "override"
-	opClear    = "clear override"
-	opState    = "state"
-	opStreak      = "snapshot, with the streak"
-	opWindow   = "snapshot, with the successes"
-	opRest     = "snapshot at rest"
-	opAdvance  = "advance"
+	opAcquire   = "acquire"
+	opSettle    = "settle"      // in one step: a probe, or an outcome that cannot open the breaker
+	opJudge     = "judge"       // a success, first step
+	opCount     = "count"       // second
+	opEndStreak = "end streak"  // third
+	opRecord    = "record"      // a result that may open the breaker, first step
+	opEvaluate  = "evaluate"    // second
+	opOpen      = "open"        // third
+	opCustom    = "custom rule" // fourth, with a custom rule
+	opTrip      = "trip"
+	opReset     = "reset"
+	opOverride  = "override"
+	opClear     = "clear override"
+	opState     = "state"
+	opStreak    = "snapshot, with the streak"
+	opWindow    = "snapshot, with the successes"
+	opRest      = "snapshot at rest"
+	opAdvance   = "advance"
 )
 
-// linearOp is what an operation was asked, linearSaw what came back.
+// linearOp is the input of an operation.
 type linearOp struct {
 	kind   string
 	permit int // acquire: the number of the permit if it is admitted; settle and its steps: the number of the permit
@@ -75,13 +75,13 @@ type linearResult struct {
 // linearState is the model, and the progress of operations of several steps.
 type linearState struct {
 	model
-	now     time.Duration
-	probes  int // admitted, in the order of the model
-	permits []linearPermit
+	now         time.Duration
+	probes      int // admitted, in the order of the model
+	permits     []linearPermit
 	recording   int    // the permit whose report is recorded and holds the lock; below 0: none
-	fires   Rule   // the rule that fires for that report
-	firedCounts     Counts // the counts that it fired on
-	next    int    // the permit of the next step; below 0: any
+	fires       Rule   // the rule that fires for that report
+	firedCounts Counts // the counts that it fired on
+	next        int    // the permit of the next step; below 0: any
 }
 
 type linearPermit struct {

@@ -48,7 +48,7 @@ func TestDo(t *testing.T) {
 
 type ctxKey struct{}
 
-// wantOnly checks that one call has been, and ended as o.
+// wantOnly checks that there was one call, with outcome o.
 func wantOnly(t *testing.T, what string, b *Breaker, o Outcome) {
 	t.Helper()
 	s := b.Snapshot()
@@ -61,7 +61,7 @@ func wantOnly(t *testing.T, what string, b *Breaker, o Outcome) {
 	}
 }
 
-// ways that fn may end other than by returning.
+// exits are ways in which fn may end other than by returning.
 var exits = map[string]func(){
 	"panic":            func() { panic(errPanic) },
 	"panic with nil":   func() { panic(nil) },
@@ -72,7 +72,7 @@ var exits = map[string]func(){
 
 var errPanic = errors.New("the very panic")
 
-// leave runs f on a goroutine of its own and says how it ended.
+// runToEnd runs f on another goroutine. It returns the value of a panic, and whether f ended by runtime.Goexit.
 func runToEnd(f func()) (recovered any, exited bool) {
 	type end struct {
 		value  any
@@ -102,17 +102,17 @@ func TestB23_APanicSettlesAndContinues(t *testing.T) {
 			"a panicking listener": func(context.Context, Event) { panic("listener") },
 		}
 		for which, l := range listeners {
-			// The failure trips, so that the listener runs while the panic is on its way.
+			// The failure trips the breaker, so that the listener runs during the panic.
 			b := mustNew(t, Config{ConsecutiveFailures: 1}, WithListener(l))
 			got, exited := runToEnd(func() {
 				_ = b.Do(t.Context(), func(context.Context) error { exit(); return nil })
 				t.Errorf("%s, %s: Do returned", name, which)
 			})
 			if fmt.Sprint(got) != fmt.Sprint(wantPanic) || exited != wantExit {
-				t.Errorf("%s, %s: it went on as %v, exit: %v; want %v, %v", name, which, got, exited, wantPanic, wantExit)
+				t.Errorf("%s, %s: it ended with %v, exit: %v; want %v, %v", name, which, got, exited, wantPanic, wantExit)
 			}
 			if wantPanic == any(errPanic) && got != wantPanic {
-				t.Errorf("%s, %s: the panic's value is another: %#v", name, which, got)
+				t.Errorf("%s, %s: the panic has another value: %#v", name, which, got)
 			}
 			wantOnly(t, name+", "+which, b, Failure)
 			if s := b.State(); s != Open {
@@ -122,7 +122,7 @@ func TestB23_APanicSettlesAndContinues(t *testing.T) {
 	}
 }
 
-// In a probe too: its slot is free at once, and it has failed.
+// The same for a probe: its slot is free at once, and it has failed.
 func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 	for name, exit := range exits {
 		synctest.Test(t, func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 	}
 }
 
-// A nil function is a bug of the caller's: it panics, and nothing is stuck.
+// A nil function is a bug of the caller. Do panics, and the permit is settled.
 func TestDoNil(t *testing.T) {
 	b := mustNew(t, Config{})
 	if got, _ := runToEnd(func() { _ = b.Do(t.Context(), nil) }); got == nil {
@@ -185,7 +185,7 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 						t.Errorf("Acquire returned a permit: %+v", p)
 					}
 					p.Done(ctx, Failure)
-					err = b.Do(ctx, func(context.Context) error { t.Error("it ran"); return nil })
+					err = b.Do(ctx, func(context.Context) error { t.Error("fn was called"); return nil })
 					if err != ctx.Err() { //nolint:errorlint // as it is
 						t.Errorf("Do returned %v, want %v as it is", err, ctx.Err())
 					}
@@ -229,7 +229,7 @@ func TestB25_ASecondReportOfAProbeChangesNothing(t *testing.T) {
 	}
 }
 
-// A lost probe reports once, late, and not again.
+// A lost probe reports once, and is late. A second report changes nothing.
 func TestB25_ASecondReportOfALostProbeChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(1, 1))
@@ -245,8 +245,7 @@ func TestB25_ASecondReportOfALostProbeChangesNothing(t *testing.T) {
 	})
 }
 
-// In the closed state a second report cannot be told apart, as Permit's doc says: it counts as one more call, and no
-// counter wraps.
+// In the closed state a second report is not recognized, as Permit documents. It counts as another call, and no counter wraps.
 func TestB25_ASecondReportWhileClosedIsOneMoreCall(t *testing.T) {
 	b := mustNew(t, Config{})
 	p := acquire(t, b)
@@ -269,7 +268,7 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 		t.Errorf("probe: %v, doubt: %v; want nothing", p.IsProbe(), doubtOf(p))
 	}
 	if undo, again := p.SignOfLife(t.Context()); undo != nil || again {
-		t.Error("the zero Permit does something")
+		t.Error("the sign of life of the zero Permit has an effect")
 	}
 }
 
@@ -301,14 +300,14 @@ func TestPermitIsProbe(t *testing.T) {
 func TestMaxConcurrent(t *testing.T) {
 	three := Config{MaxConcurrent: 3, Jitter: -1, SuccessesToClose: 1, MaxProbes: 10, ProbeTimeout: time.Second}
 	runScenarios(t, []scenario{
-		{"as many as it says", three, []row{
+		{"the limit", three, []row{
 			{0, "begin:1 begin:2 begin:3 success*2", "rejected:concurrency*2 closed"},
 			{0, "end:2=success begin:4 success", "rejected:concurrency closed"},
 			{time.Hour, "success", "rejected:concurrency closed"},
 			{time.Hour, "end:1=failure end:3=ignored end:4=overload success*5", "closed"},
 		}},
-		// A call that hangs, and one whose permit is lost, must not keep the breaker from probing (B22).
-		{"probes have a limit of their own", three, []row{
+		// A call that hangs, and a permit that is never reported, must not prevent probes (B22).
+		{"probes have another limit", three, []row{
 			{0, "begin:1 begin:2 begin:lost trip", "open"},
 			{5 * time.Second, "success", "probe closed"},
 		}},

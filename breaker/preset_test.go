@@ -11,7 +11,7 @@ import (
 )
 
 func TestPresets(t *testing.T) {
-	// The figures of DESIGN.md. What a preset does not name is the default.
+	// Fields that a preset does not set have their defaults.
 	tests := []struct {
 		name      string
 		cfg       Config
@@ -74,7 +74,7 @@ func TestConfigJSON(t *testing.T) {
 	}
 }
 
-// What is read from a file has one name in JSON and in YAML: the Go name with a small first letter.
+// A field has the same name in JSON and YAML: its Go name with a lower-case first letter.
 func TestNamesInFiles(t *testing.T) {
 	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[PolicyRule](), reflect.TypeFor[Key]()} {
 		for f := range typ.Fields() {

@@ -11,21 +11,21 @@ func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 	const due = 5 * time.Second
 	cfg := Config{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 10, SlowCall: time.Second, Jitter: -1, SuccessesToClose: 1, Window: time.Hour}
 	runScenarios(t, []scenario{
-		{"failures of before the trip cannot trip again by ratio", cfg, []row{
+		{"failures before the trip do not count in the ratio rule", cfg, []row{
 			{0, "success*9 failure*4 success failure*4", "closed"},
 			{0, "failure", "open"},
 			{due, "success failure*4 success", "probe closed"},
 			{due, "failure*4", "closed"}, // 8 of 9
 			{due, "failure", "open"},
 		}},
-		{"nor by number", cfg, []row{{0, "failure*5", "open"}, {due, "success failure*4", "probe closed"}, {due, "failure", "open"}}},
-		{"nor slow ones", cfg, []row{
+		{"or in the consecutive rule", cfg, []row{{0, "failure*5", "open"}, {due, "success failure*4", "probe closed"}, {due, "failure", "open"}}},
+		{"or in the slow rule", cfg, []row{
 			{0, "success~2s*9", "closed"}, {0, "success~2s", "open"}, {due, "success success~2s*9", "probe closed"}, {due, "success~2s", "open"},
 		}},
 		{"Reset empties it too", cfg, []row{
 			{0, "success*5 failure*4 reset failure*4", "closed"}, {0, "failure", "open"},
 		}},
-		{"failures of while it was open cannot either", cfg, []row{
+		{"failures while it was open do not count", cfg, []row{
 			{0, "failure*5", "open"}, {0, "force_closed failure*20 clear", "open"}, {due, "success failure*4", "probe closed"},
 		}},
 	})
@@ -39,7 +39,7 @@ func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 	})
 }
 
-// ramping is a breaker that has just closed, with a ramp of 100 s.
+// ramping returns a breaker that has just closed, with a ramp of 100 s.
 func ramping(t *testing.T, change func(*Config)) *Breaker {
 	t.Helper()
 	cfg := Config{Jitter: -1, SuccessesToClose: 1, Ramp: 100 * time.Second, ConsecutiveFailures: -1}
@@ -56,7 +56,7 @@ func ramping(t *testing.T, change func(*Config)) *Breaker {
 	return b
 }
 
-// ask makes n calls at once, which end as ignored, and says which of them were admitted.
+// admittedOf makes n calls that end at once as ignored. It returns which of them were admitted.
 func admittedOf(t *testing.T, b *Breaker, n int) (admitted []int) {
 	t.Helper()
 	for i := range n {
@@ -65,7 +65,7 @@ func admittedOf(t *testing.T, b *Breaker, n int) (admitted []int) {
 			p.Done(t.Context(), Ignored)
 			admitted = append(admitted, i)
 		} else {
-			wantRejection(t, err.(*RejectedError), Closed, ReasonRamp) //nolint:errorlint // it panics otherwise
+			wantRejection(t, err.(*RejectedError), Closed, ReasonRamp) //nolint:errorlint // it panics if Acquire wraps the error
 		}
 	}
 	return admitted
@@ -99,13 +99,13 @@ func TestB27_TheAdmittedFractionRises(t *testing.T) {
 			}
 			over := tt.at >= 100*time.Second
 			if (b.phase.Load().kind == admitPlain) != over {
-				t.Errorf("at %v: the closed path without a lock is back: %v, want %v", tt.at, !over, over)
+				t.Errorf("at %v: calls are admitted without the lock: %v, want %v", tt.at, !over, over)
 			}
 		})
 	}
 }
 
-// Spread evenly rather than by coin: never more than the fraction's inverse apart, rounded up or down.
+// Admissions are spread evenly, not at random: from one to the next there are 1/fraction calls, rounded up or down.
 func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 	for _, tt := range []struct {
 		at          time.Duration
@@ -128,20 +128,20 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 	}
 }
 
-// A call passes when the sum of fractions reaches a whole one, and not only when it is past it.
+// A call is admitted when the sum of the fractions reaches a whole number.
 func TestB27_AWholeCreditAdmits(t *testing.T) {
 	pol := &policy{cfg: Config{Ramp: time.Minute}}
 	r := &ramp{}
 	share := uint64(r.fraction(0, pol) * rampUnit)
 	for short, want := range []bool{true, false} {
 		r.credit = rampUnit - share - uint64(short)
-		if left, pass := r.step(0, pol); pass != want || pass && left != 0 {
-			t.Errorf("%d short of a whole one: pass is %t and %d is left, want %t", short, pass, left, want)
+		if left, admit := r.step(0, pol); admit != want || admit && left != 0 {
+			t.Errorf("%d below a whole number: admitted: %t with a credit of %d, want %t", short, admit, left, want)
 		}
 	}
 }
 
-// Over the whole ramp, with calls coming steadily, 55 of 100 pass.
+// Over the whole ramp, 55 of 100 evenly spaced calls are admitted.
 func TestB27_TheWholeRamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := ramping(t, nil)
@@ -190,13 +190,13 @@ func TestB27_MinCallsShrinkWithTheFraction(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // never below one
+	synctest.Test(t, func(t *testing.T) { // at least 1
 		b := ramping(t, func(c *Config) { c.MinCalls = 1 })
 		if got := b.Snapshot().MinCalls; got != 1 {
 			t.Errorf("MinCalls is %d, want 1", got)
 		}
 	})
-	synctest.Test(t, func(t *testing.T) { // the slow rule too
+	synctest.Test(t, func(t *testing.T) { // also for the slow rule
 		b := ramping(t, func(c *Config) { c.SlowCall = time.Second })
 		for i := range 2 {
 			if got := b.State(); got != Closed {
@@ -219,14 +219,14 @@ func TestB27_ATripDuringTheRampIsAFailedRecovery(t *testing.T) {
 	for _, tt := range []struct {
 		at   time.Duration
 		trip string
-		want time.Duration // of the next open period; that of the first was 5 s
+		want time.Duration // the next open period; the first was 5 s
 	}{
 		{0, "failure", 10 * time.Second},
 		{50 * time.Second, "failure", 10 * time.Second},
 		{100*time.Second - 1, "failure", 10 * time.Second},
 		{100 * time.Second, "failure", 5 * time.Second},
 		{time.Hour, "failure", 5 * time.Second},
-		{0, "trip", 5 * time.Second}, // somebody's decision is no failed recovery
+		{0, "trip", 5 * time.Second}, // Trip is not a failed recovery
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, func(c *Config) { c.ConsecutiveFailures = 1 })
@@ -246,15 +246,15 @@ func TestB27_WhichClosingsRamp(t *testing.T) {
 	half := "success ignored*7"
 	runScenarios(t, []scenario{
 		{"a new breaker has none", cfg, []row{{0, "success*100", "closed"}}},
-		{"a breaker that closes has", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, half, "rejected:ramp*7 closed"}}},
-		{"unless it is off", none, []row{{0, "trip", "open"}, {due, "success success*100", "probe closed"}}},
-		{"Reset has none", cfg, []row{{0, "trip reset success*100", "closed"}}},
-		{"and ends one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, "success*2", "rejected:ramp closed"}, {due, "reset success*100", "closed"}}},
-		{"probes are not part of it", cfg, []row{{0, "trip", "open"}, {due, "ignored*50", "probe*50 half_open"}}},
+		{"a breaker that closes has one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, half, "rejected:ramp*7 closed"}}},
+		{"not if Ramp is 0", none, []row{{0, "trip", "open"}, {due, "success success*100", "probe closed"}}},
+		{"Reset starts none", cfg, []row{{0, "trip reset success*100", "closed"}}},
+		{"Reset ends one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, "success*2", "rejected:ramp closed"}, {due, "reset success*100", "closed"}}},
+		{"it does not apply to probes", cfg, []row{{0, "trip", "open"}, {due, "ignored*50", "probe*50 half_open"}}},
 	})
 }
 
-// Apply without Ramp ends a ramp, and one with another Ramp stretches it.
+// Apply ends a ramp if Ramp is 0. Another Ramp changes its length.
 func TestB27_ApplyDuringTheRamp(t *testing.T) {
 	for _, tt := range []struct {
 		ramp     time.Duration
