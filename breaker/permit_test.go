@@ -191,7 +191,7 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 					}
 				}
 				if diff := cmp.Diff(before, b.Snapshot()); diff != "" || b.phase.Load() != ph {
-					t.Errorf("it left a trace:\n%s", diff)
+					t.Errorf("the breaker changed:\n%s", diff)
 				}
 			})
 		})

@@ -17,16 +17,16 @@ func TestB06_SlowCanceledCalls(t *testing.T) {
 		name string
 		cfg  Config
 		rows []row
-		want Counts // of the window, where it is closed
+		want Counts // of the window, if the breaker is closed
 	}{
-		{"ten give up", slow, []row{{0, "canceled~2s*5", "closed"}, {s, "canceled~2s*4", "closed"}, {s, "canceled~2s", "open"}}, Counts{}},
-		{"ten give up too soon", slow, []row{{0, "canceled~1s*10", "closed"}, {s, "canceled~1s*10", "closed"}}, Counts{}},
+		{"ten canceled", slow, []row{{0, "canceled~2s*5", "closed"}, {s, "canceled~2s*4", "closed"}, {s, "canceled~2s", "open"}}, Counts{}},
+		{"ten canceled before SlowCall", slow, []row{{0, "canceled~1s*10", "closed"}, {s, "canceled~1s*10", "closed"}}, Counts{}},
 		{"ten calls are ignored for another reason", slow, []row{{0, "ignored~2s*10", "closed"}, {s, "ignored~2s*10", "closed"}}, Counts{}},
 		{"the slow rule is off", Config{MinCalls: 10}, []row{{0, "canceled~2s*10", "closed"}, {s, "canceled~2s*10", "closed"}}, Counts{}},
 		{"they count in the denominator too", slow, []row{{0, "success*2 canceled~2s*5", "closed"}, {s, "success*3 canceled~2s*2", "closed"}, {s, "canceled~2s", "open"}}, Counts{}},
 		{"most calls are fast", slow, []row{{0, "success*11 canceled~2s*5", "closed"}, {s, "canceled~2s*5", "closed"}}, Counts{Successes: 11, Slow: 10, SlowCanceled: 10}},
 		{
-			"they are nothing to the failure ratio", slow,
+			"they do not count in the failure ratio", slow,
 			[]row{{0, "failure*4 canceled~2s*1 success*11", "closed"}, {s, "canceled~2s failure*4", "closed"}},
 			Counts{Successes: 11, Failures: 8, Slow: 2, SlowCanceled: 2, ConsecutiveFailures: 1},
 		},
@@ -42,7 +42,7 @@ func TestB06_SlowCanceledCalls(t *testing.T) {
 		{"a probe", slow, half(row{s, "canceled~2s", "probe open"}), Counts{}},
 		{"a probe that was not slow", slow, half(row{s, "canceled~1s", "probe half_open"}), Counts{}},
 		{"a probe, the slow rule off", Config{}, half(row{s, "canceled~2s", "probe half_open"}), Counts{}},
-		{"a lost probe ends the row of good ones", slow, half(
+		{"a lost probe ends the successes in a row", slow, half(
 			row{s, "begin:1", "probe half_open"}, row{11 * s, "success end:1=canceled~10s success", "probe*2 half_open"}, row{11 * s, "success", "probe closed"},
 		), Counts{}},
 	} {
@@ -74,7 +74,7 @@ func TestB06_B37_ASlowCanceledCallInTheTotals(t *testing.T) {
 	})
 }
 
-// Do takes a call for given up if it was canceled by its own context, and not from within.
+// Do reports a call as canceled by its caller only if the context of the caller was canceled.
 func TestB06_DoReportsWhoCanceled(t *testing.T) {
 	for _, byCaller := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// balance is what B37 says of every snapshot: admitted = success + failure + overload + ignored + late + in flight.
+// wantBalance checks the sum of B37.
 func wantBalance(t *testing.T, when string, s Snapshot) {
 	t.Helper()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late + s.InFlight; got != s.Admitted {
-		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, admitted are %d", when,
+		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, want the %d admitted", when,
 			s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late, s.InFlight, got, s.Admitted)
 	}
 }
@@ -28,7 +28,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Snapshots are for people too: their instants are on the wall clock, without a monotonic reading.
+		// Since is by the wall clock, without a monotonic reading.
 		begin := time.Now().Round(0)
 		at := func(d time.Duration) time.Time { return time.Unix(0, begin.Add(d).UnixNano()) }
 		tl := newTimeline(t, b)
@@ -117,7 +117,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 	})
 }
 
-// The JSON names are a promise.
+// The JSON names are stable.
 func TestB37_SnapshotJSON(t *testing.T) {
 	s := Snapshot{
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, State: Open, Underlying: HalfOpen, Generation: 1,
@@ -153,7 +153,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if _, err := json.Marshal(mustNew(t, Config{}).Snapshot()); err != nil {
-		t.Errorf("a real one: %v", err)
+		t.Errorf("a snapshot of a breaker: %v", err)
 	}
 	if got, want := s.Rejections.Total(), uint64(19+20+21+22+23); got != want {
 		t.Errorf("Rejections.Total is %d, want %d", got, want)
@@ -163,7 +163,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 	}
 }
 
-// Ready says what Acquire would do, in every state.
+// In all states, Ready reports whether Acquire would admit a call.
 func TestB37_ReadyMatchesAcquire(t *testing.T) {
 	const due = 5 * time.Second
 	ramp := steady()
@@ -176,7 +176,7 @@ func TestB37_ReadyMatchesAcquire(t *testing.T) {
 		{"due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},
 		{"half-open, full", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"half-open, the lease nearly over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}}},
+		{"half-open, one nanosecond before the end of the lease", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}}},
 		{"half-open, the lease over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second, "", "half_open"}}},
 		{"many probes hang", probing(1, 1), []row{
 			{0, "trip", "open"},
@@ -191,7 +191,7 @@ func TestB37_ReadyMatchesAcquire(t *testing.T) {
 			{13 * time.Second, "success", "rejected:half_open half_open"},
 		}},
 		{"ramping", ramp, []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
-		{"ramping, and one has passed", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}}},
+		{"ramping, one call admitted", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}}},
 		{"ramp over", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}, {due + time.Hour, "", "closed"}}},
 		{"at MaxConcurrent", limited, []row{{0, "begin:1", "closed"}}},
 		{"below MaxConcurrent", limited, []row{{0, "begin:1 end:1=success", "closed"}}},
@@ -215,7 +215,7 @@ func TestB37_ReadyMatchesAcquire(t *testing.T) {
 	}
 }
 
-// Under load every snapshot balances, and no counter goes back.
+// During calls, the sum of each snapshot is correct, and no counter falls.
 func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 1500
 	g := mustGroup(t, Config{
@@ -252,11 +252,11 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 				"Generation": {last.Generation, s.Generation}, "Rejections": {last.Rejections.Total(), s.Rejections.Total()},
 			} {
 				if pair[1] < pair[0] {
-					t.Errorf("%s went from %d back to %d", what, pair[0], pair[1])
+					t.Errorf("%s fell from %d to %d", what, pair[0], pair[1])
 				}
 			}
 			if s.Window.Successes > s.Successes || s.Window.Failures > s.Failures || s.Window.Overloads > s.Overloads {
-				t.Errorf("the window holds more than there ever was: %+v of %+v", s.Window, s)
+				t.Errorf("the window holds more than the totals: %+v of %+v", s.Window, s)
 			}
 			last = s
 			runtime.Gosched()
@@ -272,7 +272,7 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	}
 }
 
-// However long a snapshot is held up between reading two counters, it never sees more calls in flight than there are.
+// A snapshot never contains more calls in flight than there are, however long it takes between reading two counters.
 func TestB37_InFlightIsNeverTooLargeConcurrentSafe(t *testing.T) {
 	const callers, snapshots = 2, 10_000
 	b := mustNew(t, Config{Window: time.Hour})

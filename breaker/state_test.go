@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// name is what State, Outcome, Reason, Rule and Mode have in common.
+// textName is implemented by State, Outcome, Reason, Rule and Mode.
 type textName interface {
 	fmt.Stringer
 	encoding.TextMarshaler
@@ -58,8 +58,8 @@ func TestTextNames(t *testing.T) {
 
 func TestTextNamesOfInvalidValues(t *testing.T) {
 	tests := []struct {
-		value        textName
-		text, refuse string
+		value         textName
+		text, wantErr string
 	}{
 		{State(3), "State(3)", "breaker: 3 is no state"},
 		{Outcome(4), "Outcome(4)", "breaker: 4 is no outcome"},
@@ -71,8 +71,8 @@ func TestTextNamesOfInvalidValues(t *testing.T) {
 		if got := tt.value.String(); got != tt.text {
 			t.Errorf("String is %q, want %q", got, tt.text)
 		}
-		if text, err := tt.value.MarshalText(); err == nil || err.Error() != tt.refuse {
-			t.Errorf("%s: MarshalText is %q, %v; want the error %q", tt.text, text, err, tt.refuse)
+		if text, err := tt.value.MarshalText(); err == nil || err.Error() != tt.wantErr {
+			t.Errorf("%s: MarshalText is %q, %v; want the error %q", tt.text, text, err, tt.wantErr)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// widened is a breaker that has stripes for three Ps.
+// withStripes returns a breaker with stripes for three Ps.
 func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
 	b := mustNew(tb, cfg, opts...)
@@ -21,7 +21,7 @@ func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	return b
 }
 
-// spread counts n calls in each stripe, as if each had met another P.
+// addToEachStripe counts n calls in each stripe, and returns how many these are in all.
 func addToEachStripe(b *Breaker, n uint64) (all uint64) {
 	w := b.phase.Load().win
 	for i := range b.lazy.Load().loadStripes() {
@@ -50,29 +50,29 @@ func TestStripesAfterContention(t *testing.T) {
 		counter.Store(tt.n + tt.others)
 		b.noteContention(&counter, tt.n)
 		if got := b.phase.Load().striped; got != tt.want {
-			t.Errorf("%d others after number %d: stripes are there: %v, want %v", tt.others, tt.n, got, tt.want)
+			t.Errorf("%d calls of others after number %d: striped: %v, want %v", tt.others, tt.n, got, tt.want)
 		}
 		if want := min(32, 2*runtime.GOMAXPROCS(0)); tt.want && len(b.phase.Load().win.stripeList()) != want {
 			t.Errorf("%d stripes, want %d", len(b.phase.Load().win.stripeList()), want)
 		}
 	}
-	// Nor does one that is at the maximum, where bump says 0.
+	// A counter at its maximum, for which inc returns 0, shows no contention.
 	full := mustNew(t, Config{})
 	var most atomic.Uint64
 	most.Store(math.MaxUint64)
 	full.noteContention(&most, 0)
 	if full.phase.Load().striped {
-		t.Error("a counter that is full makes stripes")
+		t.Error("a counter at its maximum enables stripes")
 	}
-	// A bucket that was emptied while the call looked shows nobody.
+	// A bucket that was drained during the sample shows no contention.
 	b := mustNew(t, Config{})
 	b.noteContention(new(atomic.Uint64), sampleEvery)
 	if b.phase.Load().striped {
-		t.Error("a window that slides makes stripes")
+		t.Error("a window that slides enables stripes")
 	}
 }
 
-// One goroutine meets nobody, however much it calls.
+// One goroutine causes no contention, however many calls it makes.
 func TestOneCallerGetsNoStripes(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}, {OpenFor: time.Hour}} {
 		b := mustNew(t, cfg)
@@ -85,13 +85,13 @@ func TestOneCallerGetsNoStripes(t *testing.T) {
 			}
 		}
 		if c := b.lazy.Load(); b.phase.Load().striped || c != nil && c.loadStripes() != nil {
-			t.Errorf("%+v: one caller made stripes", cfg)
+			t.Errorf("%+v: one caller enabled stripes", cfg)
 		}
 	}
 }
 
-// Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that
-// others take), the stripes are made by hand: what is counted is the same.
+// Several goroutines cause contention if they run at once, and no count is lost when stripes are enabled. If they do not run at
+// once (one core, or a busy machine), the test enables the stripes after some time.
 func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
@@ -121,7 +121,7 @@ func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	}
 }
 
-// B9, B7, B37: what is in stripes counts, slides and settles as what is not.
+// B9, B7, B37: counts in stripes slide out of the window and add up like other counts.
 func TestB09_StripesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := withStripes(t, Config{Window: 10 * time.Second})
@@ -136,7 +136,7 @@ func TestB09_StripesCount(t *testing.T) {
 		report(t, b, 5, Success)
 		check("calls", 5, 5, 5)
 		if b.admitted.Load() != 0 || b.phase.Load().win.successes[0].Load() != 0 {
-			t.Error("they were counted in no stripe")
+			t.Error("the calls were not counted in a stripe")
 		}
 		all := 5 + addToEachStripe(b, 7)
 		check("in every stripe", all, all, all)
@@ -147,8 +147,8 @@ func TestB09_StripesCount(t *testing.T) {
 		check("later", all+1, all+1, all+1)
 		time.Sleep(5 * time.Second)
 		check("a window after the first", all+1, all+1, 1)
-		report(t, b, 1, Success) // slides
-		check("and slid", all+2, all+2, 2)
+		report(t, b, 1, Success) // slides the window
+		check("after the window has slid", all+2, all+2, 2)
 		addToEachStripe(b, 1)
 		time.Sleep(time.Hour)
 		report(t, b, 1, Success)
@@ -156,33 +156,33 @@ func TestB09_StripesCount(t *testing.T) {
 	})
 }
 
-// The rules look at what is in stripes.
+// The rules include the counts in stripes.
 func TestB05_TheRatioCountsStripes(t *testing.T) {
 	b := withStripes(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
 	all := addToEachStripe(b, 2)
 	report(t, b, int(all)-1, Failure)
 	if got := b.State(); got != Closed {
-		t.Fatalf("%v after %d failures beside %d successes, want closed", got, all-1, all)
+		t.Fatalf("%v after %d failures and %d successes, want closed", got, all-1, all)
 	}
 	report(t, b, 1, Failure)
 	if got := b.State(); got != Open {
-		t.Errorf("%v after %d failures beside %d successes, want open", got, all, all)
+		t.Errorf("%v after %d failures and %d successes, want open", got, all, all)
 	}
 }
 
-// A success in a stripe ends a failure streak, and is slow if it is; one that was admitted before there were stripes
-// counts.
+// A success that counts in a stripe ends the failure streak, and may be slow. A call that was admitted before there were
+// stripes counts too.
 func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
 		before := acquire(t, b)
 		b.enableStripes(1)
 		if ph := b.phase.Load(); ph.kind != admitStriped {
-			t.Fatalf("admission is %d, want that of stripes", ph.kind)
+			t.Fatalf("admission is %d, want admitStriped", ph.kind)
 		}
 		p, fast := acquire(t, b), acquire(t, b)
 		if p.start == 0 {
-			t.Error("the slow rule is on, and the start of a call in a stripe is not noted")
+			t.Error("the slow rule is on, and the start of a call was not taken")
 		}
 		fast.Done(t.Context(), Success)
 		time.Sleep(time.Second + 1)
@@ -191,11 +191,11 @@ func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 		before.Done(t.Context(), Success)
 		s := b.Snapshot()
 		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 || s.InFlight != 0 {
-			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no row, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
+			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no streak, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
 		}
 		plain := withStripes(t, Config{})
 		if p := acquire(t, plain); p.start != 0 {
-			t.Error("no rule asks for the start of a call, and it is noted")
+			t.Error("no rule needs the start of a call, and it was taken")
 		}
 		windowless := withStripes(t, Config{FailureRatio: -1})
 		report(t, windowless, 2, Failure)
@@ -209,7 +209,7 @@ func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	})
 }
 
-// Stripes of a window end with its generation; what they hold is not lost. Those of the breaker stay.
+// The stripes of a window end with its generation, and their counts are not lost. The stripes of the breaker stay.
 func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 	for name, end := range map[string]func(*Group, *Breaker){
 		"a trip":                 func(_ *Group, b *Breaker) { b.Trip(t.Context(), "test") },
@@ -224,7 +224,7 @@ func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 			b.enableStripes(2)
 			all := addToEachStripe(b, 3)
 			ph := b.phase.Load()
-			straggler := acquire(t, b)
+			last := acquire(t, b)
 			if end == nil {
 				apply(t, g, Config{MinCalls: 7})
 				if now := b.phase.Load(); !now.striped || now.win != ph.win {
@@ -236,13 +236,13 @@ func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 					t.Errorf("striped: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
 				}
 			}
-			straggler.Done(t.Context(), Success)
+			last.Done(t.Context(), Success)
 			s := b.Snapshot()
 			if s.Admitted != all+1 || s.Successes+s.Late != all+1 || s.InFlight != 0 || s.Successes < all {
 				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
 			}
 			if b.lazy.Load().loadStripes() == nil {
-				t.Error("the breaker's own stripes are gone")
+				t.Error("the stripes of the breaker were removed")
 			}
 		})
 	}
@@ -255,7 +255,7 @@ func apply(t *testing.T, g *Group, cfg Config) {
 	}
 }
 
-// What a straggler leaves in a stripe of a generation that is over is collected.
+// What a last leaves in a stripe of a generation that is over is collected.
 func TestB09_DrainStaleCollectsFromStripes(t *testing.T) {
 	b := withStripes(t, Config{})
 	acquire(t, b)
@@ -278,7 +278,7 @@ func TestB12_RejectionsInStripes(t *testing.T) {
 		}
 	}
 	if got := b.lazy.Load().rejections[ReasonOpen].Load(); got != 0 {
-		t.Errorf("%d were counted in no stripe", got)
+		t.Errorf("%d rejections were not counted in a stripe", got)
 	}
 	for i := range b.lazy.Load().loadStripes() {
 		for r := ReasonOpen; int(r) < reasons; r++ {
@@ -292,20 +292,20 @@ func TestB12_RejectionsInStripes(t *testing.T) {
 	}
 }
 
-// Stripes are made once, and only for what is there to be counted in them.
+// Stripes are made once, and those of a window only while the breaker is closed.
 func TestStripesAreEnabledOnce(t *testing.T) {
 	b := withStripes(t, Config{})
 	ph := b.phase.Load()
 	all := addToEachStripe(b, 1)
 	b.enableStripes(9)
 	if b.phase.Load() != ph || len(b.lazy.Load().loadStripes()) != 6 || b.Snapshot().Successes != all {
-		t.Error("a second time changes something")
+		t.Error("a second enableStripes changed something")
 	}
 	b.Trip(t.Context(), "test")
 	open := b.phase.Load()
 	b.enableStripes(9)
 	if b.phase.Load() != open || open.striped {
-		t.Error("an open breaker has no window to give stripes to")
+		t.Error("enableStripes changed the phase of an open breaker")
 	}
 	b.Reset(t.Context())
 	b.enableStripes(4)
@@ -330,13 +330,13 @@ func TestStripesAreEnabledOnce(t *testing.T) {
 	}
 }
 
-// Under an override, a ramp or MaxConcurrent the lock counts, and what stripes hold stays in the sums.
+// Under an override, a ramp or MaxConcurrent, calls are counted with the lock. Counts in stripes stay in the sums.
 func TestB28_StripesUnderAnOverride(t *testing.T) {
 	b := withStripes(t, Config{})
 	all := addToEachStripe(b, 1)
 	setOverride(t, b, Shadow, 0)
 	if ph := b.phase.Load(); ph.kind != needsLock || !ph.striped {
-		t.Errorf("admission %d, striped: %v; want that of the lock, and stripes", ph.kind, ph.striped)
+		t.Errorf("admission %d, striped: %v; want needsLock, striped", ph.kind, ph.striped)
 	}
 	report(t, b, 1, Success)
 	if s := b.Snapshot(); s.Admitted != all+1 || s.Successes != all+1 || s.Window.Successes != all+1 {
@@ -344,55 +344,54 @@ func TestB28_StripesUnderAnOverride(t *testing.T) {
 	}
 	b.ClearOverride(t.Context())
 	if ph := b.phase.Load(); ph.kind != admitStriped {
-		t.Errorf("admission %d after the override, want that of stripes", ph.kind)
+		t.Errorf("admission %d after the override, want admitStriped", ph.kind)
 	}
 }
 
-// B33: who enters in a stripe sees that the breaker has gone, and one with a call in flight in a stripe does not go.
+// B33: a caller that counts itself in a stripe sees an eviction, and a call in flight in a stripe prevents one.
 func TestB33_StripesAndEviction(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
 		b := mustGroup(t, cfg).Get(Key{})
 		b.enableStripes(2)
 		p := acquire(t, b)
 		if evictNow(b) {
-			t.Error("it left with a call in flight in a stripe")
+			t.Error("it was evicted with a call in flight in a stripe")
 		}
 		p.Done(t.Context(), Success)
 		ph := b.phase.Load()
 		counter := &b.lazy.Load().loadStripes()[1].admitted
 		if !b.admitFast(ph, counter) {
-			t.Error("nothing has changed, and it is not let in")
+			t.Error("nothing has changed, and the call is not admitted")
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
-		if cfg.FailureRatio < 0 { // what was counted in a stripe is use
-			b.evictable(1) // sees the calls of before
+		if cfg.FailureRatio < 0 { // calls in stripes are uses
+			b.evictable(1) // finds the earlier calls
 			if last, ok := b.evictable(2); !ok || last != 1 {
-				t.Errorf("nobody has called since the last look: may go: %v, last used at %d; want true, at the look before", ok, last)
+				t.Errorf("without a call since the last check: evictable: %v, last used at %d; want true, at the check before", ok, last)
 			}
 			report(t, b, 1, Success)
 			if last, ok := b.evictable(3); !ok || last != 3 {
-				t.Errorf("somebody has called since the last look: may go: %v, last used at %d; want true, just now", ok, last)
+				t.Errorf("after a call since the last check: evictable: %v, last used at %d; want true, now", ok, last)
 			}
 		}
 		if !evictNow(b) {
-			t.Fatal("it is idle and does not leave")
+			t.Fatal("it is idle and was not evicted")
 		}
 		if b.admitFast(ph, counter) {
-			t.Error("it has gone, and lets somebody in")
+			t.Error("it was evicted, and admits a call")
 		}
 		if got, settled := b.admittedTotal(), b.settled(); got < 2 || got != settled {
-			t.Errorf("%d are counted in, %d settled", got, settled)
+			t.Errorf("%d admitted, %d settled", got, settled)
 		}
 		last := b.phase.Load()
 		b.enableStripes(2)
 		if b.phase.Load() != last {
-			t.Error("one that has gone gets stripes")
+			t.Error("enableStripes changed an evicted breaker")
 		}
 	}
 }
 
-// A success that is held up between its stripe and its second look, while the generation ends, is collected by whoever ends
-// it or by itself, once.
+// If a generation ends while a success is counted in a stripe, the success is collected once.
 func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: time.Hour})
 	var calls atomic.Uint64
@@ -425,11 +424,11 @@ func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Each number is a stripe, whatever their number is, and all stripes have a number.
+// For any number of stripes, each number selects a stripe, and each stripe is selected.
 func TestStripeFor(t *testing.T) {
 	for _, stripes := range []int{1, 2, 5} {
 		of := make([]stripe, stripes)
-		// What is in the pool now, on any P, and then a number that nobody has had.
+		// First the numbers that are in the pools of the Ps, and then new ones.
 		for i := range uint32(1000) {
 			stripeNumbers.Put(&i)
 			inc(&stripeFor(of).admitted)
@@ -437,7 +436,7 @@ func TestStripeFor(t *testing.T) {
 		}
 		for i := range of {
 			if of[i].admitted.Load() == 0 {
-				t.Errorf("none of 1000 calls picked stripe %d of %d", i, stripes)
+				t.Errorf("none of 1000 calls used stripe %d of %d", i, stripes)
 			}
 		}
 	}
@@ -450,7 +449,7 @@ func TestStripeFor(t *testing.T) {
 	}
 }
 
-// Two stripes share no cache line, or cores would meet again.
+// Two stripes share no cache line. Otherwise cores would write to the same line.
 func TestAStripeIsWholeCacheLines(t *testing.T) {
 	if got := reflect.TypeFor[stripe]().Size(); got != 64 {
 		t.Errorf("a stripe has %d bytes, want a cache line", got)
@@ -460,7 +459,7 @@ func TestAStripeIsWholeCacheLines(t *testing.T) {
 	}
 }
 
-// A call in a stripe allocates nothing, like any other.
+// A call that counts in a stripe allocates nothing.
 func TestAStripeAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
 	b := withStripes(t, Config{})

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// With the ratio and slow rules off and no custom rule, nothing looks at the window, and there is none.
+// If the ratio and slow rules are off, and there is no custom rule, there is no window.
 func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -25,7 +25,7 @@ func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 		if s.Successes != 6 || s.Failures != 4 || s.Overloads != 1 || s.Ignored != 1 || s.Admitted != 12 || s.InFlight != 0 {
 			t.Errorf("totals: %+v", s)
 		}
-		// B4: however far apart the failures lie. B8: the longest gap there is.
+		// B4: a streak does not expire. B8: after any gap.
 		tl.run(row{50 * 365 * 24 * time.Hour, "failure", "open"})
 		e := rec.received()
 		if len(e) != 1 || e[0].Rule != RuleConsecutive || e[0].Counts != (Counts{ConsecutiveFailures: 3}) {
@@ -40,14 +40,14 @@ func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	})
 }
 
-// A custom rule looks at the window, so there is one; and Apply makes one and drops it.
+// A custom rule uses the window, so there is one. Apply makes and drops a window when a rule is switched on and off.
 func TestAWindowForACustomRule(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, off, WithTrip(func(c Counts) bool { return c.Calls() >= 4 && c.Failures >= 2 }))
 		newTimeline(t, b).run(
 			row{0, "success*2 failure", "closed"},
-			row{10 * time.Second, "success*2 failure", "closed"}, // the first three are forgotten
+			row{10 * time.Second, "success*2 failure", "closed"}, // the first three have left the window
 			row{10 * time.Second, "failure", "open"},
 		)
 	})
@@ -76,8 +76,7 @@ func TestAWindowForACustomRule(t *testing.T) {
 	})
 }
 
-// B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it
-// was looked at last.
+// B33: a breaker without a window reads no clock for a success. So eviction uses whether a call came since the last check.
 func TestB33_WithoutAWindowTheUnusedIsEvictedFirst(t *testing.T) {
 	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
 		wantUnusedEvictedFirst(t, cfg)
@@ -95,7 +94,7 @@ func wantUnusedEvictedFirst(t *testing.T, cfg Config) {
 			}
 		}
 		newest := methodKey(5)
-		for i := range 6 { // the sixth has the others looked at, and one of them go
+		for i := range 6 { // the sixth key checks the others and evicts one
 			use(methodKey(i))
 		}
 		for i := 6; i < 40; i++ {
@@ -109,18 +108,17 @@ func wantUnusedEvictedFirst(t *testing.T, cfg Config) {
 			}
 			use(methodKey(i))
 			if _, ok := g.Lookup(unused); ok {
-				t.Errorf("%v is still there, though all others but the newest were used since", unused)
+				t.Errorf("%v was not evicted, though all others but the newest were used since", unused)
 			}
 			if _, ok := g.Lookup(newest); !ok {
-				t.Errorf("%v went before anybody looked at it", newest)
+				t.Errorf("%v was evicted before its first check", newest)
 			}
 			newest = methodKey(i)
 		}
 	})
 }
 
-// B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is
-// over.
+// B33: the same for a breaker without a window whose admissions took the lock, after an override or a ramp is over.
 func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *Breaker){
 		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
@@ -142,13 +140,13 @@ func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 				time.Sleep(2 * time.Second)
 			}
 			if _, ok := g.Lookup(Key{Method: "unused"}); ok {
-				t.Errorf("%s: unused while 5 others came and went, and still there", name)
+				t.Errorf("%s: unused while 5 other keys were used, and not evicted", name)
 			}
 		})
 	}
 }
 
-// The rules of WithPolicy have the custom rule too.
+// The custom rule also applies to breakers with the Config of a PolicyRule.
 func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
@@ -159,7 +157,7 @@ func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	}
 }
 
-// B4: a success that runs beside Apply ends the failure streak, also where the window is another one then.
+// B4: a success during Apply ends the failure streak, also if Apply replaces the window.
 func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	cfgs := []Config{{}, {FailureRatio: -1}}
 	g := mustGroup(t, cfgs[1])
@@ -183,7 +181,7 @@ func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 		}
 		wg.Wait()
 		if b.Snapshot().Window.ConsecutiveFailures != 0 {
-			t.Fatalf("round %d: the success did not end the row", i)
+			t.Fatalf("round %d: the success did not end the streak", i)
 		}
 	}
 	if s := b.Snapshot(); s.InFlight != 0 || s.Successes != 20_000 {
@@ -191,7 +189,7 @@ func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	}
 }
 
-// G9: doubt goes over to another window with the row.
+// G9: doubt and the failure streak are copied to another window.
 func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
@@ -204,7 +202,7 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	}
 }
 
-// A straggler of an earlier generation ends no row of the present one.
+// A late success of an earlier generation does not end the failure streak of the current one.
 func TestB15_ALateSuccessEndsNoStreak(t *testing.T) {
 	b := mustNew(t, Config{})
 	then := b.phase.Load()
