@@ -105,8 +105,8 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 		{"a probe that was ignored", []row{{0, "trip", "open"}, {open, "ignored", "probe half_open"}}, 0},
 		{"a probe that was lost", []row{{0, "trip", "open"}, {open, "begin:1", "probe half_open"}, {time.Hour, "end:1=failure", "half_open"}}, 0},
 		{"a failed probe", []row{{0, "trip", "open"}, {open, "failure", "probe open"}}, 1},
-		{"forgotten by Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
-		{"forgotten after a recovery that succeeded", []row{
+		{"0 after Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
+		{"0 after a recovery that succeeded", []row{
 			{0, "trip", "open"}, {open, "failure", "probe open"}, {3 * open, "failure", "probe open"}, {7 * open, "success*4 failure*5", "probe open"},
 		}, 0},
 		{"kept after one that did not, long after", []row{
@@ -204,7 +204,7 @@ func TestB18_RetryAfter(t *testing.T) {
 		{"on a slow success that opens", []row{{0, "success~2s*19 success~2s@30s", "open"}}, 30 * s},
 		{"on a failed probe", []row{{0, "trip", "open"}, {5 * s, "failure@30s", "probe open"}}, 30 * s},
 		{"on an overloaded probe", []row{{0, "trip", "open"}, {5 * s, "overload@30s", "probe open"}}, 30 * s},
-		{"on a failed probe, for less than back-off says", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
+		{"on a failed probe, less than the back-off", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
 		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
 		{"not for the next period", []row{
 			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*5 failure*5", "probe*2 open"},
@@ -229,7 +229,7 @@ func TestB18_RetryAfter(t *testing.T) {
 			}
 		})
 	})
-	t.Run("jitter goes on top", func(t *testing.T) {
+	t.Run("jitter is added", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for range 50 {
 				b := mustNew(t, Config{ConsecutiveFailures: 1, Jitter: 1})

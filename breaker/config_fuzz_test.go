@@ -75,11 +75,11 @@ func checkConfig(t *testing.T, cfg Config) {
 	b, newErr := New(Key{}, cfg)
 	_, groupErr := NewGroup(cfg)
 	_, ruleErr := NewGroup(Config{}, WithPolicy(rule))
-	for who, got := range map[string]error{
+	for caller, got := range map[string]error{
 		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg), "Apply of a rule": g.Apply(Config{}, rule),
 	} {
 		if (got == nil) != (err == nil) {
-			t.Errorf("%s returned %v, and Validate returned %v, for %+v", who, got, err, cfg)
+			t.Errorf("%s returned %v, and Validate returned %v, for %+v", caller, got, err, cfg)
 		}
 	}
 	if (b == nil) != (newErr != nil) {
@@ -179,7 +179,7 @@ func checkFullCycle(t *testing.T, cfg Config) {
 	for range min(d.MaxProbes, calls) {
 		p := acquire(t, b)
 		if !p.IsProbe() {
-			fail("call %d is no probe", len(probes))
+			fail("call %d is not a probe", len(probes))
 		}
 		probes = append(probes, p)
 	}

@@ -346,7 +346,7 @@ func TestB01_ValidateNewNewGroupAndApplyAgree(t *testing.T) {
 			case (err == nil) != (want == nil):
 				t.Errorf("%+v: %s returned %v, Validate %v", tt.cfg, name, err, want)
 			case err != nil && !strings.Contains(err.Error(), want.Error()):
-				t.Errorf("%+v: %s says %q, want it to say %q", tt.cfg, name, err, want)
+				t.Errorf("%+v: %s returned %q, want %q", tt.cfg, name, err, want)
 			}
 		}
 		if want == nil {
@@ -361,7 +361,7 @@ func TestB01_ValidateNewNewGroupAndApplyAgree(t *testing.T) {
 	}
 }
 
-// B2: which durations get a hint that their unit was forgotten, and which hint.
+// B2: which durations get a hint that a unit is missing, and which hint.
 func TestB02_MissingUnit(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond", 10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",

@@ -135,7 +135,7 @@ func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 	}
 }
 
-// A dead backend's breaker stays while a thousand other keys come and go.
+// The open breaker of a backend that is down is not evicted while calls with a thousand other keys are made.
 func TestB33_AnOpenBreakerSurvivesChurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady(), WithMaxBreakers(8))

@@ -296,7 +296,7 @@ func TestB22_HungProbesStayBounded(t *testing.T) {
 				t.Fatalf("MaxProbes %d: %v, %d in flight, %d late, ready: %v", maxProbes, s.State, s.InFlight, s.Late, s.Ready)
 			}
 			if p := acquire(t, b); !p.IsProbe() {
-				t.Errorf("MaxProbes %d: no probe", maxProbes)
+				t.Errorf("MaxProbes %d: the next call is not a probe", maxProbes)
 			}
 		})
 	}

@@ -35,8 +35,8 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 				t.Errorf("%s: the listener's panic reached the caller: %v", name, got)
 			}
 		}
-		for who, rec := range map[string]*recorder{"the listener before": &before, "the listener itself": &bad, "the listener after": &after} {
-			wantSame(t, name+", "+who, rec.brief(), tripResetTripEvents)
+		for which, rec := range map[string]*recorder{"the listener before": &before, "the listener itself": &bad, "the listener after": &after} {
+			wantSame(t, name+", "+which, rec.brief(), tripResetTripEvents)
 		}
 		if s := b.Snapshot(); s.State != Open || s.Generation != 4 {
 			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
@@ -294,12 +294,12 @@ func TestB30_AListenerChangesTheListeners(t *testing.T) {
 // Listeners of WithListener and of Listen are called in the order of registration, for each breaker of the group.
 func TestB30_AllListenersReceiveAllEvents(t *testing.T) {
 	var order []string
-	say := func(who string) func(context.Context, Event) {
-		return func(_ context.Context, e Event) { order = append(order, who+" "+e.Key.Method) }
+	note := func(name string) func(context.Context, Event) {
+		return func(_ context.Context, e Event) { order = append(order, name+" "+e.Key.Method) }
 	}
-	g := mustGroup(t, Config{}, WithListener(say("1")), WithListener(say("2")))
+	g := mustGroup(t, Config{}, WithListener(note("1")), WithListener(note("2")))
 	a := g.Get(Key{Method: "a"})
-	g.Listen(say("3"))
+	g.Listen(note("3"))
 	a.Trip(t.Context(), "test")
 	g.Get(Key{Method: "b"}).Trip(t.Context(), "test")
 	wantSame(t, "order", order, []string{"1 a", "2 a", "3 a", "1 b", "2 b", "3 b"})

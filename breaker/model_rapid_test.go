@@ -126,7 +126,7 @@ type run struct {
 	g       *Group
 	m       *model
 	born    time.Time
-	out     []ticket // not reported yet
+	inFlight []ticket // not reported yet
 	done    []ticket // probes that have reported
 	nextID  int
 	events  []Event
@@ -221,7 +221,7 @@ func (r *run) acquireOne() bool {
 	}
 	tk.permit = p
 	r.nextID++
-	r.out = append(r.out, tk)
+	r.inFlight = append(r.inFlight, tk)
 	return true
 }
 
@@ -231,8 +231,8 @@ func (r *run) report(i int, o Outcome, delay time.Duration) {
 
 func (r *run) reportAll(i int, rep Report) {
 	o, delay := rep.Outcome, rep.RetryAfter
-	tk := r.out[i]
-	r.out = slices.Delete(r.out, i, i+1)
+	tk := r.inFlight[i]
+	r.inFlight = slices.Delete(r.inFlight, i, i+1)
 	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
 	before := *r.m
 	if rep.Outcome == Failure && tk.undo != nil {
@@ -311,10 +311,10 @@ func drawOutcome(t *rapid.T) Outcome {
 }
 
 func (r *run) settle(t *rapid.T) {
-	if len(r.out) == 0 {
+	if len(r.inFlight) == 0 {
 		t.Skip("no permit is in flight")
 	}
-	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
+	i := rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")
 	delay := time.Duration(rapid.SampledFrom([]int{0, 0, 0, 3, 100}).Draw(t, "retry after")) * time.Second
 	r.report(i, drawOutcome(t), delay)
 }
@@ -328,7 +328,7 @@ func (r *run) calls(t *rapid.T) {
 			if slow {
 				time.Sleep(r.m.cfg.SlowCall + 1)
 			}
-			r.report(len(r.out)-1, o, 0)
+			r.report(len(r.inFlight)-1, o, 0)
 		}
 	}
 }
@@ -358,7 +358,7 @@ func (r *run) succeedLate(t *rapid.T) {
 	r.toDeadline(t)
 	if r.acquireOne() {
 		time.Sleep(r.m.cfg.ProbeTimeout + time.Duration(rapid.IntRange(0, 1).Draw(t, "after")))
-		r.report(len(r.out)-1, Success, 0)
+		r.report(len(r.inFlight)-1, Success, 0)
 	}
 }
 
@@ -368,7 +368,7 @@ func (r *run) outage(t *rapid.T) {
 	fail := func() {
 		for range 12 {
 			if r.acquireOne() {
-				r.report(len(r.out)-1, Failure, 0)
+				r.report(len(r.inFlight)-1, Failure, 0)
 			}
 			if r.m.cfg.FailingFor > 0 {
 				time.Sleep(r.m.cfg.FailingFor / 8)
@@ -385,7 +385,7 @@ func (r *run) outage(t *rapid.T) {
 	time.Sleep(time.Nanosecond)
 	for range r.m.cfg.SuccessesToClose {
 		if r.acquireOne() {
-			r.report(len(r.out)-1, Success, 0)
+			r.report(len(r.inFlight)-1, Success, 0)
 		}
 	}
 	r.check(t)
@@ -396,19 +396,19 @@ func (r *run) outage(t *rapid.T) {
 
 // lose drops a permit that will never report.
 func (r *run) lose(t *rapid.T) {
-	if len(r.out) == 0 {
+	if len(r.inFlight) == 0 {
 		t.Skip("no permit is in flight")
 	}
-	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
-	r.out = slices.Delete(r.out, i, i+1)
+	i := rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")
+	r.inFlight = slices.Delete(r.inFlight, i, i+1)
 }
 
 // sign gives a sign of life for a call that is not a probe.
 func (r *run) sign(t *rapid.T) {
-	if len(r.out) == 0 {
+	if len(r.inFlight) == 0 {
 		t.Skip("no permit is in flight")
 	}
-	tk := &r.out[rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")]
+	tk := &r.inFlight[rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")]
 	if tk.probe {
 		t.Skip("a probe")
 	}
@@ -425,7 +425,7 @@ func (r *run) sign(t *rapid.T) {
 
 // probeSign gives a sign of life for a probe, which may have reported.
 func (r *run) probeSign(t *rapid.T) {
-	all := slices.DeleteFunc(slices.Concat(r.out, r.done), func(tk ticket) bool { return !tk.probe })
+	all := slices.DeleteFunc(slices.Concat(r.inFlight, r.done), func(tk ticket) bool { return !tk.probe })
 	if len(all) == 0 {
 		t.Skip("there are no probes")
 	}

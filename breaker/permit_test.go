@@ -292,7 +292,7 @@ func TestPermitIsProbe(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
 		if !acquire(t, b).IsProbe() {
-			t.Error("half-open: no probe")
+			t.Error("half-open: the call is not a probe")
 		}
 	})
 }

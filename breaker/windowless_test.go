@@ -189,7 +189,7 @@ func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	}
 }
 
-// G9: doubt and the failure streak are copied to another window.
+// G5: doubt and the failure streak are copied to another window.
 func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
