@@ -17,7 +17,8 @@ func settleProbeWhenDue(t *testing.T, b *Breaker, o Outcome) {
 	p.Done(t.Context(), o)
 }
 
-// The number of failed recoveries falls by one for each MaxOpenFor that passes without another one and without being open.
+// The number of failed recoveries falls by one for each MaxOpenFor that passes without another one and without being
+// open.
 func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	const s = time.Second
 	long := Config{OpenFor: s, MaxOpenFor: 64 * s, Jitter: -1, SuccessesToClose: 1}
@@ -80,7 +81,9 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	}{
 		{"a first trip", []row{{0, "failure*5", "open"}}, 0},
 		{"trips after recoveries that succeeded", []row{
-			{0, "failure*5", "open"}, {open, "success*3 failure*5", "probe open"}, {2 * open, "success*3 failure*5", "probe open"},
+			{0, "failure*5", "open"},
+			{open, "success*3 failure*5", "probe open"},
+			{2 * open, "success*3 failure*5", "probe open"},
 		}, 0},
 		{"trips soon after closing, with few successes in between", []row{
 			{0, "failure*5", "open"}, {open, "success*2 failure*5", "probe open"}, {3 * open, "success failure*5", "probe open"},
@@ -99,15 +102,26 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 		}, 0},
 		{"a trip by hand soon after closing", []row{{0, "failure*5", "open"}, {open, "success trip", "probe open"}}, 0},
 		{"a trip soon after Reset", []row{{0, "failure*5", "open"}, {0, "reset failure*5", "open"}}, 0},
-		{"a trip soon after closing, long after a trip by hand", []row{{0, "trip", "open"}, {open, "success failure*5", "probe open"}}, 1},
+		{
+			"a trip soon after closing, long after a trip by hand",
+			[]row{{0, "trip", "open"}, {open, "success failure*5", "probe open"}},
+			1,
+		},
 		{"Trip while open", []row{{0, "trip*3", "open"}}, 0},
 		{"Trip while half-open", []row{{0, "trip", "open"}, {open, "begin:1 trip", "probe open"}}, 0},
 		{"a probe that was ignored", []row{{0, "trip", "open"}, {open, "ignored", "probe half_open"}}, 0},
-		{"a probe that was lost", []row{{0, "trip", "open"}, {open, "begin:1", "probe half_open"}, {time.Hour, "end:1=failure", "half_open"}}, 0},
+		{"a probe that was lost", []row{
+			{0, "trip", "open"},
+			{open, "begin:1", "probe half_open"},
+			{time.Hour, "end:1=failure", "half_open"},
+		}, 0},
 		{"a failed probe", []row{{0, "trip", "open"}, {open, "failure", "probe open"}}, 1},
 		{"0 after Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
 		{"0 after a recovery that succeeded", []row{
-			{0, "trip", "open"}, {open, "failure", "probe open"}, {3 * open, "failure", "probe open"}, {7 * open, "success*4 failure*5", "probe open"},
+			{0, "trip", "open"},
+			{open, "failure", "probe open"},
+			{3 * open, "failure", "probe open"},
+			{7 * open, "success*4 failure*5", "probe open"},
 		}, 0},
 		{"kept after one that did not, long after", []row{
 			{0, "trip", "open"},
@@ -204,7 +218,11 @@ func TestB18_RetryAfter(t *testing.T) {
 		{"on a slow success that opens", []row{{0, "success~2s*19 success~2s@30s", "open"}}, 30 * s},
 		{"on a failed probe", []row{{0, "trip", "open"}, {5 * s, "failure@30s", "probe open"}}, 30 * s},
 		{"on an overloaded probe", []row{{0, "trip", "open"}, {5 * s, "overload@30s", "probe open"}}, 30 * s},
-		{"on a failed probe, less than the back-off", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
+		{
+			"on a failed probe, less than the back-off",
+			[]row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}},
+			10 * s,
+		},
 		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
 		{"not for the next period", []row{
 			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*5 failure*5", "probe*2 open"},

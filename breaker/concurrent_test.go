@@ -39,7 +39,10 @@ func wantSettled(t *testing.T, what string, b *Breaker) Snapshot {
 
 func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 800
-	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour, SlowRatio: 1})
+	b := mustNew(t, Config{
+		ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour,
+		SlowRatio: 1,
+	})
 	runTogether(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())
@@ -57,12 +60,14 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 	const all = callers * calls
 	s := wantSettled(t, "in the end", b)
 	if s.Admitted != all || s.Successes != all/4 || s.Failures != all/4 || s.Overloads != all/4 || s.Ignored != all/4 {
-		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted, s.Successes,
+		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted,
+			s.Successes,
 			s.Failures, s.Overloads, s.Ignored, all, all/4)
 	}
 	slow := uint64(all / 8 * 3 / 4) // ignored calls are not slow
 	s.Window.ConsecutiveFailures = 0
-	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want || s.SlowCalls != slow {
+	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want ||
+		s.SlowCalls != slow {
 		t.Errorf("window %+v, %d slow; want %+v", s.Window, s.SlowCalls, want)
 	}
 }
@@ -112,8 +117,8 @@ func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Crossing a threshold opens the breaker once: one event and one generation. Exactly the calls up to the threshold count,
-// and the others are late.
+// Crossing a threshold opens the breaker once: one event and one generation. Exactly the calls up to the threshold
+// count, and the others are late.
 func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	const callers, calls, threshold = 4, 10, 20
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1, OpenFor: time.Hour, Window: time.Hour}
@@ -127,8 +132,14 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 		rule Rule
 		r    Report
 	}{
-		"consecutive": {with(func(c *Config) { c.ConsecutiveFailures = threshold }), RuleConsecutive, Report{Outcome: Failure}},
-		"ratio":       {with(func(c *Config) { c.FailureRatio, c.MinCalls = 1, threshold }), RuleRatio, Report{Outcome: Overload}},
+		"consecutive": {
+			with(func(c *Config) { c.ConsecutiveFailures = threshold }), RuleConsecutive,
+			Report{Outcome: Failure},
+		},
+		"ratio": {
+			with(func(c *Config) { c.FailureRatio, c.MinCalls = 1, threshold }), RuleRatio,
+			Report{Outcome: Overload},
+		},
 		"slow": {with(func(c *Config) { c.SlowCall, c.SlowRatio, c.MinCalls = time.Second, 1, threshold }), RuleSlow, Report{
 			Outcome: Success, Latency: time.Minute,
 		}},
@@ -195,8 +206,8 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The same without a race: a success that is counted in a window after its generation has ended is collected once, by the
-// call that counted it.
+// The same without a race: a success that is counted in a window after its generation has ended is collected once, by
+// the call that counted it.
 func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b := mustNew(t, Config{})
 	acquire(t, b) // its success is counted below, as if the goroutine had been delayed
@@ -217,7 +228,8 @@ func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b.drainStale(ph)
 	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
-		t.Errorf("after its generation: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
+		t.Errorf("after its generation: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight,
+			s.Window)
 	}
 }
 
@@ -267,7 +279,10 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 			case 3:
 				apply(g, rnd.IntN(len(policies)))
 			default:
-				o := Override{Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test", TTL: time.Duration(rnd.IntN(2)) * time.Millisecond}
+				o := Override{
+					Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test",
+					TTL: time.Duration(rnd.IntN(2)) * time.Millisecond,
+				}
 				if err := b.SetOverride(t.Context(), o); err != nil {
 					t.Error(err)
 				}
@@ -276,7 +291,8 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	})
 	s := wantSettled(t, "in the end", b)
 	if s.Admitted != admitted.Load() || s.Rejections.Total() != rejected.Load() {
-		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(), rejected.Load())
+		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(),
+			rejected.Load())
 	}
 	events := rec.received()
 	for i, e := range events {
@@ -285,7 +301,8 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 		}
 	}
 	if s.Generation != uint64(len(events)+1) || s.Underlying != events[len(events)-1].To {
-		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events), events[len(events)-1].To)
+		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events),
+			events[len(events)-1].To)
 	}
 }
 
@@ -314,7 +331,8 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	}
 	s := wantSettled(t, "in the end", b)
 	if s.Rejections.Concurrency+s.Admitted != callers*calls || s.Admitted != uint64(admitted.Load()) {
-		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency, callers*calls)
+		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency,
+			callers*calls)
 	}
 }
 
@@ -334,6 +352,7 @@ func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	inc(&then.win.successes[0]) // as if it had loaded the phase before Apply
 	b.drainStale(then)
 	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
-		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)
+		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures,
+			s.Successes, s.InFlight)
 	}
 }

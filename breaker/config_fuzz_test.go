@@ -21,8 +21,9 @@ func FuzzConfig(f *testing.F) {
 		{},
 		Conservative(), Lenient(), Config{}.WithDefaults(),
 		{
-			ConsecutiveFailures: -1, FailureRatio: 0.57, MinCalls: 7, Window: time.Second, SlowCall: time.Millisecond, SlowRatio: 0.3,
-			OpenFor: time.Second, MaxOpenFor: time.Minute, Backoff: 1.5, Jitter: -1, MaxProbes: 3, SuccessesToClose: 4,
+			ConsecutiveFailures: -1, FailureRatio: 0.57, MinCalls: 7, Window: time.Second, SlowCall: time.Millisecond,
+			SlowRatio: 0.3,
+			OpenFor:   time.Second, MaxOpenFor: time.Minute, Backoff: 1.5, Jitter: -1, MaxProbes: 3, SuccessesToClose: 4,
 			ProbeTimeout: time.Second, Ramp: time.Minute, MaxConcurrent: 5,
 		},
 	} {
@@ -33,8 +34,10 @@ func FuzzConfig(f *testing.F) {
 		f.Add(data)
 	}
 	for _, text := range []string{
-		``, `null`, `[]`, `{"window":"10s"}`, `{"minCalls":1e3}`, `{"openFor":-1,"maxOpenFor":1,"backoff":0.5}`, `{"jitter":1e-324}`,
-		`{"failureRatio":1e999}`, `{"WINDOW":1,"window":1000000}`, `{"maxProbes":9223372036854775807,"successesToClose":9223372036854775808}`,
+		``, `null`, `[]`, `{"window":"10s"}`, `{"minCalls":1e3}`, `{"openFor":-1,"maxOpenFor":1,"backoff":0.5}`,
+		`{"jitter":1e-324}`,
+		`{"failureRatio":1e999}`, `{"WINDOW":1,"window":1000000}`,
+		`{"maxProbes":9223372036854775807,"successesToClose":9223372036854775808}`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -50,18 +53,25 @@ func FuzzConfig(f *testing.F) {
 // FuzzConfigFields fills a Config with any values, also with those that JSON cannot express.
 func FuzzConfigFields(f *testing.F) {
 	f.Add(0, int64(0), 0.0, 0, int64(0), int64(0), 0.0, int64(0), int64(0), 0.0, 0.0, 0, 0, int64(0), int64(0), 0)
-	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt, 50, int64(1), int64(1), 1)
-	f.Add(3, int64(minDuration), math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration), int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
-	f.Add(-9, int64(time.Hour), 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0, 5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
+	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt,
+		50, int64(1), int64(1), 1)
+	f.Add(3, int64(minDuration), math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration),
+		int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
+	f.Add(-9, int64(time.Hour), 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0,
+		5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
 	f.Fuzz(func(
-		t *testing.T, consecutive int, failingFor int64, failureRatio float64, minCalls int, window, slowCall int64, slowRatio float64, openFor, maxOpenFor int64,
+		t *testing.T, consecutive int, failingFor int64, failureRatio float64, minCalls int, window, slowCall int64,
+		slowRatio float64, openFor, maxOpenFor int64,
 		backoff, jitter float64, maxProbes, successes int, probeTimeout, ramp int64, maxConcurrent int,
 	) {
 		checkConfig(t, Config{
-			ConsecutiveFailures: consecutive, FailingFor: time.Duration(failingFor), FailureRatio: failureRatio, MinCalls: minCalls, Window: time.Duration(window),
-			SlowCall: time.Duration(slowCall), SlowRatio: slowRatio, OpenFor: time.Duration(openFor), MaxOpenFor: time.Duration(maxOpenFor),
-			Backoff: backoff, Jitter: jitter, MaxProbes: maxProbes, SuccessesToClose: successes, ProbeTimeout: time.Duration(probeTimeout),
-			Ramp: time.Duration(ramp), MaxConcurrent: maxConcurrent,
+			ConsecutiveFailures: consecutive, FailingFor: time.Duration(failingFor), FailureRatio: failureRatio,
+			MinCalls: minCalls, Window: time.Duration(window),
+			SlowCall: time.Duration(slowCall), SlowRatio: slowRatio, OpenFor: time.Duration(openFor),
+			MaxOpenFor: time.Duration(maxOpenFor),
+			Backoff:    backoff, Jitter: jitter, MaxProbes: maxProbes, SuccessesToClose: successes,
+			ProbeTimeout: time.Duration(probeTimeout),
+			Ramp:         time.Duration(ramp), MaxConcurrent: maxConcurrent,
 		})
 	})
 }
@@ -76,7 +86,8 @@ func checkConfig(t *testing.T, cfg Config) {
 	_, groupErr := NewGroup(cfg)
 	_, ruleErr := NewGroup(Config{}, WithPolicy(rule))
 	for caller, got := range map[string]error{
-		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg), "Apply of a rule": g.Apply(Config{}, rule),
+		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg),
+		"Apply of a rule": g.Apply(Config{}, rule),
 	} {
 		if (got == nil) != (err == nil) {
 			t.Errorf("%s returned %v, and Validate returned %v, for %+v", caller, got, err, cfg)
@@ -128,8 +139,8 @@ func checkConfigErrors(t *testing.T, cfg Config, err error) {
 	}
 }
 
-// checkFullCycle takes a breaker through one cycle: failures until it opens, the open period, probes until it closes, and
-// the ramp. The numbers of steps are limited, because a Config may demand more than can ever happen.
+// checkFullCycle takes a breaker through one cycle: failures until it opens, the open period, probes until it closes,
+// and the ramp. The numbers of steps are limited, because a Config may demand more than can ever happen.
 func checkFullCycle(t *testing.T, cfg Config) {
 	t.Helper()
 	const calls, years = 64, 30 * 365 * 24 * time.Hour
@@ -248,7 +259,8 @@ func failuresThatOpen(d Config, gap time.Duration, most int) int {
 	return most + 1
 }
 
-// badCallsLast reports whether the failures in the window at the nth failure have lasted long enough for the ratio rule.
+// badCallsLast reports whether the failures in the window at the nth failure have lasted long enough for the ratio
+// rule.
 func badCallsLast(n int, gap time.Duration, d Config) bool {
 	now, tenth := time.Duration(n-1)*gap, d.Window/10
 	for i := range n {
@@ -263,7 +275,8 @@ func badCallsLast(n int, gap time.Duration, d Config) bool {
 func FuzzOverride(f *testing.F) {
 	for _, text := range []string{
 		`{"mode":"force_open","ttl":1000000000,"why":"maintenance","by":"ops"}`, `{"mode":"shadow","why":"trial","by":"me"}`,
-		`{"mode":"force_closed","ttl":-1,"why":"x","by":"y"}`, `{"mode":"","why":"x","by":"y"}`, `{"mode":"open"}`, `{"mode":1}`, `{"ttl":1e30}`, `null`,
+		`{"mode":"force_closed","ttl":-1,"why":"x","by":"y"}`, `{"mode":"","why":"x","by":"y"}`, `{"mode":"open"}`,
+		`{"mode":1}`, `{"ttl":1e30}`, `null`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -274,7 +287,8 @@ func FuzzOverride(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, steady())
-			valid := o.Mode != 0 && (o.TTL == 0 || (o.TTL >= time.Millisecond && o.TTL <= maxDuration)) && o.Why != "" && o.By != ""
+			valid := o.Mode != 0 && (o.TTL == 0 || (o.TTL >= time.Millisecond && o.TTL <= maxDuration)) && o.Why != "" &&
+				o.By != ""
 			if err := b.SetOverride(t.Context(), o); (err == nil) != valid {
 				t.Fatalf("SetOverride(%+v): got %v", o, err)
 			}

@@ -133,7 +133,10 @@ func TestRejectedErrorText(t *testing.T) {
 		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
 		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL; next probe in 10s")
 
-		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy", By: "alice"}); err != nil {
+		if err := b.SetOverride(t.Context(), Override{
+			Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy",
+			By: "alice",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(29500 * ms)
@@ -161,13 +164,15 @@ func TestRejectedErrorText(t *testing.T) {
 		time.Sleep(time.Minute)
 		acquire(t, b).Done(t.Context(), Success)
 		acquire(t, b).Done(t.Context(), Success)
-		want(t, b, "circuit breaker ramping up for "+name+": it has closed recently, and admits only a part of the calls for 1m0s")
+		want(t, b, "circuit breaker ramping up for "+name+": it has closed recently, and admits only a part of the calls "+
+			"for 1m0s")
 	})
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	setOverride(t, g.Get(key), ForceClosed, 0)
 	shared := g.Get(Key{Method: "other"})
 	shared.Trip(t.Context(), "test")
-	if got, want := rejectedWith(t, shared), "circuit breaker open for the keys that share a breaker because the group is full: test"; !strings.HasPrefix(got, want) {
+	if got, want := rejectedWith(t, shared), "circuit breaker open for the keys that share a breaker because the group "+
+		"is full: test"; !strings.HasPrefix(got, want) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if got, want := (&RejectedError{Key: key}).Error(), "circuit breaker rejected a call for "+name+": "; got != want {
@@ -199,7 +204,8 @@ func TestKeyPhrase(t *testing.T) {
 
 func TestRough(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		1: "1ms", ms: "1ms", 999*ms + 1: "1s", 3400 * ms: "3.4s", 3400*ms + 1: "3.5s", time.Minute + 1: "1m1s", time.Hour: "1h0m0s",
+		1: "1ms", ms: "1ms", 999*ms + 1: "1s", 3400 * ms: "3.4s", 3400*ms + 1: "3.5s", time.Minute + 1: "1m1s",
+		time.Hour: "1h0m0s",
 	} {
 		if got := rough(d); got != want {
 			t.Errorf("%d: got %s, want %s", d, got, want)
@@ -211,7 +217,8 @@ func TestRough(t *testing.T) {
 func TestLogValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
-		b, err := New(Key{Service: "shop.Orders", Method: "Get"}, Config{Jitter: -1, ConsecutiveFailures: 1}, WithListener(rec.Transition))
+		b, err := New(Key{Service: "shop.Orders", Method: "Get"}, Config{Jitter: -1, ConsecutiveFailures: 1},
+			WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -228,16 +235,19 @@ func TestLogValue(t *testing.T) {
 			return strings.TrimSpace(out.String())
 		}
 		why := `rule=consecutive why="1 failure" cause=UNAVAILABLE`
-		openedAs := `x.opened.rule=consecutive x.opened.why="1 failure" x.opened.cause=UNAVAILABLE x.opened.at=2000-01-01T00:00:00.000Z`
+		openedAs := `x.opened.rule=consecutive x.opened.why="1 failure" x.opened.cause=UNAVAILABLE ` +
+			`x.opened.at=2000-01-01T00:00:00.000Z`
 		for _, tt := range []struct {
 			v    any
 			want string
 		}{
 			{b.Key(), "x=shop.Orders/Get"},
 			{opened, "x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
-			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." + strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
+			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." +
+				strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
 				" x.open_for=1s x.failed_recoveries=0"},
-			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 x.rejected=1 " +
+			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 " +
+				"x.rejected=1 " +
 				openedAs + " x.retry_after=1s"},
 		} {
 			if got := logged(tt.v); got != tt.want {
@@ -246,7 +256,8 @@ func TestLogValue(t *testing.T) {
 		}
 		setOverride(t, b, ForceOpen, 0)
 		forced := logged(mustReject(t, b))
-		if want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "; !strings.HasPrefix(forced, want) {
+		want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
+		if !strings.HasPrefix(forced, want) {
 			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
 		}
 		if got, want := logged(b.Snapshot()), " x.underlying=open x.override.mode=force_open "; !strings.Contains(got, want) {

@@ -17,12 +17,14 @@ func tagged(t *testing.T, tag string) context.Context {
 	return context.WithValue(t.Context(), ctxKey{}, tag)
 }
 
-// An event names the rule that fired and the counts that it fired on. It carries the context of the call that caused it.
+// An event names the rule that fired and the counts that it fired on. It carries the context of the call that caused
+// it.
 func TestB31_EventFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, opensAtOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}), WithListener(rec.Transition))
+		b, err := New(key, opensAtOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}),
+			WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,18 +67,31 @@ func TestB31_EventFields(t *testing.T) {
 		b.Trip(tagged(t, "trip"), "because")
 
 		want := []Event{
-			{From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 failures in a row", At: at(0), OpenFor: 5 * time.Second, Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5}},
+			{
+				From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 failures in a row", At: at(0), OpenFor: 5 * time.Second,
+				Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5},
+			},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(5)},
-			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", At: at(5), OpenFor: 10 * time.Second, FailedRecoveries: 1},
+			{
+				From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", At: at(5), OpenFor: 10 * time.Second,
+				FailedRecoveries: 1,
+			},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), FailedRecoveries: 1},
 			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), FailedRecoveries: 1},
-			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}},
+			{
+				From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second,
+				Counts: Counts{Successes: 4, Overloads: 6},
+			},
 			{From: Open, To: Closed, Rule: RuleManual, Why: "reset", At: at(20)},
-			{From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20), OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10}},
+			{
+				From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20),
+				OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10},
+			},
 			{From: Open, To: Open, Rule: RuleManual, Why: "because", At: at(20), OpenFor: 5 * time.Second},
 		}
 		tags := []string{
-			"fifth failure", "good probe, Acquire", "bad probe", "good probe, Acquire", "second good probe", "tenth call", "reset",
+			"fifth failure", "good probe, Acquire", "bad probe", "good probe, Acquire", "second good probe", "tenth call",
+			"reset",
 			"tenth slow call", "trip",
 		}
 		for i := range want {
@@ -97,7 +112,10 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 	var rec recorder
 	b := mustNew(t, Config{}, WithListener(rec.Transition))
 	b.Trip(t.Context(), "test")
-	for what, at := range map[string]time.Time{"Event.At": rec.received()[0].At, "RejectedError.Until": mustReject(t, b).Until} {
+	for what, at := range map[string]time.Time{
+		"Event.At":            rec.received()[0].At,
+		"RejectedError.Until": mustReject(t, b).Until,
+	} {
 		if !strings.Contains(at.String(), " m=") { // as Event.At and RejectedError.RetryAfter document
 			t.Errorf("%s has no monotonic reading: %v", what, at)
 		}
@@ -106,17 +124,21 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 
 func TestEventJSON(t *testing.T) {
 	e := Event{
-		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", Cause: "INTERNAL",
-		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10, Override: Shadow,
-		Counts: Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
+		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe,
+		Why: "a probe failed", Cause: "INTERNAL",
+		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10,
+		Override: Shadow,
+		Counts:   Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
 	}
 	text, err := json.Marshal(e)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
-		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
-		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failedRecoveries":10,` +
+		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,` +
+		`"openFor":9,` +
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},` +
+		`"failedRecoveries":10,` +
 		`"override":"shadow"}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// B33: evictions during Get, Acquire and Done lose no outcome. A breaker with a call in flight is not evicted. An evicted
-// breaker admits nothing. Each outcome is counted on the breaker that admitted the call.
+// B33: evictions during Get, Acquire and Done lose no outcome. A breaker with a call in flight is not evicted. An
+// evicted breaker admits nothing. Each outcome is counted on the breaker that admitted the call.
 func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 500, 12
 	for _, bound := range []int{1, 5} { // with 5 there is always one that can be evicted
@@ -138,7 +138,10 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 		settled := b.settled()
 		got := outcomes{Success: settled}
 		if c := b.lazy.Load(); c != nil {
-			got = outcomes{settled - c.totals.failures - c.totals.overloads - c.totals.ignored - c.totals.late, c.totals.failures, c.totals.overloads, c.totals.ignored}
+			got = outcomes{
+				settled - c.totals.failures - c.totals.overloads - c.totals.ignored - c.totals.late,
+				c.totals.failures, c.totals.overloads, c.totals.ignored,
+			}
 			if c.totals.late != 0 {
 				t.Errorf("%v: %d late", b.key, c.totals.late)
 			}
@@ -179,7 +182,8 @@ func TestB33_OpenBreakersStayConcurrentSafe(t *testing.T) {
 		}
 		s := b.Snapshot()
 		if s.Generation != 2 || s.Trips.Total() != 1 || s.Failures != 3 || s.Late > callers {
-			t.Errorf("key %d: generation %d, %d trips, %d failures, %d late", k, s.Generation, s.Trips.Total(), s.Failures, s.Late)
+			t.Errorf("key %d: generation %d, %d trips, %d failures, %d late", k, s.Generation, s.Trips.Total(), s.Failures,
+				s.Late)
 		}
 	}
 	for key, b := range g.All() {
@@ -187,8 +191,8 @@ func TestB33_OpenBreakersStayConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The same without a race: a caller that has found a breaker closed, and counts itself, sees that the breaker was evicted
-// meanwhile.
+// The same without a race: a caller that has found a breaker closed, and counts itself, sees that the breaker was
+// evicted meanwhile.
 func TestB33_AnAdmissionSeesTheEviction(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()

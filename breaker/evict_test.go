@@ -49,9 +49,9 @@ func TestB33_TheDefaultBound(t *testing.T) {
 	wantSame(t, "stats", g.Stats(), GroupStats{Breakers: 10_000, Evictions: 10})
 }
 
-// A breaker with an override or with calls in flight is not evicted. An open or half-open one is evicted only if it was not
-// used for a minute after it was due. A known bug of another breaker: it evicts open breakers, and then admits 474 of 1 000
-// calls to a backend that is down.
+// A breaker with an override or with calls in flight is not evicted. An open or half-open one is evicted only if it was
+// not used for a minute after it was due. A known bug of another breaker: it evicts open breakers, and then admits 474
+// of 1 000 calls to a backend that is down.
 func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 	const (
 		due    = 5 * time.Second
@@ -68,16 +68,34 @@ func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 		{scenario{"new", steady(), nil}, true},
 		{scenario{"used", steady(), []row{{0, "success*9 failure*3 overload ignored", "closed"}}}, true},
 		{scenario{"in flight", steady(), []row{{0, "begin:1", "closed"}}}, false},
-		{scenario{"in flight and others that have ended", steady(), []row{{0, "begin:1 success*5 failure*3", "closed"}}}, false},
+		{
+			scenario{"in flight and others that have ended", steady(), []row{{0, "begin:1 success*5 failure*3", "closed"}}},
+			false,
+		},
 		{scenario{"no more in flight", steady(), []row{{0, "begin:1 end:1=failure", "closed"}}}, true},
 		{scenario{"open", steady(), []row{{0, "trip", "open"}}}, false},
 		{scenario{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}}, false},
-		{scenario{"open and due for nearly a minute", steady(), []row{{0, "trip", "open"}, {due + minute - 1, "", "open"}}}, false},
+		{
+			scenario{"open and due for nearly a minute", steady(), []row{{0, "trip", "open"}, {due + minute - 1, "", "open"}}},
+			false,
+		},
 		{scenario{"open and due for a minute", steady(), []row{{0, "trip", "open"}, {due + minute, "", "open"}}}, true},
-		{scenario{"open and due for nearly MaxOpenFor, which is longer", long, []row{{0, "trip", "open"}, {due + 2*minute - 1, "", "open"}}}, false},
-		{scenario{"open and due for MaxOpenFor, which is longer", long, []row{{0, "trip", "open"}, {due + 2*minute, "", "open"}}}, true},
-		{scenario{"open for a year, forced open", steady(), []row{{0, "trip force_open", "open"}, {365 * 24 * time.Hour, "", "open"}}}, false},
-		{scenario{"open, an earlier call in flight", steady(), []row{{0, "begin:1 trip", "open"}, {due + minute, "", "open"}}}, false},
+		{scenario{
+			"open and due for nearly MaxOpenFor, which is longer", long,
+			[]row{{0, "trip", "open"}, {due + 2*minute - 1, "", "open"}},
+		}, false},
+		{scenario{
+			"open and due for MaxOpenFor, which is longer", long,
+			[]row{{0, "trip", "open"}, {due + 2*minute, "", "open"}},
+		}, true},
+		{scenario{"open for a year, forced open", steady(), []row{
+			{0, "trip force_open", "open"},
+			{365 * 24 * time.Hour, "", "open"},
+		}}, false},
+		{scenario{
+			"open, an earlier call in flight", steady(),
+			[]row{{0, "begin:1 trip", "open"}, {due + minute, "", "open"}},
+		}, false},
 		{scenario{"half-open, the probe ignored nearly a minute ago", steady(), []row{
 			{0, "trip", "open"}, {due, "ignored", "probe half_open"}, {due + minute - 1, "", "half_open"},
 		}}, false},
@@ -97,7 +115,11 @@ func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 			{due + 5*time.Second + minute, "", "half_open"},
 		}}, true},
 		{scenario{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}}, false},
-		{scenario{"half-open, its probe lost", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}}, true},
+		{scenario{"half-open, its probe lost", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{time.Hour, "", "half_open"},
+		}}, true},
 		{scenario{"closed again", steady(), []row{{0, "trip", "open"}, {due, "success", "probe closed"}}}, true},
 		{scenario{"closed again, a probe still in flight", Config{Jitter: -1, SuccessesToClose: 1, MaxProbes: 2}, []row{
 			{0, "trip", "open"}, {due, "begin:1 success", "probe*2 closed"},
@@ -106,8 +128,14 @@ func TestB33_WhichBreakersMayBeEvicted(t *testing.T) {
 		{scenario{"forced open", steady(), []row{{0, "force_open", "open"}}}, false},
 		{scenario{"forced closed", steady(), []row{{0, "force_closed", "closed"}}}, false},
 		{scenario{"shadow", steady(), []row{{0, "shadow", "closed"}}}, false},
-		{scenario{"an override for a while", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour - 1, "", "open"}}}, false},
-		{scenario{"an override that is over", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour, "", "closed"}}}, true},
+		{
+			scenario{"an override for a while", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour - 1, "", "open"}}},
+			false,
+		},
+		{
+			scenario{"an override that is over", steady(), []row{{0, "force_open/1h", "open"}, {time.Hour, "", "closed"}}},
+			true,
+		},
 		{scenario{"an override that was cleared", steady(), []row{{0, "force_open clear", "closed"}}}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -301,11 +329,20 @@ func TestB33_AKeptBreakerActsOnItsSuccessor(t *testing.T) {
 				t.Helper()
 				_ = old.Do(t.Context(), func(context.Context) error { return nil })
 			}, func(s Snapshot) bool { return s.Successes == 1 && s.Admitted == 1 }},
-			"Trip":  {func(t *testing.T, old *Breaker) { t.Helper(); old.Trip(t.Context(), "x") }, func(s Snapshot) bool { return s.State == Open }},
-			"Reset": {func(t *testing.T, old *Breaker) { t.Helper(); old.Reset(t.Context()) }, func(s Snapshot) bool { return s.Generation == 2 }},
-			"SetOverride": {func(t *testing.T, old *Breaker) { t.Helper(); setOverride(t, old, ForceOpen, 0) }, func(s Snapshot) bool {
-				return s.Override.Mode == ForceOpen && s.State == Open
-			}},
+			"Trip": {
+				func(t *testing.T, old *Breaker) { t.Helper(); old.Trip(t.Context(), "x") },
+				func(s Snapshot) bool { return s.State == Open },
+			},
+			"Reset": {
+				func(t *testing.T, old *Breaker) { t.Helper(); old.Reset(t.Context()) },
+				func(s Snapshot) bool { return s.Generation == 2 },
+			},
+			"SetOverride": {
+				func(t *testing.T, old *Breaker) { t.Helper(); setOverride(t, old, ForceOpen, 0) },
+				func(s Snapshot) bool {
+					return s.Override.Mode == ForceOpen && s.State == Open
+				},
+			},
 			"ClearOverride": {func(t *testing.T, old *Breaker) {
 				t.Helper()
 				setOverride(t, old, ForceOpen, 0)
@@ -356,13 +393,14 @@ func TestB33_B40_OnlyCallsRecreateABreaker(t *testing.T) {
 	}
 }
 
-// An override is for one key. If the key shares the overflow breaker, SetOverride returns an error and does not affect the
-// other keys.
+// An override is for one key. If the key shares the overflow breaker, SetOverride returns an error and does not affect
+// the other keys.
 func TestB28_B33_AnOverrideOfAnEvictedBreakerInAFullGroup(t *testing.T) {
 	old, g := evictedBreaker(t, false)
 	acquire(t, g.Get(Key{Method: "b"})) // in flight, so that nothing can be evicted
 	err := old.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "test", By: "test"})
-	if got, want := fmt.Sprint(err), `breaker: SetOverride: "/a" has no breaker of its own, because the group is full (WithMaxBreakers)`; got != want {
+	if got, want := fmt.Sprint(err), `breaker: SetOverride: "/a" has no breaker of its own, because the group is full `+
+		`(WithMaxBreakers)`; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	acquire(t, g.Get(Key{Method: "innocent"}))

@@ -72,7 +72,10 @@ func mustNotBlock(t *testing.T, what string, f func()) {
 
 // Get of a known key takes no exclusive lock. Neither do calls of a closed breaker and rejections.
 func TestB32_TheHotPathTakesNoLock(t *testing.T) {
-	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}, "no window": {FailureRatio: -1}} {
+	for name, cfg := range map[string]Config{
+		"default": {}, "slow rule": {SlowCall: time.Hour},
+		"no window": {FailureRatio: -1},
+	} {
 		cfg.Window = time.Hour // because sliding takes the lock
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
@@ -109,7 +112,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		if s := b.Snapshot(); s.Successes != 1 {
 			t.Errorf("%s: %d successes, want 1", name, s.Successes)
 		}
-		if a, b := open.Snapshot().Rejections, half.Snapshot().Rejections; a != (ReasonCounts{Open: 1}) || b != (ReasonCounts{HalfOpen: 2}) {
+		if a, b := open.Snapshot().Rejections, half.Snapshot().Rejections; a != (ReasonCounts{Open: 1}) ||
+			b != (ReasonCounts{HalfOpen: 2}) {
 			t.Errorf("%s: rejections %+v and %+v, want 1 open and 2 half-open", name, a, b)
 		}
 	}
@@ -213,7 +217,8 @@ func TestOptions(t *testing.T) {
 	// If an option is given more than once, listeners add up, and the last custom rule counts.
 	events := 0
 	count := WithListener(func(context.Context, Event) { events++ })
-	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count, WithTrip(func(Counts) bool { return true }))
+	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count,
+		WithTrip(func(Counts) bool { return true }))
 	report(t, b, 1, Failure)
 	if b.State() != Open || events != 2 {
 		t.Errorf("%v, %d events received; want open, 2", b.State(), events)
@@ -224,29 +229,43 @@ func TestOptions(t *testing.T) {
 func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 	const due = 5 * time.Second
 	other := Config{
-		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
+		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour,
+		Jitter: 1, Backoff: 9,
 		SlowCall: time.Hour, SuccessesToClose: 5, MaxProbes: 1, ProbeTimeout: time.Hour,
 	}
 	for _, tt := range []struct {
 		name          string
 		before, after []row
 	}{
-		{"closed", []row{{0, "failure begin:1 begin:2", "closed"}}, []row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}}},
-		{"open: the deadline stays, and the next period is that of the new policy", []row{{0, "trip", "open"}, {due - 2, "", "open"}}, []row{
-			{due - 1, "success", "rejected:open open"},
-			{due, "failure", "probe open"},
-			{due + time.Hour, "success", "rejected:open open"},
-		}},
+		{
+			"closed",
+			[]row{{0, "failure begin:1 begin:2", "closed"}},
+			[]row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}},
+		},
+		{
+			"open: the deadline stays, and the next period is that of the new policy",
+			[]row{{0, "trip", "open"}, {due - 2, "", "open"}},
+			[]row{
+				{due - 1, "success", "rejected:open open"},
+				{due, "failure", "probe open"},
+				{due + time.Hour, "success", "rejected:open open"},
+			},
+		},
 		{"half-open: probes and their leases stay, and new ones follow the new policy", []row{
 			{0, "trip", "open"}, {due, "success begin:1", "probe*2 half_open"},
 		}, []row{
 			{due + 10*time.Second - 1, "success", "rejected:half_open half_open"},
-			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"}, // 1 is lost at the end of the old lease
+			// 1 is lost at the end of the old lease
+			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"},
 			{due + time.Hour, "success", "rejected:half_open half_open"},
 			{due + time.Hour, "end:2=success success*2", "probe*2 half_open"}, // one before, three after
 			{due + time.Hour, "success", "probe closed"},
 		}},
-		{"an override", []row{{0, "trip force_closed/1h", "closed"}}, []row{{time.Hour - 1, "success", "closed"}, {time.Hour, "success", "probe half_open"}}},
+		{
+			"an override",
+			[]row{{0, "trip force_closed/1h", "closed"}},
+			[]row{{time.Hour - 1, "success", "closed"}, {time.Hour, "success", "probe half_open"}},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -301,11 +320,26 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		{"ConsecutiveFailures", with(func(c *Config) { c.ConsecutiveFailures = 3 }), counts, "open"},
 		{"FailureRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio = 8, 0.63 }), counts, "closed"},
 		{"SlowRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio = 8, -1, 0.125 }), counts, "open"},
-		{"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, 0.63, 0.125, 0 }), counts, "closed"},
-		{"no rule for the window", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowCall = 8, -1, 0 }), Counts{ConsecutiveFailures: 2}, "closed"},
+		{
+			"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, 0.63, 0.125, 0 }),
+			counts, "closed",
+		},
+		{
+			"no rule for the window", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowCall = 8, -1, 0 }),
+			Counts{ConsecutiveFailures: 2},
+			"closed",
+		},
 		{"Window", with(func(c *Config) { c.Window = time.Minute }), Counts{ConsecutiveFailures: 2}, "closed"},
-		{"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }), Counts{ConsecutiveFailures: 2}, "closed"},
-		{"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }), Counts{ConsecutiveFailures: 2}, "open"},
+		{
+			"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }),
+			Counts{ConsecutiveFailures: 2},
+			"closed",
+		},
+		{
+			"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }),
+			Counts{ConsecutiveFailures: 2},
+			"open",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -318,7 +352,8 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 				}
 				s := b.Snapshot()
 				wantSame(t, "window", s.Window, tt.window)
-				if s.Successes != 3 || s.Failures != 3 || s.Overloads != 1 || s.SlowCalls != 1 || s.InFlight != 2 || s.Generation != 1 {
+				if s.Successes != 3 || s.Failures != 3 || s.Overloads != 1 || s.SlowCalls != 1 || s.InFlight != 2 ||
+					s.Generation != 1 {
 					t.Errorf("totals: %+v", s)
 				}
 				tl.run(row{0, "end:1=failure", tt.next})
@@ -371,11 +406,13 @@ func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 		return all
 	}
 	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
-	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{overflowKey, config(5)}, PolicyRule{Key{Method: "e"}, config(6)})
+	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{overflowKey, config(5)},
+		PolicyRule{Key{Method: "e"}, config(6)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"}) // the old rules do not count any more
+	// the old rules do not count any more
+	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"})
 	g.Get(Key{Method: "c"}).Reset(t.Context())
 	if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
 		t.Errorf("a new breaker has %d, want 6", got)
@@ -395,7 +432,10 @@ func TestB34_ApplyWhileOpenStillRecovers(t *testing.T) {
 		tl := newTimeline(t, g.Get(Key{}))
 		tl.run(row{0, "trip", "open"})
 		for range 5 {
-			if err := g.Apply(Config{FailingFor: -1, Jitter: -1, SuccessesToClose: 1, Window: time.Minute, MaxConcurrent: 4}); err != nil {
+			if err := g.Apply(Config{
+				FailingFor: -1, Jitter: -1, SuccessesToClose: 1, Window: time.Minute,
+				MaxConcurrent: 4,
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}

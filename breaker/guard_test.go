@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// doubtWithin returns each change of the result of InDoubt within d, and when it happens from now, to a tenth of a second.
+// doubtWithin returns each change of the result of InDoubt within d, and when it happens from now, to a tenth of a
+// second.
 func doubtWithin(t *testing.T, b *Breaker, d time.Duration) (changes []doubt, at []time.Duration) {
 	t.Helper()
 	start := time.Now()
@@ -143,8 +144,8 @@ func wantStreak(t *testing.T, what string, b *Breaker, want uint64) {
 	}
 }
 
-// S13: a sign of life ends the failure streak and counts nothing. After undo, the streak continues, and has lasted since its
-// first failure.
+// S13: a sign of life ends the failure streak and counts nothing. After undo, the streak continues, and has lasted
+// since its first failure.
 func TestS13_SignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{FailureRatio: -1})
@@ -228,8 +229,8 @@ func TestS13_Undo(t *testing.T) {
 	}
 }
 
-// S13: after undo, the streak begins with its first failure, whatever happened since the sign of life. Its last failure is
-// the newest one: two failures that end together after that are one.
+// S13: after undo, the streak begins with its first failure, whatever happened since the sign of life. Its last failure
+// is the newest one: two failures that end together after that are one.
 func TestS13_UndoKeepsTheSpan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
@@ -294,8 +295,8 @@ func TestS13_SignOfAnotherGeneration(t *testing.T) {
 	}
 }
 
-// S14: the stream of a probe that stays open closes the breaker, whatever SuccessesToClose is, also if the probe has reported
-// or is lost.
+// S14: the stream of a probe that stays open closes the breaker, whatever SuccessesToClose is, also if the probe has
+// reported or is lost.
 func TestS14_ProbeSignOfLife(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -337,8 +338,8 @@ func TestS14_ProbeSignOfLife(t *testing.T) {
 	}
 }
 
-// S14: it has no effect after the half-open generation of the probe, and for calls that are not probes. Under ForceClosed it
-// may have an effect later.
+// S14: it has no effect after the half-open generation of the probe, and for calls that are not probes. Under
+// ForceClosed it may have an effect later.
 func TestS14_ProbeSignOfLifeWithoutEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})

@@ -21,17 +21,36 @@ func TestB40_WhatIsIdle(t *testing.T) {
 		// A closed call that takes no lock is known to a tenth of the window, so this is added.
 		{scenario{"new, an hour and a tenth of the window ago", steady(), nil}, idle + time.Second, true},
 		{scenario{"used", steady(), []row{{0, "success", "closed"}}}, idle, false},
-		{scenario{"used an hour and a tenth of the window ago", steady(), []row{{0, "success", "closed"}}}, idle + time.Second, true},
+		{
+			scenario{"used an hour and a tenth of the window ago", steady(), []row{{0, "success", "closed"}}},
+			idle + time.Second, true,
+		},
 		{scenario{"used later", steady(), []row{{time.Minute, "success", "closed"}}}, idle + time.Minute - 1, false},
 		{scenario{"an ignored call", steady(), []row{{time.Minute, "ignored", "closed"}}}, idle + time.Minute - 1, false},
-		{scenario{"an ignored call an hour ago", steady(), []row{{time.Minute, "ignored", "closed"}}}, idle + time.Minute, true},
+		{
+			scenario{"an ignored call an hour ago", steady(), []row{{time.Minute, "ignored", "closed"}}},
+			idle + time.Minute,
+			true,
+		},
 		{scenario{"in flight", steady(), []row{{0, "begin:1", "closed"}}}, 1000 * idle, false},
-		{scenario{"no more in flight", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}}, 2*idle - 1, false},
-		{scenario{"no more in flight for an hour", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}}, 2 * idle, true},
+		{
+			scenario{"no more in flight", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}},
+			2*idle - 1, false,
+		},
+		{scenario{"no more in flight for an hour", steady(), []row{
+			{0, "begin:1", "closed"},
+			{idle, "end:1=ignored", "closed"},
+		}}, 2 * idle, true},
 		{scenario{"open", steady(), []row{{0, "failure*5 success", "rejected:open open"}}}, idle - 1, false},
 		{scenario{"open for an hour", steady(), []row{{0, "failure*5 success", "rejected:open open"}}}, idle, true},
-		{scenario{"rejecting", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}}, idle + 2*time.Second - 1, false},
-		{scenario{"rejected an hour ago", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}}, idle + 2*time.Second, true},
+		{
+			scenario{"rejecting", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}},
+			idle + 2*time.Second - 1, false,
+		},
+		{scenario{"rejected an hour ago", steady(), []row{
+			{0, "trip", "open"},
+			{2 * time.Second, "success", "rejected:open open"},
+		}}, idle + 2*time.Second, true},
 		{scenario{"half-open, rejecting", steady(), []row{
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {2 * due, "success", "rejected:half_open half_open"},
 		}}, idle + 2*due - 1, false},
@@ -114,7 +133,8 @@ func TestB40_TheTimeoutIsAnOption(t *testing.T) {
 		}
 	}
 	_, err := NewGroup(Config{}, WithIdleTimeout(30))
-	if got, want := fmt.Sprint(err), "breaker: WithIdleTimeout: d is 30ns, want negative (never) or from 1ms to 100 years; "+
+	if got, want := fmt.Sprint(err), "breaker: WithIdleTimeout: d is 30ns, want negative (never) or from 1ms to 100 "+
+		"years; "+
 		"a number without a unit is nanoseconds, probably 30*time.Second or 30*time.Millisecond was meant"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -1,6 +1,7 @@
 //go:build !386 && !arm && !mips && !mipsle
 
-// The layout is made for words of 64 bits. With shorter words the fields are closer together, which affects only the speed.
+// The layout is made for words of 64 bits. With shorter words the fields are closer together, which affects only the
+// speed.
 
 package breaker
 
@@ -10,8 +11,8 @@ import (
 	"testing"
 )
 
-// A word that calls write must not share a cache line with one that all calls read, because the core that writes takes the
-// line from all others. With separate lines, closed calls on two cores take three quarters of the time.
+// A word that calls write must not share a cache line with one that all calls read, because the core that writes takes
+// the line from all others. With separate lines, closed calls on two cores take three quarters of the time.
 func TestTheClosedPathSharesNoCacheLine(t *testing.T) {
 	for _, c := range []struct {
 		typ           reflect.Type

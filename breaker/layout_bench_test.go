@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkLayout makes the memory accesses of a closed call, and nothing else, in four layouts. docs/decisions.md has the
-// results.
+// BenchmarkLayout makes the memory accesses of a closed call, and nothing else, in four layouts. docs/decisions.md has
+// the results.
 func BenchmarkLayout(b *testing.B) {
 	var together layoutTogether
 	var apart layoutApart

@@ -60,16 +60,20 @@ func TestB22_AProbeIsALease(t *testing.T) {
 			{time.Hour, "success failure end:endless=failure failure*3", "closed"},
 			{time.Hour, "failure", "open"},
 		}},
-		{"a lease of an earlier generation takes no slot in this one", func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(), []row{
-			{0, "trip", "open"},
-			{due, "begin:old trip", "probe open"},
-			{2 * due, "success", "probe closed"},
-		}},
+		{
+			"a lease of an earlier generation takes no slot in this one",
+			func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(),
+			[]row{
+				{0, "trip", "open"},
+				{due, "begin:old trip", "probe open"},
+				{2 * due, "success", "probe closed"},
+			},
+		},
 	})
 }
 
-// A backend that works, but takes longer than a lease, does not keep the breaker half-open. Its successes are late, but they
-// count towards closing.
+// A backend that works, but takes longer than a lease, does not keep the breaker half-open. Its successes are late, but
+// they count towards closing.
 func TestB22_ALateSuccessOfTheSameGenerationCountsTowardsClosing(t *testing.T) {
 	const due, lease = 5 * time.Second, time.Second
 	slowRule := probing(1, 1)
@@ -161,7 +165,8 @@ func TestB22_ABackendSlowerThanALeaseRecovers(t *testing.T) {
 		}
 		s := b.Snapshot()
 		if s.Late != 2 || s.Probes.Lost < 2 || s.Probes.Success != 0 || s.Successes != 0 || s.Recoveries != 1 {
-			t.Errorf("%d late, %+v, %d successes, %d recoveries; want 2 late, at least 2 lost, no successes, 1 recovery", s.Late, s.Probes, s.Successes, s.Recoveries)
+			t.Errorf("%d late, %+v, %d successes, %d recoveries; want 2 late, at least 2 lost, no successes, 1 recovery", s.Late,
+				s.Probes, s.Successes, s.Recoveries)
 		}
 		time.Sleep(time.Minute)
 		if s := b.Snapshot(); s.State != Closed || s.InFlight != 0 {
@@ -170,8 +175,8 @@ func TestB22_ABackendSlowerThanALeaseRecovers(t *testing.T) {
 	})
 }
 
-// A backend answers some probes, lets others hang, and fails in the end. Few probes hang at the same time. A successful probe
-// excuses hung ones for the rest of its generation only.
+// A backend answers some probes, lets others hang, and fails in the end. Few probes hang at the same time. A successful
+// probe excuses hung ones for the rest of its generation only.
 func TestB22_HungProbesAmongGoodOnesStayBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{Jitter: -1, MaxProbes: 3})
@@ -259,8 +264,8 @@ func TestB22_ALostProbeIsCountedOnce(t *testing.T) {
 	})
 }
 
-// With a backend that hangs, few probes are in flight: some dozens, and in the long run one more each hour (freeHungProbes,
-// longestProbeDelay). New ones continue to start.
+// With a backend that hangs, few probes are in flight: some dozens, and in the long run one more each hour
+// (freeHungProbes, longestProbeDelay). New ones continue to start.
 func TestB22_HungProbesStayBounded(t *testing.T) {
 	for _, maxProbes := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
@@ -282,7 +287,8 @@ func TestB22_HungProbesStayBounded(t *testing.T) {
 			}
 			for i, most := range []int{90 * maxProbes, 90*maxProbes + 24, 90*maxProbes + 30*24} {
 				if after[i] > most {
-					t.Errorf("MaxProbes %d: %d probes are in flight, want at most %d (after an hour, a day, a month: %v)", maxProbes, after[i], most, after)
+					t.Errorf("MaxProbes %d: %d probes are in flight, want at most %d (after an hour, a day, a month: %v)", maxProbes,
+						after[i], most, after)
 				}
 			}
 			if after[0] == after[1] || after[1] == after[2] {

@@ -82,8 +82,8 @@ func newLinearHistory(t *testing.T, seed uint64) *linearHistory {
 	return h
 }
 
-// linearThemes are the themes of rounds. In a round, many workers do similar operations at once, which is most likely to find
-// races.
+// linearThemes are the themes of rounds. In a round, many workers do similar operations at once, which is most likely
+// to find races.
 var linearThemes = []struct {
 	outcomes []Outcome
 	weights  seen
@@ -121,7 +121,8 @@ func (h *linearHistory) run(t *testing.T) {
 		})
 		s := coordinator.snapshot(t, opRest)
 		advances := []time.Duration{
-			0, s.RetryAfter, s.RetryAfter, s.RetryAfter - 1, h.cfg.ProbeTimeout, h.cfg.ProbeTimeout - 1, time.Second, 20 * time.Second,
+			0, s.RetryAfter, s.RetryAfter, s.RetryAfter - 1, h.cfg.ProbeTimeout, h.cfg.ProbeTimeout - 1, time.Second,
+			20 * time.Second,
 		}
 		if d := advances[h.rnd.IntN(len(advances))]; d > 0 {
 			coordinator.do(linearOp{kind: opAdvance, d: d}, func(*linearResult) { time.Sleep(d) })
@@ -139,7 +140,10 @@ func (w *linearWorker) do(op linearOp, f func(*linearResult)) {
 	var saw linearResult
 	call := w.h.stamps.Add(1)
 	f(&saw)
-	w.ops = append(w.ops, porcupine.Operation{ClientId: w.id, Input: op, Call: call, Output: saw, Return: w.h.stamps.Add(1)})
+	w.ops = append(w.ops, porcupine.Operation{
+		ClientId: w.id, Input: op, Call: call, Output: saw,
+		Return: w.h.stamps.Add(1),
+	})
 }
 
 func (w *linearWorker) step(t *testing.T, kind string, outcomes []Outcome) {

@@ -12,22 +12,24 @@ import (
 
 // What is linearizable, and what is not
 //
-// Each operation of a breaker takes effect at one instant between its call and its return. The instants put all operations in
-// an order in which the sequential model of model_test.go does the same: it admits and rejects the same calls for the same
-// reasons, as probes or not, in the same generations, and makes the same transitions with the same events. These operations
-// are exceptions, on purpose. Each consists of steps, and the steps are linearizable:
+// Each operation of a breaker takes effect at one instant between its call and its return. The instants put all
+// operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same
+// calls for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same
+// events. These operations are exceptions, on purpose. Each consists of steps, and the steps are linearizable:
 //
-//   - A success that takes no lock has three steps: it is judged (in time or late), it is counted, and it ends the failure
-//     streak. Its generation may end between the steps. It is still a success, because it was in time when it was judged, and
-//     is counted in the totals. It has no effect on the next generation.
-//   - A result that may open the breaker has three steps, with the lock held: it is recorded in the window, the rules are
-//     evaluated, and the breaker opens if one fires. Only operations without the lock come between them: the steps of
-//     successes, admissions while closed, and State. So a success during the Nth consecutive failure may end the streak that
-//     includes this failure; then the breaker does not open. A success after the evaluation does not prevent the opening.
-//   - The custom rule is called without the lock. Its result is a separate step, and counts if the generation has not ended.
-//   - In a snapshot, and in the counts of an event, everything that the lock guards is of one instant. The failure streak and
-//     the successes in the window may each be of another instant, and so may the totals of admissions, successes and
-//     rejections. At rest all of it is exact.
+//   - A success that takes no lock has three steps: it is judged (in time or late), it is counted, and it ends the
+//     failure streak. Its generation may end between the steps. It is still a success, because it was in time when it
+//     was judged, and is counted in the totals. It has no effect on the next generation.
+//   - A result that may open the breaker has three steps, with the lock held: it is recorded in the window, the rules
+//     are evaluated, and the breaker opens if one fires. Only operations without the lock come between them: the steps
+//     of successes, admissions while closed, and State. So a success during the Nth consecutive failure may end the
+//     streak that includes this failure; then the breaker does not open. A success after the evaluation does not
+//     prevent the opening.
+//   - The custom rule is called without the lock. Its result is a separate step, and counts if the generation has not
+//     ended.
+//   - In a snapshot, and in the counts of an event, everything that the lock guards is of one instant. The failure
+//     streak and the successes in the window may each be of another instant, and so may the totals of admissions,
+//     successes and rejections. At rest all of it is exact.
 //
 // In a history, such an operation is replaced by its steps, all between its call and its return.
 const (
@@ -109,8 +111,10 @@ func (s *linearState) hash() uint64 {
 	const prime = 1099511628211
 	h := uint64(14695981039346656037)
 	for _, v := range []uint64{
-		s.gen, s.streak, uint64(s.recording), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)), uint64(s.probes),
-		uint64(s.successes), s.credit, s.sum.Admitted, s.sum.Successes, s.sum.Failures, s.sum.Late, s.sum.Probes.Success, uint64(s.override),
+		s.gen, s.streak, uint64(s.recording), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)),
+		uint64(s.probes),
+		uint64(s.successes), s.credit, s.sum.Admitted, s.sum.Successes, s.sum.Failures, s.sum.Late, s.sum.Probes.Success,
+		uint64(s.override),
 	} {
 		h = (h ^ v) * prime
 	}
@@ -140,7 +144,10 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 		}
 	}
 	walk("", reflect.TypeFor[linearState]())
-	wantSame(t, "fields that clone must copy", shared, []string{".model.trip", ".model.results", ".model.leases", ".permits"})
+	wantSame(t, "fields that clone must copy", shared, []string{
+		".model.trip", ".model.results", ".model.leases",
+		".permits",
+	})
 }
 
 // linearModel returns the model for one history with these events.
@@ -194,8 +201,8 @@ func (s *linearState) mayStep(op linearOp) bool {
 	return false
 }
 
-// reduceChoices removes choices that make no difference, which saves the checker most of its work. Steps that nothing can
-// observe, or that change nothing, follow at once. Results of one instant are put in one order.
+// reduceChoices removes choices that make no difference, which saves the checker most of its work. Steps that nothing
+// can observe, or that change nothing, follow at once. Results of one instant are put in one order.
 func (s *linearState) reduceChoices(op linearOp, custom func(Counts) bool) {
 	s.next = -1
 	p := s.permits[op.permit]
@@ -352,8 +359,8 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	return got == want
 }
 
-// eventMatches reports whether the event of a transition from old to s, if there is one, is correct. So each transition has
-// one event, and each event one transition.
+// eventMatches reports whether the event of a transition from old to s, if there is one, is correct. So each transition
+// has one event, and each event one transition.
 func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event, born time.Time) bool {
 	if s.gen == old.gen {
 		return true
@@ -362,7 +369,10 @@ func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event
 		return false
 	}
 	e := events[s.gen-2]
-	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed, Override: s.override}
+	want := Event{
+		From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed,
+		Override: s.override,
+	}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}

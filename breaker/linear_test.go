@@ -22,17 +22,18 @@ const (
 
 var linearSeed = flag.Uint64("linear.seed", 0, "check histories of this seed only, in TestLinearizable")
 
-// TestLinearizable runs random operations on one breaker in 4 to 8 goroutines. It searches for an order of the operations in
-// which the model does the same, see linear_model_test.go. Time moves only between rounds, while all goroutines wait. So a
-// round happens at one instant, and moving the time is an operation like others.
+// TestLinearizable runs random operations on one breaker in 4 to 8 goroutines. It searches for an order of the
+// operations in which the model does the same, see linear_model_test.go. Time moves only between rounds, while all
+// goroutines wait. So a round happens at one instant, and moving the time is an operation like others.
 //
-// The seed determines the operations. Their order depends on the scheduler too, so a seed that failed may have to run several
-// times until it fails again: -linear.seed does that.
+// The seed determines the operations. Their order depends on the scheduler too, so a seed that failed may have to run
+// several times until it fails again: -linear.seed does that.
 func TestLinearizable(t *testing.T) {
 	saw := seen{}
 	base := rand.Uint64()
 	histories := 0
-	for ; histories < linearHistories || (len(saw.missing(linearMustSee)) > 0 && histories < 20*linearHistories); histories++ {
+	for ; histories < linearHistories || (len(saw.missing(linearMustSee)) > 0 &&
+		histories < 20*linearHistories); histories++ {
 		seed := base + uint64(histories)
 		if *linearSeed != 0 {
 			seed = *linearSeed
@@ -55,14 +56,17 @@ func TestLinearizable(t *testing.T) {
 
 var linearMustSee = []string{
 	"operations at once", "a permit handed over", "a second report of a probe",
-	"opened by consecutive", "opened by ratio", "opened by slow", "opened by custom", "opened by probe", "opened by manual",
-	"half-open", "closed by probes", "closed by hand", "probe succeeded", "probe failed", "probe ignored", "probe lost", "late",
-	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency", "shadow rejected",
+	"opened by consecutive", "opened by ratio", "opened by slow", "opened by custom", "opened by probe",
+	"opened by manual",
+	"half-open", "closed by probes", "closed by hand", "probe succeeded", "probe failed", "probe ignored", "probe lost",
+	"late",
+	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
+	"shadow rejected",
 	"state closed", "state half_open", "state open", "a success during a failure", "a slow canceled call",
 }
 
-// steps returns the history, with operations of several steps replaced by their steps. The stamps of the steps are in order,
-// because that is the order that the checker tries first.
+// steps returns the history, with operations of several steps replaced by their steps. The stamps of the steps are in
+// order, because that is the order that the checker tries first.
 func (h *linearHistory) steps() (steps []porcupine.Operation) {
 	for _, o := range h.ops {
 		op, kinds := o.Input.(linearOp), []string{o.Input.(linearOp).kind}
@@ -121,8 +125,8 @@ func (h *linearHistory) concurrentWith(o porcupine.Operation, kind func(porcupin
 	})
 }
 
-// check fails the test if the history is not linearizable. Trying all orders may take too long. Then it gives up, and decided
-// is false.
+// check fails the test if the history is not linearizable. Trying all orders may take too long. Then it gives up, and
+// decided is false.
 func (h *linearHistory) check(t *testing.T) (decided bool) {
 	t.Helper()
 	m, left := h.model(), linearMaxSteps
@@ -139,7 +143,8 @@ func (h *linearHistory) check(t *testing.T) (decided bool) {
 	if left < 0 {
 		return false
 	}
-	t.Errorf("not linearizable; again with go test -run TestLinearizable ./breaker -linear.seed=%d\n%s", h.seed, h.describe())
+	t.Errorf("not linearizable; again with go test -run TestLinearizable ./breaker -linear.seed=%d\n%s", h.seed,
+		h.describe())
 	return true
 }
 
@@ -153,7 +158,8 @@ func (h *linearHistory) describe() string {
 	fmt.Fprintf(&text, "%d goroutines, custom rule %v, %+v\n", len(h.workers), h.custom != nil, h.cfg.WithDefaults())
 	slices.SortFunc(h.ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	for _, o := range h.ops {
-		fmt.Fprintf(&text, "%4d-%-4d goroutine %d: %s\n", o.Call, o.Return, o.ClientId, describeLinear(o.Input.(linearOp), o.Output.(linearResult)))
+		fmt.Fprintf(&text, "%4d-%-4d goroutine %d: %s\n", o.Call, o.Return, o.ClientId,
+			describeLinear(o.Input.(linearOp), o.Output.(linearResult)))
 	}
 	for _, e := range h.rec.received() {
 		fmt.Fprintf(&text, "event at %v: %+v\n", e.At.Sub(h.born), e)
@@ -228,9 +234,11 @@ func (h *linearHistory) count(saw seen) {
 		}
 	}
 	for what, n := range map[string]uint64{
-		"probe succeeded": last.Probes.Success, "probe failed": last.Probes.Failure, "probe ignored": last.Probes.Ignored, "probe lost": last.Probes.Lost,
-		"late": last.Late, "shadow rejected": last.ShadowRejections.Total(),
-		"rejected: open": last.Rejections.Open, "rejected: half_open": last.Rejections.HalfOpen, "rejected: ramp": last.Rejections.Ramp,
+		"probe succeeded": last.Probes.Success, "probe failed": last.Probes.Failure, "probe ignored": last.Probes.Ignored,
+		"probe lost": last.Probes.Lost,
+		"late":       last.Late, "shadow rejected": last.ShadowRejections.Total(),
+		"rejected: open": last.Rejections.Open, "rejected: half_open": last.Rejections.HalfOpen,
+		"rejected: ramp":   last.Rejections.Ramp,
 		"rejected: forced": last.Rejections.Forced, "rejected: concurrency": last.Rejections.Concurrency,
 	} {
 		saw[what] += int(n)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The events of each breaker are delivered in order and one at a time. Seq has no gaps, and To of one is From of the next. Many
-// goroutines change the breakers, and the listener itself causes events.
+// The events of each breaker are delivered in order and one at a time. Seq has no gaps, and To of one is From of the
+// next. Many goroutines change the breakers, and the listener itself causes events.
 func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 60, 2
 	var mu sync.Mutex

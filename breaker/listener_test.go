@@ -35,7 +35,10 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 				t.Errorf("%s: the listener's panic reached the caller: %v", name, got)
 			}
 		}
-		for which, rec := range map[string]*recorder{"the listener before": &before, "the listener itself": &bad, "the listener after": &after} {
+		for which, rec := range map[string]*recorder{
+			"the listener before": &before, "the listener itself": &bad,
+			"the listener after": &after,
+		} {
 			wantSame(t, name+", "+which, rec.brief(), tripResetTripEvents)
 		}
 		if s := b.Snapshot(); s.State != Open || s.Generation != 4 {
@@ -43,13 +46,15 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 		}
 		b.mu.Lock() // the lock is free and the queue is empty
 		if q := &b.lazy.Load().events; q.delivering || len(q.queue) != 0 || q.recipients != nil {
-			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, q.delivering, len(q.queue), len(q.recipients))
+			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, q.delivering, len(q.queue),
+				len(q.recipients))
 		}
 		b.mu.Unlock()
 	}
 }
 
-// Several events wait in the queue when a listener exits its goroutine. The goroutine delivers all of them before it ends.
+// Several events wait in the queue when a listener exits its goroutine. The goroutine delivers all of them before it
+// ends.
 func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var first, last recorder
@@ -71,8 +76,8 @@ func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 	})
 }
 
-// The listener exits the goroutine of a call that was admitted as a probe. Acquire does not return its permit, so its slot must
-// be free again.
+// The listener exits the goroutine of a call that was admitted as a probe. Acquire does not return its permit, so its
+// slot must be free again.
 func TestB30_AnExitingListenerFreesTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady(), WithListener(func(_ context.Context, e Event) {
@@ -119,7 +124,8 @@ func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
 		if waited := time.Since(begin); waited != 0 {
 			t.Errorf("other calls were delayed by %v", waited)
 		}
-		wantSame(t, "received meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"}) // other's
+		// other's
+		wantSame(t, "received meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"})
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if tripped != time.Hour {

@@ -13,12 +13,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen counts how often each thing that matters happened in the random runs. A run that never trips proves nothing about
-// trips.
+// seen counts how often each thing that matters happened in the random runs. A run that never trips proves nothing
+// about trips.
 type seen map[string]int
 
-// TestModel runs random operations on a breaker and on the model, and compares everything that is visible after each. It
-// continues until everything in modelMustSee has happened, because some of it is rare.
+// TestModel runs random operations on a breaker and on the model, and compares everything that is visible after each.
+// It continues until everything in modelMustSee has happened, because some of it is rare.
 func TestModel(t *testing.T) {
 	saw := seen{}
 	// Each round has 100 checks, unless -rapid.checks or -short changes that.
@@ -46,7 +46,8 @@ func TestModel(t *testing.T) {
 }
 
 var modelMustSee = []string{
-	"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom", "closed -> open by manual",
+	"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom",
+	"closed -> open by manual",
 	"open -> open by manual", "half_open -> open by manual", "half_open -> open by probe",
 	"open -> half_open by ", "half_open -> closed by ",
 	"closed -> closed by manual", "open -> closed by manual", "half_open -> closed by manual",
@@ -56,10 +57,13 @@ var modelMustSee = []string{
 	"a sign of life", "a sign of life undone", "closed by a probe that stays open",
 	"a probe that stays open under force_closed",
 	"successful probe after the lease", "closed by a successful probe after the lease",
-	"slow canceled call", "slow canceled probe", "a streak that has not lasted", "failure not counted in a streak", "a burst that does not open",
-	"opened again soon", "failed recoveries reset after successes", "failed recoveries fell while half-open", "a probe that decides nothing under force_closed",
+	"slow canceled call", "slow canceled probe", "a streak that has not lasted", "failure not counted in a streak",
+	"a burst that does not open",
+	"opened again soon", "failed recoveries reset after successes", "failed recoveries fell while half-open",
+	"a probe that decides nothing under force_closed",
 	"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
-	"ramp over", "trip while ramping", "probes delayed", "retry delay of the backend", "fewer failed recoveries at a trip", "idle for years",
+	"ramp over", "trip while ramping", "probes delayed", "retry delay of the backend", "fewer failed recoveries at a trip",
+	"idle for years",
 }
 
 // missing returns those of want that never happened.
@@ -120,17 +124,17 @@ func drawConfig(t *rapid.T) Config {
 
 // run is one breaker with its model.
 type run struct {
-	t       *rapid.T
-	saw     seen
-	b       *Breaker
-	g       *Group
-	m       *model
-	born    time.Time
+	t        *rapid.T
+	saw      seen
+	b        *Breaker
+	g        *Group
+	m        *model
+	born     time.Time
 	inFlight []ticket // not reported yet
-	done    []ticket // probes that have reported
-	nextID  int
-	events  []Event
-	checked int
+	done     []ticket // probes that have reported
+	nextID   int
+	events   []Event
+	checked  int
 }
 
 func runModel(t *rapid.T, saw seen) {
@@ -286,7 +290,8 @@ func (r *run) countRules(tk ticket, rep Report, before *model) {
 		count("slow canceled probe", m.sum.Probes.Failure > before.sum.Probes.Failure)
 	}
 	decides := rep.Outcome == Failure || rep.Outcome == Success
-	count("a probe that decides nothing under force_closed", tk.probe && decides && inTime && m.override == ForceClosed && m.gen == before.gen)
+	count("a probe that decides nothing under force_closed", tk.probe && decides && inTime && m.override == ForceClosed &&
+		m.gen == before.gen)
 	if !inTime || tk.probe || before.state != Closed {
 		return
 	}
@@ -302,7 +307,8 @@ func (r *run) countRules(tk ticket, rep Report, before *model) {
 	count("a sign of life undone", rep.Outcome == Failure && m.streak > before.streak+1)
 	c := m.counts(now)
 	calls := c.Successes + c.Failures + c.Overloads
-	count("a burst that does not open", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) && m.override != ForceClosed &&
+	count("a burst that does not open", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) &&
+		m.override != ForceClosed &&
 		reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio))
 }
 
@@ -362,8 +368,8 @@ func (r *run) succeedLate(t *rapid.T) {
 	}
 }
 
-// outage is a sequence that random operations seldom produce: an outage with some failed recoveries, a recovery, some time,
-// and another outage.
+// outage is a sequence that random operations seldom produce: an outage with some failed recoveries, a recovery, some
+// time, and another outage.
 func (r *run) outage(t *rapid.T) {
 	fail := func() {
 		for range 12 {
@@ -389,7 +395,8 @@ func (r *run) outage(t *rapid.T) {
 		}
 	}
 	r.check(t)
-	time.Sleep(time.Duration(rapid.SampledFrom([]int{0, 3, 6, 15, 60, 130}).Draw(t, "seconds until the next outage")) * time.Second)
+	time.Sleep(time.Duration(rapid.SampledFrom([]int{0, 3, 6, 15, 60, 130}).Draw(t,
+		"seconds until the next outage")) * time.Second)
 	r.check(t)
 	fail()
 }
@@ -529,7 +536,8 @@ func (r *run) check(t *rapid.T) {
 		r.saw["probe lost"]++
 	}
 	want := r.m.snapshot(now)
-	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure, Override{Mode: want.Override.Mode}
+	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure,
+		Override{Mode: want.Override.Mode}
 	want.Opened = lastOpening(r.events)
 	got.Override = Override{Mode: got.Override.Mode}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// model implements the rules B of docs/semantics.md in plain sequential Go: with lists instead of buckets and atomics, and
-// with sums that are computed each time. It is slow and simple. Instants are durations since the breaker was made.
+// model implements the rules B of docs/semantics.md in plain sequential Go: with lists instead of buckets and atomics,
+// and with sums that are computed each time. It is slow and simple. Instants are durations since the breaker was made.
 type model struct {
 	cfg  Config // with defaults
 	trip func(Counts) bool
@@ -86,7 +86,10 @@ type modelStreak struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, excused: -1, excusedHere: -1}
+	return &model{
+		cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, excused: -1,
+		excusedHere: -1,
+	}
 }
 
 // windowed reports whether a rule uses the window. If none does, there is none.
@@ -120,13 +123,15 @@ func (m *model) counts(now time.Duration) Counts {
 	return c
 }
 
-// reached reports whether the share of bad calls reaches ratio, also without the largest burst and a proportional share of
-// the other calls of the tenths that the burst is in.
+// reached reports whether the share of bad calls reaches ratio, also without the largest burst and a proportional share
+// of the other calls of the tenths that the burst is in.
 func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	const all = 1 << 40 // stands for all tenths
 	tenth := m.cfg.Window / 10
-	// By tenth: calls, bad calls, the size of the largest burst that began in it, and the calls of that burst in the next tenth.
-	whole, part, largest, spill := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
+	// By tenth: calls, bad calls, the size of the largest burst that began in it, and the calls of that burst in the next
+	// tenth.
+	whole, part, largest, spill := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{},
+		map[time.Duration]uint64{}
 	began, size, sizeHere := time.Duration(-1), uint64(0), uint64(0)
 	tenths := map[time.Duration]bool{} // in the window, in which a burst began
 	oldest := now                      // when the first of these bursts began
@@ -351,13 +356,15 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 
 func reasonCount(c *ReasonCounts, r Reason) *uint64 {
 	return map[Reason]*uint64{
-		ReasonOpen: &c.Open, ReasonHalfOpen: &c.HalfOpen, ReasonRamp: &c.Ramp, ReasonForced: &c.Forced, ReasonConcurrency: &c.Concurrency,
+		ReasonOpen: &c.Open, ReasonHalfOpen: &c.HalfOpen, ReasonRamp: &c.Ramp, ReasonForced: &c.Forced,
+		ReasonConcurrency: &c.Concurrency,
 	}[r]
 }
 
 func ruleCount(c *RuleCounts, r Rule) *uint64 {
 	return map[Rule]*uint64{
-		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleProbe: &c.Probe, RuleManual: &c.Manual,
+		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleProbe: &c.Probe,
+		RuleManual: &c.Manual,
 	}[r]
 }
 
@@ -425,7 +432,8 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, evaluate b
 			m.addSuccess(now, slow)
 			m.streak = 0
 		} else {
-			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.beginsBurst(false, now), slow && m.beginsBurst(true, now)})
+			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.beginsBurst(false, now), slow &&
+				m.beginsBurst(true, now)})
 		}
 		if o == Failure {
 			m.resumeStreak(tk.sign)
@@ -527,7 +535,8 @@ func (m *model) probeSucceeded(now time.Duration) {
 // rule returns the first rule that fires, in the order of B10.
 func (m *model) rule(o Outcome, now time.Duration) Rule {
 	switch {
-	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures) && now-m.failing >= m.cfg.FailingFor:
+	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures) &&
+		now-m.failing >= m.cfg.FailingFor:
 		return RuleConsecutive
 	case m.cfg.FailureRatio > 0 && m.reached(false, m.cfg.FailureRatio, now):
 		return RuleRatio
@@ -539,7 +548,8 @@ func (m *model) rule(o Outcome, now time.Duration) Rule {
 	return 0
 }
 
-// reached reports whether part/whole reaches ratio. It compares in hundredths; the ratios of these tests have no more digits.
+// reached reports whether part/whole reaches ratio. It compares in hundredths; the ratios of these tests have no more
+// digits.
 func reached(part, whole uint64, ratio float64) bool {
 	return part > 0 && part*100 >= whole*uint64(math.Round(ratio*100))
 }

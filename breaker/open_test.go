@@ -40,7 +40,8 @@ func TestB12_ARejectedCallRunsNothingAndCountsOnce(t *testing.T) {
 			t.Errorf("another breaker changed:\n%s", diff)
 		}
 		if d := mustReject(t, b); d.RetryAfter() != 5*time.Second {
-			t.Errorf("after four rejections RetryAfter is %v, want 5s: rejections must not extend the open period", d.RetryAfter())
+			t.Errorf("after four rejections RetryAfter is %v, want 5s: rejections must not extend the open period",
+				d.RetryAfter())
 		}
 	})
 }
@@ -55,7 +56,11 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 		want  Reason
 		count ReasonCounts
 	}{
-		{Config{}, func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "") }, Open, ReasonOpen, ReasonCounts{Open: 1}},
+		{
+			Config{},
+			func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "") }, Open, ReasonOpen,
+			ReasonCounts{Open: 1},
+		},
 		{Config{Jitter: -1}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			b.Trip(t.Context(), "")
@@ -69,7 +74,11 @@ func TestB12_EveryReasonIsCountedOnce(t *testing.T) {
 			report(t, b, 2, Success)
 		}, Closed, ReasonRamp, ReasonCounts{Ramp: 1}},
 		{Config{}, force, Open, ReasonForced, ReasonCounts{Forced: 1}},
-		{Config{MaxConcurrent: 1}, func(t *testing.T, b *Breaker) { t.Helper(); acquire(t, b) }, Closed, ReasonConcurrency, ReasonCounts{Concurrency: 1}},
+		{
+			Config{MaxConcurrent: 1},
+			func(t *testing.T, b *Breaker) { t.Helper(); acquire(t, b) }, Closed, ReasonConcurrency,
+			ReasonCounts{Concurrency: 1},
+		},
 	}
 	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
@@ -141,10 +150,26 @@ func TestB14_ReadsArePure(t *testing.T) {
 	}{
 		{"closed", []row{{0, "success", "closed"}}, Snapshot{Ready: true}},
 		{"closed, the window over", []row{{0, "failure*4", "closed"}, {time.Hour, "", "closed"}}, Snapshot{Ready: true}},
-		{"open", []row{{0, "trip", "open"}, {5*time.Second - 1, "", "open"}}, Snapshot{State: Open, Underlying: Open, RetryAfter: 1}},
-		{"open, due", []row{{0, "trip", "open"}, {5 * time.Second, "", "open"}}, Snapshot{State: Open, Underlying: Open, Ready: true}},
-		{"open, long due", []row{{0, "trip", "open"}, {time.Hour, "", "open"}}, Snapshot{State: Open, Underlying: Open, Ready: true}},
-		{"half-open", []row{{0, "trip", "open"}, {5 * time.Second, "begin:1", "probe half_open"}}, Snapshot{State: HalfOpen, Underlying: HalfOpen}},
+		{
+			"open",
+			[]row{{0, "trip", "open"}, {5*time.Second - 1, "", "open"}},
+			Snapshot{State: Open, Underlying: Open, RetryAfter: 1},
+		},
+		{
+			"open, due",
+			[]row{{0, "trip", "open"}, {5 * time.Second, "", "open"}},
+			Snapshot{State: Open, Underlying: Open, Ready: true},
+		},
+		{
+			"open, long due",
+			[]row{{0, "trip", "open"}, {time.Hour, "", "open"}},
+			Snapshot{State: Open, Underlying: Open, Ready: true},
+		},
+		{
+			"half-open",
+			[]row{{0, "trip", "open"}, {5 * time.Second, "begin:1", "probe half_open"}},
+			Snapshot{State: HalfOpen, Underlying: HalfOpen},
+		},
 		{
 			"half-open, the lease over",
 			[]row{{0, "trip", "open"}, {5 * time.Second, "begin:1", "probe half_open"}, {6 * time.Second, "", "half_open"}},
@@ -155,7 +180,11 @@ func TestB14_ReadsArePure(t *testing.T) {
 			[]row{{0, "trip", "open"}, {5 * time.Second, "success*2", "probe*2 closed"}, {time.Hour, "", "closed"}},
 			Snapshot{Ready: true},
 		},
-		{"override over", []row{{0, "trip force_closed/1s", "closed"}, {time.Second, "", "open"}}, Snapshot{State: Open, Underlying: Open, RetryAfter: 4 * time.Second}},
+		{
+			"override over",
+			[]row{{0, "trip force_closed/1s", "closed"}, {time.Second, "", "open"}},
+			Snapshot{State: Open, Underlying: Open, RetryAfter: 4 * time.Second},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -174,15 +203,18 @@ func TestB14_ReadsArePure(t *testing.T) {
 				if diff := cmp.Diff(before, b.Snapshot()); diff != "" {
 					t.Errorf("reads changed what is read:\n%s", diff)
 				}
-				got := Snapshot{State: before.State, Underlying: before.Underlying, Ready: before.Ready, RetryAfter: before.RetryAfter}
+				got := Snapshot{
+					State: before.State, Underlying: before.Underlying, Ready: before.Ready,
+					RetryAfter: before.RetryAfter,
+				}
 				wantSame(t, "read", got, tt.want)
 			})
 		})
 	}
 }
 
-// lateStates returns timelines that lead to each state in which a late result may arrive. The calls "closed" and "probe" were
-// admitted in an earlier closed generation and in an earlier half-open one.
+// lateStates returns timelines that lead to each state in which a late result may arrive. The calls "closed" and
+// "probe" were admitted in an earlier closed generation and in an earlier half-open one.
 func lateStates() []struct {
 	name string
 	rows []row
@@ -193,12 +225,18 @@ func lateStates() []struct {
 		rows []row
 	}{
 		{"open", []row{{0, "begin:closed trip", "open"}, {5 * s, "begin:probe trip", "probe open"}}},
-		{"open and due", []row{{0, "begin:closed trip", "open"}, {5 * s, "begin:probe trip", "probe open"}, {10 * s, "", "open"}}},
+		{"open and due", []row{
+			{0, "begin:closed trip", "open"},
+			{5 * s, "begin:probe trip", "probe open"},
+			{10 * s, "", "open"},
+		}},
 		{"half-open", []row{
 			{0, "begin:closed trip", "open"}, {5 * s, "begin:probe trip", "probe open"}, {10 * s, "ignored", "probe half_open"},
 		}},
 		{"half-open and full", []row{
-			{0, "begin:closed trip", "open"}, {5 * s, "begin:probe trip", "probe open"}, {10 * s, "begin:other", "probe half_open"},
+			{0, "begin:closed trip", "open"},
+			{5 * s, "begin:probe trip", "probe open"},
+			{10 * s, "begin:other", "probe half_open"},
 		}},
 		{"half-open, one success short of closing", []row{
 			{0, "begin:closed trip", "open"}, {5 * s, "begin:probe trip", "probe open"}, {10 * s, "success", "probe half_open"},
@@ -219,7 +257,10 @@ func lateStates() []struct {
 func TestB15_LateResultsAreCountedAndNothingElse(t *testing.T) {
 	for _, tt := range lateStates() {
 		for _, call := range []string{"closed", "probe"} {
-			for _, report := range []string{"success", "failure", "overload", "ignored", "success~1h", "failure~1h", "failure@1h"} {
+			for _, report := range []string{
+				"success", "failure", "overload", "ignored", "success~1h", "failure~1h",
+				"failure@1h",
+			} {
 				t.Run(fmt.Sprintf("%s, a call from %s, %s", tt.name, call, report), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var rec recorder

@@ -13,7 +13,10 @@ import (
 func TestB28_ForceOpen(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{
-		{"rejects all", steady(), []row{{0, "force_open success*5", "rejected:forced*5 open"}, {0, "clear success", "closed"}}},
+		{"rejects all", steady(), []row{
+			{0, "force_open success*5", "rejected:forced*5 open"},
+			{0, "clear success", "closed"},
+		}},
 		{"probes included", steady(), []row{
 			{0, "trip force_open", "open"},
 			{due, "success", "rejected:forced open"},
@@ -38,7 +41,10 @@ func TestB28_ForceOpen(t *testing.T) {
 			{0, "success", "rejected:open open"},
 		}},
 		{"the open period continues", steady(), []row{
-			{0, "trip", "open"}, {0, "force_open", "open"}, {due - 1, "clear success", "rejected:open open"}, {due, "success", "probe closed"},
+			{0, "trip", "open"},
+			{0, "force_open", "open"},
+			{due - 1, "clear success", "rejected:open open"},
+			{due, "success", "probe closed"},
 		}},
 	})
 }
@@ -52,7 +58,10 @@ func TestB28_ForceClosed(t *testing.T) {
 			{0, "trip force_closed success*5 failure*20", "closed"}, {0, "clear success", "rejected:open open"},
 		}},
 		{"does not probe", steady(), []row{
-			{0, "trip force_closed", "closed"}, {due, "success*5", "closed"}, {due, "clear", "open"}, {due, "success", "probe closed"},
+			{0, "trip force_closed", "closed"},
+			{due, "success*5", "closed"},
+			{due, "clear", "open"},
+			{due, "success", "probe closed"},
 		}},
 		{"admits all while half-open", steady(), []row{
 			{0, "trip", "open"},
@@ -66,7 +75,8 @@ func TestB28_ForceClosed(t *testing.T) {
 			{due, "force_closed begin:1 begin:2 begin:3 success*20", "closed"},
 		}},
 		{"no rule is evaluated, and outcomes are counted", steady(), []row{
-			{0, "force_closed failure*100", "closed"}, {0, "clear", "closed"}, {0, "success", "closed"}, {0, "failure", "open"}, // 101 of 102
+			// 101 of 102
+			{0, "force_closed failure*100", "closed"}, {0, "clear", "closed"}, {0, "success", "closed"}, {0, "failure", "open"},
 		}},
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -84,7 +94,8 @@ func TestB28_ForceClosed(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		report(t, b, 1, Failure)
 		if got := b.Snapshot(); got.Failures != 31 || got.Late != 0 || got.Underlying != Open || got.State != Closed {
-			t.Errorf("%d failures, %d late, %v under the override, shown as %v", got.Failures, got.Late, got.Underlying, got.State)
+			t.Errorf("%d failures, %d late, %v under the override, shown as %v", got.Failures, got.Late, got.Underlying,
+				got.State)
 		}
 	})
 }
@@ -115,10 +126,16 @@ func TestB28_Shadow(t *testing.T) {
 		{scenario{"a failed probe opens again", steady(), []row{
 			{0, "shadow trip", "open"}, {due, "failure success", "probe open"},
 		}}, ReasonCounts{Open: 1}},
-		{scenario{"ramp", ramp, []row{{0, "shadow trip", "open"}, {due, "success success*11", "probe closed"}}}, ReasonCounts{Ramp: 9}},
+		{
+			scenario{"ramp", ramp, []row{{0, "shadow trip", "open"}, {due, "success success*11", "probe closed"}}},
+			ReasonCounts{Ramp: 9},
+		},
 		{scenario{"MaxConcurrent", limited, []row{{0, "shadow begin:1 success*3", "closed"}}}, ReasonCounts{Concurrency: 3}},
 		{scenario{"the state stays when it is cleared", steady(), []row{
-			{0, "shadow failure*5 success", "open"}, {0, "clear", "open"}, {0, "clear ignored", "rejected:open open"}, {due, "success", "probe closed"},
+			{0, "shadow failure*5 success", "open"},
+			{0, "clear", "open"},
+			{0, "clear ignored", "rejected:open open"},
+			{due, "success", "probe closed"},
 		}}, ReasonCounts{Open: 1}},
 	}
 	for _, tt := range tests {
@@ -156,13 +173,28 @@ func TestB28_ShadowMakesEvents(t *testing.T) {
 func TestB28_TTL(t *testing.T) {
 	const ttl = 30 * time.Second
 	runScenarios(t, []scenario{
-		{"one nanosecond before its end", steady(), []row{{0, "force_open/30s", "open"}, {ttl - 1, "success", "rejected:forced open"}}},
+		{"one nanosecond before its end", steady(), []row{
+			{0, "force_open/30s", "open"},
+			{ttl - 1, "success", "rejected:forced open"},
+		}},
 		{"at its end", steady(), []row{{0, "force_open/30s", "open"}, {ttl, "success", "closed"}}},
-		{"at its end, without a call", steady(), []row{{0, "force_open/30s", "open"}, {ttl - 1, "", "open"}, {ttl, "", "closed"}}},
-		{"one millisecond long", steady(), []row{{0, "force_open/1ms success", "rejected:forced open"}, {ms, "success", "closed"}}},
-		{"without a TTL", steady(), []row{{0, "force_open", "open"}, {100 * 365 * 24 * time.Hour, "success", "rejected:forced open"}}},
+		{"at its end, without a call", steady(), []row{
+			{0, "force_open/30s", "open"},
+			{ttl - 1, "", "open"},
+			{ttl, "", "closed"},
+		}},
+		{"one millisecond long", steady(), []row{
+			{0, "force_open/1ms success", "rejected:forced open"},
+			{ms, "success", "closed"},
+		}},
+		{"without a TTL", steady(), []row{
+			{0, "force_open", "open"},
+			{100 * 365 * 24 * time.Hour, "success", "rejected:forced open"},
+		}},
 		{"a century", steady(), []row{
-			{0, "force_open/876000h", "open"}, {maxDuration - 1, "success", "rejected:forced open"}, {maxDuration, "success", "closed"},
+			{0, "force_open/876000h", "open"},
+			{maxDuration - 1, "success", "rejected:forced open"},
+			{maxDuration, "success", "closed"},
 		}},
 		{"the next override has another TTL", steady(), []row{
 			{0, "force_open/30s", "open"},
@@ -171,7 +203,10 @@ func TestB28_TTL(t *testing.T) {
 			{2*ttl - 2, "success", "rejected:forced open"},
 			{2*ttl - 1, "success", "closed"},
 		}},
-		{"replaced by one without a TTL", steady(), []row{{0, "force_open/30s force_open", "open"}, {time.Hour, "success", "rejected:forced open"}}},
+		{"replaced by one without a TTL", steady(), []row{
+			{0, "force_open/30s force_open", "open"},
+			{time.Hour, "success", "rejected:forced open"},
+		}},
 		{"a result at its end counts as without it", steady(), []row{
 			{0, "force_closed/30s failure*9 begin:1", "closed"}, {ttl - 1, "failure", "closed"}, {ttl, "end:1=failure", "open"},
 		}},
@@ -244,7 +279,8 @@ func TestB28_AnOverrideIsNoTransition(t *testing.T) {
 		)
 		s := b.Snapshot()
 		if s.Generation != 1 || s.Late != 0 || len(rec.received()) != 0 || s.Trips.Total() != 0 {
-			t.Errorf("generation %d, %d late, %d events, %d trips; want 1, 0, 0, 0", s.Generation, s.Late, len(rec.received()), s.Trips.Total())
+			t.Errorf("generation %d, %d late, %d events, %d trips; want 1, 0, 0, 0", s.Generation, s.Late, len(rec.received()),
+				s.Trips.Total())
 		}
 	})
 }
@@ -293,7 +329,11 @@ func TestB29_TripAndResetActAtOnceFromAnyState(t *testing.T) {
 		{"open, half of the period over", []row{{0, "trip", "open"}, {due / 2, "", "open"}}},
 		{"open and due", []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open", []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"open again and again", []row{{0, "trip", "open"}, {due, "failure", "probe open"}, {2 * due, "failure", "probe open"}}},
+		{"open again and again", []row{
+			{0, "trip", "open"},
+			{due, "failure", "probe open"},
+			{2 * due, "failure", "probe open"},
+		}},
 		{"ramping", []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
 		{"forced open", []row{{0, "force_open", "open"}}},
 		{"forced closed", []row{{0, "trip force_closed", "closed"}}},
@@ -320,17 +360,20 @@ func TestB29_TripAndResetActAtOnceFromAnyState(t *testing.T) {
 						moved++ // the call made the breaker half-open
 					}
 					if after.Underlying != want || after.Generation != before.Generation+moved {
-						t.Errorf("%d, %s: %v in generation %d, want %v in %d", i, change, after.Underlying, after.Generation, want, before.Generation+moved)
+						t.Errorf("%d, %s: %v in generation %d, want %v in %d", i, change, after.Underlying, after.Generation, want,
+							before.Generation+moved)
 					}
 					e := rec.received()[len(rec.received())-1]
-					if len(rec.received()) != events+int(moved) || e.To != want || e.Rule != RuleManual || e.Generation != after.Generation {
+					if len(rec.received()) != events+int(moved) || e.To != want || e.Rule != RuleManual ||
+						e.Generation != after.Generation {
 						t.Errorf("%d, %s: %d events, the last %+v", i, change, len(rec.received())-events, e)
 					}
 					if want == Open && (after.RetryAfter != due || after.Ready && after.Override.Mode == 0) {
 						t.Errorf("%d, trip: %v to go, ready: %v; want a whole period", i, after.RetryAfter, after.Ready)
 					}
 					if want == Closed && (after.Window != Counts{} || after.FailedRecoveries != 0 || b.phase.Load().ramp != nil) {
-						t.Errorf("%d, reset: window %+v, %d failed recoveries, ramp: %v; want none", i, after.Window, after.FailedRecoveries, b.phase.Load().ramp)
+						t.Errorf("%d, reset: window %+v, %d failed recoveries, ramp: %v; want none", i, after.Window,
+							after.FailedRecoveries, b.phase.Load().ramp)
 					}
 					if admitted == nil { // the call is late now
 						p.Done(t.Context(), Failure)

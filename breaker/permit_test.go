@@ -160,8 +160,16 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 		{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open with a slot", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},
 		{"half-open and full", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"half-open with a lease that is over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}},
-		{"ramping", Config{Jitter: -1, Ramp: time.Hour, SuccessesToClose: 1}, []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
+		{"half-open with a lease that is over", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{time.Hour, "", "half_open"},
+		}},
+		{
+			"ramping",
+			Config{Jitter: -1, Ramp: time.Hour, SuccessesToClose: 1},
+			[]row{{0, "trip", "open"}, {due, "success", "probe closed"}},
+		},
 		{"at MaxConcurrent", Config{MaxConcurrent: 1}, []row{{0, "begin:1", "closed"}}},
 		{"forced open", steady(), []row{{0, "force_open", "open"}}},
 		{"forced closed", steady(), []row{{0, "force_closed", "closed"}}},
@@ -245,7 +253,8 @@ func TestB25_ASecondReportOfALostProbeChangesNothing(t *testing.T) {
 	})
 }
 
-// In the closed state a second report is not recognized, as Permit documents. It counts as another call, and no counter wraps.
+// In the closed state a second report is not recognized, as Permit documents. It counts as another call, and no counter
+// wraps.
 func TestB25_ASecondReportWhileClosedIsOneMoreCall(t *testing.T) {
 	b := mustNew(t, Config{})
 	p := acquire(t, b)
@@ -254,7 +263,8 @@ func TestB25_ASecondReportWhileClosedIsOneMoreCall(t *testing.T) {
 	}
 	s := b.Snapshot()
 	if s.Successes != 3 || s.InFlight != 0 || s.Admitted != 3 || s.Window.Successes != 3 {
-		t.Errorf("%d successes (window: %d), %d in flight, %d admitted; want 3 (3), 0, 3", s.Successes, s.Window.Successes, s.InFlight, s.Admitted)
+		t.Errorf("%d successes (window: %d), %d in flight, %d admitted; want 3 (3), 0, 3", s.Successes, s.Window.Successes,
+			s.InFlight, s.Admitted)
 	}
 }
 

@@ -29,8 +29,8 @@ func least(ratio *big.Rat, calls int64) int64 {
 	return q.Int64()
 }
 
-// The smallest number of failures that reaches the ratio trips, and one failure fewer does not. A known bug of other breakers:
-// 57 of 100 does not trip at 0.57.
+// The smallest number of failures that reaches the ratio trips, and one failure fewer does not. A known bug of other
+// breakers: 57 of 100 does not trip at 0.57.
 func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 	var decimals []string
 	for hundredths := 1; hundredths <= 100; hundredths++ {
@@ -60,7 +60,10 @@ func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 
 // Counts that are too large for exact floating point.
 func TestB05_RatiosOfLargeCounts(t *testing.T) {
-	for _, text := range []string{"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001", "0.001234567890123456"} {
+	for _, text := range []string{
+		"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001",
+		"0.001234567890123456",
+	} {
 		r, err := strconv.ParseFloat(text, 64)
 		if err != nil {
 			t.Fatal(err)
@@ -156,9 +159,18 @@ func TestB17_OpenPeriod(t *testing.T) {
 		{"a delay of the cap", plain, 0, 60 * s, 0.5, 60 * s},
 		{"a delay of more than a minute", plain, 0, 60*s + 1, 0.5, 60 * s},
 		{"a delay of years", plain, 0, math.MaxInt64, 0.5, 60 * s},
-		{"a delay of a minute, which is more than MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 60 * s, 0.5, 60 * s},
-		{"a delay of more than a minute, with a short MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 61 * s, 0.5, 60 * s},
-		{"a delay of more than a minute, with a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0, 240 * s, 0.5, 240 * s},
+		{
+			"a delay of a minute, which is more than MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 60 * s,
+			0.5, 60 * s,
+		},
+		{
+			"a delay of more than a minute, with a short MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 61 * s,
+			0.5, 60 * s,
+		},
+		{
+			"a delay of more than a minute, with a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0,
+			240 * s, 0.5, 240 * s,
+		},
 		{"a delay above a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0, 301 * s, 0.5, 300 * s},
 		{"a negative delay", plain, 0, -s, 0.5, 5 * s},
 		{"the smallest delay", plain, 0, math.MinInt64, 0.5, 5 * s},
@@ -237,7 +249,8 @@ func TestPolicyRuleErrors(t *testing.T) {
 		t.Errorf("got %v, want an error that names the rules 0 and 2", err)
 	}
 	_, err = NewGroup(Config{}, WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: Config{MinCalls: -1}}))
-	if err == nil || !strings.Contains(err.Error(), "policy rule 0") || !strings.Contains(err.Error(), "Config.MinCalls is -1") {
+	if err == nil || !strings.Contains(err.Error(), "policy rule 0") ||
+		!strings.Contains(err.Error(), "Config.MinCalls is -1") {
 		t.Errorf("got %v, want an error that names the rule and the field", err)
 	}
 }

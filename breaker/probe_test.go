@@ -74,13 +74,16 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if probes.Load() != int64(maxProbes) || halfOpen.Load() != int64(callers-maxProbes) || admitted.Load()+other.Load() != 0 {
-				t.Errorf("MaxProbes %d: %d probes, %d rejected as half-open, %d admitted otherwise, %d rejected otherwise", maxProbes,
+			if probes.Load() != int64(maxProbes) || halfOpen.Load() != int64(callers-maxProbes) ||
+				admitted.Load()+other.Load() != 0 {
+				t.Errorf("MaxProbes %d: %d probes, %d rejected as half-open, %d admitted otherwise, %d rejected otherwise",
+					maxProbes,
 					probes.Load(), halfOpen.Load(), admitted.Load(), other.Load())
 			}
 			s := b.Snapshot()
 			if s.Rejections.HalfOpen != uint64(callers-maxProbes) || s.InFlight != uint64(maxProbes) || s.Generation != 3 {
-				t.Errorf("MaxProbes %d: %d rejections, %d in flight, generation %d", maxProbes, s.Rejections.HalfOpen, s.InFlight, s.Generation)
+				t.Errorf("MaxProbes %d: %d rejections, %d in flight, generation %d", maxProbes, s.Rejections.HalfOpen, s.InFlight,
+					s.Generation)
 			}
 			for _, p := range permits.Range {
 				p.(Permit).Done(t.Context(), Ignored)
@@ -143,7 +146,8 @@ func TestB20_SuccessesClose(t *testing.T) {
 				rows = append(rows, row{5 * time.Second, "success", "probe closed"}, row{5 * time.Second, "success", "closed"})
 				newTimeline(t, b).run(rows...)
 				if s := b.Snapshot(); s.Probes.Success != uint64(successes) || s.Recoveries != 1 {
-					t.Errorf("MaxProbes %d: %d probes succeeded, %d recoveries, want %d and 1", maxProbes, s.Probes.Success, s.Recoveries, successes)
+					t.Errorf("MaxProbes %d: %d probes succeeded, %d recoveries, want %d and 1", maxProbes, s.Probes.Success,
+						s.Recoveries, successes)
 				}
 			})
 		}
@@ -224,7 +228,8 @@ func TestB20_ProbeCounts(t *testing.T) {
 			whys = append(whys, e.Why)
 		}
 		wantSame(t, "whys", whys, []string{
-			"test", "open period over", "a probe was slow", "open period over", "a probe failed", "open period over", "a probe failed",
+			"test", "open period over", "a probe was slow", "open period over", "a probe failed", "open period over",
+			"a probe failed",
 			"open period over", "probes succeeded",
 		})
 	})
@@ -262,7 +267,10 @@ func TestB21_AnIgnoredProbeDecidesNothing(t *testing.T) {
 
 // B20: the event of a probe that is slow and failed says that it failed.
 func TestB20_WhyAProbeOpens(t *testing.T) {
-	for o, want := range map[Outcome]string{Success: "a probe was slow", Failure: "a probe failed", Overload: "a probe failed"} {
+	for o, want := range map[Outcome]string{
+		Success: "a probe was slow", Failure: "a probe failed",
+		Overload: "a probe failed",
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			rec := new(recorder)
 			cfg := steady()

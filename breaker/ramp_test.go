@@ -9,7 +9,10 @@ import (
 
 func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 	const due = 5 * time.Second
-	cfg := Config{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 10, SlowCall: time.Second, Jitter: -1, SuccessesToClose: 1, Window: time.Hour}
+	cfg := Config{
+		ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 10, SlowCall: time.Second, Jitter: -1,
+		SuccessesToClose: 1, Window: time.Hour,
+	}
 	runScenarios(t, []scenario{
 		{"failures before the trip do not count in the ratio rule", cfg, []row{
 			{0, "success*9 failure*4 success failure*4", "closed"},
@@ -18,9 +21,16 @@ func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 			{due, "failure*4", "closed"}, // 8 of 9
 			{due, "failure", "open"},
 		}},
-		{"or in the consecutive rule", cfg, []row{{0, "failure*5", "open"}, {due, "success failure*4", "probe closed"}, {due, "failure", "open"}}},
+		{"or in the consecutive rule", cfg, []row{
+			{0, "failure*5", "open"},
+			{due, "success failure*4", "probe closed"},
+			{due, "failure", "open"},
+		}},
 		{"or in the slow rule", cfg, []row{
-			{0, "success~2s*9", "closed"}, {0, "success~2s", "open"}, {due, "success success~2s*9", "probe closed"}, {due, "success~2s", "open"},
+			{0, "success~2s*9", "closed"},
+			{0, "success~2s", "open"},
+			{due, "success success~2s*9", "probe closed"},
+			{due, "success~2s", "open"},
 		}},
 		{"Reset empties it too", cfg, []row{
 			{0, "success*5 failure*4 reset failure*4", "closed"}, {0, "failure", "open"},
@@ -34,7 +44,8 @@ func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 		newTimeline(t, b).run(row{0, "success failure*5", "open"}, row{due, "success", "probe closed"})
 		wantSame(t, "the window after closing", b.Snapshot().Window, Counts{})
 		if s := b.Snapshot(); s.Failures != 5 || s.Successes != 2 {
-			t.Errorf("the totals are %d failures and %d successes, want 5 and 2: only the window is emptied", s.Failures, s.Successes)
+			t.Errorf("the totals are %d failures and %d successes, want 5 and 2: only the window is emptied", s.Failures,
+				s.Successes)
 		}
 	})
 }
@@ -246,10 +257,19 @@ func TestB27_WhichClosingsRamp(t *testing.T) {
 	half := "success ignored*7"
 	runScenarios(t, []scenario{
 		{"a new breaker has none", cfg, []row{{0, "success*100", "closed"}}},
-		{"a breaker that closes has one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, half, "rejected:ramp*7 closed"}}},
+		{"a breaker that closes has one", cfg, []row{
+			{0, "trip", "open"},
+			{due, "success", "probe closed"},
+			{due, half, "rejected:ramp*7 closed"},
+		}},
 		{"not if Ramp is 0", none, []row{{0, "trip", "open"}, {due, "success success*100", "probe closed"}}},
 		{"Reset starts none", cfg, []row{{0, "trip reset success*100", "closed"}}},
-		{"Reset ends one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, "success*2", "rejected:ramp closed"}, {due, "reset success*100", "closed"}}},
+		{"Reset ends one", cfg, []row{
+			{0, "trip", "open"},
+			{due, "success", "probe closed"},
+			{due, "success*2", "rejected:ramp closed"},
+			{due, "reset success*100", "closed"},
+		}},
 		{"it does not apply to probes", cfg, []row{{0, "trip", "open"}, {due, "ignored*50", "probe*50 half_open"}}},
 	})
 }

@@ -79,7 +79,11 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 			{0, "failure", "closed"}, {0, "failure", "closed"}, {0, "failure", "open"}, {0, "success", "rejected:open open"},
 		}},
 		{"one is enough", Config{ConsecutiveFailures: 1}, []row{{0, "success*100", "closed"}, {0, "failure", "open"}}},
-		{"however far apart", three, []row{{0, "failure", "closed"}, {year, "failure", "closed"}, {40 * year, "failure", "open"}}},
+		{"however far apart", three, []row{
+			{0, "failure", "closed"},
+			{year, "failure", "closed"},
+			{40 * year, "failure", "open"},
+		}},
 		{"a success resets", three, []row{
 			{0, "failure*2 success failure*2", "closed"}, {0, "success failure*2", "closed"}, {0, "failure", "open"},
 		}},
@@ -87,7 +91,10 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 			{0, "failure*2 success~2s failure*2", "closed"}, {0, "failure", "open"},
 		}},
 		{"a success that slides the window resets too", three, []row{
-			{0, "failure*2", "closed"}, {time.Hour, "success", "closed"}, {time.Hour, "failure*2", "closed"}, {time.Hour, "failure", "open"},
+			{0, "failure*2", "closed"},
+			{time.Hour, "success", "closed"},
+			{time.Hour, "failure*2", "closed"},
+			{time.Hour, "failure", "open"},
 		}},
 		{"ignored and overload do not affect it", three, []row{
 			{0, "failure ignored overload failure", "closed"}, {0, "overload*5 ignored*5", "closed"}, {0, "failure", "open"},
@@ -110,7 +117,8 @@ func TestB04_ASuccessResetsWhileAnotherOneDoes(t *testing.T) {
 		report(t, b, 1, Success)
 		report(t, b, 1, Failure)
 		if s := b.Snapshot(); s.State != Closed || s.Window.ConsecutiveFailures != 1 {
-			t.Errorf("doubt is %v: %v after %d failures since the last success, want closed, 1", doubt, s.State, s.Window.ConsecutiveFailures)
+			t.Errorf("doubt is %v: %v after %d failures since the last success, want closed, 1", doubt, s.State,
+				s.Window.ConsecutiveFailures)
 		}
 	}
 }
@@ -118,16 +126,29 @@ func TestB04_ASuccessResetsWhileAnotherOneDoes(t *testing.T) {
 func TestB05_RatioRule(t *testing.T) {
 	runScenarios(t, []scenario{
 		{"inclusive", ratioOnly(0.5, 4), []row{{0, "success*2 failure", "closed"}, {0, "failure", "open"}}},
-		{"just below", ratioOnly(0.5, 4), []row{{0, "success*3 failure*2", "closed"}, {0, "success failure", "closed"}, {0, "failure", "open"}}},
+		{"just below", ratioOnly(0.5, 4), []row{
+			{0, "success*3 failure*2", "closed"},
+			{0, "success failure", "closed"},
+			{0, "failure", "open"},
+		}},
 		{"not before MinCalls", ratioOnly(0.5, 20), []row{{0, "failure*19", "closed"}, {0, "failure", "open"}}},
 		{"MinCalls count calls of all kinds but ignored", ratioOnly(0.1, 5), []row{
 			{0, "success*2 overload failure ignored*10", "closed"}, {0, "failure", "open"},
 		}},
-		{"overload counts as a failure", ratioOnly(0.5, 4), []row{{0, "success*2 overload", "closed"}, {0, "overload", "open"}}},
+		{"overload counts as a failure", ratioOnly(0.5, 4), []row{
+			{0, "success*2 overload", "closed"},
+			{0, "overload", "open"},
+		}},
 		{"all of them", ratioOnly(1, 3), []row{{0, "failure*2", "closed"}, {0, "failure", "open"}}},
 		{"all of them, but one", ratioOnly(1, 3), []row{{0, "success failure*50", "closed"}}},
-		{"57 of 100 trips at 0.57", ratioOnly(0.57, 100), []row{{0, "success*43 failure*56", "closed"}, {0, "failure", "open"}}},
-		{"7 of 100 trips at 0.07", ratioOnly(0.07, 100), []row{{0, "success*93 failure*6", "closed"}, {0, "failure", "open"}}},
+		{"57 of 100 trips at 0.57", ratioOnly(0.57, 100), []row{
+			{0, "success*43 failure*56", "closed"},
+			{0, "failure", "open"},
+		}},
+		{"7 of 100 trips at 0.07", ratioOnly(0.07, 100), []row{
+			{0, "success*93 failure*6", "closed"},
+			{0, "failure", "open"},
+		}},
 		{"56 of 100 does not trip at 0.57", ratioOnly(0.57, 100), []row{{0, "success*44 failure*56", "closed"}}},
 		{"off", Config{FailureRatio: -0.5, ConsecutiveFailures: -1, MinCalls: 1}, []row{{0, "failure*100", "closed"}}},
 	})
@@ -311,7 +332,10 @@ func TestCustomRule(t *testing.T) {
 		{"returns true", func(_ *Breaker, c Counts) bool { return c.Failures == 1 }, Open, 2},
 		{"panics", func(*Breaker, Counts) bool { panic("test") }, Closed, 1},
 		{"exits", func(*Breaker, Counts) bool { runtime.Goexit(); return true }, Closed, 1},
-		{"reads the breaker", func(b *Breaker, _ Counts) bool { return b.Snapshot().Failures == 1 && b.State() == Closed }, Open, 2},
+		{
+			"reads the breaker", func(b *Breaker, _ Counts) bool { return b.Snapshot().Failures == 1 && b.State() == Closed },
+			Open, 2,
+		},
 		{"calls Trip and returns true", func(b *Breaker, _ Counts) bool { b.Trip(t.Context(), "x"); return true }, Open, 2},
 		{"calls Reset and returns true", func(b *Breaker, _ Counts) bool { b.Reset(t.Context()); return true }, Closed, 2},
 	}

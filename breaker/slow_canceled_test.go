@@ -19,12 +19,34 @@ func TestB06_SlowCanceledCalls(t *testing.T) {
 		rows []row
 		want Counts // of the window, if the breaker is closed
 	}{
-		{"ten canceled", slow, []row{{0, "canceled~2s*5", "closed"}, {s, "canceled~2s*4", "closed"}, {s, "canceled~2s", "open"}}, Counts{}},
-		{"ten canceled before SlowCall", slow, []row{{0, "canceled~1s*10", "closed"}, {s, "canceled~1s*10", "closed"}}, Counts{}},
-		{"ten calls are ignored for another reason", slow, []row{{0, "ignored~2s*10", "closed"}, {s, "ignored~2s*10", "closed"}}, Counts{}},
-		{"the slow rule is off", Config{MinCalls: 10}, []row{{0, "canceled~2s*10", "closed"}, {s, "canceled~2s*10", "closed"}}, Counts{}},
-		{"they count in the denominator too", slow, []row{{0, "success*2 canceled~2s*5", "closed"}, {s, "success*3 canceled~2s*2", "closed"}, {s, "canceled~2s", "open"}}, Counts{}},
-		{"most calls are fast", slow, []row{{0, "success*11 canceled~2s*5", "closed"}, {s, "canceled~2s*5", "closed"}}, Counts{Successes: 11, Slow: 10, SlowCanceled: 10}},
+		{"ten canceled", slow, []row{
+			{0, "canceled~2s*5", "closed"},
+			{s, "canceled~2s*4", "closed"},
+			{s, "canceled~2s", "open"},
+		}, Counts{}},
+		{
+			"ten canceled before SlowCall", slow,
+			[]row{{0, "canceled~1s*10", "closed"}, {s, "canceled~1s*10", "closed"}},
+			Counts{},
+		},
+		{"ten calls are ignored for another reason", slow, []row{
+			{0, "ignored~2s*10", "closed"},
+			{s, "ignored~2s*10", "closed"},
+		}, Counts{}},
+		{"the slow rule is off", Config{MinCalls: 10}, []row{
+			{0, "canceled~2s*10", "closed"},
+			{s, "canceled~2s*10", "closed"},
+		}, Counts{}},
+		{"they count in the denominator too", slow, []row{
+			{0, "success*2 canceled~2s*5", "closed"},
+			{s, "success*3 canceled~2s*2", "closed"},
+			{s, "canceled~2s", "open"},
+		}, Counts{}},
+		{
+			"most calls are fast", slow,
+			[]row{{0, "success*11 canceled~2s*5", "closed"}, {s, "canceled~2s*5", "closed"}},
+			Counts{Successes: 11, Slow: 10, SlowCanceled: 10},
+		},
 		{
 			"they do not count in the failure ratio", slow,
 			[]row{{0, "failure*4 canceled~2s*1 success*11", "closed"}, {s, "canceled~2s failure*4", "closed"}},
@@ -43,7 +65,8 @@ func TestB06_SlowCanceledCalls(t *testing.T) {
 		{"a probe that was not slow", slow, half(row{s, "canceled~1s", "probe half_open"}), Counts{}},
 		{"a probe, the slow rule off", Config{}, half(row{s, "canceled~2s", "probe half_open"}), Counts{}},
 		{"a lost probe ends the successes in a row", slow, half(
-			row{s, "begin:1", "probe half_open"}, row{11 * s, "success end:1=canceled~10s success", "probe*2 half_open"}, row{11 * s, "success", "probe closed"},
+			row{s, "begin:1", "probe half_open"}, row{11 * s, "success end:1=canceled~10s success", "probe*2 half_open"},
+			row{11 * s, "success", "probe closed"},
 		), Counts{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -69,7 +92,8 @@ func TestB06_B37_ASlowCanceledCallInTheTotals(t *testing.T) {
 		s := tl.b.Snapshot()
 		wantBalance(t, "in the end", s)
 		if s.Ignored != 7 || s.SlowCalls != 5 || s.Probes.Failure != 1 || s.Probes.Ignored != 0 || s.Failures != 0 {
-			t.Errorf("%d ignored, %d slow, probes %+v, %d failures; want 7, 5, one failed, 0", s.Ignored, s.SlowCalls, s.Probes, s.Failures)
+			t.Errorf("%d ignored, %d slow, probes %+v, %d failures; want 7, 5, one failed, 0", s.Ignored, s.SlowCalls, s.Probes,
+				s.Failures)
 		}
 	})
 }

@@ -13,8 +13,8 @@ import (
 // elapsed returns the time since the call of p began.
 func elapsed(p Permit) time.Duration { return time.Duration(clock() - p.start) }
 
-// The time that a listener takes inside Acquire is not charged to the backend. It counts neither for the slow rule nor for the
-// lease of the probe.
+// The time that a listener takes inside Acquire is not charged to the backend. It counts neither for the slow rule nor
+// for the lease of the probe.
 func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{SlowCall: 100 * ms, SuccessesToClose: 1, Jitter: -1, ProbeTimeout: time.Second},
@@ -53,7 +53,8 @@ func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 	})
 }
 
-// The same for a call that is not a probe. Shadow admits it while the breaker becomes half-open and a listener holds the slot.
+// The same for a call that is not a probe. Shadow admits it while the breaker becomes half-open and a listener holds
+// the slot.
 func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b *Breaker
@@ -195,7 +196,8 @@ func TestB28_ForceClosedAndAProbeInFlight(t *testing.T) {
 					at = time.Minute
 				}
 				newTimeline(t, b).run(
-					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"}, row{at, "clear", tt.want},
+					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"},
+					row{at, "clear", tt.want},
 					row{at, "success", "probe closed"},
 				)
 				if got := len(rec.received()); got != 3 {

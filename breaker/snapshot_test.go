@@ -16,7 +16,8 @@ import (
 func wantBalance(t *testing.T, when string, s Snapshot) {
 	t.Helper()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late + s.InFlight; got != s.Admitted {
-		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, want the %d admitted", when,
+		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, want the %d "+
+			"admitted", when,
 			s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late, s.InFlight, got, s.Admitted)
 	}
 }
@@ -24,7 +25,10 @@ func wantBalance(t *testing.T, when string, s Snapshot) {
 func TestB37_SnapshotFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, Config{FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second, MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second})
+		b, err := New(key, Config{
+			FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second,
+			MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +84,8 @@ func TestB37_SnapshotFields(t *testing.T) {
 		check("open and due")
 
 		tl.run(row{14 * time.Second, "begin:lost begin:1 success", "probe*2 rejected:half_open half_open"})
-		want.State, want.Underlying, want.Generation, want.Since, want.Ready = HalfOpen, HalfOpen, 3, at(14*time.Second), false
+		want.State, want.Underlying, want.Generation, want.Since, want.Ready = HalfOpen, HalfOpen, 3, at(14*time.Second),
+			false
 		want.Admitted, want.InFlight, want.NotClosed, want.Rejections.HalfOpen = 15, 2, 11*time.Second, 1
 		check("half-open")
 
@@ -123,8 +128,12 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, State: Open, Underlying: HalfOpen, Generation: 1,
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Ready: true, RetryAfter: 2,
 		Override: Override{Mode: Shadow, TTL: 3, Why: "w", By: "b"},
-		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), LastCause: "c",
-		Opened:           Opening{Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d", At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC)},
+		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC),
+		LastCause: "c",
+		Opened: Opening{
+			Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d",
+			At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC),
+		},
 		FailedRecoveries: 10,
 		Admitted:         11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
@@ -139,7 +148,8 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`{"key":{"target":"t","service":"s","method":"m","tag":"g"},"state":"open","underlying":"half_open","generation":1,`,
 		`"since":"2026-01-02T03:04:05.000000006Z","ready":true,"retryAfter":2,`,
 		`"override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
-		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},"minCalls":9,`,
+		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},`,
+		`"minCalls":9,`,
 		`"lastFailure":"2026-01-02T03:04:05.000000007Z","lastCause":"c",`,
 		`"opened":{"rule":"ratio","why":"w","counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":5,`,
 		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},"failedRecoveries":10,`,
@@ -176,8 +186,15 @@ func TestB37_ReadyMatchesAcquire(t *testing.T) {
 		{"due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},
 		{"half-open, full", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"half-open, one nanosecond before the end of the lease", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}}},
-		{"half-open, the lease over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second, "", "half_open"}}},
+		{
+			"half-open, one nanosecond before the end of the lease", steady(),
+			[]row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}},
+		},
+		{"half-open, the lease over", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + 10*time.Second, "", "half_open"},
+		}},
 		{"many probes hang", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
@@ -247,7 +264,8 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 			s := b.Snapshot()
 			wantBalance(t, "under load", s)
 			for what, pair := range map[string][2]uint64{
-				"Admitted": {last.Admitted, s.Admitted}, "Successes": {last.Successes, s.Successes}, "Failures": {last.Failures, s.Failures},
+				"Admitted": {last.Admitted, s.Admitted}, "Successes": {last.Successes, s.Successes},
+				"Failures":  {last.Failures, s.Failures},
 				"Overloads": {last.Overloads, s.Overloads}, "Ignored": {last.Ignored, s.Ignored}, "Late": {last.Late, s.Late},
 				"Generation": {last.Generation, s.Generation}, "Rejections": {last.Rejections.Total(), s.Rejections.Total()},
 			} {
@@ -268,7 +286,8 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	s := b.Snapshot()
 	wantBalance(t, "in the end", s)
 	if s.InFlight != 0 || s.Admitted+s.Rejections.Total() != callers*calls {
-		t.Errorf("%d in flight, %d admitted and %d rejected of %d", s.InFlight, s.Admitted, s.Rejections.Total(), callers*calls)
+		t.Errorf("%d in flight, %d admitted and %d rejected of %d", s.InFlight, s.Admitted, s.Rejections.Total(),
+			callers*calls)
 	}
 }
 

@@ -51,7 +51,8 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 				}
 				switch what := pkg.Name + "." + n.Sel.Name; what {
 				case "time.After", "time.AfterFunc", "time.NewTimer", "time.NewTicker", "time.Tick", "time.Sleep",
-					"context.WithTimeout", "context.WithTimeoutCause", "context.WithDeadline", "context.WithDeadlineCause", "context.AfterFunc",
+					"context.WithTimeout", "context.WithTimeoutCause", "context.WithDeadline", "context.WithDeadlineCause",
+					"context.AfterFunc",
 					"runtime.SetFinalizer", "runtime.AddCleanup":
 					t.Errorf("%v: %s", fset.Position(n.Pos()), what)
 				}
@@ -61,11 +62,11 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 	}
 }
 
-// No decision uses the wall clock. A test cannot set the wall clock. So this test finds all uses of methods of time.Time that
-// read the wall clock or remove the monotonic reading, and of the one field that keeps such a value.
+// No decision uses the wall clock. A test cannot set the wall clock. So this test finds all uses of methods of
+// time.Time that read the wall clock or remove the monotonic reading, and of the one field that keeps such a value.
 //
-// All decisions compare instants: int64s that only clock and instant make. These subtract two times that both have a monotonic
-// reading. TestB31_InstantsAreMonotonic checks the times that the package returns.
+// All decisions compare instants: int64s that only clock and instant make. These subtract two times that both have a
+// monotonic reading. TestB31_InstantsAreMonotonic checks the times that the package returns.
 func TestB36_NoWallClockInDecisions(t *testing.T) {
 	_, files := source(t)
 	// The allowed places: the wall time of a generation is taken when it begins, and read for the snapshot.
@@ -75,8 +76,10 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 		"time.Unix": {"snapshot.go Snapshot"},
 	}
 	suspects := []string{
-		"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In", "Clock", "Date", "Hour", "Minute",
-		"Second", "Nanosecond", "Weekday", "YearDay", "AppendFormat", "Format", "MarshalBinary", "MarshalText", "GobEncode", "wall",
+		"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In", "Clock", "Date", "Hour",
+		"Minute",
+		"Second", "Nanosecond", "Weekday", "YearDay", "AppendFormat", "Format", "MarshalBinary", "MarshalText", "GobEncode",
+		"wall",
 	}
 	found := make(map[string][]string)
 	for name, f := range files {
@@ -123,8 +126,8 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 	}
 }
 
-// All instants are above zero, also in a bubble of testing/synctest, where it is the year 2000: zero stands for "none". All are
-// far below the maximum of an int64.
+// All instants are above zero, also in a bubble of testing/synctest, where it is the year 2000: zero stands for "none".
+// All are far below the maximum of an int64.
 func TestB36_InstantsAreInRange(t *testing.T) {
 	const uptime = int64(30 * 365 * 24 * time.Hour)
 	check := func(where string) {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// newDefaultTimeline returns a timeline of a breaker that New makes, with cfg and without jitter. Unlike mustNew, it keeps all
-// other defaults.
+// newDefaultTimeline returns a timeline of a breaker that New makes, with cfg and without jitter. Unlike mustNew, it
+// keeps all other defaults.
 func newDefaultTimeline(t *testing.T, cfg Config) *timeline {
 	t.Helper()
 	cfg.Jitter = -1
@@ -27,7 +27,10 @@ func TestB04_FailuresMustLast(t *testing.T) {
 		rows []row
 	}{
 		{"one lost connection", consecutive, []row{{0, "failure*5", "closed"}, {0, "failure*95", "closed"}}},
-		{"four in one instant and one an hour later", consecutive, []row{{0, "failure*4", "closed"}, {time.Hour, "failure", "closed"}}},
+		{
+			"four in one instant and one an hour later", consecutive,
+			[]row{{0, "failure*4", "closed"}, {time.Hour, "failure", "closed"}},
+		},
 		{"five an hour apart", consecutive, []row{
 			{0, "failure", "closed"},
 			{time.Hour, "failure", "closed"},
@@ -111,11 +114,23 @@ func TestB04_FailuresMustLast(t *testing.T) {
 		{"a longer FailingFor", Config{FailureRatio: -1, FailingFor: 3 * time.Second, ConsecutiveFailures: 2}, []row{
 			{0, "failure", "closed"}, {3000*ms - 1, "failure", "closed"}, {3000 * ms, "failure", "open"},
 		}},
-		{"negative: the Nth opens at once", Config{FailureRatio: -1, FailingFor: -1}, []row{{0, "failure*4", "closed"}, {0, "failure", "open"}}},
-		{"ConsecutiveFailures 1: the first opens", Config{FailureRatio: -1, ConsecutiveFailures: 1}, []row{{0, "failure", "open"}}},
-		{"ConsecutiveFailures 1 with FailingFor", Config{FailureRatio: -1, ConsecutiveFailures: 1, FailingFor: time.Second}, []row{
-			{0, "failure", "closed"}, {1000 * ms, "failure", "open"},
-		}},
+		{
+			"negative: the Nth opens at once",
+			Config{FailureRatio: -1, FailingFor: -1},
+			[]row{{0, "failure*4", "closed"}, {0, "failure", "open"}},
+		},
+		{
+			"ConsecutiveFailures 1: the first opens",
+			Config{FailureRatio: -1, ConsecutiveFailures: 1},
+			[]row{{0, "failure", "open"}},
+		},
+		{
+			"ConsecutiveFailures 1 with FailingFor",
+			Config{FailureRatio: -1, ConsecutiveFailures: 1, FailingFor: time.Second},
+			[]row{
+				{0, "failure", "closed"}, {1000 * ms, "failure", "open"},
+			},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
@@ -133,7 +148,10 @@ func TestB04_B34_TheStreakSurvivesApply(t *testing.T) {
 			}
 			tl := newTimeline(t, g.Get(Key{}))
 			tl.run(row{0, "failure", "closed"}, row{300 * ms, "failure", "closed"}, row{600 * ms, "failure", "closed"})
-			if err := g.Apply(Config{FailureRatio: -1, SlowCall: time.Hour, Window: window, ConsecutiveFailures: 4}); err != nil {
+			if err := g.Apply(Config{
+				FailureRatio: -1, SlowCall: time.Hour, Window: window,
+				ConsecutiveFailures: 4,
+			}); err != nil {
 				t.Fatal(err)
 			}
 			tl.run(row{1000*ms - 1, "failure", "closed"}, row{1000 * ms, "failure", "open"})
@@ -159,8 +177,8 @@ func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 	})
 }
 
-// The ratio and slow rules must also hold without the largest burst. For that, half of MinCalls (20) is enough. And bursts must
-// begin in two tenths of the window.
+// The ratio and slow rules must also hold without the largest burst. For that, half of MinCalls (20) is enough. And
+// bursts must begin in two tenths of the window.
 func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 	const s = time.Second
 	ratio := Config{ConsecutiveFailures: -1}
@@ -172,7 +190,10 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 	}{
 		{"a lost connection after an idle minute", ratio, []row{{60 * s, "failure*100", "closed"}}},
 		{"more in the same tenth", ratio, []row{{60 * s, "failure*100", "closed"}, {61*s - 1, "failure*100", "closed"}}},
-		{"a lost connection, and another call that fails", ratio, []row{{60 * s, "failure*20", "closed"}, {61 * s, "success*14", "closed"}, {62 * s, "failure", "closed"}}},
+		{
+			"a lost connection, and another call that fails", ratio,
+			[]row{{60 * s, "failure*20", "closed"}, {61 * s, "success*14", "closed"}, {62 * s, "failure", "closed"}},
+		},
 		{"a lost connection among calls of which a fifth fails", ratio, []row{
 			{60 * s, "success*8 failure*2", "closed"},
 			{62 * s, "success*8 failure*2", "closed"},
@@ -180,14 +201,32 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 			{65 * s, "success*4 failure*2", "closed"},
 			{66 * s, "success*8 failure*4", "closed"},
 		}},
-		{"a lost connection, and too few calls that fail", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}}},
-		{"a lost connection, and enough calls that fail", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}}},
+		{
+			"a lost connection, and too few calls that fail", ratio,
+			[]row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}},
+		},
+		{
+			"a lost connection, and enough calls that fail", ratio,
+			[]row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}},
+		},
 		{"half of 21 calls is 11", Config{ConsecutiveFailures: -1, MinCalls: 21}, []row{
 			{60 * s, "failure*100", "closed"}, {61 * s, "failure*10", "closed"}, {61 * s, "failure", "open"},
 		}},
-		{"twice half of MinCalls", ratio, []row{{60 * s, "failure*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}}},
-		{"overloads", ratio, []row{{60 * s, "overload*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "overload", "open"}}},
-		{"half of the rest", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "success*10 failure*9", "closed"}, {61 * s, "failure", "open"}}},
+		{"twice half of MinCalls", ratio, []row{
+			{60 * s, "failure*10", "closed"},
+			{61 * s, "failure*9", "closed"},
+			{61 * s, "failure", "open"},
+		}},
+		{"overloads", ratio, []row{
+			{60 * s, "overload*10", "closed"},
+			{61 * s, "failure*9", "closed"},
+			{61 * s, "overload", "open"},
+		}},
+		{"half of the rest", ratio, []row{
+			{60 * s, "failure*100", "closed"},
+			{61 * s, "success*10 failure*9", "closed"},
+			{61 * s, "failure", "open"},
+		}},
 		{"good calls in the tenth of the burst are left out with it", ratio, []row{
 			{60 * s, "success*50 failure*100", "closed"}, {61 * s, "success*6 failure*5", "closed"}, {61 * s, "failure", "open"},
 		}},
@@ -196,9 +235,14 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 			{61 * s, "success*26 failure*10", "closed"}, {61 * s, "failure", "open"}, // 36 failures and 36 others
 		}},
 		{"of two bursts of one size the newer one is left out", Config{ConsecutiveFailures: -1, MinCalls: 24}, []row{
-			{60 * s, "success*12 failure*10", "closed"}, {61 * s, "success*2 failure*10", "closed"}, {61 * s, "failure", "closed"},
+			{60 * s, "success*12 failure*10", "closed"},
+			{61 * s, "success*2 failure*10", "closed"},
+			{61 * s, "failure", "closed"},
 		}},
-		{"one burst on both sides of the border", ratio, []row{{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}}},
+		{"one burst on both sides of the border", ratio, []row{
+			{61*s - 5*ms, "failure*50", "closed"},
+			{61*s + 5*ms, "failure*50", "closed"},
+		}},
 		{"two bursts, one on each side of the border, over half a second", ratio, []row{
 			{61*s - 5*ms, "failure*50", "closed"},
 			{61*s + 5*ms + 1, "failure*20", "closed"},
@@ -206,7 +250,10 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 			{61*s + 495*ms, "failure", "open"},
 		}},
 		{"calls that follow one another within 10 ms are one burst", ratio, []row{
-			{60 * s, "failure*20", "closed"}, {60*s + 10*ms, "failure*20", "closed"}, {60*s + 20*ms, "failure*20", "closed"}, {61 * s, "success*30 failure*20", "closed"},
+			{60 * s, "failure*20", "closed"},
+			{60*s + 10*ms, "failure*20", "closed"},
+			{60*s + 20*ms, "failure*20", "closed"},
+			{61 * s, "success*30 failure*20", "closed"},
 		}},
 		{"calls further apart are not", ratio, []row{
 			{60 * s, "failure*20", "closed"},
@@ -223,40 +270,89 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 			{50 * ms, "failure", "open"}, // 20 and 9 and 1
 		}},
 		{"bad calls must last for half of FailingFor", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
-			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {63*s - 1, "failure", "closed"}, {63 * s, "failure", "open"},
+			{60 * s, "failure*10", "closed"},
+			{62 * s, "failure*10", "closed"},
+			{63*s - 1, "failure", "closed"},
+			{63 * s, "failure", "open"},
 		}},
 		{"or for half of the window", Config{ConsecutiveFailures: -1, FailingFor: 30 * s}, []row{
-			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {65*s - 1, "failure", "closed"}, {65 * s, "failure", "open"},
+			{60 * s, "failure*10", "closed"},
+			{62 * s, "failure*10", "closed"},
+			{65*s - 1, "failure", "closed"},
+			{65 * s, "failure", "open"},
 		}},
 		{"from the first burst that is still in the window", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
-			{60 * s, "failure", "closed"}, {70 * s, "failure*10", "closed"}, {72 * s, "failure*10", "closed"}, {73 * s, "failure", "open"},
+			{60 * s, "failure", "closed"},
+			{70 * s, "failure*10", "closed"},
+			{72 * s, "failure*10", "closed"},
+			{73 * s, "failure", "open"},
 		}},
 		{"the first half has left the window, and the second is still one burst", ratio, []row{
-			{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}, {70*s + 500*ms, "success*15 failure*11", "closed"},
+			{61*s - 5*ms, "failure*50", "closed"},
+			{61*s + 5*ms, "failure*50", "closed"},
+			{70*s + 500*ms, "success*15 failure*11", "closed"},
 		}},
 		{"the largest burst has left the window", ratio, []row{
-			{60 * s, "failure*100", "closed"}, {69 * s, "failure*9", "closed"}, {70 * s, "failure*10", "closed"}, {71 * s, "failure", "open"},
+			{60 * s, "failure*100", "closed"},
+			{69 * s, "failure*9", "closed"},
+			{70 * s, "failure*10", "closed"},
+			{71 * s, "failure", "open"},
 		}},
 		{"a tenth that is shorter than 10 ms", Config{ConsecutiveFailures: -1, Window: 10 * ms, MinCalls: 4}, []row{
-			{0, "failure*2", "closed"}, {1*ms - 1, "failure*2", "closed"}, {1 * ms, "failure", "closed"}, {5 * ms, "failure", "open"}, // 4, 1 and 1
+			// 4, 1 and 1
+			{0, "failure*2", "closed"},
+			{1*ms - 1, "failure*2", "closed"},
+			{1 * ms, "failure", "closed"},
+			{5 * ms, "failure", "open"},
 		}},
-		{"negative FailingFor", Config{ConsecutiveFailures: -1, FailingFor: -1}, []row{{60 * s, "failure*19", "closed"}, {60 * s, "failure", "open"}}},
+		{
+			"negative FailingFor",
+			Config{ConsecutiveFailures: -1, FailingFor: -1},
+			[]row{{60 * s, "failure*19", "closed"}, {60 * s, "failure", "open"}},
+		},
 
-		{"slow calls in one tenth", slow, []row{{60 * s, "success~2s*100", "closed"}, {61 * s, "success~2s*9", "closed"}, {61 * s, "success~2s", "open"}}},
-		{"slow canceled calls", slow, []row{{60 * s, "canceled~2s*100", "closed"}, {61 * s, "canceled~2s*9", "closed"}, {61 * s, "canceled~2s", "open"}}},
-		{"slow calls on both sides of the border", slow, []row{{61*s - 5*ms, "success~2s*50", "closed"}, {61*s + 5*ms, "canceled~2s*50", "closed"}}},
+		{"slow calls in one tenth", slow, []row{
+			{60 * s, "success~2s*100", "closed"},
+			{61 * s, "success~2s*9", "closed"},
+			{61 * s, "success~2s", "open"},
+		}},
+		{"slow canceled calls", slow, []row{
+			{60 * s, "canceled~2s*100", "closed"},
+			{61 * s, "canceled~2s*9", "closed"},
+			{61 * s, "canceled~2s", "open"},
+		}},
+		{"slow calls on both sides of the border", slow, []row{
+			{61*s - 5*ms, "success~2s*50", "closed"},
+			{61*s + 5*ms, "canceled~2s*50", "closed"},
+		}},
 		{"failures that are not slow do not count in the slow rule", slow, []row{
-			{60 * s, "success~2s*100", "closed"}, {61 * s, "failure*10", "closed"}, {61 * s, "failure~2s*9", "closed"}, {61 * s, "failure~2s", "open"},
+			{60 * s, "success~2s*100", "closed"},
+			{61 * s, "failure*10", "closed"},
+			{61 * s, "failure~2s*9", "closed"},
+			{61 * s, "failure~2s", "open"},
 		}},
 		{"fast calls of all kinds in the tenth of the burst are left out with it", slow, []row{
-			{60 * s, "success*20 failure*20 success~2s*100", "closed"}, {61 * s, "success*6 success~2s*5", "closed"}, {61 * s, "success~2s", "open"},
+			{60 * s, "success*20 failure*20 success~2s*100", "closed"},
+			{61 * s, "success*6 success~2s*5", "closed"},
+			{61 * s, "success~2s", "open"},
 		}},
-		{"slow successes do not count as failures in the ratio rule", Config{ConsecutiveFailures: -1, SlowCall: s, SlowRatio: 1}, []row{
-			{60 * s, "failure*100", "closed"}, {61 * s, "success~2s*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"},
-		}},
-		{"slow calls, negative FailingFor", Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, SlowCall: s}, []row{
-			{60 * s, "success~2s*19", "closed"}, {60 * s, "success~2s", "open"},
-		}},
+		{
+			"slow successes do not count as failures in the ratio rule",
+			Config{ConsecutiveFailures: -1, SlowCall: s, SlowRatio: 1},
+			[]row{
+				{60 * s, "failure*100", "closed"},
+				{61 * s, "success~2s*10", "closed"},
+				{61 * s, "failure*9", "closed"},
+				{61 * s, "failure", "open"},
+			},
+		},
+		{
+			"slow calls, negative FailingFor",
+			Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, SlowCall: s},
+			[]row{
+				{60 * s, "success~2s*19", "closed"}, {60 * s, "success~2s", "open"},
+			},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
@@ -264,7 +360,8 @@ func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 	}
 }
 
-// A failure during a success counts before or after it. So the streak is 1 or 0. If it is 1, it began with that failure.
+// A failure during a success counts before or after it. So the streak is 1 or 0. If it is 1, it began with that
+// failure.
 func TestB04_ASuccessDuringAFailureConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, FailingFor: time.Millisecond})
 	for i := range 2000 {
@@ -289,8 +386,8 @@ func TestB04_ASuccessDuringAFailureConcurrentSafe(t *testing.T) {
 	}
 }
 
-// If bad calls are so dense that one burst follows another, the ratio rule leaves out the bad and good calls of a tenth, also
-// if the largest burst is in two tenths. So the breaker opens at the ratio of the Config.
+// If bad calls are so dense that one burst follows another, the ratio rule leaves out the bad and good calls of a
+// tenth, also if the largest burst is in two tenths. So the breaker opens at the ratio of the Config.
 func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 	for _, perSecond := range []int{2, 10, 50, 250, 1000} {
 		below := 40 // of 100; in sparse traffic, a window may hold 10 bad calls of 20 although 49 of 100 are bad on average

@@ -16,7 +16,8 @@ func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	b := mustNew(tb, cfg, opts...)
 	b.enableStripes(3)
 	if ph := b.phase.Load(); !ph.striped || len(b.lazy.Load().loadStripes()) != 6 || len(ph.win.stripeList()) != 6 {
-		tb.Fatalf("striped: %v, %d and %d stripes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()), len(ph.win.stripeList()))
+		tb.Fatalf("striped: %v, %d and %d stripes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()),
+			len(ph.win.stripeList()))
 	}
 	return b
 }
@@ -90,8 +91,8 @@ func TestOneCallerGetsNoStripes(t *testing.T) {
 	}
 }
 
-// Several goroutines cause contention if they run at once, and no count is lost when stripes are enabled. If they do not run at
-// once (one core, or a busy machine), the test enables the stripes after some time.
+// Several goroutines cause contention if they run at once, and no count is lost when stripes are enabled. If they do
+// not run at once (one core, or a busy machine), the test enables the stripes after some time.
 func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
@@ -128,7 +129,8 @@ func TestB09_StripesCount(t *testing.T) {
 		check := func(what string, admitted, successes, window uint64) {
 			t.Helper()
 			s := b.Snapshot()
-			if s.Admitted != admitted || s.Successes != successes || s.Window.Successes != window || s.InFlight != admitted-successes {
+			if s.Admitted != admitted || s.Successes != successes || s.Window.Successes != window ||
+				s.InFlight != admitted-successes {
 				t.Errorf("%s: %d admitted, %d successes, %d in the window, %d in flight; want %d, %d, %d, %d", what,
 					s.Admitted, s.Successes, s.Window.Successes, s.InFlight, admitted, successes, window, admitted-successes)
 			}
@@ -170,8 +172,8 @@ func TestB05_TheRatioCountsStripes(t *testing.T) {
 	}
 }
 
-// A success that counts in a stripe ends the failure streak, and may be slow. A call that was admitted before there were
-// stripes counts too.
+// A success that counts in a stripe ends the failure streak, and may be slow. A call that was admitted before there
+// were stripes counts too.
 func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
@@ -190,8 +192,10 @@ func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 		p.Done(t.Context(), Success)
 		before.Done(t.Context(), Success)
 		s := b.Snapshot()
-		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 || s.InFlight != 0 {
-			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no streak, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
+		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 ||
+			s.InFlight != 0 {
+			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no streak, 0", s.SlowCalls, s.Successes, s.Window,
+				s.InFlight)
 		}
 		plain := withStripes(t, Config{})
 		if p := acquire(t, plain); p.start != 0 {
@@ -239,7 +243,8 @@ func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 			last.Done(t.Context(), Success)
 			s := b.Snapshot()
 			if s.Admitted != all+1 || s.Successes+s.Late != all+1 || s.InFlight != 0 || s.Successes < all {
-				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
+				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes,
+					s.Late, s.InFlight, all+1)
 			}
 			if b.lazy.Load().loadStripes() == nil {
 				t.Error("the stripes of the breaker were removed")
@@ -286,7 +291,10 @@ func TestB12_RejectionsInStripes(t *testing.T) {
 		}
 	}
 	const stripes = 6
-	want := ReasonCounts{Open: stripes + 5, HalfOpen: 2 * stripes, Ramp: 3 * stripes, Forced: 4 * stripes, Concurrency: 5 * stripes}
+	want := ReasonCounts{
+		Open: stripes + 5, HalfOpen: 2 * stripes, Ramp: 3 * stripes, Forced: 4 * stripes,
+		Concurrency: 5 * stripes,
+	}
 	if got := b.Snapshot().Rejections; got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -318,7 +326,8 @@ func TestStripesAreEnabledOnce(t *testing.T) {
 
 	large := mustNew(t, Config{})
 	large.enableStripes(100)
-	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want || len(large.phase.Load().win.stripeList()) != want {
+	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want ||
+		len(large.phase.Load().win.stripeList()) != want {
 		t.Errorf("%d and %d stripes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
 	}
 
@@ -367,7 +376,8 @@ func TestB33_StripesAndEviction(t *testing.T) {
 		if cfg.FailureRatio < 0 { // calls in stripes are uses
 			b.evictable(1) // finds the earlier calls
 			if last, ok := b.evictable(2); !ok || last != 1 {
-				t.Errorf("without a call since the last check: evictable: %v, last used at %d; want true, at the check before", ok, last)
+				t.Errorf("without a call since the last check: evictable: %v, last used at %d; want true, at the check before", ok,
+					last)
 			}
 			report(t, b, 1, Success)
 			if last, ok := b.evictable(3); !ok || last != 3 {

@@ -42,7 +42,8 @@ func TestTable(t *testing.T) {
 				}
 			}
 			if used != tab.used || taken != len(live) || used == len(tab.slots) {
-				t.Fatalf("seed %d: %d slots used (used is %d), %d breakers, want %d; %d slots in all", seed, used, tab.used, taken, len(live), len(tab.slots))
+				t.Fatalf("seed %d: %d slots used (used is %d), %d breakers, want %d; %d slots in all", seed, used, tab.used, taken,
+					len(live), len(tab.slots))
 			}
 			if n := len(tab.slots); n&(n-1) != 0 || n > max(smallestTable, 8*60) {
 				t.Fatalf("seed %d: %d slots for %d breakers", seed, n, len(live))

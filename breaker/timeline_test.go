@@ -23,8 +23,8 @@ import (
 //	trip, reset, clear                    Trip, Reset, ClearOverride
 //	force_open, force_closed, shadow      SetOverride; force_open/30s: with a TTL
 //
-// want holds the results of the calls, and then the state: "rejected:open*2 open". A plain admission is left out. An admission
-// as a probe is "probe".
+// want holds the results of the calls, and then the state: "rejected:open*2 open". A plain admission is left out. An
+// admission as a probe is "probe".
 type row struct {
 	at   time.Duration // since the timeline began
 	do   string
@@ -242,8 +242,8 @@ func mustReject(t *testing.T, b *Breaker) *RejectedError {
 	return e
 }
 
-// opensAtOnce returns cfg with the defaults of most timelines: failures open the breaker at once, for 5 s at first and for at
-// most 60 s. Tests of FailingFor and of the real defaults set these fields, or make their breakers with New.
+// opensAtOnce returns cfg with the defaults of most timelines: failures open the breaker at once, for 5 s at first and
+// for at most 60 s. Tests of FailingFor and of the real defaults set these fields, or make their breakers with New.
 func opensAtOnce(cfg Config) Config {
 	setDefault(&cfg.FailingFor, -1)
 	setDefault(&cfg.OpenFor, 5*time.Second)
@@ -251,8 +251,8 @@ func opensAtOnce(cfg Config) Config {
 	return cfg
 }
 
-// shortenOpenPeriods sets the open period of a policy to 1 ns, which Validate does not allow. It is for tests that hunt races
-// between probes. They run in real time, and need many open periods.
+// shortenOpenPeriods sets the open period of a policy to 1 ns, which Validate does not allow. It is for tests that hunt
+// races between probes. They run in real time, and need many open periods.
 func shortenOpenPeriods(ps *policies) {
 	ps.base.cfg.OpenFor, ps.base.cfg.MaxOpenFor = 1, 1
 }

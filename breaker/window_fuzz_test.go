@@ -25,7 +25,8 @@ const (
 
 // fuzzWindows are the windows that winApply sets. Two have the same tenth, so that Apply keeps the window.
 var fuzzWindows = [...]time.Duration{
-	10 * time.Second, time.Millisecond, time.Millisecond + 9, time.Second + 7, time.Hour, time.Minute, 12345678 * time.Nanosecond, 24 * time.Hour,
+	10 * time.Second, time.Millisecond, time.Millisecond + 9, time.Second + 7, time.Hour, time.Minute,
+	12345678 * time.Nanosecond, 24 * time.Hour,
 }
 
 const fuzzSlow = time.Second
@@ -96,15 +97,18 @@ func (m *timestamps) counts(t *testing.T, now time.Duration) Counts {
 	return c
 }
 
-// FuzzWindow reports outcomes of all kinds at random times, to windows of changing width, and compares each read with a list
-// of timestamps (B7, B8, B34).
+// FuzzWindow reports outcomes of all kinds at random times, to windows of changing width, and compares each read with a
+// list of timestamps (B7, B8, B34).
 func FuzzWindow(f *testing.F) {
 	for _, seed := range [][]byte{
 		{winFailure, 0, winTenths, 9, winSuccess, 0, winTenths, 1, winFailure, 3},
 		{winSuccess, 5, winEdge, 0, winSuccess, 1, winEdge, 1, winOverload, 2, winEdge, 2, winSlow, 0, winTenths, 10},
 		{winFailure, 9, winWindows, 1, winFailure, 0, winWindows, 255, winWindows, 255, winSuccess, 9, winSlow, 9},
 		{winBegin, 0, winTenths, 5, winBegin, 0, winTenths, 6, winEnd, 0, winEnd, 1, winTenths, 9, winEdge, 1},
-		{winSuccess, 3, winFailure, 3, winApply, 1, winFailure, 1, winTenths, 4, winApply, 2, winSuccess, 1, winTenths, 5, winTenths, 1},
+		{
+			winSuccess, 3, winFailure, 3, winApply, 1, winFailure, 1, winTenths, 4, winApply, 2, winSuccess, 1, winTenths, 5,
+			winTenths, 1,
+		},
 		{winApply, 3, winSuccess, 200, winWait, 15, winSlow, 7, winTenths, 9, winWait, 1, winWait, 1},
 		{winSlow, 100, winTenths, 3, winSlow, 127, winFailure, 2, winWait, 1, winFailure, 0, winTenths, 8},
 		{winBegin, 0, winApply, 4, winEnd, 2, winApply, 4, winOverload, 0, winTenths, 10, winSuccess, 0},
@@ -121,7 +125,11 @@ func FuzzWindow(f *testing.F) {
 
 func playWindow(t *testing.T, script []byte) {
 	t.Helper()
-	cfg := Config{ConsecutiveFailures: -1, FailingFor: time.Second, FailureRatio: -1, SlowCall: fuzzSlow, MinCalls: 1 << 30, Window: fuzzWindows[0]} // MinCalls: it never trips
+	// MinCalls: it never trips
+	cfg := Config{
+		ConsecutiveFailures: -1, FailingFor: time.Second, FailureRatio: -1, SlowCall: fuzzSlow,
+		MinCalls: 1 << 30, Window: fuzzWindows[0],
+	}
 	g := mustGroup(t, cfg)
 	b := g.Get(Key{})
 	start := time.Now()
@@ -195,8 +203,10 @@ func (m *timestamps) compare(t *testing.T, when string, got Snapshot, now time.D
 		t.Fatalf("%s, at %v, window %v of %v: got %+v, want %+v", when, now, m.window, m.born, got.Window, want)
 	}
 	all := m.totals[Success] + m.totals[Failure] + m.totals[Overload] + m.totals[Ignored]
-	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] || got.Ignored != m.totals[Ignored] ||
+	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] ||
+		got.Ignored != m.totals[Ignored] ||
 		got.SlowCalls != m.slow || got.InFlight != inFlight || got.Admitted != all+inFlight {
-		t.Fatalf("%s, at %v: got the totals of %+v, want %v, %d slow, %d in flight", when, now, got, m.totals, m.slow, inFlight)
+		t.Fatalf("%s, at %v: got the totals of %+v, want %v, %d slow, %d in flight", when, now, got, m.totals, m.slow,
+			inFlight)
 	}
 }

@@ -67,7 +67,10 @@ func TestB07_AnOutcomeCountsWhereItsCallEnds(t *testing.T) {
 // An outcome is in the window for nine tenths of the window, and no longer one window after it was recorded.
 func TestB07_AnOutcomeLastsForOneWindow(t *testing.T) {
 	const window, bucket = 10 * time.Second, time.Second
-	for _, recorded := range []time.Duration{0, 1, bucket - 1, bucket, bucket + 1, 5*bucket/2 + 7, window - 1, window, 3*window + 1} {
+	for _, recorded := range []time.Duration{
+		0, 1, bucket - 1, bucket, bucket + 1, 5*bucket/2 + 7, window - 1, window,
+		3*window + 1,
+	} {
 		// It leaves the window with its bucket: one window after the begin of the bucket.
 		lastSeen := recorded.Truncate(bucket) + window - 1
 		for _, o := range []Outcome{Success, Failure, Overload} {
@@ -142,7 +145,10 @@ func TestB07_TheWindowSlidesInTenSteps(t *testing.T) {
 		for i := range uint64(10) {
 			tl.until(time.Duration(10+i) * time.Second)
 			left -= i + 1
-			if got, want := b.Snapshot().Window, (Counts{Successes: left, Failures: left, ConsecutiveFailures: 10}); got != want {
+			if got, want := b.Snapshot().Window, (Counts{
+				Successes: left, Failures: left,
+				ConsecutiveFailures: 10,
+			}); got != want {
 				t.Errorf("at %d s: the window holds %+v, want %+v", 10+i, got, want)
 			}
 		}
@@ -252,7 +258,8 @@ func TestB08_AnIdleGapForgetsEverything(t *testing.T) {
 			time.Sleep(gap)
 
 			got := b.Snapshot()
-			wantSame(t, "after "+gap.String()+", read", got.Window, Counts{ConsecutiveFailures: 1}) // B4: a streak does not expire
+			// B4: a streak does not expire
+			wantSame(t, "after "+gap.String()+", read", got.Window, Counts{ConsecutiveFailures: 1})
 			report(t, b, 1, Failure)
 			if s := b.State(); s != Closed {
 				t.Errorf("after %v one failure made it %v: older outcomes counted", gap, s)

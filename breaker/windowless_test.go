@@ -14,7 +14,8 @@ import (
 func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
-		b := mustNew(t, Config{ConsecutiveFailures: 3, FailureRatio: -1, OpenFor: time.Second, Jitter: -1}, WithListener(rec.Transition))
+		b := mustNew(t, Config{ConsecutiveFailures: 3, FailureRatio: -1, OpenFor: time.Second, Jitter: -1},
+			WithListener(rec.Transition))
 		tl := newTimeline(t, b)
 		tl.run(
 			row{0, "success*5 failure*2", "closed"},
@@ -76,7 +77,8 @@ func TestAWindowForACustomRule(t *testing.T) {
 	})
 }
 
-// B33: a breaker without a window reads no clock for a success. So eviction uses whether a call came since the last check.
+// B33: a breaker without a window reads no clock for a success. So eviction uses whether a call came since the last
+// check.
 func TestB33_WithoutAWindowTheUnusedIsEvictedFirst(t *testing.T) {
 	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
 		wantUnusedEvictedFirst(t, cfg)
@@ -121,7 +123,11 @@ func wantUnusedEvictedFirst(t *testing.T, cfg Config) {
 // B33: the same for a breaker without a window whose admissions took the lock, after an override or a ramp is over.
 func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *Breaker){
-		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
+		"an override that is over": func(t *testing.T, b *Breaker) {
+			t.Helper()
+			setOverride(t, b, ForceClosed,
+				time.Second)
+		},
 		"a ramp that is over": func(t *testing.T, b *Breaker) {
 			t.Helper()
 			b.Trip(t.Context(), "test")
@@ -149,7 +155,8 @@ func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 // The custom rule also applies to breakers with the Config of a PolicyRule.
 func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
-	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
+	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }),
+		WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
 	b := g.Get(Key{Method: "m"})
 	report(t, b, 2, Failure)
 	if b.State() != Open {
