@@ -13,8 +13,6 @@ const (
 	noBugJitter = "jitter"
 )
 
-var seededBugs = [...]string{bugLate, bugSlot, bugDeadline, bugWindow, bugTrip, noBugJitter}
-
 // jitter lets other goroutines run under noBugJitter.
 func jitter() {
 	if seededBug == noBugJitter {
