@@ -12,9 +12,8 @@ import (
 // The number of breakers is limited (WithMaxBreakers). When the group is full, a new key evicts a breaker without an
 // override and without calls in flight: roughly the least recently used one. For a breaker without a window (see
 // Config.Window), it is only known whether a call came since the group last checked it. An open or half-open breaker is
-// evicted only if its open period has ended, or its last probe has started, at least the longer of MaxOpenFor and one
-// minute ago, and it was not used since. If no breaker can be evicted, all further keys share one breaker, that of
-// Key{Tag: OverflowTag}.
+// evicted only if its open period has been over, and no call has used it, for the longer of MaxOpenFor and one minute.
+// If no breaker can be evicted, all further keys share one breaker, that of Key{Tag: OverflowTag}.
 //
 // All does not yield a breaker that was not used during the idle timeout (WithIdleTimeout). Its memory is freed when
 // new keys arrive. If a call arrives first, the breaker continues unchanged.

@@ -57,7 +57,8 @@ type badCounts struct {
 	began          [2]int64 // by burstKind: when the first burst here began; 0: none did
 }
 
-// A burst is a run of bad calls, each within burstGap of the one before. It lasts for at most a tenth of the window.
+// A burst is a run of bad calls, each within burstGap (a tenth of the window, if that is shorter) of the one before. It
+// lasts for at most a tenth of the window.
 // Its calls may have one cause, such as a lost connection, so the rules that use the window must hold without the
 // largest burst in it (B5, B6). A burst belongs to the bucket in which it began.
 type burst struct {
