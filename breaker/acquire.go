@@ -16,7 +16,7 @@ import (
 // Acquire returns its error and counts nothing.
 //
 // While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. It does not
-// allocate while the breaker is closed, nor to reject, except once for the counters of a breaker that many cores call.
+// allocate while the breaker is closed, nor to reject, apart from state that a breaker makes once for each Config.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // counts nowhere (B24)

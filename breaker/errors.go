@@ -59,13 +59,15 @@ func (e *RejectedError) Error() string {
 		}
 		return "circuit breaker open for " + name + ": " + e.Opened.String() + "; " + next
 	case ReasonHalfOpen:
-		return "circuit breaker half-open for " + name + ": all probes are in flight; it opened because of: " + e.Opened.String()
+		why := e.Opened.String()
+		return "circuit breaker half-open for " + name + ": all probes are in flight; it opened because of: " + why
 	case ReasonForced:
 		end := "until it is cleared"
 		if !e.Until.IsZero() {
 			end = "for another " + rough(e.RetryAfter())
 		}
-		return "circuit breaker forced open for " + name + " by " + printable(e.Override.By) + ": " + printable(e.Override.Why) + "; " + end
+		by, why := printable(e.Override.By), printable(e.Override.Why)
+		return "circuit breaker forced open for " + name + " by " + by + ": " + why + "; " + end
 	case ReasonRamp:
 		return "circuit breaker ramping up for " + name + ": " + e.limit
 	case ReasonConcurrency:
@@ -86,7 +88,7 @@ func (e *RejectedError) RetryAfter() time.Duration {
 	return max(0, time.Until(e.Until))
 }
 
-// LogValue returns key, state, reason, and what is known of the cause, the override and the time to wait.
+// LogValue returns key, state and reason and, if they are known, opened, override and retry_after.
 func (e *RejectedError) LogValue() slog.Value {
 	attrs := append(make([]slog.Attr, 0, 8),
 		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
@@ -102,7 +104,7 @@ func (e *RejectedError) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// LogValue returns rule, reason, cause and time of the opening.
+// LogValue returns rule, why, at and, if it is not empty, cause.
 func (o Opening) LogValue() slog.Value {
 	attrs := append(make([]slog.Attr, 0, 4), slog.String("rule", o.Rule.String()), slog.String("why", o.Why))
 	if o.Cause != "" {

@@ -2,7 +2,7 @@ package breaker
 
 import "time"
 
-// totals counts over the life of a breaker what a breaker whose calls all succeed fast never needs. It is guarded by
+// totals holds counters over the life of a breaker, except those that a fast success changes. It is guarded by
 // Breaker.mu.
 type totals struct {
 	failures, overloads, ignored, late, slow uint64
