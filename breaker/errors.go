@@ -21,8 +21,11 @@ type RejectedError struct {
 	// Until is the end of the open period for ReasonOpen, and the end of the override for ReasonForced if it has a TTL.
 	// Otherwise it is zero.
 	Until time.Time
-	// Opened is what opened the breaker, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
+	// Opened is what opened the breaker last, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
 	Opened Opening
+	// Outage is what opened the breaker when it was last closed, for ReasonOpen and ReasonHalfOpen. It differs from Opened
+	// after a probe has failed.
+	Outage Opening
 	// Override forces the breaker open, for ReasonForced. Otherwise it is zero. Its TTL is the one that it was set with.
 	Override Override
 
@@ -57,10 +60,10 @@ func (e *RejectedError) Error() string {
 		if d := e.RetryAfter(); d > 0 {
 			next = "next probe in " + rough(d)
 		}
-		return "circuit breaker open for " + name + ": " + e.Opened.String() + "; " + next
+		return "circuit breaker open for " + name + ": " + e.why() + "; " + next
 	case ReasonHalfOpen:
-		why := e.Opened.String()
-		return "circuit breaker half-open for " + name + ": all probes are in flight; it opened because of: " + why
+		return "circuit breaker half-open for " + name + ": " +
+			"all probes are in flight; it opened because of: " + e.why()
 	case ReasonForced:
 		end := "until it is cleared"
 		if !e.Until.IsZero() {
@@ -76,6 +79,14 @@ func (e *RejectedError) Error() string {
 	return "circuit breaker rejected a call for " + name + ": " + e.Reason.String()
 }
 
+// why describes what opened the breaker, and what did so first if a probe has failed since.
+func (e *RejectedError) why() string {
+	if e.Outage == e.Opened || e.Outage.Rule == 0 {
+		return e.Opened.String()
+	}
+	return e.Opened.String() + ", after " + e.Outage.String()
+}
+
 // Is makes errors.Is(err, ErrRejected) true.
 func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
 
@@ -88,9 +99,9 @@ func (e *RejectedError) RetryAfter() time.Duration {
 	return max(0, time.Until(e.Until))
 }
 
-// LogValue returns key, state and reason and, if they are known, opened, override and retry_after.
+// LogValue returns the text of Error, key, state and reason and, if they are known, opened, override and retry_after.
 func (e *RejectedError) LogValue() slog.Value {
-	attrs := append(make([]slog.Attr, 0, 8),
+	attrs := append(make([]slog.Attr, 0, 8), slog.String("text", e.Error()),
 		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
 	if e.Opened.Rule != 0 {
 		attrs = append(attrs, slog.Any("opened", e.Opened))

@@ -131,7 +131,7 @@ func TestRejectedErrorText(t *testing.T) {
 		probe := acquire(t, b)
 		want(t, b, "circuit breaker half-open for "+name+": all probes are in flight; it opened because of: "+why)
 		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
-		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL; next probe in 10s")
+		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL, after "+why+"; next probe in 10s")
 
 		if err := b.SetOverride(t.Context(), Override{
 			Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy",
@@ -242,7 +242,8 @@ func TestLogValue(t *testing.T) {
 			want string
 		}{
 			{b.Key(), "x=shop.Orders/Get"},
-			{opened, "x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
+			{opened, `x.text="circuit breaker open for shop.Orders/Get: 1 failure, last UNAVAILABLE; next probe in 1s" ` +
+				"x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
 			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." +
 				strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
 				" x.open_for=1s x.failed_recoveries=0"},
@@ -256,7 +257,8 @@ func TestLogValue(t *testing.T) {
 		}
 		setOverride(t, b, ForceOpen, 0)
 		forced := logged(mustReject(t, b))
-		want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
+		want := `x.text="circuit breaker forced open for shop.Orders/Get by TestLogValue: test; until it is cleared" ` +
+			"x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
 		if !strings.HasPrefix(forced, want) {
 			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
 		}

@@ -515,10 +515,10 @@ func (r *run) apply(t *rapid.T) {
 	r.m.apply(cfg, r.now())
 }
 
-// lastOpening returns Snapshot.Opened after events.
-func lastOpening(events []Event) Opening {
+// lastOpening returns Snapshot.Opened after events, or Snapshot.Outage.
+func lastOpening(events []Event, ofClosed bool) Opening {
 	for _, e := range slices.Backward(events) {
-		if e.To == Open {
+		if e.To == Open && (e.From == Closed || !ofClosed) {
 			return Opening{Rule: e.Rule, Why: e.Why, Counts: e.Counts, Cause: e.Cause, At: e.At}
 		}
 	}
@@ -538,7 +538,10 @@ func (r *run) check(t *rapid.T) {
 	want := r.m.snapshot(now)
 	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure,
 		Override{Mode: want.Override.Mode}
-	want.Opened = lastOpening(r.events)
+	want.Opened = lastOpening(r.events, false)
+	if want.Underlying != Closed {
+		want.Outage = lastOpening(r.events, true)
+	}
 	got.Override = Override{Mode: got.Override.Mode}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("at %v, snapshot (-model +breaker):\n%s", now, diff)

@@ -35,6 +35,8 @@ type Snapshot struct {
 	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
 	// Opened is what last opened the breaker. It is zero if the breaker has never been open.
 	Opened Opening `json:"opened"`
+	// Outage is what opened the breaker when it was last closed. It is zero while Underlying is Closed.
+	Outage Opening `json:"outage"`
 	// FailedRecoveries lengthen the open period, see Config.Backoff.
 	FailedRecoveries int `json:"failedRecoveries"`
 
@@ -207,6 +209,9 @@ func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 	s.Recoveries = t.recoveries
 	s.Probes = l.probes.countsAt(now)
 	s.NotClosed = t.notClosedFor(ph, now)
+	if ph.state != Closed {
+		s.Outage = t.outage
+	}
 	s.Fallbacks = FallbackCounts{Failed: l.fallbacks[0].Load(), Served: l.fallbacks[1].Load()}
 }
 

@@ -49,6 +49,10 @@ func TestB37_SnapshotFields(t *testing.T) {
 				t.Errorf("%s: it opened at %v, want %v", when, got.Opened.At, want.Opened.At)
 			}
 			got.Opened.At = want.Opened.At
+			if !got.Outage.At.Equal(want.Outage.At) {
+				t.Errorf("%s: the outage began at %v, want %v", when, got.Outage.At, want.Outage.At)
+			}
+			got.Outage.At = want.Outage.At
 			wantSame(t, when, got, want)
 		}
 		check("new")
@@ -73,6 +77,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 			Rule: RuleConsecutive, Why: "5 failures in a row over 1s", At: at(3 * time.Second),
 			Counts: Counts{Successes: 4, Failures: 5, Overloads: 1, Slow: 1, ConsecutiveFailures: 5},
 		}
+		want.Outage = want.Opened
 		check("open")
 
 		tl.run(row{7 * time.Second, "end:late=failure", "open"})
@@ -104,6 +109,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 		tl.run(row{35 * time.Second, "success*2", "probe*2 closed"})
 		want.State, want.Underlying, want.Generation, want.Since, want.Ready = Closed, Closed, 6, at(35*time.Second), true
 		want.RetryAfter, want.NotClosed, want.Recoveries = 0, 32*time.Second, 1
+		want.Outage = Opening{}
 		want.Admitted, want.Successes, want.Probes.Success, want.Probes.Lost = 19, 7, 3, 1
 		check("closed again, a lost probe still in flight")
 
@@ -134,6 +140,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 			Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d",
 			At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC),
 		},
+		Outage:           Opening{Rule: RuleSlow, Why: "v", Cause: "e"},
 		FailedRecoveries: 10,
 		Admitted:         11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
@@ -152,7 +159,9 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`"minCalls":9,`,
 		`"lastFailure":"2026-01-02T03:04:05.000000007Z","lastCause":"c",`,
 		`"opened":{"rule":"ratio","why":"w","counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":5,`,
-		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},"failedRecoveries":10,`,
+		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},`,
+		`"outage":{"rule":"slow","why":"v","counts":{"successes":0,"failures":0,"overloads":0,"slow":0,"slowCanceled":0,`,
+		`"consecutiveFailures":0},"cause":"e","at":"0001-01-01T00:00:00Z"},"failedRecoveries":10,`,
 		`"admitted":11,"successes":12,"failures":13,"overloads":14,"ignored":15,"late":16,"inFlight":17,"slowCalls":18,`,
 		`"rejections":{"open":19,"halfOpen":20,"ramp":21,"forced":22,"concurrency":23},`,
 		`"shadowRejections":{"open":24,"halfOpen":25,"ramp":26,"forced":27,"concurrency":28},`,

@@ -14,6 +14,7 @@ type totals struct {
 	lastFailure time.Time
 	lastCause   string
 	opened      Opening // the last one
+	outage      Opening // the last one of a closed breaker
 
 	openedAt  int64 // when the breaker left the closed state; meaningless while it is closed
 	notClosed int64 // nanoseconds spent not closed, up to the last closing
