@@ -218,7 +218,7 @@ func (l *limitErrors) get(key Key, reason Reason, pol *policy) *RejectedError {
 			},
 			concurrency: &RejectedError{
 				Key: key, State: Closed, Reason: ReasonConcurrency,
-				limit: fmt.Sprintf("%d calls are in flight, which is MaxConcurrent", pol.cfg.MaxConcurrent),
+				limit: fmt.Sprintf("MaxConcurrent is %d, and so many calls are in flight", pol.cfg.MaxConcurrent),
 			},
 		}
 	}

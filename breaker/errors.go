@@ -63,7 +63,7 @@ func (e *RejectedError) Error() string {
 		return "circuit breaker open for " + name + ": " + e.why() + "; " + next
 	case ReasonHalfOpen:
 		return "circuit breaker half-open for " + name + ": " +
-			"all probes are in flight; it opened because of: " + e.why()
+			"no further probe is admitted yet; it opened because of: " + e.why()
 	case ReasonForced:
 		end := "until it is cleared"
 		if !e.Until.IsZero() {

@@ -129,7 +129,7 @@ func TestRejectedErrorText(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		probe := acquire(t, b)
-		want(t, b, "circuit breaker half-open for "+name+": all probes are in flight; it opened because of: "+why)
+		want(t, b, "circuit breaker half-open for "+name+": no further probe is admitted yet; it opened because of: "+why)
 		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
 		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL, after "+why+"; next probe in 10s")
 
@@ -158,7 +158,7 @@ func TestRejectedErrorText(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := acquire(t, b)
-		want(t, b, "circuit breaker at its concurrency limit for "+name+": 1 calls are in flight, which is MaxConcurrent")
+		want(t, b, "circuit breaker at its concurrency limit for "+name+": MaxConcurrent is 1, and so many calls are in flight")
 		p.Done(t.Context(), Success)
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Minute)

@@ -93,6 +93,9 @@ func (r *causeRig) want(what, why, cause string) {
 	if cause != "" {
 		text += ", last " + cause
 	}
+	if s.Outage != s.Opened { // a probe has failed
+		text += ", after " + s.Outage.String()
+	}
 	text = "circuit breaker open for pkg.Service/Method: " + text + "; next probe in " + s.RetryAfter.String()
 	if err := (&calls{guard: r.guard}).call(r.Context(), nil); !IsRejected(err) || err.Error() != text {
 		r.Errorf("%s: got %q, want %q", what, err, text)
@@ -251,7 +254,7 @@ func TestCauseLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "circuit breaker half-open for pkg.Service/Method: all probes are in flight; " +
+		want := "circuit breaker half-open for pkg.Service/Method: no further probe is admitted yet; " +
 			"it opened because of: 1 failure, last INTERNAL"
 		if err := (&calls{guard: r.guard}).call(t.Context(), nil); err == nil || err.Error() != want {
 			t.Errorf("half-open: got %q, want %q", err, want)

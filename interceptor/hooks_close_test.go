@@ -101,9 +101,9 @@ func TestHooksOfSeveralOptions(t *testing.T) {
 		fourCalls(t.Context(), g, new(int), down)
 		passTwice(t, g)
 		var want []string
-		for _, what := range strings.Fields( // a success, a failure, a rejection, a probe, and a call that is guarded twice
-			"Settled Transition Settled Rejected Panicked FellBack Transition Transition Settled Probed " +
-				"GuardedTwice Settled Settled") {
+		// A success, a failure, a rejection, a probe, and a call that is guarded twice.
+		for what := range strings.SplitSeq("Settled/Transition/Settled/Rejected/Panicked/FellBack/Transition/Transition/"+
+			"Settled/Probed/GuardedTwice/Settled/Settled", "/") {
 			for i := 1; i <= 3; i++ {
 				want = append(want, fmt.Sprint(what, " ", i))
 			}

@@ -60,8 +60,8 @@ type panicPlace struct {
 }
 
 const (
-	usualCalls = "ok, down, served, ok"
-	unguarded  = "ok, down, ok, ok"
+	usualCalls = "ok/down/served/ok"
+	unguarded  = "ok/down/ok/ok"
 )
 
 var usualTally = tally{Success: 2, Failure: 1, Rejected: 1, Served: 1}
@@ -110,7 +110,7 @@ var panicPlaces = map[string]panicPlace{
 		},
 	},
 	"fallback handler": {
-		what: "fallback", times: 1, calls: "ok, down, rejected, ok",
+		what: "fallback", times: 1, calls: "ok/down/rejected/ok",
 		want: tally{Success: 2, Failure: 1, Rejected: 1, NotServed: 1},
 		opts: func(boom func()) []Option {
 			return []Option{WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
@@ -183,7 +183,7 @@ func fourCalls(ctx context.Context, g *Guard, req *int, failure error) string {
 	call(nil)
 	time.Sleep(time.Second)
 	call(nil)
-	return strings.Join(ends, ", ")
+	return strings.Join(ends, "/")
 }
 
 // guard makes the guard with the function that misbehaves. Its hooks report to log, after those of first.
@@ -290,18 +290,18 @@ func TestG13_GoexitIsNotReported(t *testing.T) {
 		calls string
 		tally tally
 	}{
-		"key function":      {"exited, exited, exited, exited", tally{}},
-		"WithMatcher":       {"exited, exited, exited, exited", tally{}},
-		"classifier":        {"exited, served, served, exited", tally{Failure: 2, Rejected: 2, Served: 2}}, // not judged
-		"fallback handler":  {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1, NotServed: 1}},
-		"WithFallback":      {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1}},
-		"WithRejectionCode": {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1}},
-		"error":             {"ok, exited, served, ok", usualTally},
-		"hook Rejected":     {"ok, down, exited, ok", tally{Success: 2, Failure: 1, Rejected: 1}},
-		"hook Settled":      {"exited, exited, served, exited", usualTally},
-		"hook Probed":       {"ok, down, served, exited", usualTally},
-		"hook FellBack":     {"ok, down, exited, ok", usualTally},
-		"hook Transition":   {"ok, exited, served, exited", tally{Success: 1, Failure: 1, Rejected: 1, Served: 1}},
+		"key function":      {"exited/exited/exited/exited", tally{}},
+		"WithMatcher":       {"exited/exited/exited/exited", tally{}},
+		"classifier":        {"exited/served/served/exited", tally{Failure: 2, Rejected: 2, Served: 2}}, // not judged
+		"fallback handler":  {"ok/down/exited/ok", tally{Success: 2, Failure: 1, Rejected: 1, NotServed: 1}},
+		"WithFallback":      {"ok/down/exited/ok", tally{Success: 2, Failure: 1, Rejected: 1}},
+		"WithRejectionCode": {"ok/down/exited/ok", tally{Success: 2, Failure: 1, Rejected: 1}},
+		"error":             {"ok/exited/served/ok", usualTally},
+		"hook Rejected":     {"ok/down/exited/ok", tally{Success: 2, Failure: 1, Rejected: 1}},
+		"hook Settled":      {"exited/exited/served/exited", usualTally},
+		"hook Probed":       {"ok/down/served/exited", usualTally},
+		"hook FellBack":     {"ok/down/exited/ok", usualTally},
+		"hook Transition":   {"ok/exited/served/exited", tally{Success: 1, Failure: 1, Rejected: 1, Served: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,5 @@
-// Package otelbridge reports the work of circuit breakers to OpenTelemetry. New returns hooks
-// that write events to traces or logs.
-// RegisterMetrics exports the metrics of a group.
+// Package otelbridge reports the work of circuit breakers to OpenTelemetry. New returns hooks that write events to
+// traces or logs. RegisterMetrics exports the metrics of a group.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 //	registration, err := otelbridge.RegisterMetrics(group)
@@ -38,8 +37,8 @@
 //
 //	circuit_breaker.state_change  a transition: name, state, previous_state, rule, cause, the counts that the rule
 //	                              compares, override, open_ms
-//	circuit_breaker.rejected      a rejected call: name, state, reason, retry_after_ms, and what opened the breaker: rule,
-//	                              cause, the counts that the rule compares
+//	circuit_breaker.rejected      a rejected call: name, state, reason, retry_after_ms, and what opened the breaker:
+//	                              rule, cause, the counts that the rule compares
 //	circuit_breaker.probe         the end of a probe of a half-open breaker: name, state, outcome,
 //	                              rpc.response.status_code
 //
