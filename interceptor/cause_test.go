@@ -288,6 +288,7 @@ func TestCauseOverGRPC(t *testing.T) {
 		time.Sleep(time.Second)
 		s.srv.Set(testpb.Script{})
 		s.backend.Stop()
+		synctest.Wait() // until the channel has noticed
 		_, err := s.client.ServerStream(t.Context(), &testpb.Request{})
 		wantCode(t, "a stream without a backend", err, codes.Unavailable)
 		var got []string
