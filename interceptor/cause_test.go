@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,15 +66,17 @@ func badIsFailure(_ context.Context, r Result) breaker.Outcome {
 // causeRig is a guard whose breaker opens at the first failure, and the transitions of its breaker.
 type causeRig struct {
 	*testing.T
-	guard *Guard
-	heard *recorder
+	guard  *Guard
+	heard  *recorder
+	outage string // what opened the breaker when it was closed, in words
 }
 
 func newCauseRig(t *testing.T, cfg breaker.Config, opts ...Option) *causeRig {
 	t.Helper()
 	heard := new(recorder)
 	cfg.ConsecutiveFailures, cfg.OpenFor, cfg.MaxOpenFor = 1, time.Second, time.Hour
-	return &causeRig{t, newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...), heard}
+	g := newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...)
+	return &causeRig{T: t, guard: g, heard: heard}
 }
 
 // want checks the cause wherever it appears. why is the text of the rule that opened the breaker.
@@ -92,6 +95,11 @@ func (r *causeRig) want(what, why, cause string) {
 	text := why
 	if cause != "" {
 		text += ", last " + cause
+	}
+	if strings.HasPrefix(why, "a probe ") {
+		text += ", after " + r.outage
+	} else {
+		r.outage = text
 	}
 	text = "circuit breaker open for pkg.Service/Method: " + text + "; next probe in " + s.RetryAfter.String()
 	if err := (&calls{guard: r.guard}).call(r.Context(), nil); !IsRejected(err) || err.Error() != text {
