@@ -259,7 +259,7 @@ func TestCauseLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "circuit breaker half-open for pkg.Service/Method: all probes are in flight; " +
+		want := "circuit breaker half-open for pkg.Service/Method: no further probe is admitted yet; " +
 			"it opened because of: 1 failure, last INTERNAL"
 		if err := (&calls{guard: r.guard}).call(t.Context(), nil); err == nil || err.Error() != want {
 			t.Errorf("half-open: got %q, want %q", err, want)
