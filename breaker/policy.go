@@ -12,6 +12,10 @@ import (
 // not the value of the group. An empty part of Match matches anything. If several rules match a key, the one with more
 // parts wins. With equally many parts, the one with the tag wins, then the method, the service and the target. Two
 // rules with the same Match are an error of NewGroup and Apply.
+//
+// For example, Key{Method: "Watch"} matches the methods Watch of all services, and Key{Tag: "gold"} matches all keys
+// with that tag. A key with both has the Config of the second rule, because the tag wins. To give it another Config,
+// add a rule with both parts. [Breaker.Config] returns the Config that a breaker has.
 type PolicyRule struct {
 	Match  Key    `json:"match" yaml:"match"`
 	Config Config `json:"config" yaml:"config"`

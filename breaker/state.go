@@ -40,13 +40,14 @@ type Outcome uint8
 const (
 	// Success: the backend answered, also with an error that is the caller's fault. It ends the failure streak.
 	Success Outcome = iota
-	// Failure: the backend failed. It counts in the failure streak and in the ratio rule. As a probe it has failed.
+	// Failure: the backend failed. It counts in the failure streak and in the ratio rule. A probe with this outcome has
+	// failed.
 	Failure
 	// Overload: the backend refused the call because of too much load. It counts as a failure in the ratio rule and for
 	// a probe. It neither counts in the failure streak nor ends it.
 	Overload
-	// Ignored: the call shows nothing about the backend, for example because the caller canceled it. It counts in no
-	// rule. As a probe it decides nothing and its slot is free again. Report.Canceled is an exception.
+	// Ignored: the call shows nothing about the backend, for example because the caller canceled it. It counts in no rule.
+	// A probe with this outcome decides nothing and frees its slot. Report.Canceled is an exception.
 	Ignored
 )
 
