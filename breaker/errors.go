@@ -80,12 +80,12 @@ func (e *RejectedError) Error() string {
 	return "circuit breaker rejected a call for " + name + ": " + e.Reason.String()
 }
 
-// why describes what opened the breaker, and what did so first if a probe has failed since.
+// why describes what began the outage, and then what opened the breaker last if that is not the same.
 func (e *RejectedError) why() string {
 	if e.Outage == e.Opened || e.Outage.Rule == 0 {
 		return e.Opened.String()
 	}
-	return e.Opened.String() + ", after " + e.Outage.String()
+	return e.Outage.String() + "; " + e.Opened.String()
 }
 
 // Is makes errors.Is(err, ErrRejected) true.
@@ -106,6 +106,9 @@ func (e *RejectedError) LogValue() slog.Value {
 		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
 	if e.Opened.Rule != 0 {
 		attrs = append(attrs, slog.Any("opened", e.Opened))
+	}
+	if e.Outage != e.Opened && e.Outage.Rule != 0 {
+		attrs = append(attrs, slog.Any("outage", e.Outage))
 	}
 	if e.Override.Mode != 0 {
 		attrs = append(attrs, slog.Any("override", e.Override))

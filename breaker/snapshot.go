@@ -6,9 +6,8 @@ import (
 )
 
 // Snapshot is the state and the counters of a breaker at one instant. It holds values only and may be kept. Its JSON
-// names are stable, and its durations are nanoseconds in JSON. The JSON is for output: json.Unmarshal into a Snapshot
-// fails, because a Rule cannot be read back. Admitted and the fields below it count over the life of the breaker. In
-// each snapshot
+// names are stable, its durations are nanoseconds in JSON, and json.Unmarshal reads it back. Admitted and the fields
+// below it count over the life of the breaker. In each snapshot
 //
 //	Admitted = Successes + Failures + Overloads + Ignored + Late + InFlight
 //

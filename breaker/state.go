@@ -61,6 +61,15 @@ func (o Outcome) MarshalText() ([]byte, error) {
 	return marshalName(outcomeNames[:], uint8(o), "outcome")
 }
 
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves o as it was.
+func (o *Outcome) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(outcomeNames[:], text, "outcome")
+	if err == nil {
+		*o = Outcome(n)
+	}
+	return err
+}
+
 // Reason is why a call was rejected. The zero Reason means none.
 type Reason uint8
 
@@ -87,6 +96,15 @@ func (r Reason) String() string { return nameOf(reasonNames[:], uint8(r), "Reaso
 
 // MarshalText returns what String returns. A value that is not a Reason is an error.
 func (r Reason) MarshalText() ([]byte, error) { return marshalName(reasonNames[:], uint8(r), "reason") }
+
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+func (r *Reason) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(reasonNames[:], text, "reason")
+	if err == nil {
+		*r = Reason(n)
+	}
+	return err
+}
 
 // Rule is what opened a breaker. The zero Rule means none: the transition did not open the breaker.
 type Rule uint8
@@ -115,6 +133,15 @@ func (r Rule) String() string { return nameOf(ruleNames[:], uint8(r), "Rule") }
 
 // MarshalText returns what String returns. A value that is not a Rule is an error.
 func (r Rule) MarshalText() ([]byte, error) { return marshalName(ruleNames[:], uint8(r), "rule") }
+
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+func (r *Rule) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(ruleNames[:], text, "rule")
+	if err == nil {
+		*r = Rule(n)
+	}
+	return err
+}
 
 func nameOf(names []string, v uint8, kind string) string {
 	if int(v) < len(names) {

@@ -97,7 +97,7 @@ func (r *causeRig) want(what, why, cause string) {
 		text += ", last " + cause
 	}
 	if strings.HasPrefix(why, "a probe ") {
-		text += ", after " + r.outage
+		text = r.outage + "; " + text
 	} else {
 		r.outage = text
 	}
