@@ -42,7 +42,7 @@ type Config struct {
 	Window time.Duration `json:"window,omitempty" yaml:"window,omitempty"`
 
 	// SlowCall is the duration above which a call is slow. A call that its caller canceled after longer than that is
-	// slow too (Report.Canceled). 0: the slow rule is off.
+	// slow too (Report.Canceled). 0 or negative: the slow rule is off.
 	SlowCall time.Duration `json:"slowCall,omitempty" yaml:"slowCall,omitempty"`
 	// SlowRatio, in (0, 1], opens when slow calls / calls in the window reaches it and MinCalls are there. 0: 0.5.
 	SlowRatio float64 `json:"slowRatio,omitempty" yaml:"slowRatio,omitempty"`
@@ -72,13 +72,16 @@ type Config struct {
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`
 	// Ramp is how long after closing the breaker takes to go from admitting 10% of the calls to all of them. If it
 	// opens in that time, that is a failed recovery, however many calls succeeded; a backend that flaps every few
-	// seconds is then served much less. 0: off.
+	// seconds is then served much less. 0 or negative: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
 
 	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed; in other states MaxProbes
 	// says. A permit that is never reported counts until it is. Above 0 each admission takes the breaker's lock for
-	// some tens of nanoseconds. 0: unlimited.
+	// some tens of nanoseconds. 0 or negative: unlimited.
 	MaxConcurrent int `json:"maxConcurrent,omitempty" yaml:"maxConcurrent,omitempty"`
+
+	// Enforcement is whether calls are rejected. An Override with a Mode of its own wins. 0: EnforcementOn.
+	Enforcement Enforcement `json:"enforcement,omitempty" yaml:"enforcement,omitempty"`
 }
 
 const (
@@ -113,6 +116,9 @@ func (c Config) Validate() error {
 	duration := func(v time.Duration, field, zero string) {
 		check(v == 0 || validDuration(v), field, v, "0 ("+zero+") or from 1ms to 100 years"+missingUnit(v))
 	}
+	durationOrOff := func(v time.Duration, field string) {
+		check(v <= 0 || validDuration(v), field, v, "negative or 0 (off) or from 1ms to 100 years"+missingUnit(v))
+	}
 	ratio := func(v float64, off bool, field, bound string) {
 		ok := (v >= 0 && v <= 1) || (off && v < 0 && !math.IsInf(v, -1)) // NaN passes none of these
 		check(ok, field, v, bound)
@@ -124,7 +130,7 @@ func (c Config) Validate() error {
 	check(c.FailingFor <= 0 || validDuration(c.FailingFor), "FailingFor", c.FailingFor,
 		"negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years"+missingUnit(c.FailingFor))
 	duration(c.Window, "Window", "10s")
-	duration(c.SlowCall, "SlowCall", "off")
+	durationOrOff(c.SlowCall, "SlowCall")
 	ratio(c.SlowRatio, false, "SlowRatio", "0 (0.5) or in (0, 1]")
 	duration(c.OpenFor, "OpenFor", "1s")
 	ratio(c.Jitter, true, "Jitter", "negative (none), 0 (0.2) or in (0, 1]")
@@ -132,8 +138,9 @@ func (c Config) Validate() error {
 	count(c.MaxProbes, "MaxProbes", "1")
 	count(c.SuccessesToClose, "SuccessesToClose", "2")
 	duration(c.ProbeTimeout, "ProbeTimeout", "10s")
-	duration(c.Ramp, "Ramp", "off")
-	count(c.MaxConcurrent, "MaxConcurrent", "unlimited")
+	durationOrOff(c.Ramp, "Ramp")
+	// MaxConcurrent has no bound: any negative number means unlimited.
+	check(c.Enforcement <= EnforcementOff, "Enforcement", c.Enforcement, "0 (enforce) or one of enforce, shadow and off")
 
 	d := c.WithDefaults()
 	check(c.MaxOpenFor == 0 || (validDuration(c.MaxOpenFor) && c.MaxOpenFor >= d.OpenFor), "MaxOpenFor", c.MaxOpenFor,
@@ -172,6 +179,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.MaxProbes, 1)
 	def(&c.SuccessesToClose, 2)
 	def(&c.ProbeTimeout, 10*time.Second)
+	def(&c.Enforcement, EnforcementOn)
 	return c
 }
 
@@ -190,23 +198,23 @@ func def[T comparable](field *T, value T) {
 // faults matter: it does not open for one lost connection. After an outage of 5 s, at 10 calls/s, Balanced rejects
 // good calls for about a minute more, the zero Config for about 4 s.
 func Conservative() Config {
-	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}
+	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1}.complete()
 }
 
 // Balanced is [Conservative] with 2 successes to close.
 func Balanced() Config {
-	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}
+	return Config{ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1}.complete()
 }
 
 // Aggressive opens and probes sooner than the other presets: 3 failures in a row open for 30 s, 2 probes at once, 2
 // successes close. FailingFor and back-off are off. See [Conservative] for when the zero Config is better.
 func Aggressive() Config {
-	return Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}
+	return Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1}.complete()
 }
 
 // Lenient tolerates more failures before it opens, and stays open longest: 10 failures in a row open for 120 s, 3
 // probes at once, 3 successes close. FailingFor and back-off are off. See [Conservative] for when the zero Config is
 // better.
 func Lenient() Config {
-	return Config{ConsecutiveFailures: 10, FailingFor: -1, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1}
+	return Config{ConsecutiveFailures: 10, FailingFor: -1, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1}.complete()
 }

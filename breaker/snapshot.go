@@ -21,6 +21,8 @@ type Snapshot struct {
 	Ready      bool      `json:"ready"`      // whether a call would be let through now
 	// RetryAfter is what is left of the open period; 0 unless Underlying is Open, and at its end.
 	RetryAfter time.Duration `json:"retryAfter"`
+	// Mode is in force: that of Override, or that of Config.Enforcement; zero if calls are rejected as the breaker decides.
+	Mode Mode `json:"mode"`
 	// Override is in force; its zero value means that none is. Its TTL is what is left of it, and 0 if it has none.
 	Override Override `json:"override"`
 
@@ -28,6 +30,10 @@ type Snapshot struct {
 	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something; for SlowRatio, SlowCanceled among them
 	LastFailure time.Time `json:"lastFailure"` // of the last failure or overload; zero if there was none
 	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
+	// OpenUntil is the end of the open period. It is zero unless Underlying is Open. The first call after it is a probe.
+	OpenUntil time.Time `json:"openUntil"`
+	// OutageStarted is since when Underlying has not been Closed. It is zero while Underlying is Closed.
+	OutageStarted time.Time `json:"outageStarted"`
 	// Opened is what opened the breaker last. It is zero if the breaker has never been open.
 	Opened Opening `json:"opened"`
 	// FailedRecoveries is what the back-off of the open period counts.
@@ -44,11 +50,15 @@ type Snapshot struct {
 
 	Rejections       ReasonCounts   `json:"rejections"`
 	ShadowRejections ReasonCounts   `json:"shadowRejections"` // what Shadow let through
-	Trips            RuleCounts     `json:"trips"`
-	Recoveries       uint64         `json:"recoveries"` // times closed after having been open
+	Trips            RuleCounts     `json:"trips"`            // openings of a closed breaker; a probe that fails is in Probes
+	ShadowTrips      RuleCounts     `json:"shadowTrips"`      // the same in shadow mode; these are not in Trips
+	Recoveries       uint64         `json:"recoveries"`       // times closed after having been open
 	Probes           ProbeCounts    `json:"probes"`
 	NotClosed        time.Duration  `json:"notClosed"` // time that Underlying was not Closed
 	Fallbacks        FallbackCounts `json:"fallbacks"`
+
+	Config     Config `json:"config"`     // in force, with defaults
+	CustomRule bool   `json:"customRule"` // there is a rule of WithTrip
 }
 
 // ReasonCounts counts calls by Reason.
@@ -71,13 +81,12 @@ type RuleCounts struct {
 	Ratio       uint64 `json:"ratio"`
 	Slow        uint64 `json:"slow"`
 	Custom      uint64 `json:"custom"`
-	Probe       uint64 `json:"probe"`
 	Manual      uint64 `json:"manual"`
 }
 
 // Total is the sum over all rules.
 func (c RuleCounts) Total() uint64 {
-	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Probe, c.Manual)
+	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Manual)
 }
 
 // ProbeCounts counts probes by how they went.
@@ -103,7 +112,7 @@ func (b *Breaker) State() State {
 			return live.State()
 		}
 	}
-	if ph.override == nil {
+	if ph.override == nil && ph.pol.mode == 0 {
 		return ph.state
 	}
 	return ph.shown(clock())
@@ -111,14 +120,12 @@ func (b *Breaker) State() State {
 
 // shown is the state that a person sees.
 func (ph *phase) shown(now int64) State {
-	if ph.override.inForce(now) {
-		switch ph.override.Mode {
-		case ForceOpen:
-			return Open
-		case ForceClosed:
-			return Closed
-		case Shadow:
-		}
+	switch ph.modeAt(now) {
+	case ForceOpen:
+		return Open
+	case ForceClosed:
+		return Closed
+	case Shadow:
 	}
 	return ph.state
 }
@@ -143,6 +150,9 @@ func (b *Breaker) Snapshot() Snapshot {
 		Generation: ph.gen,
 		Since:      time.Unix(0, ph.wall),
 		MinCalls:   ph.minCalls(now),
+		Mode:       ph.modeAt(now),
+		Config:     ph.pol.cfg,
+		CustomRule: b.shared.trip != nil,
 	}
 	if ph.override.inForce(now) {
 		s.Override = ph.override.Override
@@ -155,6 +165,7 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.Window = ph.win.counts(now, ph.pol.bucket)
 	case Open:
 		s.RetryAfter = time.Duration(max(0, ph.gate.until.Load()-now))
+		s.OpenUntil = t.Add(time.Duration(ph.gate.until.Load() - now)).Round(0)
 	case HalfOpen:
 	}
 	// After the window, or that might hold more successes than there ever were.
@@ -191,18 +202,24 @@ func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = t.failures, t.overloads, t.ignored, t.late, t.slow
 	s.Rejections = reasonCounts(l.rejected)
 	s.ShadowRejections = reasonCounts(func(r Reason) uint64 { return t.shadow[r] })
-	s.Trips = RuleCounts{
-		Consecutive: t.trips[RuleConsecutive],
-		Ratio:       t.trips[RuleRatio],
-		Slow:        t.trips[RuleSlow],
-		Custom:      t.trips[RuleCustom],
-		Probe:       t.trips[RuleProbe],
-		Manual:      t.trips[RuleManual],
-	}
+	s.Trips, s.ShadowTrips = ruleCounts(&t.trips), ruleCounts(&t.shadowTrips)
 	s.Recoveries = t.recoveries
 	s.Probes = l.probes.countsAt(now)
 	s.NotClosed = t.notClosedFor(ph, now)
+	if ph.state != Closed {
+		s.OutageStarted = t.outage
+	}
 	s.Fallbacks = FallbackCounts{Failed: l.fallbacks[0].Load(), Served: l.fallbacks[1].Load()}
+}
+
+func ruleCounts(of *[rules]uint64) RuleCounts {
+	return RuleCounts{
+		Consecutive: of[RuleConsecutive],
+		Ratio:       of[RuleRatio],
+		Slow:        of[RuleSlow],
+		Custom:      of[RuleCustom],
+		Manual:      of[RuleManual],
+	}
 }
 
 func reasonCounts(of func(Reason) uint64) ReasonCounts {
@@ -217,8 +234,8 @@ func reasonCounts(of func(Reason) uint64) ReasonCounts {
 
 // ready reports whether a call would be admitted, without admitting one. Caller must hold b.mu.
 func (b *Breaker) ready(ph *phase, now int64) bool {
-	if ph.override.inForce(now) {
-		return ph.override.Mode != ForceOpen
+	if mode := ph.modeAt(now); mode != 0 {
+		return mode != ForceOpen
 	}
 	switch {
 	case ph.state == Open && now < ph.gate.until.Load():

@@ -7,16 +7,18 @@ import "time"
 type totals struct {
 	failures, overloads, ignored, late, slow uint64
 
-	shadow     [reasons]uint64 // by Reason: calls that would have been rejected without the Shadow override
-	trips      [rules]uint64   // by Rule
-	recoveries uint64
+	shadow [reasons]uint64 // by Reason: calls that would have been rejected without the Shadow override
+	// By Rule: openings of a closed breaker, and those under Shadow.
+	trips, shadowTrips [rules]uint64
+	recoveries         uint64
 
 	lastFailure time.Time
 	lastCause   string
 	opened      Opening // the last one
 
-	openedAt  int64 // when the breaker left the closed state; meaningless while it is closed
-	notClosed int64 // nanoseconds spent not closed, up to the last closing
+	outage    time.Time // when the breaker left the closed state, for people; meaningless while it is closed
+	openedAt  int64     // when the breaker left the closed state; meaningless while it is closed
+	notClosed int64     // nanoseconds spent not closed, up to the last closing
 }
 
 // add counts an outcome that is not a success.
