@@ -107,8 +107,9 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 func TestEventJSON(t *testing.T) {
 	e := Event{
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", Cause: "INTERNAL",
-		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10, Override: Shadow,
-		Counts: Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
+		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10,
+		Override: Override{Mode: Shadow, TTL: 11, Why: "w", By: "b"},
+		Counts:   Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
 	}
 	text, err := json.Marshal(e)
 	if err != nil {
@@ -117,7 +118,7 @@ func TestEventJSON(t *testing.T) {
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
 		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
 		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failedRecoveries":10,` +
-		`"override":"shadow"}`
+		`"override":{"mode":"shadow","ttl":11,"why":"w","by":"b"}}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
 	}
@@ -167,7 +168,7 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		b.Reset(t.Context())
 		var got []Mode
 		for _, e := range rec.heard() {
-			got = append(got, e.Override)
+			got = append(got, e.Override.Mode)
 		}
 		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})
 	})

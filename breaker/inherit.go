@@ -45,7 +45,7 @@ func (g *Group) PolicyFor(key Key) Policy {
 		p.Config, p.Name, own = r.pol.cfg, r.rule.Name, r.rule.Config
 	}
 	raised := base.MaxOpenFor
-	for f := range reflect.ValueOf(own).Fields() {
+	for f := range reflect.TypeFor[Config]().Fields() {
 		source := SourceDefault
 		switch {
 		case !reflect.ValueOf(own).FieldByName(f.Name).IsZero():

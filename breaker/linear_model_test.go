@@ -188,7 +188,7 @@ func (s *linearState) admits(op linearOp) bool {
 	case opJudge, opCount, opEndRow, opState:
 		return true
 	case opAcquire:
-		return s.override == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
+		return s.mode() == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
 	}
 	return false
 }
@@ -256,7 +256,7 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		}
 		s.noted, s.fires, s.met = -1, 0, Counts{}
 	case opAnswer:
-		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.override != ForceClosed {
+		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.mode() != ForceClosed {
 			s.open(RuleCustom, op.report.RetryAfter, s.now)
 		}
 	case opTrip:
@@ -335,7 +335,8 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
-	want.LastCause, want.Opened = got.LastCause, got.Opened // TestModel checks them
+	want.LastCause, want.Opened = got.LastCause, got.Opened               // TestModel checks them
+	want.OpenUntil, want.OutageStarted = got.OpenUntil, got.OutageStarted // on the wall clock
 	want.Override = Override{Mode: want.Override.Mode}
 	got.Override = Override{Mode: got.Override.Mode}
 	if kind == opRest {
@@ -361,12 +362,15 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		return false
 	}
 	e := events[s.gen-2]
-	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed, Override: s.override}
+	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed, Override: e.Override}
+	if e.Override.Mode != s.mode() {
+		return false
+	}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}
 	if s.state == Open {
-		want.Rule, want.OpenFor = openedBy(old.sum.Trips, s.sum.Trips), s.until-s.now
+		want.Rule, want.OpenFor = s.openedBy, s.until-s.now
 		if old.state == Closed {
 			switch op.kind {
 			case opOpen:
@@ -387,13 +391,4 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 	at := e.At.Sub(born)
 	e.Key, e.Why, e.At = Key{}, "", time.Time{}
 	return e == want && at == s.now
-}
-
-func openedBy(before, after RuleCounts) Rule {
-	for r := RuleConsecutive; r <= RuleManual; r++ {
-		if *ruleCount(&before, r) != *ruleCount(&after, r) {
-			return r
-		}
-	}
-	return 0
 }

@@ -139,7 +139,10 @@ func (l *transitionLog) summarize(key Key) {
 
 func (l *transitionLog) write(ctx context.Context, e Event) {
 	level, note := transitionLevel(e)
-	attrs := append(e.LogValue().Group(), slog.Any("counts", e.Counts))
+	attrs := e.LogValue().Group()
+	if e.Counts != (Counts{}) {
+		attrs = append(attrs, slog.Any("counts", e.Counts))
+	}
 	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.To.String()+note, attrs...)
 }
 

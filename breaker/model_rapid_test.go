@@ -231,7 +231,7 @@ func (r *run) reportAll(i int, rep Report) {
 	o, asked := rep.Outcome, rep.RetryAfter
 	tk := r.out[i]
 	r.out = slices.Delete(r.out, i, i+1)
-	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
+	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure), r.m.gen, r.m.successes
 	before := *r.m
 	if rep.Outcome == Failure && tk.undo != nil {
 		tk.undo()
@@ -258,7 +258,7 @@ func (r *run) reportAll(i int, rep Report) {
 	if half := before.state == HalfOpen && r.m.state == Closed; half && r.m.failed < failed {
 		r.saw["recoveries forgotten while half-open"]++
 	}
-	if tripped := r.m.sum.Trips.Total() > trips; tripped {
+	if tripped := (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure) > trips; tripped {
 		if ramping {
 			r.saw["trip while ramping"]++
 		}
@@ -507,6 +507,23 @@ func (r *run) apply(t *rapid.T) {
 }
 
 // check compares all that can be seen.
+// wallClock returns the instants of a snapshot that are on the wall clock.
+func (r *run) wallClock(s Snapshot) (openUntil, outageStarted time.Time) {
+	if r.m.state == Open {
+		openUntil = r.born.Add(r.m.until)
+	}
+	if r.m.state != Closed {
+		outageStarted = r.born.Add(r.m.opened)
+	}
+	if s.OpenUntil.Equal(openUntil) {
+		openUntil = s.OpenUntil
+	}
+	if s.OutageStarted.Equal(outageStarted) {
+		outageStarted = s.OutageStarted
+	}
+	return openUntil, outageStarted
+}
+
 // lastOpening is what a snapshot says of the last event to Open.
 func lastOpening(events []Event) Opening {
 	for _, e := range slices.Backward(events) {
@@ -529,6 +546,7 @@ func (r *run) check(t *rapid.T) {
 	want := r.m.snapshot(now)
 	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure, Override{Mode: want.Override.Mode}
 	want.Opened = lastOpening(r.events)
+	want.OpenUntil, want.OutageStarted = r.wallClock(got)
 	got.Override = Override{Mode: got.Override.Mode}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("at %v, snapshot (-model +breaker):\n%s", now, diff)

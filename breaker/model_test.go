@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -46,6 +47,7 @@ type model struct {
 	lastTicket, forgiven int // of probes; the second as of the last closing
 	forgivenHere         int // as of the last good answer in this stay
 
+	openedBy    Rule // the last one
 	override    Mode
 	overrideEnd time.Duration // 0: none
 
@@ -313,7 +315,7 @@ func (m *model) reap(now time.Duration) {
 }
 
 func (m *model) ready(now time.Duration) bool {
-	switch m.override {
+	switch m.mode() {
 	case ForceOpen:
 		return false
 	case ForceClosed, Shadow:
@@ -328,13 +330,13 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 	m.refresh(now)
 	var probe bool
 	var reason Reason
-	switch m.override {
+	switch m.mode() {
 	case ForceOpen:
 		reason = ReasonForced
 	case ForceClosed:
 	default:
 		probe, reason = m.ask(now, false)
-		if reason != 0 && m.override == Shadow {
+		if reason != 0 && m.mode() == Shadow {
 			*reasonCount(&m.sum.ShadowRejections, reason)++
 			reason = 0
 		}
@@ -359,7 +361,7 @@ func reasonCount(c *ReasonCounts, r Reason) *uint64 {
 
 func ruleCount(c *RuleCounts, r Rule) *uint64 {
 	return map[Rule]*uint64{
-		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleProbe: &c.Probe, RuleManual: &c.Manual,
+		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleManual: &c.Manual,
 	}[r]
 }
 
@@ -395,7 +397,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 	if !inTime {
 		m.sum.Late++
 		switch {
-		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.override == ForceClosed:
+		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.mode() == ForceClosed:
 		case o == Success && !slow:
 			m.answered(now)
 		default:
@@ -433,7 +435,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 			m.takeBack(tk.sign)
 			m.fail(now)
 		}
-		return false, (o != Success || slow) && m.override != ForceClosed
+		return false, (o != Success || slow) && m.mode() != ForceClosed
 	case m.state == Closed:
 		m.doubt = true
 	}
@@ -469,7 +471,7 @@ func (m *model) sustain(tk ticket, now time.Duration) (again bool) {
 	if !tk.probe || tk.gen != m.gen {
 		return false
 	}
-	if m.override == ForceClosed {
+	if m.mode() == ForceClosed {
 		return true
 	}
 	m.close(m.cfg.Ramp > 0, now)
@@ -511,7 +513,7 @@ func (m *model) judge(r Report, slow bool, now time.Duration) {
 		m.sum.Probes.Failure++
 	}
 	switch {
-	case m.override == ForceClosed:
+	case m.mode() == ForceClosed:
 	case bad:
 		m.open(RuleProbe, r.RetryAfter, now)
 	default:
@@ -547,9 +549,14 @@ func reached(part, whole uint64, ratio float64) bool {
 }
 
 func (m *model) open(rule Rule, asked, now time.Duration) {
-	*ruleCount(&m.sum.Trips, rule)++
+	m.openedBy = rule
 	m.forget(now)
 	if m.state == Closed {
+		trips := &m.sum.Trips
+		if m.mode() == Shadow {
+			trips = &m.sum.ShadowTrips
+		}
+		*ruleCount(trips, rule)++
 		m.opened = now
 	}
 	judged := m.state == Closed && rule != RuleManual
@@ -638,6 +645,9 @@ func (m *model) apply(cfg Config, now time.Duration) {
 	m.failed = min(m.failed, m.mostFailed())
 }
 
+// mode is the mode in force: of the override or of the policy.
+func (m *model) mode() Mode { return cmp.Or(m.override, m.cfg.Enforcement.mode()) }
+
 // snapshot is what the breaker's must be, but for wall clock times and the key.
 func (m *model) snapshot(now time.Duration) Snapshot {
 	s := m.sum
@@ -646,7 +656,8 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 	if override != 0 && m.overrideEnd != 0 && now >= m.overrideEnd {
 		override = 0
 	}
-	switch override {
+	s.Mode, s.Config, s.CustomRule = cmp.Or(override, m.cfg.Enforcement.mode()), m.cfg, m.custom
+	switch s.Mode {
 	case ForceOpen:
 		s.State = Open
 	case ForceClosed:

@@ -165,7 +165,7 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.Window = ph.win.counts(now, ph.pol.bucket)
 	case Open:
 		s.RetryAfter = time.Duration(max(0, ph.gate.until.Load()-now))
-		s.OpenUntil = t.Add(time.Duration(ph.gate.until.Load() - now)).Round(0)
+		s.OpenUntil = ph.gate.rejected.Until.Round(0)
 	case HalfOpen:
 	}
 	// After the window, or that might hold more successes than there ever were.
