@@ -1,13 +1,13 @@
 // Package grpcircuit is a circuit breaker for gRPC clients. It has no code; this page describes the packages.
 //
-// A breaker guards the calls from a client to a server. While calls succeed it is closed and admits all of them. When
-// too many calls fail or are slow, it opens and rejects calls at once, so that callers do not wait and the server can
+// A breaker guards the calls from a client to a backend. While calls succeed it is closed and admits all of them. When
+// too many calls fail or are slow, it opens and rejects calls at once, so that callers do not wait and the backend can
 // recover. After the open period it admits a few probes, and it closes when they succeed.
 //
 // Start with [github.com/grpcircuit/grpcircuit/interceptor]. Most programs need only its Guard, which guards every
 // unary and streaming call of a [google.golang.org/grpc.ClientConn].
 //
-//	group, err := breaker.NewGroup(breaker.Config{FailureRatio: 0.5, OpenFor: 5 * time.Second})
+//	group, err := breaker.NewGroup(breaker.Config{}) // the zero Config has the defaults
 //	if err != nil {
 //		return err
 //	}
@@ -25,8 +25,7 @@
 //		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 //		grpc.WithTransportCredentials(creds))
 //
-// For a Guard with default settings and without retries and telemetry, call interceptor.New(nil) and use its
-// DialOptions.
+// Without a retry interceptor, Guard.DialOptions returns both interceptors as dial options.
 //
 // # Packages
 //
@@ -34,10 +33,11 @@
 //     and the error of a rejected call.
 //   - [github.com/grpcircuit/grpcircuit/breaker]: the state machine, its Config, and the Group of breakers that guards
 //     share. It imports only the standard library and works without gRPC.
-//   - [github.com/grpcircuit/grpcircuit/keyfunc]: which calls share a breaker: those of a method, a service, a target,
-//     or a tag.
-//   - [github.com/grpcircuit/grpcircuit/otelbridge]: span events, log events and metrics for OpenTelemetry.
+//   - [github.com/grpcircuit/grpcircuit/keyfunc]: functions that choose the breaker of a call, by method, service,
+//     target or tag.
+//   - [github.com/grpcircuit/grpcircuit/otelbridge]: span events, log records and metrics for OpenTelemetry.
 //   - [github.com/grpcircuit/grpcircuit/prombridge]: a collector for Prometheus.
 //
-// The directory docs describes the state machine and the design decisions. The directory examples has programs to run.
+// README.md is the introduction. The directory docs has the rules, the state machine and the decisions. The directory
+// examples has programs to run; copy examples/minimal/main.go to begin.
 package grpcircuit

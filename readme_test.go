@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/format"
 	"log"
+	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -13,53 +17,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/interceptor"
 	pb "github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
 	"github.com/grpcircuit/grpcircuit/otelbridge"
-	"github.com/grpcircuit/grpcircuit/prombridge"
 )
 
-// This is a copy of the code in README.md, so that the compiler checks it. TestReadmeCode compares the two.
-
-func readmeWiring(target string, creds credentials.TransportCredentials, use func(*grpc.ClientConn)) error {
-	// Once in a program.
-	group, err := breaker.NewGroup(breaker.Config{FailureRatio: 0.5, OpenFor: time.Second})
-	if err != nil {
-		return err
-	}
-	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
-	if err != nil {
-		return err
-	}
-	prometheus.MustRegister(prombridge.NewCollector(group))
-
-	// For each connection.
-	conn, err := grpc.NewClient(target,
-		grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)), guard.Unary),
-		grpc.WithChainStreamInterceptor(guard.Stream),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
-		grpc.WithTransportCredentials(creds))
-	if err == nil {
-		use(conn)
-	}
-	return err
-}
-
-func readmeConnect() grpc.DialOption {
-	connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
-	connect.Backoff.MaxDelay = 5 * time.Second
-	option := grpc.WithConnectParams(connect)
-	return option
-}
+// These functions hold copies of the code in README.md, so that the compiler checks it. TestReadmeCode compares the
+// two. The first code of README.md is a whole program, which TestReadmeProgram builds.
 
 type getter interface {
 	Get(ctx context.Context, req *pb.Request) (*pb.Response, error)
@@ -69,20 +46,50 @@ func cached(*pb.Request) *pb.Response { return &pb.Response{Text: "cached"} }
 
 func readmeCaller(ctx context.Context, client getter, req *pb.Request) (*pb.Response, error) {
 	reply, err := client.Get(ctx, req)
-	if interceptor.IsRejected(err) {
-		if rejected, ok := errors.AsType[*interceptor.RejectedError](err); ok { // made here, and not by a server further on
-			log.Printf("%v is %v, ask again in %v", rejected.Key, rejected.State, rejected.RetryAfter())
+	if interceptor.IsRejected(err) { // by a breaker of this program, or of a server that returned the rejection
+		if rejected, ok := errors.AsType[*interceptor.RejectedError](err); ok { // of this program
+			log.Printf("%v is %v, next probe in %v", rejected.Key, rejected.State, rejected.RetryAfter())
 		}
 		return cached(req), nil
 	}
 	return reply, err
 }
 
-func readmeFallback() interceptor.Option {
-	return interceptor.WithFallback(interceptor.ForMethods("/shop.Orders/Get"),
-		interceptor.Fallback(func(ctx context.Context, req *pb.Request, cause error) (*pb.Response, error) {
-			return cached(req), nil
-		}))
+func readmeKeys(group *breaker.Group, tenantOf func(context.Context, keyfunc.Call) string) (*interceptor.Guard, error) {
+	guard, err := interceptor.New(group,
+		interceptor.WithKey(keyfunc.Tagged(keyfunc.TargetService, tenantOf, "gold", "silver")),
+		interceptor.WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
+			return c.Service != "grpc.health.v1.Health" // these calls are not guarded
+		})))
+	return guard, err
+}
+
+func readmeHooks(group *breaker.Group) (*interceptor.Guard, error) {
+	guard, err := interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
+		Transition: func(ctx context.Context, e breaker.Event) { slog.WarnContext(ctx, "circuit breaker", "event", e) },
+	}), interceptor.WithHooks(otelbridge.New()))
+	return guard, err
+}
+
+func readmeChain(
+	target string, guard *interceptor.Guard, creds credentials.TransportCredentials,
+) (*grpc.ClientConn, error) {
+	again := retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable))
+	conn, err := grpc.NewClient(target,
+		grpc.WithChainUnaryInterceptor(again, guard.Unary), // the first is outermost
+		grpc.WithChainStreamInterceptor(guard.Stream),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
+		grpc.WithTransportCredentials(creds))
+	return conn, err
+}
+
+// goBlocks returns the blocks of Go in README.md.
+func goBlocks(t *testing.T) (blocks []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
 }
 
 var comment = regexp.MustCompile(`(?m)(^|\s)// .*$`)
@@ -94,30 +101,60 @@ func squeezed(text string) string {
 }
 
 func TestReadmeCode(t *testing.T) {
-	readme, source := read(t, "README.md"), squeezed(read(t, "readme_test.go"))
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme, -1)
-	if len(blocks) != 4 {
-		t.Errorf("README.md has %d blocks of Go, want 4", len(blocks))
+	blocks, source := goBlocks(t), squeezed(read(t, "readme_test.go"))
+	if len(blocks) != 5 {
+		t.Fatalf("README.md has %d blocks of Go, want 5", len(blocks))
 	}
-	for _, b := range blocks {
-		if !strings.Contains(source, squeezed(b[1])) {
-			t.Errorf("this code of README.md is not in readme_test.go:\n%s", b[1])
+	for _, b := range blocks[1:] {
+		if !strings.Contains(source, squeezed(b)) {
+			t.Errorf("this code of README.md is not in readme_test.go:\n%s", b)
 		}
 	}
 }
 
+// TestReadmeProgram builds the first code of README.md as it is, as a program of this module.
+func TestReadmeProgram(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the linker takes some seconds")
+	}
+	blocks := goBlocks(t)
+	if len(blocks) == 0 {
+		t.Fatal("README.md has no code")
+	}
+	program := blocks[0]
+	if formatted, err := format.Source([]byte(program)); err != nil || string(formatted) != program {
+		t.Errorf("gofmt would change the program in README.md (error: %v)", err)
+	}
+	dir := t.TempDir()
+	source := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The working directory is this module, so the go command takes the imports from it and from its go.mod.
+	build := exec.CommandContext(t.Context(), "go", "build", "-mod=readonly", "-buildvcs=false", "-o", dir, source)
+	build.Env = append(os.Environ(), "GOPROXY=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build, err, out)
+	}
+}
+
 func TestReadmeCodeWorks(t *testing.T) {
-	defer func(r prometheus.Registerer) { prometheus.DefaultRegisterer = r }(prometheus.DefaultRegisterer)
-	prometheus.DefaultRegisterer = prometheus.NewRegistry()
-	err := readmeWiring("passthrough:///nowhere", insecure.NewCredentials(), func(conn *grpc.ClientConn) {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	group, err := breaker.NewGroup(breaker.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := interceptor.New(nil, readmeFallback()); err != nil {
+	if _, err := readmeKeys(group, func(context.Context, keyfunc.Call) string { return "gold" }); err != nil {
+		t.Error(err)
+	}
+	guard, err := readmeHooks(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := readmeChain("passthrough:///nowhere", guard, insecure.NewCredentials())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
 		t.Error(err)
 	}
 	b, err := breaker.New(breaker.Key{}, breaker.Config{})
@@ -131,11 +168,44 @@ func TestReadmeCodeWorks(t *testing.T) {
 	}
 }
 
-// With the back-off of README.md grpc connects to a server that recovers after a long time within MaxDelay and jitter.
+// TestReadmeOutput checks that README.md shows the rejection and the log event as they are, except for durations.
+func TestReadmeOutput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged strings.Builder
+		logger := slog.New(slog.NewTextHandler(&logged, nil))
+		b, err := breaker.New(breaker.Key{Target: "localhost:50051", Service: "grpc.health.v1.Health", Method: "Check"},
+			breaker.Config{}, breaker.WithListener(func(_ context.Context, e breaker.Event) { logger.Warn("", "event", e) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rejection error
+		for rejection == nil {
+			permit, err := b.Acquire(t.Context())
+			permit.Report(t.Context(), breaker.Report{Outcome: breaker.Failure, Cause: "UNAVAILABLE"})
+			rejection = err
+			time.Sleep(300 * time.Millisecond)
+		}
+		duration := regexp.MustCompile(`\d[\d.]*(ms|s)`)
+		timeless := func(text string) string { return squeezed(duration.ReplaceAllString(text, "TIME")) }
+		readme := timeless(read(t, "README.md"))
+		if want := timeless(rejection.Error()); !strings.Contains(readme, want) {
+			t.Errorf("README.md does not show the rejection: %s", want)
+		}
+		_, event, _ := strings.Cut(logged.String(), "event.")
+		event, _, _ = strings.Cut("event."+event, " event.open_for")
+		if want := timeless(event); !strings.Contains(readme, want) {
+			t.Errorf("README.md does not show the log event: %s", want)
+		}
+	})
+}
+
+// With the back-off that README.md describes, grpc reconnects after a long outage within MaxDelay and jitter.
 func TestReadmeConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := pb.StartBufconn(t, new(pb.Server))
-		conn := backend.Dial(t, readmeConnect())
+		connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
+		connect.Backoff.MaxDelay = 5 * time.Second
+		conn := backend.Dial(t, grpc.WithConnectParams(connect))
 		answers := func() bool {
 			_, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{})
 			return err == nil
@@ -211,4 +281,252 @@ func read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// TestReadmeMistakes checks the column "what happens" of the table of mistakes in README.md.
+func TestReadmeMistakes(t *testing.T) {
+	rows := regexp.MustCompile(`(?s)## Common mistakes\n\n(.*?)\n\n`).FindStringSubmatch(read(t, "README.md"))
+	if rows == nil {
+		t.Fatal("README.md has no section on mistakes")
+	}
+	if n := strings.Count(rows[1], "\n") - 1; n != len(mistakes) {
+		t.Errorf("README.md has %d mistakes, and the test %d", n, len(mistakes))
+	}
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := new(pb.Server)
+				m.check(mistake{T: t, srv: srv, backend: pb.StartBufconn(t, srv)})
+			})
+		})
+	}
+}
+
+// mistake is the test of a mistake, with a backend in memory.
+type mistake struct {
+	*testing.T
+	srv     *pb.Server
+	backend *pb.Backend
+}
+
+var mistakes = []struct {
+	name  string
+	check func(m mistake)
+}{
+	{"one kind of interceptor", func(m mistake) {
+		m.srv.Set(failing)
+		unary, stream := newGuard(m.T), newGuard(m.T)
+		onlyUnary := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(unary.Unary))
+		onlyStream := m.backend.Dial(m.T, grpc.WithChainStreamInterceptor(stream.Stream))
+		for range 20 {
+			_ = openStream(m.T, onlyUnary)
+			_ = call(m.T, onlyStream)
+		}
+		if n := m.srv.Total(); n != 40 {
+			m.Errorf("the server received %d calls, want all 40", n)
+		}
+		if a, b := unary.Group().Len(), stream.Group().Len(); a != 0 || b != 0 {
+			m.Errorf("there are %d and %d breakers for the other kind of call, want none", a, b)
+		}
+	}},
+	{"a guard for each connection", func(m mistake) {
+		m.srv.Set(failing)
+		for range 3 {
+			conn := m.backend.Dial(m.T, newGuard(m.T).DialOptions()...)
+			before := m.srv.Total()
+			for range 8 {
+				_ = call(m.T, conn)
+			}
+			if n := m.srv.Total() - before; n != 5 {
+				m.Errorf("the server received %d calls of the connection, want 5 before its breaker opens", n)
+			}
+		}
+	}},
+	{"the same guard twice", func(m mistake) {
+		reports := 0
+		guard := newGuard(m.T, interceptor.WithHooks(&interceptor.Hooks{
+			GuardedTwice: func(context.Context, interceptor.GuardedTwiceInfo) { reports++ },
+		}))
+		_ = call(m.T, m.backend.Dial(m.T, append(guard.DialOptions(), guard.DialOptions()...)...))
+		if s := snapshot(m.T, guard); s.Successes != 2 || reports != 1 {
+			m.Errorf("one call: %d successes and %d reports, want 2 and 1", s.Successes, reports)
+		}
+	}},
+	{"retry without Retriable", func(m mistake) {
+		wantRejections(m, 3, retry.WithMax(3))
+		wantRejections(m, 1, retry.WithMax(3), retry.WithRetriable(interceptor.Retriable))
+	}},
+	{"WithCodes after WithRetriable", func(m mistake) {
+		retriable, unavailable := retry.WithRetriable(interceptor.Retriable), retry.WithCodes(codes.Unavailable)
+		wantRejections(m, 3, retry.WithMax(3), retriable, unavailable)
+		wantRejections(m, 1, retry.WithMax(3), unavailable, retriable)
+
+		guard := newGuard(m.T)
+		again := retry.UnaryClientInterceptor(retry.WithMax(3), retriable)
+		conn := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(again, guard.Unary))
+		_ = call(m.T, conn)
+		breakerOf(m.T, guard).Trip(m.Context(), "test")
+		_ = call(m.T, conn, unavailable)
+		if n := snapshot(m.T, guard).Rejections.Total(); n != 3 {
+			m.Errorf("as an option of a call: %d rejections, want 3", n)
+		}
+	}},
+	{"retry after the guard", func(m mistake) {
+		m.srv.Set(failing)
+		guard := newGuard(m.T)
+		again := grpc.WithChainUnaryInterceptor(
+			retry.UnaryClientInterceptor(retry.WithMax(3), retry.WithRetriable(interceptor.Retriable)))
+		_ = call(m.T, m.backend.Dial(m.T, append(guard.DialOptions(), again)...))
+		if s := snapshot(m.T, guard); s.Failures != 1 || m.srv.Total() != 3 {
+			m.Errorf("%d failures for %d attempts, want 1 for 3", s.Failures, m.srv.Total())
+		}
+	}},
+	{"no deadline", func(m mistake) {
+		m.srv.Set(pb.Script{OnUnary: func(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		guard := newGuard(m.T)
+		conn := m.backend.Dial(m.T, guard.DialOptions()...)
+		ctx, cancel := context.WithCancel(m.Context())
+		for range 100 {
+			go func() { _, _ = pb.NewTestClient(conn).Unary(ctx, &pb.Request{}) }()
+			time.Sleep(time.Minute)
+		}
+		if s := snapshot(m.T, guard); s.State != breaker.Closed || s.InFlight != 100 {
+			m.Errorf("the breaker is %v with %d calls in flight, want closed with 100", s.State, s.InFlight)
+		}
+		cancel()
+		synctest.Wait()
+	}},
+	{"short deadlines", func(m mistake) {
+		m.srv.Set(pb.Script{OnUnary: func(context.Context, *pb.Request) (*pb.Response, error) {
+			time.Sleep(20 * time.Millisecond)
+			return &pb.Response{}, nil
+		}})
+		// patient returns how many of 50 calls without haste are rejected, each after a call with a deadline of 5 ms.
+		patient := func(opts ...interceptor.Option) (rejected int) {
+			conn := m.backend.Dial(m.T, newGuard(m.T, opts...).DialOptions()...)
+			for range 50 {
+				ctx, cancel := context.WithTimeout(m.Context(), 5*time.Millisecond)
+				_, _ = pb.NewTestClient(conn).Unary(ctx, &pb.Request{})
+				cancel()
+				if interceptor.IsRejected(call(m.T, conn)) {
+					rejected++
+				}
+			}
+			return rejected
+		}
+		if n := patient(); n == 0 {
+			m.Error("no patient call was rejected")
+		}
+		if n := patient(interceptor.WithMinBudget(50 * time.Millisecond)); n > 0 {
+			m.Errorf("with WithMinBudget %d patient calls were rejected", n)
+		}
+	}},
+	{"targets spelled differently", func(m mistake) {
+		one := interceptor.WithKey(keyfunc.MapTarget(nil, func(string) string { return "orders" }))
+		for want, guard := range map[int]*interceptor.Guard{2: newGuard(m.T), 1: newGuard(m.T, one)} {
+			for _, target := range []string{"192.0.2.1:443", "dns:///192.0.2.1:443"} { // an address needs no DNS server
+				if err := call(m.T, m.backend.DialTarget(m.T, target, guard.DialOptions()...)); err != nil {
+					m.Error(err)
+				}
+			}
+			if n := guard.Group().Len(); n != want {
+				m.Errorf("%d breakers, want %d", n, want)
+			}
+		}
+	}},
+	{"Lookup with the wrong parts", func(m mistake) {
+		guard := newGuard(m.T)
+		conn := m.backend.Dial(m.T, guard.DialOptions()...)
+		_ = call(m.T, conn)
+		service, method, _ := strings.Cut(strings.TrimPrefix(pb.Test_Unary_FullMethodName, "/"), "/")
+		for _, tt := range []struct {
+			key  breaker.Key
+			want bool
+		}{
+			{breaker.Key{Target: conn.Target(), Service: service, Method: method}, true},
+			{breaker.Key{Service: service, Method: method}, false},
+			{breaker.Key{Target: conn.Target()}, false},
+			{breaker.Key{Target: conn.Target(), Method: pb.Test_Unary_FullMethodName}, false},
+		} {
+			if _, ok := guard.Group().Lookup(tt.key); ok != tt.want {
+				m.Errorf("Lookup(%#v) found a breaker: %v, want %v", tt.key, ok, tt.want)
+			}
+		}
+	}},
+}
+
+var failing = pb.Script{
+	OnUnary: func(context.Context, *pb.Request) (*pb.Response, error) {
+		return nil, status.Error(codes.Unavailable, "down")
+	},
+	OnServerStream: func(*pb.Request, grpc.ServerStreamingServer[pb.Response]) error {
+		return status.Error(codes.Unavailable, "down")
+	},
+}
+
+func newGuard(t *testing.T, opts ...interceptor.Option) *interceptor.Guard {
+	t.Helper()
+	guard, err := interceptor.New(nil, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return guard
+}
+
+// call makes a unary call and waits, so that five failures in a row take a second.
+func call(t *testing.T, conn *grpc.ClientConn, opts ...grpc.CallOption) error {
+	t.Helper()
+	_, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{}, opts...)
+	time.Sleep(250 * time.Millisecond)
+	return err
+}
+
+func openStream(t *testing.T, conn *grpc.ClientConn) error {
+	t.Helper()
+	stream, err := pb.NewTestClient(conn).ServerStream(t.Context(), &pb.Request{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	time.Sleep(250 * time.Millisecond)
+	return err
+}
+
+// breakerOf returns the only breaker of a guard.
+func breakerOf(t *testing.T, guard *interceptor.Guard) *breaker.Breaker {
+	t.Helper()
+	if n := guard.Group().Len(); n != 1 {
+		t.Fatalf("the guard has %d breakers, want 1", n)
+	}
+	for _, b := range guard.Group().All() {
+		return b
+	}
+	panic("unreachable")
+}
+
+func snapshot(t *testing.T, guard *interceptor.Guard) breaker.Snapshot {
+	t.Helper()
+	return breakerOf(t, guard).Snapshot()
+}
+
+// wantRejections makes a call through a retry interceptor and an open breaker, and checks how often it is rejected. It
+// checks that the retry interceptor pauses before each attempt but the first.
+func wantRejections(m mistake, want uint64, opts ...retry.CallOption) {
+	m.Helper()
+	guard := newGuard(m.T)
+	conn := m.backend.Dial(m.T, grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(opts...), guard.Unary))
+	_ = call(m.T, conn)
+	breakerOf(m.T, guard).Trip(m.Context(), "test")
+	began := time.Now()
+	if _, err := pb.NewTestClient(conn).Unary(m.Context(), &pb.Request{}); !interceptor.IsRejected(err) {
+		m.Errorf("got %v, want a rejection", err)
+	}
+	if n := snapshot(m.T, guard).Rejections.Total(); n != want {
+		m.Errorf("%d rejections, want %d", n, want)
+	}
+	if paused := time.Since(began) > 0; paused != (want > 1) {
+		m.Errorf("%d rejections took %v", want, time.Since(began))
+	}
 }

@@ -16,7 +16,7 @@ import (
 // Acquire returns its error and counts nothing.
 //
 // While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. It does not
-// allocate while the breaker is closed, nor to reject, except once for the counters of a breaker that many cores call.
+// allocate while the breaker is closed, nor to reject, apart from state that a breaker makes once for each Config.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // counts nowhere (B24)
@@ -218,7 +218,7 @@ func (l *limitErrors) get(key Key, reason Reason, pol *policy) *RejectedError {
 			},
 			concurrency: &RejectedError{
 				Key: key, State: Closed, Reason: ReasonConcurrency,
-				limit: fmt.Sprintf("%d calls are in flight, which is MaxConcurrent", pol.cfg.MaxConcurrent),
+				limit: fmt.Sprintf("MaxConcurrent is %d, and so many calls are in flight", pol.cfg.MaxConcurrent),
 			},
 		}
 	}

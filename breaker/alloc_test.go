@@ -78,7 +78,7 @@ func TestACallAllocatesNothing(t *testing.T) {
 		g.Get(k)
 	}
 	zeroAllocs(t, "Get and Lookup of known keys", func() {
-		for _, k := range keys[:11] { // not the huge ones, they take their time
+		for _, k := range keys[:11] { // without the huge ones, which are slow
 			g.Get(k)
 			g.Lookup(k)
 		}
@@ -87,7 +87,7 @@ func TestACallAllocatesNothing(t *testing.T) {
 
 func succeed(context.Context) error { return nil }
 
-// A closed breaker takes 400 bytes at most, its place in the group included, and without the strings of its key.
+// A closed breaker takes at most 400 bytes. That includes its slot in the group, but not the strings of its key.
 func TestAClosedBreakerIsSmall(t *testing.T) {
 	const keys, most = 100_000, 400
 	names := make([]Key, keys)
@@ -104,6 +104,6 @@ func TestAClosedBreakerIsSmall(t *testing.T) {
 	runtime.KeepAlive(names)
 	t.Logf("%.0f bytes", per)
 	if per > most {
-		t.Errorf("a closed breaker takes %.0f bytes, want %d at most", per, most)
+		t.Errorf("a closed breaker takes %.0f bytes, want at most %d", per, most)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The floor: what no breaker that knows the time and counts a call can do without.
+// floor does what each breaker that reads the clock and counts a call must do.
 var (
 	floorStart = time.Now()
 	floorState atomic.Pointer[int]
@@ -43,7 +43,7 @@ func BenchmarkFloorParallel(b *testing.B) {
 
 func mustNew(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
-	b, err := New(Key{Service: "pkg.Service", Method: "Method"}, atOnce(cfg), opts...)
+	b, err := New(Key{Service: "pkg.Service", Method: "Method"}, opensAtOnce(cfg), opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func checkSuccesses(b *testing.B, br *Breaker) {
 
 func BenchmarkSuccessSlowRuleOn(b *testing.B) { benchmarkSuccess(b, Config{SlowCall: time.Minute}) }
 
-// BenchmarkSuccessNoWindow has consecutive failures as the only rule, so no window and no clock.
+// BenchmarkSuccessNoWindow has the consecutive rule only, so that there is no window and a success reads no clock.
 func BenchmarkSuccessNoWindow(b *testing.B) { benchmarkSuccess(b, Config{FailureRatio: -1}) }
 
 func BenchmarkOnePercentFailures(b *testing.B) {
@@ -167,7 +167,7 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory reports the bytes that one closed breaker takes, its place in the group included, and without the
+// BenchmarkMemory reports the bytes that one closed breaker takes. That includes its slot in the group, but not the
 // strings of its key, which belong to the caller.
 func BenchmarkMemory(b *testing.B) {
 	const keys = 100_000

@@ -22,7 +22,7 @@ import (
 // after the open period. It must come from New or from a Group; the zero Breaker is not usable.
 type Breaker struct {
 	// The order of the fields separates what each call reads from what calls write. What each call reads fills the first
-	// three cache lines, which all cores share. TestTheClosedPathSharesNoLine checks this.
+	// three cache lines, which all cores share. TestTheClosedPathSharesNoCacheLine checks this.
 
 	phase atomic.Pointer[phase] // publishes state, generation, deadline and policy in one step
 	key   Key

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// together runs f on n goroutines that start at once, and waits for them. They wait for each other awake, as one that
-// slept might be done before the next has woken up.
-func together(n int, f func(i int)) {
+// runTogether runs f on n goroutines that start at the same time, and waits for them. They spin until all are ready. If
+// they slept, one might end before the next woke up.
+func runTogether(n int, f func(i int)) {
 	var ready atomic.Int64
 	var wg sync.WaitGroup
 	for i := range n {
@@ -27,8 +27,8 @@ func together(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// quiet checks that nothing is in flight, and that all that was admitted is accounted for.
-func quiet(t *testing.T, what string, b *Breaker) Snapshot {
+// wantSettled checks that no call is in flight and that each admitted call has one outcome.
+func wantSettled(t *testing.T, what string, b *Breaker) Snapshot {
 	t.Helper()
 	s := b.Snapshot()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late; got != s.Admitted || s.InFlight != 0 {
@@ -39,8 +39,11 @@ func quiet(t *testing.T, what string, b *Breaker) Snapshot {
 
 func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 800
-	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour, SlowRatio: 1})
-	together(callers, func(i int) {
+	b := mustNew(t, Config{
+		ConsecutiveFailures: -1, FailureRatio: -1, Window: time.Hour, SlowCall: time.Hour,
+		SlowRatio: 1,
+	})
+	runTogether(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -55,40 +58,42 @@ func TestB09_CountsAreExactConcurrentSafe(t *testing.T) {
 		}
 	})
 	const all = callers * calls
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != all || s.Successes != all/4 || s.Failures != all/4 || s.Overloads != all/4 || s.Ignored != all/4 {
-		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted, s.Successes,
+		t.Errorf("%d admitted: %d successes, %d failures, %d overloads, %d ignored; want %d: %d each", s.Admitted,
+			s.Successes,
 			s.Failures, s.Overloads, s.Ignored, all, all/4)
 	}
-	slow := uint64(all / 8 * 3 / 4) // those of the ignored ones are not slow
+	slow := uint64(all / 8 * 3 / 4) // ignored calls are not slow
 	s.Window.ConsecutiveFailures = 0
-	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want || s.SlowCalls != slow {
+	if want := (Counts{Successes: all / 4, Failures: all / 4, Overloads: all / 4, Slow: slow}); s.Window != want ||
+		s.SlowCalls != slow {
 		t.Errorf("window %+v, %d slow; want %+v", s.Window, s.SlowCalls, want)
 	}
 }
 
-// Where all succeed no lock puts the callers in order.
+// If all calls succeed, no lock puts the callers in order.
 func TestB09_SuccessesAloneAreExactConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 20_000
 	b := mustNew(t, Config{Window: time.Hour})
-	together(callers, func(int) {
+	runTogether(callers, func(int) {
 		for range calls {
 			if p, err := b.Acquire(t.Context()); err == nil {
 				p.Done(t.Context(), Success)
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != callers*calls || s.Successes != callers*calls || s.Window != (Counts{Successes: callers * calls}) {
 		t.Errorf("%d admitted, %d successes, window %+v, want %d", s.Admitted, s.Successes, s.Window, callers*calls)
 	}
 }
 
-// The window slides a thousand times a second beneath the callers, most of which take no lock.
+// The window slides up to ten thousand times a second while calls, most of which take no lock, count in it.
 func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 4000
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt, Window: time.Millisecond})
-	together(callers, func(i int) {
+	runTogether(callers, func(i int) {
 		for j := range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -102,7 +107,7 @@ func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	failures := uint64(0)
 	for i := range callers {
 		failures += uint64((calls - i + 63) / 64)
@@ -112,7 +117,8 @@ func TestB09_SlidingLosesNothingConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A threshold crossing always trips, once: one event, one generation; and exactly what leads to it counts.
+// Crossing a threshold opens the breaker once: one event and one generation. Exactly the calls up to the threshold
+// count, and the others are late.
 func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	const callers, calls, threshold = 4, 10, 20
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1, OpenFor: time.Hour, Window: time.Hour}
@@ -126,8 +132,14 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 		rule Rule
 		r    Report
 	}{
-		"consecutive": {with(func(c *Config) { c.ConsecutiveFailures = threshold }), RuleConsecutive, Report{Outcome: Failure}},
-		"ratio":       {with(func(c *Config) { c.FailureRatio, c.MinCalls = 1, threshold }), RuleRatio, Report{Outcome: Overload}},
+		"consecutive": {
+			with(func(c *Config) { c.ConsecutiveFailures = threshold }), RuleConsecutive,
+			Report{Outcome: Failure},
+		},
+		"ratio": {
+			with(func(c *Config) { c.FailureRatio, c.MinCalls = 1, threshold }), RuleRatio,
+			Report{Outcome: Overload},
+		},
 		"slow": {with(func(c *Config) { c.SlowCall, c.SlowRatio, c.MinCalls = time.Second, 1, threshold }), RuleSlow, Report{
 			Outcome: Success, Latency: time.Minute,
 		}},
@@ -141,12 +153,12 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 					permits[i][j] = acquire(t, b)
 				}
 			}
-			together(callers, func(i int) {
+			runTogether(callers, func(i int) {
 				for _, p := range permits[i] {
 					p.Report(t.Context(), tt.r)
 				}
 			})
-			s := quiet(t, name, b)
+			s := wantSettled(t, name, b)
 			if s.State != Open || s.Generation != 2 || s.Trips.Total() != 1 || s.Late != callers*calls-threshold {
 				t.Errorf("%s: %v in generation %d, %d trips, %d late; want open in 2, 1, %d", name, s.State, s.Generation,
 					s.Trips.Total(), s.Late, callers*calls-threshold)
@@ -156,14 +168,14 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A success takes no lock, and so may come while its stay ends. Wherever it is counted, it is counted: see sweep.
+// A success takes no lock, so its generation may end meanwhile. It is counted in any case, see drainStale.
 func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	const callers, rounds = 2, 8000
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	var stop atomic.Bool
 	var admitted atomic.Uint64
-	together(callers+1, func(i int) {
+	runTogether(callers+1, func(i int) {
 		if i < callers {
 			for !stop.Load() {
 				if p, err := b.Acquire(t.Context()); err == nil {
@@ -178,7 +190,7 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 			case 0:
 				b.Trip(t.Context(), "test")
 				b.Reset(t.Context())
-			case 1: // another window in the same stay
+			case 1: // another window in the same generation
 				if err := g.Apply(Config{Window: time.Duration(1+round%7) * time.Second}); err != nil {
 					t.Error(err)
 				}
@@ -188,17 +200,17 @@ func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 		}
 		stop.Store(true)
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Successes+s.Late != admitted.Load() {
 		t.Errorf("%d successes and %d late, of %d admitted", s.Successes, s.Late, admitted.Load())
 	}
 }
 
-// The same without luck: what a straggler leaves in a window whose stay is over is collected, once, and by whoever
-// left it.
-func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
+// The same without a race: a success that is counted in a window after its generation has ended is collected once, by
+// the call that counted it.
+func TestB09_DrainStaleCollectsALateSuccess(t *testing.T) {
 	b := mustNew(t, Config{})
-	acquire(t, b) // its success is counted below, as if the goroutine had been held up
+	acquire(t, b) // its success is counted below, as if the goroutine had been delayed
 	ph := b.phase.Load()
 	w := ph.win
 	b.drainStale(ph) // nothing has ended
@@ -208,7 +220,7 @@ func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	inc(&w.successes[3])
 	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 1 || s.Window.Successes != 1 {
-		t.Errorf("in its stay: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
+		t.Errorf("in its generation: %d successes, window %+v, want 1 in both", s.Successes, s.Window)
 	}
 	b.Reset(t.Context())
 	acquire(t, b)
@@ -216,7 +228,8 @@ func TestB09_SweepCollectsWhatAStragglerLeft(t *testing.T) {
 	b.drainStale(ph)
 	b.drainStale(ph)
 	if s := b.Snapshot(); s.Successes != 2 || s.InFlight != 0 || s.Window.Successes != 0 {
-		t.Errorf("after its stay: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight, s.Window)
+		t.Errorf("after its generation: %d successes, %d in flight, window %+v, want 2, 0 and none", s.Successes, s.InFlight,
+			s.Window)
 	}
 }
 
@@ -232,7 +245,7 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	apply := func(g *Group, n int) {
 		do := (*Group).Apply
 		if n < 3 {
-			do = func(g *Group, cfg Config, _ ...PolicyRule) error { return applyShort(g, cfg) }
+			do = func(g *Group, cfg Config, _ ...PolicyRule) error { return applyShortened(g, cfg) }
 		}
 		if err := do(g, policies[n]); err != nil {
 			t.Error(err)
@@ -243,7 +256,7 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 	apply(g, 0)
 	b := g.Get(Key{})
 	var admitted, rejected atomic.Uint64
-	together(callers+2, func(i int) {
+	runTogether(callers+2, func(i int) {
 		rnd := rand.New(rand.NewPCG(uint64(i), 28))
 		for range calls {
 			if i < callers {
@@ -266,25 +279,30 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 			case 3:
 				apply(g, rnd.IntN(len(policies)))
 			default:
-				o := Override{Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test", TTL: time.Duration(rnd.IntN(2)) * time.Millisecond}
+				o := Override{
+					Mode: Mode(1 + rnd.IntN(3)), Why: "race", By: "test",
+					TTL: time.Duration(rnd.IntN(2)) * time.Millisecond,
+				}
 				if err := b.SetOverride(t.Context(), o); err != nil {
 					t.Error(err)
 				}
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Admitted != admitted.Load() || s.Rejections.Total() != rejected.Load() {
-		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(), rejected.Load())
+		t.Errorf("%d admitted, %d rejected; the callers counted %d and %d", s.Admitted, s.Rejections.Total(), admitted.Load(),
+			rejected.Load())
 	}
-	events := rec.heard()
+	events := rec.received()
 	for i, e := range events {
 		if e.Seq != uint64(i+1) || (i > 0 && e.From != events[i-1].To) {
 			t.Fatalf("event %d is %+v", i, e)
 		}
 	}
 	if s.Generation != uint64(len(events)+1) || s.Underlying != events[len(events)-1].To {
-		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events), events[len(events)-1].To)
+		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events),
+			events[len(events)-1].To)
 	}
 }
 
@@ -292,7 +310,7 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 	const callers, calls, limit = 6, 200, 2
 	b := mustNew(t, Config{MaxConcurrent: limit, SlowCall: time.Hour})
 	var running, most, admitted atomic.Int64
-	together(callers, func(int) {
+	runTogether(callers, func(int) {
 		for range calls {
 			p, err := b.Acquire(t.Context())
 			if err != nil {
@@ -309,17 +327,18 @@ func TestMaxConcurrentHoldsConcurrentSafe(t *testing.T) {
 		}
 	})
 	if most.Load() != 0 {
-		t.Errorf("%d calls ran at once, want %d at most", most.Load(), limit)
+		t.Errorf("%d calls ran at once, want at most %d", most.Load(), limit)
 	}
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Rejections.Concurrency+s.Admitted != callers*calls || s.Admitted != uint64(admitted.Load()) {
-		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency, callers*calls)
+		t.Errorf("%d admitted (the callers: %d), %d rejected, of %d", s.Admitted, admitted.Load(), s.Rejections.Concurrency,
+			callers*calls)
 	}
 }
 
-// And where the stay went on under a policy with another Window, the success ends the row of failures that went over
-// to it.
-func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
+// If Apply replaced the window in the same generation, such a success also ends the failure streak, which was copied to
+// the new window.
+func TestB34_ALateSuccessEndsTheStreak(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
 	for range 3 {
@@ -330,9 +349,10 @@ func TestB34_AStragglerEndsTheRowOfFailures(t *testing.T) {
 	if err := g.Apply(Config{Window: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
-	inc(&then.win.successes[0]) // as if it had looked at the phase before Apply
+	inc(&then.win.successes[0]) // as if it had loaded the phase before Apply
 	b.drainStale(then)
 	if s := b.Snapshot(); s.Window.ConsecutiveFailures != 0 || s.Successes != 1 || s.InFlight != 0 {
-		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures, s.Successes, s.InFlight)
+		t.Errorf("%d consecutive failures, %d successes, %d in flight; want 0, 1, 0", s.Window.ConsecutiveFailures,
+			s.Successes, s.InFlight)
 	}
 }

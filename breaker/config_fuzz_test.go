@@ -21,8 +21,9 @@ func FuzzConfig(f *testing.F) {
 		{},
 		Conservative(), Lenient(), Config{}.WithDefaults(),
 		{
-			ConsecutiveFailures: -1, FailureRatio: 0.57, MinCalls: 7, Window: time.Second, SlowCall: time.Millisecond, SlowRatio: 0.3,
-			OpenFor: time.Second, MaxOpenFor: time.Minute, Backoff: 1.5, Jitter: -1, MaxProbes: 3, SuccessesToClose: 4,
+			ConsecutiveFailures: -1, FailureRatio: 0.57, MinCalls: 7, Window: time.Second, SlowCall: time.Millisecond,
+			SlowRatio: 0.3,
+			OpenFor:   time.Second, MaxOpenFor: time.Minute, Backoff: 1.5, Jitter: -1, MaxProbes: 3, SuccessesToClose: 4,
 			ProbeTimeout: time.Second, Ramp: time.Minute, MaxConcurrent: 5,
 		},
 	} {
@@ -33,8 +34,10 @@ func FuzzConfig(f *testing.F) {
 		f.Add(data)
 	}
 	for _, text := range []string{
-		``, `null`, `[]`, `{"window":"10s"}`, `{"minCalls":1e3}`, `{"openFor":-1,"maxOpenFor":1,"backoff":0.5}`, `{"jitter":1e-324}`,
-		`{"failureRatio":1e999}`, `{"WINDOW":1,"window":1000000}`, `{"maxProbes":9223372036854775807,"successesToClose":9223372036854775808}`,
+		``, `null`, `[]`, `{"window":"10s"}`, `{"minCalls":1e3}`, `{"openFor":-1,"maxOpenFor":1,"backoff":0.5}`,
+		`{"jitter":1e-324}`,
+		`{"failureRatio":1e999}`, `{"WINDOW":1,"window":1000000}`,
+		`{"maxProbes":9223372036854775807,"successesToClose":9223372036854775808}`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -47,27 +50,33 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// FuzzConfigFields fills a Config with any values, also with those that JSON has no words for.
+// FuzzConfigFields fills a Config with any values, also with those that JSON cannot express.
 func FuzzConfigFields(f *testing.F) {
 	f.Add(0, int64(0), 0.0, 0, int64(0), int64(0), 0.0, int64(0), int64(0), 0.0, 0.0, 0, 0, int64(0), int64(0), 0)
-	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt, 50, int64(1), int64(1), 1)
-	f.Add(3, int64(minDuration), math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration), int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
-	f.Add(-9, int64(time.Hour), 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0, 5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
+	f.Add(-1, int64(-1), -1.0, 1, int64(minDuration), int64(1), 1.0, int64(1), int64(maxDuration), 1e308, 1.0, math.MaxInt,
+		50, int64(1), int64(1), 1)
+	f.Add(3, int64(minDuration), math.NaN(), 2, int64(maxDuration), int64(maxDuration), math.Inf(1), int64(maxDuration),
+		int64(0), math.Inf(1), -1.0, 2, 1, int64(0), int64(maxDuration), 9)
+	f.Add(-9, int64(time.Hour), 0.07, 33, int64(time.Second), int64(0), 1e-300, int64(time.Hour), int64(time.Hour), 1.0,
+		5e-324, 20, 60, int64(time.Minute), int64(time.Minute), 0)
 	f.Fuzz(func(
-		t *testing.T, consecutive int, failingFor int64, failureRatio float64, minCalls int, window, slowCall int64, slowRatio float64, openFor, maxOpenFor int64,
+		t *testing.T, consecutive int, failingFor int64, failureRatio float64, minCalls int, window, slowCall int64,
+		slowRatio float64, openFor, maxOpenFor int64,
 		backoff, jitter float64, maxProbes, successes int, probeTimeout, ramp int64, maxConcurrent int,
 	) {
 		checkConfig(t, Config{
-			ConsecutiveFailures: consecutive, FailingFor: time.Duration(failingFor), FailureRatio: failureRatio, MinCalls: minCalls, Window: time.Duration(window),
-			SlowCall: time.Duration(slowCall), SlowRatio: slowRatio, OpenFor: time.Duration(openFor), MaxOpenFor: time.Duration(maxOpenFor),
-			Backoff: backoff, Jitter: jitter, MaxProbes: maxProbes, SuccessesToClose: successes, ProbeTimeout: time.Duration(probeTimeout),
-			Ramp: time.Duration(ramp), MaxConcurrent: maxConcurrent,
+			ConsecutiveFailures: consecutive, FailingFor: time.Duration(failingFor), FailureRatio: failureRatio,
+			MinCalls: minCalls, Window: time.Duration(window),
+			SlowCall: time.Duration(slowCall), SlowRatio: slowRatio, OpenFor: time.Duration(openFor),
+			MaxOpenFor: time.Duration(maxOpenFor),
+			Backoff:    backoff, Jitter: jitter, MaxProbes: maxProbes, SuccessesToClose: successes,
+			ProbeTimeout: time.Duration(probeTimeout),
+			Ramp:         time.Duration(ramp), MaxConcurrent: maxConcurrent,
 		})
 	})
 }
 
-// checkConfig is B1 and B2 for whatever cfg is, and for one that is valid, what a breaker made with it owes its
-// callers.
+// checkConfig checks B1 and B2 for any cfg. If cfg is valid, it also checks one cycle of a breaker with it.
 func checkConfig(t *testing.T, cfg Config) {
 	t.Helper()
 	err := cfg.Validate()
@@ -76,11 +85,12 @@ func checkConfig(t *testing.T, cfg Config) {
 	b, newErr := New(Key{}, cfg)
 	_, groupErr := NewGroup(cfg)
 	_, ruleErr := NewGroup(Config{}, WithPolicy(rule))
-	for who, got := range map[string]error{
-		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg), "Apply of a rule": g.Apply(Config{}, rule),
+	for caller, got := range map[string]error{
+		"New": newErr, "NewGroup": groupErr, "NewGroup with a rule": ruleErr, "Apply": g.Apply(cfg),
+		"Apply of a rule": g.Apply(Config{}, rule),
 	} {
 		if (got == nil) != (err == nil) {
-			t.Errorf("%s returned %v where Validate returned %v, for %+v", who, got, err, cfg)
+			t.Errorf("%s returned %v, and Validate returned %v, for %+v", caller, got, err, cfg)
 		}
 	}
 	if (b == nil) != (newErr != nil) {
@@ -91,7 +101,7 @@ func checkConfig(t *testing.T, cfg Config) {
 		t.Errorf("WithDefaults again (-first +second):\n%s", diff)
 	}
 	if err != nil {
-		namesFields(t, cfg, err)
+		checkConfigErrors(t, cfg, err)
 		return
 	}
 	if err := full.Validate(); err != nil {
@@ -105,11 +115,11 @@ func checkConfig(t *testing.T, cfg Config) {
 	if err := json.Unmarshal(data, &back); err != nil || back != cfg {
 		t.Errorf("through %s: got %+v, %v, want %+v", data, back, err, cfg)
 	}
-	synctest.Test(t, func(t *testing.T) { oneRound(t, cfg) })
+	synctest.Test(t, func(t *testing.T) { checkFullCycle(t, cfg) })
 }
 
-// namesFields says whether err names fields of cfg, each with the value that it has.
-func namesFields(t *testing.T, cfg Config, err error) {
+// checkConfigErrors checks that each error in err names a field of cfg and its value.
+func checkConfigErrors(t *testing.T, cfg Config, err error) {
 	t.Helper()
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) == 0 {
@@ -129,9 +139,9 @@ func namesFields(t *testing.T, cfg Config, err error) {
 	}
 }
 
-// oneRound takes a breaker once around: failures until it opens, its open period, probes until it closes, the ramp. The
-// numbers of steps have bounds, for a Config may ask for more than a lifetime.
-func oneRound(t *testing.T, cfg Config) {
+// checkFullCycle takes a breaker through one cycle: failures until it opens, the open period, probes until it closes,
+// and the ramp. The numbers of steps are limited, because a Config may demand more than can ever happen.
+func checkFullCycle(t *testing.T, cfg Config) {
 	t.Helper()
 	const calls, years = 64, 30 * 365 * 24 * time.Hour
 	b, err := New(Key{}, cfg)
@@ -172,7 +182,7 @@ func oneRound(t *testing.T, cfg Config) {
 		fail("open for %v", period)
 	}
 	time.Sleep(period - 1)
-	if e := refused(t, b); e.Reason != ReasonOpen || e.RetryAfter() != 1 { // B13
+	if e := mustReject(t, b); e.Reason != ReasonOpen || e.RetryAfter() != 1 { // B13
 		fail("rejected with %+v a nanosecond before the end, %v left", e, e.RetryAfter())
 	}
 	time.Sleep(time.Nanosecond)
@@ -180,12 +190,12 @@ func oneRound(t *testing.T, cfg Config) {
 	for range min(d.MaxProbes, calls) {
 		p := acquire(t, b)
 		if !p.IsProbe() {
-			fail("call %d is no probe", len(probes))
+			fail("call %d is not a probe", len(probes))
 		}
 		probes = append(probes, p)
 	}
 	if d.MaxProbes <= calls {
-		if e := refused(t, b); e.Reason != ReasonHalfOpen { // B19
+		if e := mustReject(t, b); e.Reason != ReasonHalfOpen { // B19
 			fail("the call after all probes is rejected with %+v", e)
 		}
 	}
@@ -201,7 +211,7 @@ func oneRound(t *testing.T, cfg Config) {
 		fail("%v after %d successes", b.State(), successes)
 	}
 	for _, p := range probes {
-		p.Done(t.Context(), Failure) // B15: late, or as good as that
+		p.Done(t.Context(), Failure) // B15: late, or too few to open
 	}
 	if b.State() != Closed || d.Ramp > years {
 		return
@@ -214,7 +224,7 @@ func oneRound(t *testing.T, cfg Config) {
 	}
 }
 
-// failureGap is how far apart the failures of a round lie: far enough that two of them last for FailingFor.
+// failureGap returns the time between two failures of a cycle: long enough that two of them last for FailingFor.
 func failureGap(d Config) time.Duration {
 	if d.FailingFor < 0 {
 		return 0
@@ -222,31 +232,36 @@ func failureGap(d Config) time.Duration {
 	return max(d.FailingFor, burstGap+1)
 }
 
-// failuresThatOpen is which of the failures that are gap apart opens, if it is one of the first most (B4, B5).
+// failuresThatOpen returns how many failures, gap apart, open the breaker (B4, B5). If more than most are needed, it
+// returns most + 1.
 func failuresThatOpen(d Config, gap time.Duration, most int) int {
 	for n := 1; n <= most; n++ {
 		lasted := time.Duration(n-1) * gap
 		if d.ConsecutiveFailures > 0 && n >= d.ConsecutiveFailures && lasted >= d.FailingFor {
 			return n
 		}
-		alive, worst, in, tenth := 0, 0, make(map[time.Duration]int), d.Window/10
+		inWindow, largest, in, tenth := 0, 0, make(map[time.Duration]int), d.Window/10
 		for i := range n {
 			if k := time.Duration(i) * gap / tenth; lasted/tenth-k < 10 {
-				alive++
+				inWindow++
 				in[k]++
-				worst = max(worst, in[k])
+				largest = max(largest, in[k])
 			}
 		}
-		rest := alive - worst
-		if d.FailureRatio > 0 && alive >= d.MinCalls && (d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && lasts(n, gap, d))) {
+		if d.FailureRatio <= 0 || inWindow < d.MinCalls {
+			continue
+		}
+		rest := inWindow - largest
+		if d.FailingFor < 0 || (rest > 0 && 2*rest >= d.MinCalls && badCallsLast(n, gap, d)) {
 			return n
 		}
 	}
 	return most + 1
 }
 
-// lasts reports whether the failures that are alive at the nth have lasted as the ratio rule wants it.
-func lasts(n int, gap time.Duration, d Config) bool {
+// badCallsLast reports whether the failures in the window at the nth failure have lasted long enough for the ratio
+// rule.
+func badCallsLast(n int, gap time.Duration, d Config) bool {
 	now, tenth := time.Duration(n-1)*gap, d.Window/10
 	for i := range n {
 		if at := time.Duration(i) * gap; now/tenth-at/tenth < 10 {
@@ -260,7 +275,8 @@ func lasts(n int, gap time.Duration, d Config) bool {
 func FuzzOverride(f *testing.F) {
 	for _, text := range []string{
 		`{"mode":"force_open","ttl":1000000000,"why":"maintenance","by":"ops"}`, `{"mode":"shadow","why":"trial","by":"me"}`,
-		`{"mode":"force_closed","ttl":-1,"why":"x","by":"y"}`, `{"mode":"","why":"x","by":"y"}`, `{"mode":"open"}`, `{"mode":1}`, `{"ttl":1e30}`, `null`,
+		`{"mode":"force_closed","ttl":-1,"why":"x","by":"y"}`, `{"mode":"","why":"x","by":"y"}`, `{"mode":"open"}`,
+		`{"mode":1}`, `{"ttl":1e30}`, `null`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -271,7 +287,8 @@ func FuzzOverride(f *testing.F) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, steady())
-			valid := o.Mode != 0 && (o.TTL == 0 || (o.TTL >= time.Millisecond && o.TTL <= maxDuration)) && o.Why != "" && o.By != ""
+			valid := o.Mode != 0 && (o.TTL == 0 || (o.TTL >= time.Millisecond && o.TTL <= maxDuration)) && o.Why != "" &&
+				o.By != ""
 			if err := b.SetOverride(t.Context(), o); (err == nil) != valid {
 				t.Fatalf("SetOverride(%+v): got %v", o, err)
 			}
@@ -293,7 +310,7 @@ func FuzzOverride(f *testing.F) {
 	})
 }
 
-// FuzzNames decodes a State and a Mode from any bytes: their own names and nothing else (B1).
+// FuzzNames decodes a State and a Mode from any bytes. Only their names are accepted (B1).
 func FuzzNames(f *testing.F) {
 	for _, names := range [][]string{stateNames[:], modeNames[:], {"Open", "open ", "\xff", "half-open"}} {
 		for _, name := range names {
@@ -301,7 +318,7 @@ func FuzzNames(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		const before = 77 // no State, no Mode
+		const before = 77 // neither a State nor a Mode
 		s, m := State(before), Mode(before)
 		if err := s.UnmarshalText(text); (err == nil) != (s != before) {
 			t.Errorf("%q: got %v and %v", text, s, err)

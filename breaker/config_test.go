@@ -52,38 +52,43 @@ const ms = time.Millisecond
 
 func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 	want := Config{
-		ConsecutiveFailures: 5, FailingFor: time.Second, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second, SlowRatio: 0.5,
-		OpenFor: time.Second, MaxOpenFor: 10 * time.Second, Backoff: 2, Jitter: 0.2,
-		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second,
+		ConsecutiveFailures: 5, FailingFor: time.Second, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second,
+		SlowRatio: 0.5,
+		OpenFor:   time.Second, MaxOpenFor: 10 * time.Second, Backoff: 2, Jitter: 0.2,
+		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second, Enforcement: EnforcementOn,
 	}
 	wantSame(t, "Config{}.WithDefaults()", Config{}.WithDefaults(), want)
 	wantSame(t, "WithDefaults twice", want.WithDefaults(), want)
 
-	// MaxOpenFor follows OpenFor where that is longer.
+	// MaxOpenFor is OpenFor if that is longer.
 	for _, tt := range []struct{ openFor, want time.Duration }{
-		{9 * time.Second, 10 * time.Second}, {10 * time.Second, 10 * time.Second}, {10*time.Second + 1, 10*time.Second + 1}, {time.Hour, time.Hour},
+		{9 * time.Second, 10 * time.Second},
+		{10 * time.Second, 10 * time.Second},
+		{10*time.Second + 1, 10*time.Second + 1},
+		{time.Hour, time.Hour},
 	} {
 		if got := (Config{OpenFor: tt.openFor}).WithDefaults().MaxOpenFor; got != tt.want {
 			t.Errorf("OpenFor %v: MaxOpenFor is %v, want %v", tt.openFor, got, tt.want)
 		}
 	}
 
-	// A single failure that opens has nothing to last, and only then.
+	// FailingFor is 0 only if one failure opens.
 	for failures, want := range map[int]time.Duration{-1: time.Second, 0: time.Second, 1: 0, 2: time.Second} {
 		if got := (Config{ConsecutiveFailures: failures}).WithDefaults().FailingFor; got != want {
 			t.Errorf("ConsecutiveFailures %d: FailingFor is %v, want %v", failures, got, want)
 		}
 	}
 
-	// What is set stays, also what switches a rule off and what is not valid.
+	// A field that is set is not changed, also if it switches a rule off or is invalid.
 	set := Config{
-		ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1, SlowRatio: 1,
-		OpenFor: 1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
-		MaxConcurrent: 1,
+		ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1,
+		SlowRatio: 1,
+		OpenFor:   1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
+		MaxConcurrent: 1, Enforcement: EnforcementOff,
 	}
 	wantSame(t, "WithDefaults of a full Config", set.WithDefaults(), set)
 	if got := (Config{MinCalls: -3}).WithDefaults().MinCalls; got != -3 {
-		t.Errorf("WithDefaults made MinCalls %d of -3: nothing is ever clamped", got)
+		t.Errorf("WithDefaults changed MinCalls from -3 to %d; values are never clamped", got)
 	}
 }
 
@@ -136,7 +141,7 @@ func bounds() []bound {
 		{"Window", Config{Window: tooLong}, false},
 		{"Window", Config{Window: math.MaxInt64}, false},
 
-		{"SlowCall", Config{SlowCall: -1}, false},
+		{"SlowCall", Config{SlowCall: -1}, true},
 		{"SlowCall", Config{SlowCall: time.Millisecond - 1}, false},
 		{"SlowCall", Config{SlowCall: time.Millisecond}, true},
 		{"SlowCall", Config{SlowCall: maxDuration}, true},
@@ -199,19 +204,22 @@ func bounds() []bound {
 		{"ProbeTimeout", Config{ProbeTimeout: maxDuration}, true},
 		{"ProbeTimeout", Config{ProbeTimeout: tooLong}, false},
 
-		{"Ramp", Config{Ramp: -1}, false},
+		{"Ramp", Config{Ramp: -1}, true},
 		{"Ramp", Config{Ramp: time.Millisecond - 1}, false},
 		{"Ramp", Config{Ramp: time.Millisecond}, true},
 		{"Ramp", Config{Ramp: maxDuration}, true},
 		{"Ramp", Config{Ramp: tooLong}, false},
 
-		{"MaxConcurrent", Config{MaxConcurrent: -1}, false},
+		{"MaxConcurrent", Config{MaxConcurrent: -1}, true},
 		{"MaxConcurrent", Config{MaxConcurrent: 1}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOn}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOff}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOff + 1}, false},
 		{"MaxConcurrent", Config{MaxConcurrent: math.MaxInt}, true},
 	}
 }
 
-// [silently turning an interval below zero into "never"]
+// A known bug of another breaker: a negative interval silently means "never".
 func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 	tested := make(map[string]bool)
 	for _, tt := range bounds() {
@@ -229,8 +237,10 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 			continue
 		}
 		value := reflect.ValueOf(tt.cfg).FieldByName(tt.field).Interface()
-		if ce.Field != tt.field || fmt.Sprint(ce.Value) != fmt.Sprint(value) || ce.Bound == "" { // NaN is not itself
-			t.Errorf("%+v: got %s = %v (want %q), want field %s, value %v, a bound", tt.cfg, ce.Field, ce.Value, ce.Bound, tt.field, value)
+		// as text, because NaN is not equal to itself
+		if ce.Field != tt.field || fmt.Sprint(ce.Value) != fmt.Sprint(value) || ce.Bound == "" {
+			t.Errorf("%+v: got %s = %v (want %q), want field %s, value %v, a bound", tt.cfg, ce.Field, ce.Value, ce.Bound,
+				tt.field, value)
 		}
 		if strings.Count(err.Error(), "\n") > 0 {
 			t.Errorf("%+v: one wrong field makes more than one error:\n%v", tt.cfg, err)
@@ -243,13 +253,14 @@ func TestB01_EveryFieldHasItsBounds(t *testing.T) {
 	}
 }
 
-// The errors of B2, one by one; bounds has them for each field.
-func TestB02_Nonsense(t *testing.T) {
+// The errors of B2, by kind. TestB01_EveryFieldHasItsBounds has the bounds of each field.
+func TestB02_InvalidValues(t *testing.T) {
 	nan, inf := math.NaN(), math.Inf(1)
 	for name, c := range map[string]Config{
 		"Backoff NaN": {Backoff: nan}, "Backoff Inf": {Backoff: inf}, "Backoff -Inf": {Backoff: -inf},
-		"FailureRatio NaN": {FailureRatio: nan}, "FailureRatio Inf": {FailureRatio: inf}, "FailureRatio -Inf": {FailureRatio: -inf},
-		"SlowRatio NaN": {SlowRatio: nan}, "SlowRatio Inf": {SlowRatio: inf}, "SlowRatio -Inf": {SlowRatio: -inf},
+		"FailureRatio NaN": {FailureRatio: nan}, "FailureRatio Inf": {FailureRatio: inf},
+		"FailureRatio -Inf": {FailureRatio: -inf},
+		"SlowRatio NaN":     {SlowRatio: nan}, "SlowRatio Inf": {SlowRatio: inf}, "SlowRatio -Inf": {SlowRatio: -inf},
 		"Jitter NaN": {Jitter: nan}, "Jitter Inf": {Jitter: inf}, "Jitter -Inf": {Jitter: -inf},
 
 		"FailureRatio above 1":                 {FailureRatio: math.Nextafter(1, 2)},
@@ -270,7 +281,7 @@ func TestB02_Nonsense(t *testing.T) {
 		"a Window below 0, which is not never": {Window: -time.Second},
 	} {
 		if err := c.Validate(); err == nil {
-			t.Errorf("%s is no error", name)
+			t.Errorf("%s: got no error", name)
 		}
 		if b, err := New(Key{}, c); err == nil || b != nil {
 			t.Errorf("%s: New returned %v, %v", name, b, err)
@@ -286,11 +297,16 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 		{Config{FailureRatio: 1.5}, "breaker: Config.FailureRatio is 1.5, want negative (off), 0 (0.5) or in (0, 1]"},
 		{Config{FailureRatio: math.NaN()}, "breaker: Config.FailureRatio is NaN, want negative (off), 0 (0.5) or in (0, 1]"},
 		{Config{MinCalls: -1}, "breaker: Config.MinCalls is -1, want 0 (20) or more"},
-		{Config{Window: time.Microsecond}, "breaker: Config.Window is 1µs, want 0 (10s) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 1000*time.Second or 1000*time.Millisecond was meant"},
+		{Config{Window: time.Microsecond}, "breaker: Config.Window is 1µs, want 0 (10s) or from 1ms to 100 years; a number " +
+			"without a unit is nanoseconds, probably 1000*time.Second or 1000*time.Millisecond was meant"},
 		{Config{OpenFor: -time.Second}, "breaker: Config.OpenFor is -1s, want 0 (1s) or from 1ms to 100 years"},
-		{Config{OpenFor: 5}, "breaker: Config.OpenFor is 5ns, want 0 (1s) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 5*time.Second or 5*time.Millisecond was meant"},
-		{Config{FailingFor: 10*time.Microsecond - 1}, "breaker: Config.FailingFor is 9.999µs, want negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 9999*time.Second or 9999*time.Millisecond was meant"},
-		{Config{SlowCall: 30_000}, "breaker: Config.SlowCall is 30µs, want 0 (off) or from 1ms to 100 years; a number without a unit is nanoseconds, probably 30000*time.Millisecond was meant"},
+		{Config{OpenFor: 5}, "breaker: Config.OpenFor is 5ns, want 0 (1s) or from 1ms to 100 years; a number without a " +
+			"unit is nanoseconds, probably 5*time.Second or 5*time.Millisecond was meant"},
+		{Config{FailingFor: 10*time.Microsecond - 1}, "breaker: Config.FailingFor is 9.999µs, want negative (none), 0 (1s, " +
+			"or none if ConsecutiveFailures is 1) or from 1ms to 100 years; a number without a unit is nanoseconds, probably " +
+			"9999*time.Second or 9999*time.Millisecond was meant"},
+		{Config{SlowCall: 30_000}, "breaker: Config.SlowCall is 30µs, want negative or 0 (off) or from 1ms to 100 years; a number " +
+			"without a unit is nanoseconds, probably 30000*time.Millisecond was meant"},
 		{
 			Config{OpenFor: 2 * time.Minute, MaxOpenFor: time.Minute},
 			"breaker: Config.MaxOpenFor is 1m0s, want 0 (10s, or OpenFor if longer) or from OpenFor (2m0s) to 100 years",
@@ -306,8 +322,9 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 
 func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 	bad := Config{
-		FailingFor: 1, FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: -1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1, Backoff: 0.5,
-		Jitter: 2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: -1, MaxConcurrent: -1,
+		FailingFor: 1, FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: 1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1,
+		Backoff: 0.5,
+		Jitter:  2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: 1, Enforcement: 9,
 	}
 	err := bad.Validate()
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -323,13 +340,14 @@ func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 		fields = append(fields, ce.Field)
 	}
 	wantSame(t, "fields", fields, []string{
-		"FailureRatio", "MinCalls", "FailingFor", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff", "MaxProbes",
-		"SuccessesToClose", "ProbeTimeout", "Ramp", "MaxConcurrent", "MaxOpenFor",
+		"FailureRatio", "MinCalls", "FailingFor", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff",
+		"MaxProbes",
+		"SuccessesToClose", "ProbeTimeout", "Ramp", "Enforcement", "MaxOpenFor",
 	})
 }
 
 // B1: from Validate, New, NewGroup and Apply alike; nothing half-applied.
-func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
+func TestB01_ValidateNewNewGroupAndApplyAgree(t *testing.T) {
 	for _, tt := range bounds() {
 		want := tt.cfg.Validate()
 		_, fromNew := New(Key{}, tt.cfg)
@@ -346,7 +364,7 @@ func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
 			case (err == nil) != (want == nil):
 				t.Errorf("%+v: %s returned %v, Validate %v", tt.cfg, name, err, want)
 			case err != nil && !strings.Contains(err.Error(), want.Error()):
-				t.Errorf("%+v: %s says %q, want it to say %q", tt.cfg, name, err, want)
+				t.Errorf("%+v: %s returned %q, want %q", tt.cfg, name, err, want)
 			}
 		}
 		if want == nil {
@@ -361,11 +379,13 @@ func TestB01_ValidateNewNewGroupAndApplyRefuseAlike(t *testing.T) {
 	}
 }
 
-// B2: which durations get a hint that their unit was forgotten, and which hint.
+// B2: which durations get a hint that a unit is missing, and which hint.
 func TestB02_MissingUnit(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond", 10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
-		10 * time.Microsecond: "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond", 100 * time.Microsecond: "",
+		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond",
+		10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
+		10 * time.Microsecond:   "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond",
+		100 * time.Microsecond: "",
 	} {
 		if want != "" {
 			want = "; a number without a unit is nanoseconds, probably " + want + " was meant"

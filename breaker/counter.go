@@ -57,7 +57,7 @@ func (c Counts) FailureRatio() float64 { return ratio(satAdd(c.Failures, c.Overl
 // SlowRatio returns slow calls / (calls + SlowCanceled), and 0 if there are no calls.
 func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
 
-// timed returns the number of calls that the slow rule looks at.
+// timed returns the number of calls that the slow rule counts.
 func (c Counts) timed() uint64 { return satAdd(c.Calls(), c.SlowCanceled) }
 
 // LogValue returns the calls and the counts that are not 0.

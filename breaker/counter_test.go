@@ -26,14 +26,14 @@ func TestB11_CountersSaturate(t *testing.T) {
 		{1, []uint64{most, 5}, most},
 	} {
 		if got := satAdd(tt.a, tt.more...); got != tt.want {
-			t.Errorf("plus(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
+			t.Errorf("satAdd(%d, %d): got %d, want %d", tt.a, tt.more, got, tt.want)
 		}
 	}
 	for _, tt := range []struct{ a, b, want uint64 }{
 		{0, 0, 0}, {3, 2, 1}, {2, 3, 0}, {0, most, 0}, {most, most, 0}, {most, 0, most},
 	} {
 		if got := satSub(tt.a, tt.b); got != tt.want {
-			t.Errorf("minus(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
+			t.Errorf("satSub(%d, %d): got %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
 	for _, tt := range []struct{ from, want uint64 }{{0, 1}, {most - 1, most}, {most, most}} {
@@ -41,13 +41,13 @@ func TestB11_CountersSaturate(t *testing.T) {
 		c.Store(tt.from)
 		inc(&c)
 		if got := c.Load(); got != tt.want {
-			t.Errorf("bump of %d: got %d, want %d", tt.from, got, tt.want)
+			t.Errorf("inc of %d: got %d, want %d", tt.from, got, tt.want)
 		}
 	}
 }
 
-// fill puts a breaker's counters at v, as if so many calls had been.
-func fill(b *Breaker, v uint64) {
+// fillCounters sets all counters of a breaker to v.
+func fillCounters(b *Breaker, v uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.ensureLazy()
@@ -68,11 +68,11 @@ func fill(b *Breaker, v uint64) {
 	}
 }
 
-// Every counter of a snapshot, full, stays full whatever happens next.
-func TestB11_AFullBreakerStaysFull(t *testing.T) {
+// A counter of a snapshot that is at its maximum stays there, whatever happens next.
+func TestB11_FullCountersStayFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Millisecond, MinCalls: 1, Jitter: -1, ProbeTimeout: time.Second})
-		fill(b, most)
+		fillCounters(b, most)
 		newTimeline(t, b).run(
 			row{0, "begin:late success success~1s", "open"}, // the slow rule
 			row{0, "success end:late=success", "rejected:open open"},
@@ -99,7 +99,7 @@ func TestB11_AFullBreakerStaysFull(t *testing.T) {
 			"Rejections.Total": s.Rejections.Total(), "Trips.Total": s.Trips.Total(),
 		} {
 			if got != most {
-				t.Errorf("%s is %d, want the most there is", name, got)
+				t.Errorf("%s is %d, want the maximum", name, got)
 			}
 		}
 		if s.InFlight != 0 {
@@ -108,21 +108,21 @@ func TestB11_AFullBreakerStaysFull(t *testing.T) {
 	})
 }
 
-// The lost probes that a read finds by itself are added to the counter too.
+// A read adds the probes whose leases have expired since the last call. That sum does not wrap either.
 func TestB11_LostProbesSaturateInASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		tl := newTimeline(t, b)
 		tl.run(row{0, "trip", "open"}, row{5 * time.Second, "begin:lost", "probe half_open"})
-		fill(b, most)
+		fillCounters(b, most)
 		tl.until(15 * time.Second)
 		if got := b.Snapshot().Probes.Lost; got != most {
-			t.Errorf("Lost is %d, want the most there is", got)
+			t.Errorf("Lost is %d, want the maximum", got)
 		}
 	})
 }
 
-// The sum of failures and overloads that the ratio rule forms must saturate too, or a full window forgives everything.
+// The sum of failures and overloads in the ratio rule must not wrap either. Otherwise a full window would never open.
 func TestB11_AFullWindowTrips(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1})
 	p := acquire(t, b)
@@ -147,15 +147,15 @@ func TestB11_AWindowSaturates(t *testing.T) {
 	got := w.counts(0, 10)
 	wantSame(t, "counts", got, Counts{Successes: most, Failures: most, Overloads: most, Slow: most, SlowCanceled: most})
 	if got.Calls() != most {
-		t.Errorf("Calls is %d, want the most there is", got.Calls())
+		t.Errorf("Calls is %d, want the maximum", got.Calls())
 	}
 	if r := got.FailureRatio(); r != 1 {
 		t.Errorf("FailureRatio is %v, want 1", r)
 	}
 	if got := w.total(); got != most {
-		t.Errorf("held is %d, want the most there is", got)
+		t.Errorf("total is %d, want the maximum", got)
 	}
 	if got := w.drain(); got != most {
-		t.Errorf("drain is %d, want the most there is", got)
+		t.Errorf("drain is %d, want the maximum", got)
 	}
 }

@@ -57,7 +57,7 @@ func TestB41_EnforcementIsReloadable(t *testing.T) {
 		}
 		b := g.Get(Key{})
 		b.Trip(t.Context(), "test")
-		refused(t, b)
+		mustReject(t, b)
 		apply(EnforcementShadow)
 		acquire(t, b).Done(t.Context(), Success)
 		if s := b.Snapshot(); s.State != Open || !s.Ready || s.ShadowRejections.Open != 1 {
@@ -69,7 +69,7 @@ func TestB41_EnforcementIsReloadable(t *testing.T) {
 			t.Errorf("off: %v, underlying %v, ready: %v; want closed, open, true", s.State, s.Underlying, s.Ready)
 		}
 		apply(EnforcementOn)
-		refused(t, b)
+		mustReject(t, b)
 		if s := b.Snapshot(); s.Generation != 2 {
 			t.Errorf("generation %d, want 2: a reload keeps the state", s.Generation)
 		}
@@ -82,7 +82,7 @@ func TestB41_AnOverrideWins(t *testing.T) {
 		for _, e := range []Enforcement{EnforcementShadow, EnforcementOff} {
 			b := mustNew(t, Config{Enforcement: e})
 			setOverride(t, b, ForceOpen, time.Minute)
-			wantRejection(t, refused(t, b), Open, ReasonForced)
+			wantRejection(t, mustReject(t, b), Open, ReasonForced)
 			time.Sleep(time.Minute)
 			acquire(t, b).Done(t.Context(), Success)
 			if got := b.Snapshot().Mode; got != e.mode() {

@@ -21,8 +21,11 @@ type RejectedError struct {
 	// Until is the end of the open period for ReasonOpen, and the end of the override for ReasonForced if it has a TTL.
 	// Otherwise it is zero.
 	Until time.Time
-	// Opened is what opened the breaker, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
+	// Opened is what opened the breaker last, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
 	Opened Opening
+	// Outage is what opened the breaker when it was last closed, for ReasonOpen and ReasonHalfOpen. It differs from Opened
+	// after a probe has failed.
+	Outage Opening
 	// Override forces the breaker open, for ReasonForced. Otherwise it is zero. Its TTL is the one that it was set with.
 	Override Override
 
@@ -57,21 +60,31 @@ func (e *RejectedError) Error() string {
 		if d := e.RetryAfter(); d > 0 {
 			next = "next probe in " + rough(d)
 		}
-		return "circuit breaker open for " + name + ": " + e.Opened.String() + "; " + next
+		return "circuit breaker open for " + name + ": " + e.why() + "; " + next
 	case ReasonHalfOpen:
-		return "circuit breaker half-open for " + name + ": all probes are in flight; it opened because of: " + e.Opened.String()
+		return "circuit breaker half-open for " + name + ": " +
+			"no further probe is admitted yet; it opened because of: " + e.why()
 	case ReasonForced:
 		end := "until it is cleared"
 		if !e.Until.IsZero() {
 			end = "for another " + rough(e.RetryAfter())
 		}
-		return "circuit breaker forced open for " + name + " by " + printable(e.Override.By) + ": " + printable(e.Override.Why) + "; " + end
+		by, why := printable(e.Override.By), printable(e.Override.Why)
+		return "circuit breaker forced open for " + name + " by " + by + ": " + why + "; " + end
 	case ReasonRamp:
 		return "circuit breaker ramping up for " + name + ": " + e.limit
 	case ReasonConcurrency:
 		return "circuit breaker at its concurrency limit for " + name + ": " + e.limit
 	}
 	return "circuit breaker rejected a call for " + name + ": " + e.Reason.String()
+}
+
+// why describes what opened the breaker, and what did so first if a probe has failed since.
+func (e *RejectedError) why() string {
+	if e.Outage == e.Opened || e.Outage.Rule == 0 {
+		return e.Opened.String()
+	}
+	return e.Opened.String() + ", after " + e.Outage.String()
 }
 
 // Is makes errors.Is(err, ErrRejected) true.
@@ -86,9 +99,9 @@ func (e *RejectedError) RetryAfter() time.Duration {
 	return max(0, time.Until(e.Until))
 }
 
-// LogValue returns key, state, reason, and what is known of the cause, the override and the time to wait.
+// LogValue returns the text of Error, key, state and reason and, if they are known, opened, override and retry_after.
 func (e *RejectedError) LogValue() slog.Value {
-	attrs := append(make([]slog.Attr, 0, 8),
+	attrs := append(make([]slog.Attr, 0, 8), slog.String("text", e.Error()),
 		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
 	if e.Opened.Rule != 0 {
 		attrs = append(attrs, slog.Any("opened", e.Opened))
@@ -102,7 +115,7 @@ func (e *RejectedError) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// LogValue returns rule, reason, cause and time of the opening.
+// LogValue returns rule, why, at and, if it is not empty, cause.
 func (o Opening) LogValue() slog.Value {
 	attrs := append(make([]slog.Attr, 0, 4), slog.String("rule", o.Rule.String()), slog.String("why", o.Why))
 	if o.Cause != "" {

@@ -20,7 +20,7 @@ func TestRejectedError(t *testing.T) {
 		t.Errorf("AsType finds %v", got)
 	}
 	if errors.Is(e, errors.ErrUnsupported) {
-		t.Error("a rejection is any error there is")
+		t.Error("a rejection matches any error")
 	}
 }
 
@@ -29,7 +29,7 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 		b := mustNew(t, steady())
 		b.Trip(t.Context(), "test")
 		tripped := time.Now()
-		e := refused(t, b)
+		e := mustReject(t, b)
 		if want := tripped.Add(5 * time.Second); !e.Until.Equal(want) {
 			t.Errorf("Until is %v, want %v", e.Until, want)
 		}
@@ -42,46 +42,46 @@ func TestRejectedErrorRetryAfter(t *testing.T) {
 			}
 		}
 		acquire(t, b)
-		if e := refused(t, b); !e.Until.IsZero() || e.RetryAfter() != 0 {
+		if e := mustReject(t, b); !e.Until.IsZero() || e.RetryAfter() != 0 {
 			t.Errorf("half-open: Until %v, RetryAfter %v, want neither", e.Until, e.RetryAfter())
 		}
 	})
 }
 
-// All calls that a breaker rejects for one reason during one stay share one error, and the next stay has another.
-func TestRejectionsOfOneStayShareTheirError(t *testing.T) {
+// All calls that a breaker rejects for one reason in one generation share one error. The next generation has another.
+func TestRejectionsOfOneGenerationShareTheirError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		b.Trip(t.Context(), "test")
-		first := refused(t, b)
-		if refused(t, b) != first {
-			t.Error("two rejections of one stay have two errors")
+		first := mustReject(t, b)
+		if mustReject(t, b) != first {
+			t.Error("two rejections of one generation have two errors")
 		}
 		setOverride(t, b, ForceOpen, 0)
-		forced := refused(t, b)
-		if forced == first || refused(t, b) != forced {
-			t.Error("forced rejections do not share an error of their own")
+		forced := mustReject(t, b)
+		if forced == first || mustReject(t, b) != forced {
+			t.Error("forced rejections do not share one error, or share that of the generation")
 		}
 		wantRejection(t, forced, Open, ReasonForced)
 		b.ClearOverride(t.Context())
-		if refused(t, b) != first {
-			t.Error("an override that came and went changed the error of the stay")
+		if mustReject(t, b) != first {
+			t.Error("an override that was cleared changed the error of the generation")
 		}
 		setOverride(t, b, ForceOpen, time.Second)
 		time.Sleep(time.Second)
-		if refused(t, b) != first {
-			t.Error("an override that ran out changed the error of the stay")
+		if mustReject(t, b) != first {
+			t.Error("an override whose TTL is over changed the error of the generation")
 		}
 		time.Sleep(4 * time.Second)
 		acquire(t, b)
-		half := refused(t, b)
+		half := mustReject(t, b)
 		wantRejection(t, half, HalfOpen, ReasonHalfOpen)
-		if refused(t, b) != half {
-			t.Error("two rejections of one half-open stay have two errors")
+		if mustReject(t, b) != half {
+			t.Error("two rejections of one half-open generation have two errors")
 		}
 		b.Trip(t.Context(), "again")
-		if refused(t, b) == first {
-			t.Error("two open stays share an error")
+		if mustReject(t, b) == first {
+			t.Error("two open generations share an error")
 		}
 	})
 }
@@ -96,10 +96,11 @@ func wantRejection(t *testing.T, e *RejectedError, s State, r Reason) {
 // rejectedWith rejects a call of b and returns the text of the error.
 func rejectedWith(t *testing.T, b *Breaker) string {
 	t.Helper()
-	return refused(t, b).Error()
+	return mustReject(t, b).Error()
 }
 
-// A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may pass.
+// A rejection names the key, the reason, what opened the breaker or forced it open, and when the next call may be
+// admitted.
 func TestRejectedErrorText(t *testing.T) {
 	key := Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"}
 	const name = "shop.Orders/Get at dns:///orders:443"
@@ -122,29 +123,32 @@ func TestRejectedErrorText(t *testing.T) {
 		time.Sleep(1350 * ms)
 		want(t, b, "circuit breaker open for "+name+": "+why+"; next probe in 3.4s")
 		time.Sleep(time.Second)
-		open := refused(t, b)
+		open := mustReject(t, b)
 		time.Sleep(time.Hour)
 		if got, want := open.Error(), "circuit breaker open for "+name+": "+why+"; the next call is a probe"; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		probe := acquire(t, b)
-		want(t, b, "circuit breaker half-open for "+name+": all probes are in flight; it opened because of: "+why)
+		want(t, b, "circuit breaker half-open for "+name+": no further probe is admitted yet; it opened because of: "+why)
 		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
-		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL; next probe in 10s")
+		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL, after "+why+"; next probe in 10s")
 
-		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy", By: "alice"}); err != nil {
+		if err := b.SetOverride(t.Context(), Override{
+			Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy",
+			By: "alice",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(29500 * ms)
 		want(t, b, "circuit breaker forced open for "+name+" by alice: deploy; for another 1m1s")
-		if got, want := refused(t, b).RetryAfter(), 60500*ms; got != want {
+		if got, want := mustReject(t, b).RetryAfter(), 60500*ms; got != want {
 			t.Errorf("RetryAfter of an override with a TTL: got %v, want %v", got, want)
 		}
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceOpen, Why: "dep\nloy", By: "al\x1bice"}); err != nil {
 			t.Fatal(err)
 		}
 		want(t, b, "circuit breaker forced open for "+name+` by "al\x1bice": "dep\nloy"; until it is cleared`)
-		if got := refused(t, b).RetryAfter(); got != 0 {
+		if got := mustReject(t, b).RetryAfter(); got != 0 {
 			t.Errorf("RetryAfter of an override without a TTL: got %v, want 0", got)
 		}
 	})
@@ -154,19 +158,21 @@ func TestRejectedErrorText(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := acquire(t, b)
-		want(t, b, "circuit breaker at its concurrency limit for "+name+": 1 calls are in flight, which is MaxConcurrent")
+		want(t, b, "circuit breaker at its concurrency limit for "+name+": MaxConcurrent is 1, and so many calls are in flight")
 		p.Done(t.Context(), Success)
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Minute)
 		acquire(t, b).Done(t.Context(), Success)
 		acquire(t, b).Done(t.Context(), Success)
-		want(t, b, "circuit breaker ramping up for "+name+": it has closed recently, and admits only a part of the calls for 1m0s")
+		want(t, b, "circuit breaker ramping up for "+name+": it has closed recently, and admits only a part of the calls "+
+			"for 1m0s")
 	})
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	setOverride(t, g.Get(key), ForceClosed, 0)
 	shared := g.Get(Key{Method: "other"})
 	shared.Trip(t.Context(), "test")
-	if got, want := rejectedWith(t, shared), "circuit breaker open for the keys that share a breaker because the group is full: test"; !strings.HasPrefix(got, want) {
+	if got, want := rejectedWith(t, shared), "circuit breaker open for the keys that share a breaker because the group "+
+		"is full: test"; !strings.HasPrefix(got, want) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if got, want := (&RejectedError{Key: key}).Error(), "circuit breaker rejected a call for "+name+": "; got != want {
@@ -174,7 +180,7 @@ func TestRejectedErrorText(t *testing.T) {
 	}
 }
 
-// The name of a key in a sentence. What a log would not show as it is, is quoted.
+// The name of a key in a sentence. It is quoted if a log would not show it as it is.
 func TestKeyPhrase(t *testing.T) {
 	for _, tt := range []struct {
 		key  Key
@@ -198,7 +204,8 @@ func TestKeyPhrase(t *testing.T) {
 
 func TestRough(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		1: "1ms", ms: "1ms", 999*ms + 1: "1s", 3400 * ms: "3.4s", 3400*ms + 1: "3.5s", time.Minute + 1: "1m1s", time.Hour: "1h0m0s",
+		1: "1ms", ms: "1ms", 999*ms + 1: "1s", 3400 * ms: "3.4s", 3400*ms + 1: "3.5s", time.Minute + 1: "1m1s",
+		time.Hour: "1h0m0s",
 	} {
 		if got := rough(d); got != want {
 			t.Errorf("%d: got %s, want %s", d, got, want)
@@ -206,16 +213,17 @@ func TestRough(t *testing.T) {
 	}
 }
 
-// What a structured log shows of keys, events, snapshots and rejections.
+// Keys, events, snapshots and rejections in a structured log.
 func TestLogValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
-		b, err := New(Key{Service: "shop.Orders", Method: "Get"}, Config{Jitter: -1, ConsecutiveFailures: 1}, WithListener(rec.Transition))
+		b, err := New(Key{Service: "shop.Orders", Method: "Get"}, Config{Jitter: -1, ConsecutiveFailures: 1},
+			WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
 		acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
-		opened := refused(t, b)
+		opened := mustReject(t, b)
 		logged := func(v any) string {
 			var out strings.Builder
 			slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -227,16 +235,20 @@ func TestLogValue(t *testing.T) {
 			return strings.TrimSpace(out.String())
 		}
 		why := `rule=consecutive why="1 failure" cause=UNAVAILABLE`
-		openedAs := `x.opened.rule=consecutive x.opened.why="1 failure" x.opened.cause=UNAVAILABLE x.opened.at=2000-01-01T00:00:00.000Z`
+		openedAs := `x.opened.rule=consecutive x.opened.why="1 failure" x.opened.cause=UNAVAILABLE ` +
+			`x.opened.at=2000-01-01T00:00:00.000Z`
 		for _, tt := range []struct {
 			v    any
 			want string
 		}{
 			{b.Key(), "x=shop.Orders/Get"},
-			{opened, "x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
-			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." + strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
+			{opened, `x.text="circuit breaker open for shop.Orders/Get: 1 failure, last UNAVAILABLE; next probe in 1s" ` +
+				"x.key=shop.Orders/Get x.state=open x.reason=open " + openedAs + " x.retry_after=1s"},
+			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." +
+				strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
 				" x.open_for=1s x.failed_recoveries=0"},
-			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 x.rejected=1 " +
+			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 " +
+				"x.rejected=1 " +
 				openedAs + " x.retry_after=1s"},
 		} {
 			if got := logged(tt.v); got != tt.want {
@@ -244,8 +256,10 @@ func TestLogValue(t *testing.T) {
 			}
 		}
 		setOverride(t, b, ForceOpen, 0)
-		forced := logged(refused(t, b))
-		if want := "x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "; !strings.HasPrefix(forced, want) {
+		forced := logged(mustReject(t, b))
+		want := `x.text="circuit breaker forced open for shop.Orders/Get by TestLogValue: test; until it is cleared" ` +
+			"x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
+		if !strings.HasPrefix(forced, want) {
 			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
 		}
 		if got, want := logged(b.Snapshot()), " x.underlying=open x.override.mode=force_open "; !strings.Contains(got, want) {

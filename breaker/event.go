@@ -15,7 +15,7 @@ type Event struct {
 	To   State `json:"to"`
 	// Rule is what opened the breaker, or RuleManual for Trip and Reset. Otherwise it is zero.
 	Rule Rule `json:"rule"`
-	// Why says in words why the state changed: "5 failures in a row over 1.2s", or the argument of Trip.
+	// Why is why the state changed, in words: "5 failures in a row over 1.2s", or the argument of Trip.
 	Why string `json:"why"`
 	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and unless To is Open.
 	Cause      string        `json:"cause"`

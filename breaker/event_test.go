@@ -11,18 +11,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// tagged is a context that can be told from others.
+// tagged returns a context that can be distinguished from others.
 func tagged(t *testing.T, tag string) context.Context {
 	t.Helper()
 	return context.WithValue(t.Context(), ctxKey{}, tag)
 }
 
-// An Event says which rule fired and the counts it fired on, and carries the context of the call that caused it.
-func TestB31_AnEventSaysWhatHappened(t *testing.T) {
+// An event names the rule that fired and the counts that it fired on. It carries the context of the call that caused
+// it.
+func TestB31_EventFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, atOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}), WithListener(rec.Transition))
+		b, err := New(key, opensAtOnce(Config{Jitter: -1, SuccessesToClose: 2, SlowCall: time.Second, MinCalls: 10}),
+			WithListener(rec.Transition))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,7 +32,7 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 		at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
 		call := func(tag string, o Outcome, latency time.Duration) {
 			t.Helper()
-			p, err := b.Acquire(tagged(t, tag+", asking"))
+			p, err := b.Acquire(tagged(t, tag+", Acquire"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,24 +67,37 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 		b.Trip(tagged(t, "trip"), "because")
 
 		want := []Event{
-			{From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 failures in a row", At: at(0), OpenFor: 5 * time.Second, Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5}},
+			{
+				From: Closed, To: Open, Rule: RuleConsecutive, Why: "5 failures in a row", At: at(0), OpenFor: 5 * time.Second,
+				Counts: Counts{Successes: 3, Failures: 5, Slow: 1, ConsecutiveFailures: 5},
+			},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(5)},
-			{From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", At: at(5), OpenFor: 10 * time.Second, FailedRecoveries: 1},
+			{
+				From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", At: at(5), OpenFor: 10 * time.Second,
+				FailedRecoveries: 1,
+			},
 			{From: Open, To: HalfOpen, Why: "open period over", At: at(15), FailedRecoveries: 1},
 			{From: HalfOpen, To: Closed, Why: "probes succeeded", At: at(15), FailedRecoveries: 1},
-			{From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second, Counts: Counts{Successes: 4, Overloads: 6}},
+			{
+				From: Closed, To: Open, Rule: RuleRatio, Why: "6 of 10 calls failed", At: at(15), OpenFor: 5 * time.Second,
+				Counts: Counts{Successes: 4, Overloads: 6},
+			},
 			{From: Open, To: Closed, Rule: RuleManual, Why: "reset", At: at(20)},
-			{From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20), OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10}},
+			{
+				From: Closed, To: Open, Rule: RuleSlow, Why: "10 of 10 calls took longer than 1s", At: at(20),
+				OpenFor: 5 * time.Second, Counts: Counts{Successes: 10, Slow: 10},
+			},
 			{From: Open, To: Open, Rule: RuleManual, Why: "because", At: at(20), OpenFor: 5 * time.Second},
 		}
 		tags := []string{
-			"fifth failure", "good probe, asking", "bad probe", "good probe, asking", "second good probe", "tenth call", "reset",
+			"fifth failure", "good probe, Acquire", "bad probe", "good probe, Acquire", "second good probe", "tenth call",
+			"reset",
 			"tenth slow call", "trip",
 		}
 		for i := range want {
 			want[i].Key, want[i].Seq, want[i].Generation = key, uint64(i+1), uint64(i+2)
 		}
-		wantSame(t, "events", rec.heard(), want)
+		wantSame(t, "events", rec.received(), want)
 		var got []string
 		for _, ctx := range rec.ctxs {
 			tag, _ := ctx.Value(ctxKey{}).(string)
@@ -92,13 +107,16 @@ func TestB31_AnEventSaysWhatHappened(t *testing.T) {
 	})
 }
 
-// Outside a bubble the instants of events, errors and snapshots have a monotonic reading, where they say so.
+// Event.At and RejectedError.Until have a monotonic reading, outside a bubble.
 func TestB31_InstantsAreMonotonic(t *testing.T) {
 	var rec recorder
 	b := mustNew(t, Config{}, WithListener(rec.Transition))
 	b.Trip(t.Context(), "test")
-	for what, at := range map[string]time.Time{"Event.At": rec.heard()[0].At, "RejectedError.Until": refused(t, b).Until} {
-		if !strings.Contains(at.String(), " m=") { // documented: "with a monotonic reading"
+	for what, at := range map[string]time.Time{
+		"Event.At":            rec.received()[0].At,
+		"RejectedError.Until": mustReject(t, b).Until,
+	} {
+		if !strings.Contains(at.String(), " m=") { // as Event.At and RejectedError.RetryAfter document
 			t.Errorf("%s has no monotonic reading: %v", what, at)
 		}
 	}
@@ -106,7 +124,8 @@ func TestB31_InstantsAreMonotonic(t *testing.T) {
 
 func TestEventJSON(t *testing.T) {
 	e := Event{
-		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe, Why: "a probe failed", Cause: "INTERNAL",
+		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe,
+		Why: "a probe failed", Cause: "INTERNAL",
 		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10,
 		Override: Override{Mode: Shadow, TTL: 11, Why: "w", By: "b"},
 		Counts:   Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
@@ -116,8 +135,10 @@ func TestEventJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"key":{"target":"t","service":"s","method":"m","tag":"g"},"from":"half_open","to":"open","rule":"probe",` +
-		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,"openFor":9,` +
-		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},"failedRecoveries":10,` +
+		`"why":"a probe failed","cause":"INTERNAL","at":"2026-01-02T03:04:05.000000006Z","seq":7,"generation":8,` +
+		`"openFor":9,` +
+		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},` +
+		`"failedRecoveries":10,` +
 		`"override":{"mode":"shadow","ttl":11,"why":"w","by":"b"}}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
@@ -147,7 +168,7 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// B31: an event names the override in force, so that a trip in shadow mode is not taken for rejections.
+// B31: an event names the override in force, so that a trip in shadow mode is not mistaken for one that rejects calls.
 func TestB31_EventNamesTheOverride(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := new(recorder)
@@ -164,10 +185,10 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		b.ClearOverride(t.Context())
 		report(t, b, 1, Failure)
 		set(Shadow)
-		time.Sleep(2 * time.Hour) // it is over by then
+		time.Sleep(2 * time.Hour) // the TTL is over by then
 		b.Reset(t.Context())
 		var got []Mode
-		for _, e := range rec.heard() {
+		for _, e := range rec.received() {
 			got = append(got, e.Override.Mode)
 		}
 		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})

@@ -2,26 +2,26 @@ package breaker
 
 import "time"
 
-// A breaker leaves its group because the group is full and needs its place (evict), because no call has asked for it
-// for a long time (freeIdle), or because somebody said so (Remove). All three publish a phase of kind gone, after
-// which its methods act on the breaker that its key has then; permits that are out report to it without effect.
+// A breaker is removed from its group because the group is full (evict), because it is idle (freeIdle), or by Remove.
+// All three publish a phase of kind removed. After that, the methods of the breaker act on the breaker that its key has
+// then. Permits of the removed breaker report to it without effect.
 
 const (
-	// evictionSample is how many breakers are compared to find the one that was unused for longest. A sample, as many
-	// caches take it, keeps the cost of a new key the same however large the group is, and needs no list that every
-	// call would update.
+	// evictionSample is how many breakers are compared to find the least recently used one. With a sample, as in many
+	// caches, the cost of a new key does not depend on the size of the group. A list in order of use would have to be
+	// updated by each call.
 	evictionSample = 32
-	// idleSample is how many slots are looked at for idle breakers when a new key arrives. Where keys come and go it
-	// frees eight for each that comes, as long as there are any.
+	// idleSample is how many slots are checked for idle breakers when a new key arrives. So each new key can free up to
+	// eight breakers.
 	idleSample = 8
-	// deadFor is how long an open or half-open breaker must have been due for a call before it may be evicted, unless
-	// MaxOpenFor is longer.
-	deadFor = int64(time.Minute)
+	// evictOpenAfter is how long an open or half-open breaker must have been ready for a probe, without being used,
+	// before it may be evicted, unless MaxOpenFor is longer.
+	evictOpenAfter = int64(time.Minute)
 )
 
-// Remove takes the breaker of key out of the group now, whatever its state, and reports whether there was one. Its
-// counts and its override go with it, and there is no event. Calls in flight settle as late ones, on the breaker that
-// was removed. The next call with the key gets a new breaker.
+// Remove removes the breaker of key from the group at once, whatever its state, and reports whether there was one. Its
+// counts and its override are lost. There is no event. Calls in flight settle as late results of the removed breaker.
+// The next call with the key gets a new breaker.
 func (g *Group) Remove(key Key) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -34,7 +34,7 @@ func (g *Group) Remove(key Key) bool {
 	return true
 }
 
-// detach takes b, which has gone, out of the table. Caller must hold g.mu.
+// detach removes b, whose last phase is published, from the table. Caller must hold g.mu.
 func (g *Group) detach(b *Breaker) {
 	g.table.Load().remove(b)
 	if b == g.overflow.Load() {
@@ -44,19 +44,19 @@ func (g *Group) detach(b *Breaker) {
 	g.live--
 }
 
-// evict makes room for one breaker and reports whether it could. Where it cannot, it has looked at all breakers,
-// which takes long in a large group. So the next search waits for ten times as long as this one took, and keys that
-// come meanwhile overflow. Caller must hold g.mu.
+// evict evicts one breaker and reports whether it did. If it did not, it has checked all breakers, which takes long in
+// a large group. So there is no other search for ten times as long as this one took. New keys get the overflow breaker
+// meanwhile. Caller must hold g.mu.
 func (g *Group) evict() bool {
 	start := clock()
 	if start < g.nextSearch {
 		return false
 	}
 	t := g.table.Load()
-	for looked := 0; looked < len(t.slots); {
+	for checked := 0; checked < len(t.slots); {
 		var victims [evictionSample]victim
 		n := 0
-		for ; looked < len(t.slots) && n < len(victims); looked++ {
+		for ; checked < len(t.slots) && n < len(victims); checked++ {
 			b := t.next(&g.evictCursor)
 			if b == nil || b == g.overflow.Load() {
 				continue
@@ -86,13 +86,13 @@ func (g *Group) evict() bool {
 	return false
 }
 
-// victim is a breaker that may be evicted.
+// victim is a breaker that evict may choose.
 type victim struct {
 	b       *Breaker
 	lastUse int64
 }
 
-// freeIdle looks at a few slots and frees the breakers there that are idle (B40). Caller must hold g.mu.
+// freeIdle checks the next idleSample slots and removes the breakers there that are idle (B40). Caller must hold g.mu.
 func (g *Group) freeIdle() {
 	if g.idle == 0 {
 		return
@@ -101,47 +101,47 @@ func (g *Group) freeIdle() {
 	t := g.table.Load()
 	for range idleSample {
 		b := t.next(&g.idleCursor)
-		if b != nil && g.unusedFor(b, now) && b.tryEvict(func(now int64) bool { return g.unusedFor(b, now) }) {
+		if b != nil && g.isUnused(b, now) && b.tryEvict(func(now int64) bool { return g.isUnused(b, now) }) {
 			g.detach(b)
 		}
 	}
 }
 
-// isIdle reports whether All leaves b out (B40).
+// isIdle reports whether b is idle, so that All leaves it out (B40).
 func (g *Group) isIdle(b *Breaker, now int64) bool {
-	if g.idle == 0 || !g.unusedFor(b, now) {
+	if g.idle == 0 || !g.isUnused(b, now) {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.phase.Load().override.inForce(now) && b.running(now) == 0 && g.unusedFor(b, now)
+	return !b.phase.Load().override.inForce(now) && b.running(now) == 0 && g.isUnused(b, now)
 }
 
-// unusedFor reports whether no call has asked for b during the idle timeout.
-func (g *Group) unusedFor(b *Breaker, now int64) bool {
+// isUnused reports whether b was not used during the idle timeout.
+func (g *Group) isUnused(b *Breaker, now int64) bool {
 	return now-b.lastUse(b.phase.Load(), now) >= g.idle
 }
 
-// next returns the breaker in the slot at hand, or nil, and moves hand on.
-func (t *table) next(hand *int) *Breaker {
-	b := t.slots[*hand&(len(t.slots)-1)].Load()
-	*hand = (*hand + 1) & (len(t.slots) - 1)
+// next returns the breaker in the slot at cursor, or nil, and moves cursor to the next slot.
+func (t *table) next(cursor *int) *Breaker {
+	b := t.slots[*cursor&(len(t.slots)-1)].Load()
+	*cursor = (*cursor + 1) & (len(t.slots) - 1)
 	if b == tombstone {
 		return nil
 	}
 	return b
 }
 
-// evictable reports whether it is worth while to have the breaker leave a full group (B33), and when it was last
-// used. It takes no lock and does not look for calls in flight: that would fetch twice as much memory, for each of a
-// sample of which one goes.
+// evictable reports whether the state of the breaker allows a full group to evict it (B33), and returns when the
+// breaker was last used. It takes no lock and does not check for calls in flight. That check would read twice as much
+// memory, for a whole sample of breakers of which one is evicted. tryEvict checks it.
 func (b *Breaker) evictable(now int64) (lastUse int64, ok bool) {
 	ph := b.phase.Load()
 	if ph.kind == removed || ph.override.inForce(now) {
 		return 0, false
 	}
 	lastUse = b.lastUse(ph, now)
-	due := lastUse // half-open: no probe has gone out after this
+	due := lastUse // while half-open, no probe was admitted after this
 	switch ph.state {
 	case Closed:
 		return lastUse, true
@@ -149,13 +149,13 @@ func (b *Breaker) evictable(now int64) (lastUse int64, ok bool) {
 		due = max(due, ph.gate.until.Load())
 	case HalfOpen:
 	}
-	return lastUse, now >= due+max(deadFor, int64(ph.pol.cfg.MaxOpenFor))
+	return lastUse, now >= due+max(evictOpenAfter, int64(ph.pol.cfg.MaxOpenFor))
 }
 
-// lastUse is when a call last asked for the breaker. Closed calls that take no lock are known to a tenth of the
-// window, by its edge. Without a window they read no clock, so edge is no instant but a mark: how many calls there
-// had been at the last look. If there are more now, the breaker was used just now; if not, it was used before the
-// look that last found more.
+// lastUse returns when the breaker was last used, as far as that is known. Closed calls that take no lock are known to
+// a tenth of the window, by its edge. Without a window, such calls read no clock. Then edge holds how many calls were
+// admitted up to the last check. If there are more now, lastUse returns now. If not, it returns when a check last found
+// more.
 func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	if ph.state != Closed {
 		return b.lastUsed.Load()
@@ -164,27 +164,28 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 		return max(b.lastUsed.Load(), ph.win.edge.Load())
 	}
 	if n := int64(b.admittedTotal()); ph.win.edge.Load() != n {
-		b.lastUsed.Store(now) // first: another check may see the mark
+		b.lastUsed.Store(now) // before edge, because another check may run at the same time
 		ph.win.edge.Store(n)
 		return now
 	}
 	return b.lastUsed.Load()
 }
 
-// tryEvict takes the breaker out of service if it is idle, has no override, and may still tryEvict. It publishes first and
-// looks for calls in flight after that: see enter.
-func (b *Breaker) tryEvict(may func(now int64) bool) bool {
+// tryEvict removes the breaker, and reports whether it did, if allowed returns true, no call is in flight and no
+// override is in force. It publishes the removal before it counts the calls in flight, see admitFast. If it finds one,
+// it undoes the removal.
+func (b *Breaker) tryEvict(allowed func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
 	ph := b.refresh(now)
-	if ph.kind == removed || ph.override != nil || !may(now) {
+	if ph.kind == removed || ph.override != nil || !allowed(now) {
 		return false
 	}
-	if b.running(now) > 0 { // so that no caller takes the detour in vain; what decides is the look after publishing
+	if b.running(now) > 0 { // saves callers a needless detour through successor; the check after publishing decides
 		return false
 	}
-	b.publishEvicted(ph)
+	b.publishRemoved(ph)
 	if b.running(now) > 0 {
 		b.phase.Store(ph)
 		return false
@@ -192,23 +193,23 @@ func (b *Breaker) tryEvict(may func(now int64) bool) bool {
 	return true
 }
 
-// remove takes the breaker out of service, whatever it does.
+// remove removes the breaker, whatever its state, also if calls are in flight.
 func (b *Breaker) remove() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.publishEvicted(b.phase.Load())
+	b.publishRemoved(b.phase.Load())
 }
 
-// publishEvicted makes ph the last phase of b. Caller must hold b.mu.
-func (b *Breaker) publishEvicted(ph *phase) {
+// publishRemoved publishes the last phase of b, a copy of ph. Caller must hold b.mu.
+func (b *Breaker) publishRemoved(ph *phase) {
 	last := *ph
 	last.kind = removed
-	last.gen++ // a report that comes now is late
+	last.gen++ // so that all reports from now on are late
 	b.phase.Store(&last)
 }
 
-// successor returns the breaker that has this evicted one's key now, making it if need be. It takes Group.mu, and so
-// waits for an eviction that is under way and may yet be called off.
+// successor returns the breaker that the key of this removed breaker has now, and makes it if needed. It locks
+// Group.mu, and so waits for an eviction that is in progress and may be undone.
 func (b *Breaker) successor() *Breaker {
 	return b.shared.group.add(b.key, b.hash)
 }

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// B33: eviction that races Get, Acquire and Done loses no outcome. A breaker with a call in flight never goes; one that
-// went admits nothing; and what was reported is on the breaker that admitted it.
+// B33: evictions during Get, Acquire and Done lose no outcome. A breaker with a call in flight is not evicted. An
+// evicted breaker admits nothing. Each outcome is counted on the breaker that admitted the call.
 func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 500, 12
-	for _, bound := range []int{1, 5} { // with 5 there is always one that can go
+	for _, bound := range []int{1, 5} { // with 5 there is always one that can be evicted
 		g := mustGroup(t, Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: math.MaxInt}, WithMaxBreakers(bound))
 		var counts [callers]map[*Breaker]outcomes
-		together(callers+1, func(i int) {
+		runTogether(callers+1, func(i int) {
 			if i == callers {
 				for range calls / 4 {
 					checkAll(t, g, bound)
@@ -26,11 +26,11 @@ func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 			}
 			rnd := rand.New(rand.NewPCG(uint64(i), 4))
 			counts[i] = make(map[*Breaker]outcomes)
-			held := g.Get(methodKey(0))
+			kept := g.Get(methodKey(0))
 			for range calls {
 				b := g.Get(methodKey(rnd.IntN(keys)))
-				if rnd.IntN(2) == 0 { // one that was kept, and may be gone
-					b, held = held, b
+				if rnd.IntN(2) == 0 { // one that was kept, and may have been evicted
+					b, kept = kept, b
 				}
 				callAndCount(t, b, rnd, counts[i])
 			}
@@ -42,13 +42,13 @@ func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The narrowest race: one caller keeps using a breaker while others keep pushing it out.
+// The closest race: two callers keep using one breaker while another goroutine keeps evicting it.
 func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 	const rounds = 4000
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	var counts [2]map[*Breaker]outcomes
 	var stop atomic.Bool
-	together(3, func(i int) {
+	runTogether(3, func(i int) {
 		if i == 2 {
 			for range rounds {
 				g.Get(methodKey(1))
@@ -69,16 +69,16 @@ func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 			sum := counts[i][p.b]
 			sum[Success]++
 			counts[i][p.b] = sum
-			b = p.b // where the key's breaker is now
+			b = p.b // the breaker that the key has now
 		}
 	})
 	compareCounts(t, counts[:])
 }
 
-// outcomes is what a caller has reported, by Outcome.
+// outcomes counts the reports of a caller by Outcome.
 type outcomes [4]uint64
 
-// callAndCount makes a call and looks at the breaker that admits it.
+// callAndCount makes a call, checks the breaker that admits it, and adds the outcome to counts.
 func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]outcomes) {
 	t.Helper()
 	p, err := b.Acquire(t.Context())
@@ -94,7 +94,7 @@ func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]
 	}
 	p.b.mu.Lock()
 	if p.b.phase.Load().kind == removed {
-		t.Error("a breaker went while a call that it admitted is in flight")
+		t.Error("a breaker was evicted while a call that it admitted is in flight")
 	}
 	p.b.mu.Unlock()
 	o := [...]Outcome{Success, Success, Failure, Ignored}[rnd.IntN(4)]
@@ -104,7 +104,7 @@ func callAndCount(t *testing.T, b *Breaker, rnd *rand.Rand, counts map[*Breaker]
 	counts[p.b] = sum
 }
 
-// checkAll looks at a group while others use it.
+// checkAll checks All and Len while others use the group.
 func checkAll(t *testing.T, g *Group, bound int) {
 	t.Helper()
 	seen := make(map[*Breaker]bool)
@@ -115,12 +115,12 @@ func checkAll(t *testing.T, g *Group, bound int) {
 		seen[b] = true
 	}
 	if n := g.Len(); n > bound+1 {
-		t.Errorf("%d breakers, want %d and the overflow breaker at most", n, bound)
+		t.Errorf("%d breakers, want at most %d and the overflow breaker", n, bound)
 	}
 	runtime.Gosched()
 }
 
-// compareCounts compares what callers have reported with what the breakers have counted, the evicted ones too.
+// compareCounts compares what callers have reported with what all breakers have counted, also the evicted ones.
 func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 	t.Helper()
 	want := make(map[*Breaker]outcomes)
@@ -138,24 +138,27 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 		settled := b.settled()
 		got := outcomes{Success: settled}
 		if c := b.lazy.Load(); c != nil {
-			got = outcomes{settled - c.totals.failures - c.totals.overloads - c.totals.ignored - c.totals.late, c.totals.failures, c.totals.overloads, c.totals.ignored}
+			got = outcomes{
+				settled - c.totals.failures - c.totals.overloads - c.totals.ignored - c.totals.late,
+				c.totals.failures, c.totals.overloads, c.totals.ignored,
+			}
 			if c.totals.late != 0 {
 				t.Errorf("%v: %d late", b.key, c.totals.late)
 			}
 		}
 		if admitted := b.admittedTotal(); got != sum || admitted != settled {
-			t.Errorf("%v: counted %v of %v reported, %d of %d admitted", b.key, got, sum, settled, admitted)
+			t.Errorf("%v: counted %v, reported %v; %d settled of %d admitted", b.key, got, sum, settled, admitted)
 		}
 		b.mu.Unlock()
 	}
 }
 
-// The same where breakers open: one that is not closed never goes, so its rejections go on.
-func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
+// The same with breakers that open. A breaker that is not closed is not evicted, so it continues to reject calls.
+func TestB33_OpenBreakersStayConcurrentSafe(t *testing.T) {
 	const callers, calls, bound, keys, dead = 4, 200, 6, 30, 4
 	g := mustGroup(t, Config{OpenFor: time.Hour, ConsecutiveFailures: 3}, WithMaxBreakers(bound))
-	var through [dead]atomic.Int64
-	together(callers, func(i int) {
+
+	runTogether(callers, func(i int) {
 		rnd := rand.New(rand.NewPCG(uint64(i), 33))
 		for range calls {
 			k := rnd.IntN(keys)
@@ -165,14 +168,13 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 				continue
 			}
 			if k < dead && b.Key() != overflowKey {
-				through[k].Add(1)
 				p.Done(t.Context(), Failure)
 			} else {
 				p.Done(t.Context(), Success)
 			}
 		}
 	})
-	// A dead key's breaker may go, and be forgotten, before its third failure. From then on nothing gets through.
+	// A breaker of a failing key may be evicted before its third failure. After that it admits nothing.
 	for k := range dead {
 		b, ok := g.Lookup(methodKey(k))
 		if !ok || b.State() != Open {
@@ -180,45 +182,46 @@ func TestB33_WhatOpenedStaysConcurrentSafe(t *testing.T) {
 		}
 		s := b.Snapshot()
 		if s.Generation != 2 || s.Trips.Total() != 1 || s.Failures != 3 || s.Late > callers {
-			t.Errorf("key %d: generation %d, %d trips, %d failures, %d late", k, s.Generation, s.Trips.Total(), s.Failures, s.Late)
+			t.Errorf("key %d: generation %d, %d trips, %d failures, %d late", k, s.Generation, s.Trips.Total(), s.Failures,
+				s.Late)
 		}
 	}
 	for key, b := range g.All() {
-		quiet(t, key.String(), b)
+		wantSettled(t, key.String(), b)
 	}
 }
 
-// What the races are about, without luck: who has found a breaker closed, and counts itself in, sees that it has gone
-// meanwhile.
-func TestB33_WhoEntersSeesThatItHasGone(t *testing.T) {
+// The same without a race: a caller that has found a breaker closed, and counts itself, sees that the breaker was
+// evicted meanwhile.
+func TestB33_AnAdmissionSeesTheEviction(t *testing.T) {
 	b := mustGroup(t, Config{}).Get(Key{})
 	ph := b.phase.Load()
 	if !b.admitFast(ph, &b.admitted) {
-		t.Error("nothing has changed, and it is not let in")
+		t.Error("nothing has changed, and the call is not admitted")
 	}
 	b.Reset(t.Context())
 	if !b.admitFast(ph, &b.admitted) {
-		t.Error("another stay has begun, and it is not let in: it was admitted in the one before")
+		t.Error("another generation has begun, and the call is not admitted in the one before")
 	}
-	if leaves(b) {
-		t.Error("it left with two calls in flight")
+	if evictNow(b) {
+		t.Error("it was evicted with two calls in flight")
 	}
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	Permit{b: b, ph: ph}.Done(t.Context(), Success)
 	ph = b.phase.Load()
-	if !leaves(b) {
-		t.Fatal("it is idle and does not leave")
+	if !evictNow(b) {
+		t.Fatal("it is idle and was not evicted")
 	}
 	if b.admitFast(ph, &b.admitted) {
-		t.Error("it has gone, and lets somebody in")
+		t.Error("it was evicted, and admits a call")
 	}
 	if got := b.admitted.Load(); got != 2 {
-		t.Errorf("%d are counted in, want 2", got)
+		t.Errorf("%d are counted as admitted, want 2", got)
 	}
 }
 
-// One that was idle when it was found may be in use by the time it is taken: then it stays.
-func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
+// A breaker that was idle when evict found it may be in use when tryEvict has the lock. Then it is not evicted.
+func TestB33_ABreakerInUseIsNotEvicted(t *testing.T) {
 	for name, use := range map[string]func(*testing.T, *Breaker){
 		"tripped":   func(t *testing.T, b *Breaker) { t.Helper(); b.Trip(t.Context(), "test") },
 		"forced":    func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceOpen, 0) },
@@ -227,36 +230,36 @@ func TestB33_WhatIsInUseAgainDoesNotLeave(t *testing.T) {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
 		if _, ok := b.evictable(clock()); !ok {
-			t.Fatalf("%s: it may not go to begin with", name)
+			t.Fatalf("%s: it is not evictable at first", name)
 		}
 		use(t, b)
 		ph := b.phase.Load()
-		if leaves(b) {
-			t.Errorf("%s: it left", name)
+		if evictNow(b) {
+			t.Errorf("%s: it was evicted", name)
 		}
 		if b.phase.Load() != ph {
 			t.Errorf("%s: it has another phase after the attempt", name)
 		}
-		if _, ok := b.evictable(clock()); ok != (name == "in flight") { // evictable does not look for calls in flight
-			t.Errorf("%s: it may go: %v", name, ok)
+		if _, ok := b.evictable(clock()); ok != (name == "in flight") { // evictable does not check for calls in flight
+			t.Errorf("%s: evictable is %v", name, ok)
 		}
 	}
 	b := mustGroup(t, Config{}).Get(Key{})
-	if !leaves(b) || leaves(b) {
-		t.Error("an idle breaker leaves once")
+	if !evictNow(b) || evictNow(b) {
+		t.Error("an idle breaker must be evicted exactly once")
 	}
 	if _, ok := b.evictable(clock()); ok {
-		t.Error("a breaker that has gone may go again")
+		t.Error("an evicted breaker is evictable")
 	}
 }
 
-// Evicted says so of a breaker that went, and of no other, however many searches there are for one that can go.
-func TestB33_EvictedOnlyIfItWentConcurrentSafe(t *testing.T) {
+// Evicted is true only for a breaker that was evicted, however often evict tries others.
+func TestB33_EvictedOnlyAfterEvictionConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
 	b := g.Get(methodKey(0))
 	acquire(t, b)
 	var stop atomic.Bool
-	together(2, func(i int) {
+	runTogether(2, func(i int) {
 		if i == 0 {
 			for k := range 20_000 {
 				g.Get(methodKey(k + 1))
@@ -273,8 +276,8 @@ func TestB33_EvictedOnlyIfItWentConcurrentSafe(t *testing.T) {
 	})
 }
 
-// However many are in use, the one that is not is found.
-func TestB33_TheOnlyIdleOneGoes(t *testing.T) {
+// The one breaker that is not in use is found among many that are.
+func TestB33_TheOnlyIdleBreakerIsEvicted(t *testing.T) {
 	for _, bound := range []int{2, 40, 100} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, Config{}, WithMaxBreakers(bound))
@@ -283,15 +286,15 @@ func TestB33_TheOnlyIdleOneGoes(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 			idle := g.Get(Key{Method: "idle"})
-			report(t, idle, 1, Success) // the last one to be used
+			report(t, idle, 1, Success) // the most recently used one
 			if b := g.Get(Key{Method: "new"}); b.Key().Method != "new" || !idle.Evicted() {
-				t.Errorf("bound %d: the only idle breaker did not make room", bound)
+				t.Errorf("bound %d: the only idle breaker was not evicted", bound)
 			}
 		})
 	}
 }
 
-// B25: a second report after an eviction is late, and not a failure of whatever has the key now.
+// B25: a second report after an eviction is late. It is not a failure of the breaker that the key has now.
 func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
 	g := mustGroup(t, Config{ConsecutiveFailures: 1}, WithMaxBreakers(1))
 	b := g.Get(methodKey(1))
@@ -300,11 +303,11 @@ func TestB25_ASecondReportAfterEvictionOpensNothing(t *testing.T) {
 	g.Get(methodKey(2))
 	p.Done(t.Context(), Failure)
 	if !b.Evicted() {
-		t.Error("a second report brought an evicted breaker back")
+		t.Error("a second report undid the eviction")
 	}
 }
 
-// leaves has b make room, as a full group would, and reports whether it did.
-func leaves(b *Breaker) bool {
+// evictNow evicts b, as a full group would, and reports whether it did.
+func evictNow(b *Breaker) bool {
 	return b.tryEvict(func(now int64) bool { _, ok := b.evictable(now); return ok })
 }

@@ -12,7 +12,7 @@ import (
 var errDown = errors.New("backend is down")
 
 func Example() {
-	// FailingFor: -1 opens at the third failure, however quickly the three came. By default they must last a second.
+	// With FailingFor: -1 the breaker opens at the third failure. By default, the failures must also last a second.
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 3, FailingFor: -1, OpenFor: time.Minute})
 	if err != nil {
 		panic(err)
@@ -31,7 +31,7 @@ func Example() {
 	// true open
 }
 
-// A call that is not one function has a permit, and reports through it once it is over.
+// A call that is not one function acquires a permit, and reports through it when it is over.
 func ExampleBreaker_Acquire() {
 	b, err := breaker.New(breaker.Key{Target: "dns:///orders:443"}, breaker.Config{})
 	if err != nil {
@@ -47,11 +47,12 @@ func ExampleBreaker_Acquire() {
 		}
 		switch {
 		case status == 429:
-			permit.Report(ctx, breaker.Report{Outcome: breaker.Overload, RetryAfter: 30 * time.Second}) // it asked for half a minute
+			// The backend asked for a delay of half a minute.
+			permit.Report(ctx, breaker.Report{Outcome: breaker.Overload, RetryAfter: 30 * time.Second})
 		case status >= 500:
 			permit.Done(ctx, breaker.Failure)
 		default:
-			permit.Done(ctx, breaker.Success) // also 404: the backend has answered
+			permit.Done(ctx, breaker.Success) // also 404, because the backend has answered
 		}
 	}
 	for _, status := range []int{200, 404, 500, 429, 200} {
@@ -79,7 +80,7 @@ func ExampleRejectedError() {
 	// again in 1m0s
 }
 
-// The group's Config is for all keys that no rule covers.
+// A rule sets the Config of the keys that it matches. All other keys have the group's Config.
 func ExampleWithPolicy() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1}, breaker.WithPolicy(
 		breaker.PolicyRule{
@@ -113,7 +114,7 @@ func ExampleWithPolicy() {
 	// shop.Payments/Refund opens after 1
 }
 
-// An operator takes a backend out for an hour. Below the override the breaker keeps its own state.
+// An operator stops all calls to a backend for an hour. The breaker keeps its own state meanwhile.
 func ExampleBreaker_SetOverride() {
 	group, err := breaker.NewGroup(breaker.Config{})
 	if err != nil {
@@ -128,12 +129,12 @@ func ExampleBreaker_SetOverride() {
 		panic(err)
 	}
 	s := b.Snapshot()
-	fmt.Println(s.State, "above", s.Underlying, "because of", s.Override.Why)
+	fmt.Println(s.State, "instead of", s.Underlying, "because of", s.Override.Why)
 
 	b.ClearOverride(ctx)
 	fmt.Println(b.State())
 	// Output:
-	// open above closed because of database migration
+	// open instead of closed because of database migration
 	// closed
 }
 
@@ -155,7 +156,7 @@ func ExampleWithListener() {
 	// /Get: closed, was open: reset
 }
 
-// A rule of one's own: a third of the calls overloaded is too much.
+// A custom rule: the breaker opens if a third of the calls are overloads.
 func ExampleWithTrip() {
 	b, err := breaker.New(breaker.Key{}, breaker.Config{}, breaker.WithTrip(func(c breaker.Counts) bool {
 		return c.Calls() >= 6 && 3*c.Overloads >= c.Calls()

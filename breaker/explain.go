@@ -83,7 +83,7 @@ func (e *explanation) noticing() {
 			e.say("A dead backend at %v/s: not opened within %v.", rate, explainLimit)
 			continue
 		}
-		e.say("A dead backend at %v/s: opened by the %v rule after %d calls and %v.", rate, rule, calls, after.Round(time.Millisecond))
+		e.say("A dead backend at %v/s: opened by the %v rule after %d calls and %v.", rate, rule, calls, after)
 	}
 }
 
@@ -169,7 +169,7 @@ func (e *explanation) warnings() {
 	if e.consecutive == 0 && e.cfg.FailureRatio > 0 {
 		warn("without ConsecutiveFailures, a dead backend with few calls is never noticed")
 	}
-	if !e.spread && e.consecutive > 1 {
+	if !e.excludeBurst && e.consecutive > 1 {
 		warn("without FailingFor, one lost connection with %d calls in flight opens it", e.consecutive)
 	}
 	if e.cfg.MaxOpenFor > otlpRetryBudget {

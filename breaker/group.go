@@ -7,56 +7,56 @@ import (
 	"sync/atomic"
 )
 
-// Group keeps one breaker for each key. A breaker is made, closed, when its key is first asked for.
+// Group keeps one Breaker for each Key. Get makes a breaker, which is closed, when it is first called for a key.
 //
-// The group is bounded (WithMaxBreakers). When it is full, a breaker without an override and without calls in flight
-// makes room: roughly the one that has gone longest without a call. (Of one without a window, see
-// Config.Window, all that is known is whether a call came since the group last looked.) One that is open or half-open
-// may go when its open period has been over, or its last probe out, for the longer of MaxOpenFor and one minute, and
-// no call has asked for it in that time. If none can go, all further keys share one breaker, that of Key{Tag:
-// OverflowTag}.
+// The number of breakers is limited (WithMaxBreakers). When the group is full, a new key evicts a breaker without an
+// override and without calls in flight: roughly the least recently used one. For a breaker without a window (see
+// Config.Window), it is only known whether a call came since the group last checked it. An open or half-open breaker is
+// evicted only if its open period has been over, and no call has used it, for the longer of MaxOpenFor and one minute.
+// If no breaker can be evicted, all further keys share one breaker, that of Key{Tag: OverflowTag}.
 //
-// A breaker that no call has asked for during the idle timeout (WithIdleTimeout) is no longer yielded by All. Its
-// memory is freed when new keys arrive. If a call asks for it before that, it is as it was.
+// All does not yield a breaker that was not used during the idle timeout (WithIdleTimeout). Its memory is freed when
+// new keys arrive. If a call arrives first, the breaker continues unchanged.
 //
-// A *Breaker may be kept: if it was evicted meanwhile, its methods act on the breaker that its key has now. In a
-// group that is full, that may be the one that keys share, as it may be for Get: Lookup tells what a key has of its
-// own.
+// A *Breaker may be kept. If it was evicted or removed, its methods act on the breaker that its key has now. In a full
+// group, that may be the breaker that keys share; the same is true for Get. Lookup returns the breaker of a key only if
+// the key has one that it does not share.
 //
-// A Group is safe for concurrent use. It owns no goroutine and no timer. The zero Group is not usable.
+// Most callers use one Group for a process or a client, and give it to a guard. A Group is safe for concurrent use. It
+// owns no goroutine and no timer. It must come from NewGroup; the zero Group is not usable.
 type Group struct {
 	table    atomic.Pointer[table] // Get reads it without the lock
 	shared   shared
 	max      int
-	idle     int64                   // nanoseconds after which an unused breaker is no longer yielded; 0: never
+	idle     int64                   // nanoseconds after which All does not yield an unused breaker; 0: never
 	overflow atomic.Pointer[Breaker] // nil until needed
 
 	evictions, overflows, unguarded atomic.Uint64
 
-	// mu serialises making and evicting breakers, and Apply. It is taken before any Breaker.mu, never after.
+	// mu serializes Apply and the making and removing of breakers. It is locked before any Breaker.mu, never after.
 	mu          sync.Mutex
 	policies    *policies // guarded by mu
-	live        int       // guarded by mu: breakers in table, the overflow breaker not counted
-	evictCursor int       // guarded by mu: the slot where the next search for one to evict begins
-	idleCursor  int       // guarded by mu: the slot where the next search for idle ones begins
+	live        int       // guarded by mu: breakers in table, without the overflow breaker
+	evictCursor int       // guarded by mu: the slot at which the next search for a breaker to evict begins
+	idleCursor  int       // guarded by mu: the slot at which the next search for idle breakers begins
 	nextSearch  int64     // guarded by mu: no search before this instant; see evict
 }
 
-// OverflowTag is the Tag, and the only part, of the key of the breaker that keys share when the group is full and
-// nothing can be evicted.
+// OverflowTag is the tag of the breaker that keys share when the group is full and nothing can be evicted. The other
+// parts of its key are empty.
 const OverflowTag = "overflow"
 
 var overflowKey = Key{Tag: OverflowTag}
 
-// GroupStats are the figures of the group itself.
+// GroupStats holds the counters of a group. They count over the life of the group.
 type GroupStats struct {
-	Breakers  int    `json:"breakers"`  // as Len: idle ones whose memory is not yet freed are among them
-	Evictions uint64 `json:"evictions"` // breakers that made room for another key
-	Overflow  uint64 `json:"overflow"`  // times that Get answered with the overflow breaker for want of room
-	Unguarded uint64 `json:"unguarded"` // calls that went unguarded because a key function panicked
+	Breakers  int    `json:"breakers"`  // what Len returns; includes idle breakers whose memory is not freed yet
+	Evictions uint64 `json:"evictions"` // breakers that were evicted for a new key, because the group was full
+	Overflow  uint64 `json:"overflow"`  // how often a key got the overflow breaker because the group was full
+	Unguarded uint64 `json:"unguarded"` // calls that were made without a breaker because a key function panicked
 }
 
-// NewGroup returns an empty group whose breakers have cfg, where no rule of WithPolicy gives them another. An invalid
+// NewGroup returns an empty group. Its breakers have cfg, unless a rule of WithPolicy matches their key. An invalid
 // cfg, an invalid option and a nil option are errors.
 func NewGroup(cfg Config, opts ...GroupOption) (*Group, error) {
 	o := options{maxBreakers: defaultMaxBreakers, idleTimeout: defaultIdleTimeout}
@@ -79,8 +79,8 @@ func NewGroup(cfg Config, opts ...GroupOption) (*Group, error) {
 	return g, nil
 }
 
-// Get returns the breaker for key and makes it if need be. It never returns nil. For a key that is known it takes no
-// lock and allocates nothing.
+// Get returns the breaker for key, and makes it if needed. It never returns nil. If the group is full, it may be the
+// overflow breaker. For a known key, Get takes no lock and allocates nothing.
 func (g *Group) Get(key Key) *Breaker {
 	hash := key.hash()
 	if b := g.table.Load().find(key, hash); b != nil {
@@ -89,15 +89,16 @@ func (g *Group) Get(key Key) *Breaker {
 	return g.add(key, hash)
 }
 
-// Lookup returns the breaker for key, if there is one. It never makes one.
-func (g *Group) Lookup(key Key) (*Breaker, bool) {
-	b := g.table.Load().find(key, key.hash())
+// Lookup returns the breaker for key. ok is false if there is none; Lookup does not make one.
+func (g *Group) Lookup(key Key) (b *Breaker, ok bool) {
+	b = g.table.Load().find(key, key.hash())
 	return b, b != nil
 }
 
-// All yields every breaker with its key, in no order and without a lock on the group. The overflow breaker is among
-// them; breakers that are idle (WithIdleTimeout) are not. Breakers that come or go meanwhile may be missed. No
-// breaker comes twice, but a key may whose breaker was evicted and made anew.
+// All yields each breaker with its key, in no particular order and without a lock on the group. It includes the
+// overflow breaker, and leaves out idle breakers (WithIdleTimeout). It may miss breakers that are added or removed
+// meanwhile. It yields no breaker twice, but may yield a key twice, if its breaker was removed and another one was
+// made.
 func (g *Group) All() iter.Seq2[Key, *Breaker] {
 	return func(yield func(Key, *Breaker) bool) {
 		now := clock()
@@ -109,8 +110,8 @@ func (g *Group) All() iter.Seq2[Key, *Breaker] {
 	}
 }
 
-// Len returns how many breakers there are. The overflow breaker is among them, and so are idle ones whose memory is
-// not yet freed.
+// Len returns the number of breakers. It includes the overflow breaker, and idle breakers whose memory is not freed
+// yet.
 func (g *Group) Len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -124,7 +125,7 @@ func (g *Group) len() int {
 	return g.live
 }
 
-// Stats returns the figures of the group itself.
+// Stats returns the counters of the group.
 func (g *Group) Stats() GroupStats {
 	return GroupStats{
 		Breakers:  g.Len(),
@@ -134,8 +135,8 @@ func (g *Group) Stats() GroupStats {
 	}
 }
 
-// Listen calls f on each transition from now on, as a function of WithListener is called. stop ends that; a call of f
-// that has begun may end after stop has returned. A nil f panics.
+// Listen adds a function that is called on each transition from now on, in the same way as one of WithListener. stop
+// removes it. A call of f that has begun may end after stop has returned. Listen panics if f is nil.
 func (g *Group) Listen(f func(context.Context, Event)) (stop func()) {
 	if f == nil {
 		panic("breaker: Group.Listen: the function is nil")
@@ -143,10 +144,12 @@ func (g *Group) Listen(f func(context.Context, Event)) (stop func()) {
 	return g.shared.listeners.add(f)
 }
 
-// Apply gives the group a new Config and new rules, in place of all that it had, for live breakers and for those to
-// come. It is all or nothing: an error changes nothing. States, generations, permits, deadlines and overrides stay;
-// so do counts, but where a breaker's Window changes, or no rule looked at it before or looks at it now: its window
-// starts empty (its count of consecutive failures stays).
+// Apply replaces the Config and all rules of the group, for the breakers that it has and for new ones. If cfg or a rule
+// is invalid, Apply returns an error and changes nothing.
+//
+// States, generations, permits, deadlines and overrides stay as they are. Counts stay too. But if the Window of a
+// breaker changes, or if rules begin or cease to use it, its window starts empty; only the failure streak continues.
+// The custom rule (WithTrip) stays. A ramp ends if Ramp is 0 now.
 func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
 	ps, err := newPolicies(cfg, rules, g.shared.trip != nil)
 	if err != nil {
@@ -162,12 +165,12 @@ func (g *Group) install(ps *policies) {
 	defer g.mu.Unlock()
 	g.policies = ps
 	for b := range g.table.Load().all() {
-		b.adopt(ps.forKey(b.key))
+		b.applyPolicy(ps.forKey(b.key))
 	}
 }
 
-// adopt is B34 for one breaker.
-func (b *Breaker) adopt(pol *policy) {
+// applyPolicy replaces the policy of one breaker (B34).
+func (b *Breaker) applyPolicy(pol *policy) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := clock()
@@ -192,17 +195,18 @@ func (b *Breaker) adopt(pol *policy) {
 	})
 	ph.slotsChanged() // there may be more slots now
 	if lazy := b.lazy.Load(); lazy != nil {
-		lazy.backoff.adopt(ph.pol, pol, now)
+		lazy.backoff.changePolicy(ph.pol, pol, now)
 	}
 	if old != nil && pol.bucket != ph.pol.bucket {
-		b.retired = satAdd(b.retired, old.drain()) // after publishing: see sweep
-		if old.doubt.Load()&1 == 0 {               // a success ended the row after it was copied
+		b.retired = satAdd(b.retired, old.drain()) // after publishing, see drainStale
+		if old.doubt.Load()&1 == 0 {               // a success may have ended the streak after it was copied
 			b.phase.Load().win.clearStreak()
 		}
 	}
 }
 
-// add makes the breaker for key, unless it is there by now or there is no room.
+// add returns the breaker for key. It makes it if there is none by now, and returns the overflow breaker if there is no
+// room.
 func (g *Group) add(key Key, hash uint64) *Breaker {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -224,8 +228,8 @@ func (g *Group) add(key Key, hash uint64) *Breaker {
 	return b
 }
 
-// overflowBreaker returns the overflow breaker. It is beyond the bound, and makes room for nobody.
-// Caller must hold g.mu.
+// overflowBreaker returns the overflow breaker, and makes it if needed. It does not count towards max and is never
+// evicted. Caller must hold g.mu.
 func (g *Group) overflowBreaker() *Breaker {
 	b := g.overflow.Load()
 	if b == nil {

@@ -55,8 +55,8 @@ func TestB32_ConcurrentGetMakesOneBreakerConcurrentSafe(t *testing.T) {
 	}
 }
 
-// unblocked runs f, which must not wait for anything that its caller holds.
-func unblocked(t *testing.T, what string, f func()) {
+// mustNotBlock runs f, which must not wait for a lock that the test holds.
+func mustNotBlock(t *testing.T, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -70,10 +70,13 @@ func unblocked(t *testing.T, what string, f func()) {
 	}
 }
 
-// Get of a known key takes no exclusive lock. Nor do a closed breaker's calls and an open one's rejections.
+// Get of a known key takes no exclusive lock. Neither do calls of a closed breaker and rejections.
 func TestB32_TheHotPathTakesNoLock(t *testing.T) {
-	for name, cfg := range map[string]Config{"default": {}, "slow rule": {SlowCall: time.Hour}, "no window": {FailureRatio: -1}} {
-		cfg.Window = time.Hour // its sliding takes the lock
+	for name, cfg := range map[string]Config{
+		"default": {}, "slow rule": {SlowCall: time.Hour},
+		"no window": {FailureRatio: -1},
+	} {
+		cfg.Window = time.Hour // because sliding takes the lock
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
@@ -82,26 +85,26 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
 		half.mu.Unlock()
 		acquire(t, half)
-		_ = refused(t, half) // the first to be rejected finds out until when the slots are taken
+		_ = mustReject(t, half) // the first rejection takes the lock to set gate.until
 
 		g.mu.Lock()
 		for _, b := range []*Breaker{b, open, half} {
 			b.mu.Lock()
 		}
-		unblocked(t, name+": Get", func() { g.Get(Key{}) })
-		unblocked(t, name+": Lookup", func() { g.Lookup(Key{}); g.Lookup(methodKey(99)) })
-		unblocked(t, name+": All", func() {
+		mustNotBlock(t, name+": Get", func() { g.Get(Key{}) })
+		mustNotBlock(t, name+": Lookup", func() { g.Lookup(Key{}); g.Lookup(methodKey(99)) })
+		mustNotBlock(t, name+": All", func() {
 			for range g.All() {
 			}
 		})
-		unblocked(t, name+": State", func() { b.State(); open.State(); half.State() })
-		unblocked(t, name+": a success", func() {
+		mustNotBlock(t, name+": State", func() { b.State(); open.State(); half.State() })
+		mustNotBlock(t, name+": a success", func() {
 			if p, err := b.Acquire(t.Context()); err == nil {
 				p.Done(t.Context(), Success)
 			}
 		})
-		unblocked(t, name+": a rejection", func() { _, _ = open.Acquire(t.Context()) })
-		unblocked(t, name+": a half-open rejection", func() { _, _ = half.Acquire(t.Context()) })
+		mustNotBlock(t, name+": a rejection", func() { _, _ = open.Acquire(t.Context()) })
+		mustNotBlock(t, name+": a half-open rejection", func() { _, _ = half.Acquire(t.Context()) })
 		for _, b := range []*Breaker{b, open, half} {
 			b.mu.Unlock()
 		}
@@ -109,7 +112,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		if s := b.Snapshot(); s.Successes != 1 {
 			t.Errorf("%s: %d successes, want 1", name, s.Successes)
 		}
-		if a, b := open.Snapshot().Rejections, half.Snapshot().Rejections; a != (ReasonCounts{Open: 1}) || b != (ReasonCounts{HalfOpen: 2}) {
+		if a, b := open.Snapshot().Rejections, half.Snapshot().Rejections; a != (ReasonCounts{Open: 1}) ||
+			b != (ReasonCounts{HalfOpen: 2}) {
 			t.Errorf("%s: rejections %+v and %+v, want 1 open and 2 half-open", name, a, b)
 		}
 	}
@@ -143,7 +147,7 @@ func TestGroup(t *testing.T) {
 	wantSame(t, "Stats", g.Stats(), GroupStats{Breakers: 2, Unguarded: 1})
 }
 
-// Breakers that come while All yields may be missed; none comes twice, and none that stays is missed.
+// All may miss breakers that are added meanwhile. It yields no breaker twice and misses none that was there before.
 func TestAllWhileTheTableGrows(t *testing.T) {
 	g := mustGroup(t, Config{})
 	for i := range 10 {
@@ -158,7 +162,7 @@ func TestAllWhileTheTableGrows(t *testing.T) {
 	}
 	for key, n := range seen {
 		if n != 1 {
-			t.Errorf("%v came %d times", key, n)
+			t.Errorf("%v was yielded %d times", key, n)
 		}
 	}
 	for i := range 10 {
@@ -210,43 +214,58 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%s: NewGroup returned %v, %v; want the error %q", tt.name, g, err, tt.want)
 		}
 	}
-	// Given more than once: listeners add up, the last rule of one's own counts.
-	heard := 0
-	count := WithListener(func(context.Context, Event) { heard++ })
-	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count, WithTrip(func(Counts) bool { return true }))
+	// If an option is given more than once, listeners add up, and the last custom rule counts.
+	events := 0
+	count := WithListener(func(context.Context, Event) { events++ })
+	b := mustNew(t, Config{}, count, WithTrip(func(Counts) bool { return false }), count,
+		WithTrip(func(Counts) bool { return true }))
 	report(t, b, 1, Failure)
-	if b.State() != Open || heard != 2 {
-		t.Errorf("%v, heard %d times; want open, 2", b.State(), heard)
+	if b.State() != Open || events != 2 {
+		t.Errorf("%v, %d events received; want open, 2", b.State(), events)
 	}
 }
 
 // Apply keeps states, generations, permits and deadlines.
-func TestB34_ApplyKeepsWhatIs(t *testing.T) {
+func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 	const due = 5 * time.Second
 	other := Config{
-		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour, Jitter: 1, Backoff: 9,
+		ConsecutiveFailures: 3, FailingFor: -1, FailureRatio: 0.9, MinCalls: 3, OpenFor: time.Hour, MaxOpenFor: 2 * time.Hour,
+		Jitter: 1, Backoff: 9,
 		SlowCall: time.Hour, SuccessesToClose: 5, MaxProbes: 1, ProbeTimeout: time.Hour,
 	}
 	for _, tt := range []struct {
 		name          string
 		before, after []row
 	}{
-		{"closed", []row{{0, "failure begin:1 begin:2", "closed"}}, []row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}}},
-		{"open: the deadline is the old one, the next period the new", []row{{0, "trip", "open"}, {due - 2, "", "open"}}, []row{
-			{due - 1, "success", "rejected:open open"},
-			{due, "failure", "probe open"},
-			{due + time.Hour, "success", "rejected:open open"},
-		}},
-		{"half-open: probes and their leases stay, new ones are as the new policy says", []row{
+		{
+			"closed",
+			[]row{{0, "failure begin:1 begin:2", "closed"}},
+			[]row{{0, "end:1=failure", "closed"}, {0, "end:2=failure", "open"}},
+		},
+		{
+			"open: the deadline stays, and the next period is that of the new policy",
+			[]row{{0, "trip", "open"}, {due - 2, "", "open"}},
+			[]row{
+				{due - 1, "success", "rejected:open open"},
+				{due, "failure", "probe open"},
+				{due + time.Hour, "success", "rejected:open open"},
+			},
+		},
+		{"half-open: probes and their leases stay, and new ones follow the new policy", []row{
 			{0, "trip", "open"}, {due, "success begin:1", "probe*2 half_open"},
 		}, []row{
 			{due + 10*time.Second - 1, "success", "rejected:half_open half_open"},
-			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"}, // 1 is lost after the old lease
+			// 1 is lost at the end of the old lease
+			{due + 10*time.Second, "begin:2 success", "probe rejected:half_open half_open"},
 			{due + time.Hour, "success", "rejected:half_open half_open"},
 			{due + time.Hour, "end:2=success success*2", "probe*2 half_open"}, // one before, three after
 			{due + time.Hour, "success", "probe closed"},
 		}},
-		{"an override", []row{{0, "trip force_closed/1h", "closed"}}, []row{{time.Hour - 1, "success", "closed"}, {time.Hour, "success", "probe half_open"}}},
+		{
+			"an override",
+			[]row{{0, "trip force_closed/1h", "closed"}},
+			[]row{{time.Hour - 1, "success", "closed"}, {time.Hour, "success", "probe half_open"}},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -255,7 +274,7 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 				b := g.Get(Key{})
 				tl := newTimeline(t, b)
 				tl.run(tt.before...)
-				events := len(rec.heard())
+				events := len(rec.received())
 				before := b.Snapshot()
 				if err := g.Apply(other); err != nil {
 					t.Fatal(err)
@@ -264,11 +283,11 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 				if after.MinCalls != 3 {
 					t.Errorf("MinCalls is %d, want 3: the new policy is not in force", after.MinCalls)
 				}
-				after.MinCalls = before.MinCalls
+				after.MinCalls, after.Config = before.MinCalls, before.Config
 				if diff := cmp.Diff(before, after); diff != "" {
 					t.Errorf("Apply changed more than the policy:\n%s", diff)
 				}
-				if got := len(rec.heard()) - events; got != 0 {
+				if got := len(rec.received()) - events; got != 0 {
 					t.Errorf("Apply made %d events", got)
 				}
 				tl.run(tt.after...)
@@ -280,8 +299,7 @@ func TestB34_ApplyKeepsWhatIs(t *testing.T) {
 	}
 }
 
-// Counts survive a change of thresholds; a change of Window starts an empty window, and where no rule looks at it
-// there is none.
+// Counts survive a change of thresholds. A change of Window starts an empty window. If no rule uses it, there is none.
 func TestB34_CountsAndTheWindow(t *testing.T) {
 	counts := Counts{Successes: 3, Failures: 3, Overloads: 1, Slow: 1, ConsecutiveFailures: 2}
 	base := Config{FailingFor: -1, SlowCall: time.Second, MinCalls: 100, Jitter: -1}
@@ -294,7 +312,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		name   string
 		cfg    Config
 		window Counts
-		next   string // what the next failure leads to
+		next   string // the state after the next failure
 	}{
 		{"nothing", base, counts, "closed"},
 		{"MinCalls", with(func(c *Config) { c.MinCalls = 8 }), counts, "open"}, // 5 of 8 failed
@@ -302,11 +320,26 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 		{"ConsecutiveFailures", with(func(c *Config) { c.ConsecutiveFailures = 3 }), counts, "open"},
 		{"FailureRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio = 8, 0.63 }), counts, "closed"},
 		{"SlowRatio", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio = 8, -1, 0.125 }), counts, "open"},
-		{"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, 0.63, 0.125, 0 }), counts, "closed"},
-		{"no rule for the window", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowCall = 8, -1, 0 }), Counts{ConsecutiveFailures: 2}, "closed"},
+		{
+			"SlowCall off", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowRatio, c.SlowCall = 8, 0.63, 0.125, 0 }),
+			counts, "closed",
+		},
+		{
+			"no rule for the window", with(func(c *Config) { c.MinCalls, c.FailureRatio, c.SlowCall = 8, -1, 0 }),
+			Counts{ConsecutiveFailures: 2},
+			"closed",
+		},
 		{"Window", with(func(c *Config) { c.Window = time.Minute }), Counts{ConsecutiveFailures: 2}, "closed"},
-		{"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }), Counts{ConsecutiveFailures: 2}, "closed"},
-		{"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }), Counts{ConsecutiveFailures: 2}, "open"},
+		{
+			"Window and MinCalls", with(func(c *Config) { c.Window, c.MinCalls = time.Second, 2 }),
+			Counts{ConsecutiveFailures: 2},
+			"closed",
+		},
+		{
+			"Window and ConsecutiveFailures", with(func(c *Config) { c.Window, c.ConsecutiveFailures = time.Second, 3 }),
+			Counts{ConsecutiveFailures: 2},
+			"open",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -319,7 +352,8 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 				}
 				s := b.Snapshot()
 				wantSame(t, "window", s.Window, tt.window)
-				if s.Successes != 3 || s.Failures != 3 || s.Overloads != 1 || s.SlowCalls != 1 || s.InFlight != 2 || s.Generation != 1 {
+				if s.Successes != 3 || s.Failures != 3 || s.Overloads != 1 || s.SlowCalls != 1 || s.InFlight != 2 ||
+					s.Generation != 1 {
 					t.Errorf("totals: %+v", s)
 				}
 				tl.run(row{0, "end:1=failure", tt.next})
@@ -332,7 +366,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 	}
 }
 
-// More slots are there at once, also for callers that were just told to wait.
+// More slots are free at once, also for calls that are rejected without the lock.
 func TestB34_MoreProbesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())
@@ -344,7 +378,7 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		tl.run(row{5 * time.Second, "begin:2 begin:3 success", "probe*2 rejected:half_open half_open"})
-		if err := g.Apply(steady()); err != nil { // fewer: those that are out stay out
+		if err := g.Apply(steady()); err != nil { // fewer slots do not affect probes in flight
 			t.Fatal(err)
 		}
 		tl.run(
@@ -354,7 +388,7 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 	})
 }
 
-func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
+func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
 	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{Method: "a"}, Config: config(2)}), WithMaxBreakers(3))
 	for _, m := range []string{"a", "b", "c"} {
@@ -372,31 +406,36 @@ func TestB34_ApplyIsForAllAndForThoseToCome(t *testing.T) {
 		return all
 	}
 	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
-	err := g.Apply(config(3), PolicyRule{Match: Key{Method: "b"}, Config: config(4)}, PolicyRule{Match: overflowKey, Config: config(5)}, PolicyRule{Match: Key{Method: "e"}, Config: config(6)})
+	err := g.Apply(config(3), PolicyRule{Match: Key{Method: "b"}, Config: config(4)}, PolicyRule{Match: overflowKey, Config: config(5)},
+		PolicyRule{Match: Key{Method: "e"}, Config: config(6)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"}) // the old rules are gone
+	// the old rules do not count any more
+	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"})
 	g.Get(Key{Method: "c"}).Reset(t.Context())
 	if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
 		t.Errorf("a new breaker has %d, want 6", got)
 	}
 	if err := g.Apply(config(7), PolicyRule{Match: Key{Method: "x"}}, PolicyRule{Match: Key{Method: "x"}}); err == nil {
-		t.Error("the same Match twice is no error")
+		t.Error("the same Match twice: got no error")
 	}
 	if got := g.Get(Key{Method: "b"}).Snapshot().MinCalls; got != 4 {
 		t.Errorf("after an Apply that failed it is %d, want 4", got)
 	}
 }
 
-// Reconfigured while open it still recovers.
+// A breaker recovers if Apply is called while it is open.
 func TestB34_ApplyWhileOpenStillRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())
 		tl := newTimeline(t, g.Get(Key{}))
 		tl.run(row{0, "trip", "open"})
 		for range 5 {
-			if err := g.Apply(Config{FailingFor: -1, Jitter: -1, SuccessesToClose: 1, Window: time.Minute, MaxConcurrent: 4}); err != nil {
+			if err := g.Apply(Config{
+				FailingFor: -1, Jitter: -1, SuccessesToClose: 1, Window: time.Minute,
+				MaxConcurrent: 4,
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -20,8 +20,8 @@ const (
 //
 // now is true if the call is a probe, if the last outcome was not a success, or if Config.ConsecutiveFailures is 1.
 // recently is true if now is, or if an outcome of the last Config.Window was not a success; it stays true for up to 5 s
-// after that. After a breaker has closed, recently is true for as long, unless Reset closed it. If all is well, InDoubt
-// reads one word and no clock.
+// after that. After a breaker has closed, recently is true for as long, unless Reset closed it. As long as all calls
+// succeed, InDoubt reads one word and no clock.
 func (p Permit) InDoubt() (recently, now bool) {
 	if p.lease != 0 {
 		return true, true
@@ -155,9 +155,9 @@ func (b *Breaker) Evicted() bool {
 	return b.phase.Load().kind == removed
 }
 
-// CountFallback counts a call that a fallback should answer because it was rejected or failed. served reports whether
-// the fallback did. It changes only this counter. It is part of the breaker so that collectors find all counters in one
-// place.
+// CountFallback counts a call that was rejected or failed and for which a fallback was called. served reports whether
+// the fallback answered. It changes only this counter. It is part of the breaker so that collectors find all counters
+// in one place.
 func (b *Breaker) CountFallback(served bool) {
 	b.mu.Lock()
 	if b.phase.Load().kind == removed {
@@ -166,7 +166,7 @@ func (b *Breaker) CountFallback(served bool) {
 			live.CountFallback(served)
 			return
 		}
-		// No call has come since the removal, and a counter is no reason to make a new breaker.
+		// No call has come since the removal. A counter is no reason to make a new breaker, so the removed one counts.
 	}
 	lazy := b.ensureLazy()
 	b.mu.Unlock()

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// doubtWithin returns the times since now at which what InDoubt returns changes, to a tenth of a second.
+// doubtWithin returns each change of the result of InDoubt within d, and when it happens from now, to a tenth of a
+// second.
 func doubtWithin(t *testing.T, b *Breaker, d time.Duration) (changes []doubt, at []time.Duration) {
 	t.Helper()
 	start := time.Now()
@@ -33,7 +34,7 @@ func doubtOf(p Permit) doubt {
 	return noDoubt
 }
 
-// endStreak gives a sign of life and returns how to take it back.
+// endStreak gives a sign of life for a call that is not a probe, and returns undo.
 func endStreak(t *testing.T, p Permit) (undo func()) {
 	t.Helper()
 	undo, again := p.SignOfLife(t.Context())
@@ -43,12 +44,12 @@ func endStreak(t *testing.T, p Permit) (undo func()) {
 	return undo
 }
 
-// stayOpen gives the sign of life of a probe.
-func stayOpen(t *testing.T, p Permit) (again bool) {
+// probeSignOfLife gives a sign of life for a probe.
+func probeSignOfLife(t *testing.T, p Permit) (again bool) {
 	t.Helper()
 	undo, again := p.SignOfLife(t.Context())
 	if undo != nil && p.IsProbe() {
-		t.Error("a probe: there is something to take back")
+		t.Error("a probe: undo is not nil")
 	}
 	return again
 }
@@ -78,7 +79,7 @@ func TestG05_Doubt(t *testing.T) {
 					t.Errorf("after %v: troubled for %v, want from %v to 5 s longer", o, at[1], window)
 				}
 				if word := b.phase.Load().win.doubt.Load(); word != 0 {
-					t.Errorf("after %v: the word is %d when the trouble is over, want 0", o, word)
+					t.Errorf("after %v: the word is %d when the breaker is not troubled any more, want 0", o, word)
 				}
 				report(t, b, 1, o)
 				report(t, b, 1, Success)
@@ -90,7 +91,7 @@ func TestG05_Doubt(t *testing.T) {
 	}
 }
 
-// G5 for a breaker that opens at its first failure, for one that has just closed, and one that was closed by hand.
+// G5: doubt of a breaker that opens at its first failure, of one that has just closed, and of one after Reset.
 func TestG05_DoubtAtOneFailureAndAfterClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 1, FailureRatio: -1})
@@ -115,7 +116,7 @@ func TestG05_DoubtAtOneFailureAndAfterClosing(t *testing.T) {
 	})
 }
 
-// The word holds the longest window there is, for as long as a program may run.
+// The word holds the longest window, for as long as a program may run.
 func TestG05_DoubtOfALongWindow(t *testing.T) {
 	cfg := Config{Window: maxDuration}
 	for _, now := range []int64{1, clock(), clock() + int64(80*365*24*time.Hour)} {
@@ -127,8 +128,8 @@ func TestG05_DoubtOfALongWindow(t *testing.T) {
 	}
 }
 
-// fails reports n failures through b, 20 ms apart.
-func fails(t *testing.T, b *Breaker, n int) {
+// failApart reports n failures, 20 ms apart.
+func failApart(t *testing.T, b *Breaker, n int) {
 	t.Helper()
 	for range n {
 		report(t, b, 1, Failure)
@@ -143,41 +144,41 @@ func wantStreak(t *testing.T, what string, b *Breaker, want uint64) {
 	}
 }
 
-// S13: a sign of life ends the failure streak and counts nothing; taken back, the streak continues where it was, and
-// has lasted since its first failure.
+// S13: a sign of life ends the failure streak and counts nothing. After undo, the streak continues, and has lasted
+// since its first failure.
 func TestS13_SignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{FailureRatio: -1})
 		p := acquire(t, b)
 		if endStreak(t, p) != nil {
-			t.Error("without a streak there is something to take back")
+			t.Error("without a streak: undo is not nil")
 		}
-		fails(t, b, 4)
+		failApart(t, b, 4)
 		before := b.Snapshot()
 		undo := endStreak(t, p)
-		wantStreak(t, "sign", b, 0)
+		wantStreak(t, "after the sign of life", b, 0)
 		after := b.Snapshot()
 		after.Window.ConsecutiveFailures = before.Window.ConsecutiveFailures
 		if after != before {
-			t.Errorf("the sign changed the snapshot from %+v to %+v", before, after)
+			t.Errorf("the sign of life changed the snapshot from %+v to %+v", before, after)
 		}
 		if doubtOf(acquire(t, b)) != inDoubt {
-			t.Error("a sign of life is no outcome: the backend is in doubt as before")
+			t.Error("after the sign of life the backend is not in doubt, although a sign of life is not an outcome")
 		}
 		if endStreak(t, p) != nil {
-			t.Error("a second sign has something to take back")
+			t.Error("a second sign of life: undo is not nil")
 		}
 		time.Sleep(2 * time.Second)
 		undo()
 		p.Done(t.Context(), Failure)
 		if got := b.State(); got != Open {
-			t.Errorf("the fifth failure, with the sign taken back: %v, want open", got)
+			t.Errorf("the fifth failure, after undo: %v, want open", got)
 		}
 	})
 }
 
-// S13: what keeps a sign from being taken back, and what does not.
-func TestS13_TakeBack(t *testing.T) {
+// S13: what undo does after other outcomes.
+func TestS13_Undo(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		cfg   Config
@@ -187,7 +188,7 @@ func TestS13_TakeBack(t *testing.T) {
 		{"at once", Config{}, nil, 4},
 		{"failures since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
-			fails(t, b, 2)
+			failApart(t, b, 2)
 		}, 6},
 		{"a success since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
@@ -196,7 +197,7 @@ func TestS13_TakeBack(t *testing.T) {
 		{"a success and a failure since then", Config{}, func(t *testing.T, b *Breaker) {
 			t.Helper()
 			report(t, b, 1, Success)
-			fails(t, b, 1)
+			failApart(t, b, 1)
 		}, 2},
 		{"a success that takes the lock since then", Config{SlowCall: time.Second}, func(t *testing.T, b *Breaker) {
 			t.Helper()
@@ -213,7 +214,7 @@ func TestS13_TakeBack(t *testing.T) {
 			cfg.ConsecutiveFailures, cfg.FailureRatio = 100, -1
 			b := mustNew(t, cfg)
 			p := acquire(t, b)
-			fails(t, b, 3)
+			failApart(t, b, 3)
 			undo := endStreak(t, p)
 			if undo == nil {
 				t.Fatalf("%s: no streak", tt.name)
@@ -228,13 +229,13 @@ func TestS13_TakeBack(t *testing.T) {
 	}
 }
 
-// S13: a streak that goes on begins with its first failure, whatever came after the sign, and its last failure is the
-// last of all: two that end together after it are one.
-func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
+// S13: after undo, the streak begins with its first failure, whatever happened since the sign of life. Its last failure
+// is the newest one: two failures that end together after that are one.
+func TestS13_UndoKeepsTheSpan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p := acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo := endStreak(t, p)
 		time.Sleep(59 * time.Second)
 		undo()
@@ -250,52 +251,53 @@ func TestS13_TakeBackKeepsTheSpan(t *testing.T) {
 
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo = endStreak(t, p)
 		time.Sleep(30 * time.Second)
-		fails(t, b, 1)
+		failApart(t, b, 1)
 		time.Sleep(30 * time.Second)
 		undo()
 		p.Done(t.Context(), Failure)
 		if got := b.State(); got != Open {
-			t.Errorf("a failure after the sign, and the fifth a minute after the first: %v, want open", got)
+			t.Errorf("a failure after the sign of life, and the fifth a minute after the first: %v, want open", got)
 		}
 
 		b = mustNew(t, Config{ConsecutiveFailures: 5, FailureRatio: -1, FailingFor: time.Minute})
 		p = acquire(t, b)
-		fails(t, b, 3)
+		failApart(t, b, 3)
 		undo = endStreak(t, p)
 		undo()
 		p.Done(t.Context(), Failure)
 		acquire(t, b).Done(t.Context(), Failure)
-		wantStreak(t, "the last of before the sign is 20 ms ago", b, 4)
+		wantStreak(t, "the last one before the sign of life is 20 ms ago", b, 4)
 	})
 }
 
-// S13: the stay that the stream was admitted in. Neither a sign nor its taking back reaches into another one.
-func TestS13_SignOfAnotherStay(t *testing.T) {
+// S13: a sign of life and its undo have no effect in another generation than that of the stream.
+func TestS13_SignOfAnotherGeneration(t *testing.T) {
 	b := mustNew(t, Config{FailureRatio: -1, FailingFor: -1})
 	p := acquire(t, b)
 	b.Reset(t.Context())
 	report(t, b, 3, Failure)
 	if endStreak(t, p) != nil {
-		t.Error("a stream of an earlier stay ended a streak")
+		t.Error("a stream of an earlier generation ended a streak")
 	}
-	wantStreak(t, "sign of an earlier stay", b, 3)
+	wantStreak(t, "sign of life from an earlier generation", b, 3)
 	p = acquire(t, b)
 	undo := endStreak(t, p)
 	b.Reset(t.Context())
 	undo()
 	acquire(t, b).Done(t.Context(), Failure)
-	wantStreak(t, "taken back in another stay", b, 1)
+	wantStreak(t, "undo in another generation", b, 1)
 	b.Trip(t.Context(), "test")
 	if endStreak(t, p) != nil {
-		t.Error("a sign of life for an open breaker")
+		t.Error("a sign of life ended a streak of an open breaker")
 	}
 }
 
-// S14: a probe's stream that stays open closes the breaker, whatever SuccessesToClose is, reported or not, lost or not.
-func TestS14_Sustain(t *testing.T) {
+// S14: the stream of a probe that stays open closes the breaker, whatever SuccessesToClose is, also if the probe has
+// reported or is lost.
+func TestS14_ProbeSignOfLife(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		before func(t *testing.T, b *Breaker, p Permit)
@@ -317,8 +319,8 @@ func TestS14_Sustain(t *testing.T) {
 			if got := b.State(); got != HalfOpen {
 				t.Fatalf("%s: %v, want half-open", tt.name, got)
 			}
-			if stayOpen(t, p) {
-				t.Errorf("%s: it is to be asked again", tt.name)
+			if probeSignOfLife(t, p) {
+				t.Errorf("%s: again is true", tt.name)
 			}
 			events := rec.events
 			last := events[len(events)-1]
@@ -329,19 +331,20 @@ func TestS14_Sustain(t *testing.T) {
 				t.Errorf("%s: %v after %d recoveries, want closed, 1", tt.name, s.State, s.Recoveries)
 			}
 			n := len(events)
-			if stayOpen(t, p) || len(rec.events) != n {
-				t.Errorf("%s: it acts a second time", tt.name)
+			if probeSignOfLife(t, p) || len(rec.events) != n {
+				t.Errorf("%s: the second sign of life has an effect", tt.name)
 			}
 		})
 	}
 }
 
-// S14: only in the half-open stay of the probe, only for probes, and under ForceClosed later.
-func TestS14_SustainNothing(t *testing.T) {
+// S14: it has no effect after the half-open generation of the probe, and for calls that are not probes. Under
+// ForceClosed it may have an effect later.
+func TestS14_ProbeSignOfLifeWithoutEffect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
-		if p := acquire(t, b); stayOpen(t, p) || b.Snapshot().Generation != 1 {
-			t.Error("a call that is no probe changes the stay")
+		if p := acquire(t, b); probeSignOfLife(t, p) || b.Snapshot().Generation != 1 {
+			t.Error("a call that is not a probe changed the generation")
 		}
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Hour)
@@ -349,24 +352,24 @@ func TestS14_SustainNothing(t *testing.T) {
 		if err := b.SetOverride(t.Context(), Override{Mode: ForceClosed, Why: "test", By: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if !stayOpen(t, p) || b.Snapshot().Underlying != HalfOpen {
-			t.Error("under ForceClosed: want nothing, and to be asked again")
+		if !probeSignOfLife(t, p) || b.Snapshot().Underlying != HalfOpen {
+			t.Error("under ForceClosed: want no effect, and again")
 		}
 		b.ClearOverride(t.Context())
 		b.Trip(t.Context(), "test")
-		if stayOpen(t, p) || b.State() != Open {
-			t.Error("after its stay: want nothing")
+		if probeSignOfLife(t, p) || b.State() != Open {
+			t.Error("after its generation: want no effect")
 		}
 		time.Sleep(time.Hour)
 		acquire(t, b)
-		if stayOpen(t, p) || b.State() != HalfOpen {
-			t.Error("in another half-open stay: want nothing")
+		if probeSignOfLife(t, p) || b.State() != HalfOpen {
+			t.Error("in another half-open generation: want no effect")
 		}
 	})
 }
 
-// S14: not for a breaker that was removed.
-func TestS14_SustainAfterRemove(t *testing.T) {
+// S14: it has no effect on a removed breaker.
+func TestS14_ProbeSignOfLifeAfterRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
@@ -374,8 +377,8 @@ func TestS14_SustainAfterRemove(t *testing.T) {
 		time.Sleep(time.Hour)
 		p := acquire(t, b)
 		g.Remove(Key{})
-		if stayOpen(t, p) || g.Get(Key{}).State() != Closed {
-			t.Error("a probe of a removed breaker acts")
+		if probeSignOfLife(t, p) || g.Get(Key{}).State() != Closed {
+			t.Error("the sign of life of a probe of a removed breaker has an effect")
 		}
 	})
 }

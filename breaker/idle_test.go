@@ -8,30 +8,49 @@ import (
 	"time"
 )
 
-// B40: which breakers All leaves out after the idle timeout, and that a call finds such a breaker as it was.
+// B40: which breakers All leaves out after the idle timeout. Such a breaker is not changed.
 func TestB40_WhatIsIdle(t *testing.T) {
 	const due, idle = 5 * time.Second, time.Hour
 	forced := []row{{0, "force_open", "open"}}
 	for _, tt := range []struct {
 		scenario
-		at   time.Duration // when it is looked at
+		at   time.Duration // when All is called
 		idle bool
 	}{
 		{scenario{"new", steady(), nil}, idle - 1, false},
 		// A closed call that takes no lock is known to a tenth of the window, so this is added.
 		{scenario{"new, an hour and a tenth of the window ago", steady(), nil}, idle + time.Second, true},
 		{scenario{"used", steady(), []row{{0, "success", "closed"}}}, idle, false},
-		{scenario{"used an hour and a tenth of the window ago", steady(), []row{{0, "success", "closed"}}}, idle + time.Second, true},
+		{
+			scenario{"used an hour and a tenth of the window ago", steady(), []row{{0, "success", "closed"}}},
+			idle + time.Second, true,
+		},
 		{scenario{"used later", steady(), []row{{time.Minute, "success", "closed"}}}, idle + time.Minute - 1, false},
 		{scenario{"an ignored call", steady(), []row{{time.Minute, "ignored", "closed"}}}, idle + time.Minute - 1, false},
-		{scenario{"an ignored call an hour ago", steady(), []row{{time.Minute, "ignored", "closed"}}}, idle + time.Minute, true},
+		{
+			scenario{"an ignored call an hour ago", steady(), []row{{time.Minute, "ignored", "closed"}}},
+			idle + time.Minute,
+			true,
+		},
 		{scenario{"in flight", steady(), []row{{0, "begin:1", "closed"}}}, 1000 * idle, false},
-		{scenario{"no more in flight", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}}, 2*idle - 1, false},
-		{scenario{"no more in flight for an hour", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}}, 2 * idle, true},
+		{
+			scenario{"no more in flight", steady(), []row{{0, "begin:1", "closed"}, {idle, "end:1=ignored", "closed"}}},
+			2*idle - 1, false,
+		},
+		{scenario{"no more in flight for an hour", steady(), []row{
+			{0, "begin:1", "closed"},
+			{idle, "end:1=ignored", "closed"},
+		}}, 2 * idle, true},
 		{scenario{"open", steady(), []row{{0, "failure*5 success", "rejected:open open"}}}, idle - 1, false},
 		{scenario{"open for an hour", steady(), []row{{0, "failure*5 success", "rejected:open open"}}}, idle, true},
-		{scenario{"rejecting", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}}, idle + 2*time.Second - 1, false},
-		{scenario{"rejected an hour ago", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}}, idle + 2*time.Second, true},
+		{
+			scenario{"rejecting", steady(), []row{{0, "trip", "open"}, {2 * time.Second, "success", "rejected:open open"}}},
+			idle + 2*time.Second - 1, false,
+		},
+		{scenario{"rejected an hour ago", steady(), []row{
+			{0, "trip", "open"},
+			{2 * time.Second, "success", "rejected:open open"},
+		}}, idle + 2*time.Second, true},
 		{scenario{"half-open, rejecting", steady(), []row{
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {2 * due, "success", "rejected:half_open half_open"},
 		}}, idle + 2*due - 1, false},
@@ -54,7 +73,7 @@ func TestB40_WhatIsIdle(t *testing.T) {
 					t.Errorf("idle: %v, want %v", got, tt.idle)
 				}
 				if again, ok := g.Lookup(Key{Method: "a"}); !ok || again != b || g.Len() != 1 || b.Evicted() {
-					t.Error("before a new key comes, it is there as it was")
+					t.Error("an idle breaker must not change before a new key arrives")
 				}
 				wantSame(t, "snapshot", b.Snapshot(), before)
 			})
@@ -62,8 +81,8 @@ func TestB40_WhatIsIdle(t *testing.T) {
 	}
 }
 
-// A call brings an idle breaker back, with its state; a new key frees it.
-func TestB40_ACallOrANewKeyComesFirst(t *testing.T) {
+// After a call, an idle breaker continues with its state. A new key frees it.
+func TestB40_ACallKeepsAnIdleBreakerAndANewKeyFreesIt(t *testing.T) {
 	for _, newKey := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, Config{OpenFor: 24 * time.Hour}, WithMaxBreakers(100))
@@ -72,27 +91,27 @@ func TestB40_ACallOrANewKeyComesFirst(t *testing.T) {
 			time.Sleep(time.Hour)
 			wantSame(t, "keys", keysOf(g), []string(nil))
 			if newKey {
-				for i := range 2 * smallestTable / idleSample { // a bounded number of slots is looked at for each
+				for i := range 2 * smallestTable / idleSample { // each checks a limited number of slots
 					g.Get(methodKey(i))
 				}
 				if !b.Evicted() || g.Stats().Evictions != 0 {
 					t.Errorf("evicted: %v, %d evictions to make room; want true, 0", b.Evicted(), g.Stats().Evictions)
 				}
 				if got := g.Get(Key{Method: "a"}); got.State() != Closed {
-					t.Errorf("the key made anew is %v", got.State())
+					t.Errorf("the new breaker of the key is %v", got.State())
 				}
 				return
 			}
-			_ = refused(t, b)
+			_ = mustReject(t, b)
 			wantSame(t, "keys after a call", keysOf(g), []string{"/a"})
 			if s := b.Snapshot(); s.Trips.Manual != 1 || s.Rejections.Open != 1 {
-				t.Errorf("it is not as it was: %+v", s)
+				t.Errorf("it has changed: %+v", s)
 			}
 		})
 	}
 }
 
-// Without a window a call is noticed by the next look: All, or a new key.
+// Without a window, All or a new key finds out whether a call came since the last check.
 func TestB40_WithoutAWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, Config{FailureRatio: -1})
@@ -110,11 +129,12 @@ func TestB40_WithoutAWindow(t *testing.T) {
 func TestB40_TheTimeoutIsAnOption(t *testing.T) {
 	for _, d := range []time.Duration{0, 1, ms - 1, maxDuration + 1} {
 		if _, err := NewGroup(Config{}, WithIdleTimeout(d)); err == nil {
-			t.Errorf("WithIdleTimeout(%v) is no error", d)
+			t.Errorf("WithIdleTimeout(%v): got no error", d)
 		}
 	}
 	_, err := NewGroup(Config{}, WithIdleTimeout(30))
-	if got, want := fmt.Sprint(err), "breaker: WithIdleTimeout: d is 30ns, want negative (never) or from 1ms to 100 years; "+
+	if got, want := fmt.Sprint(err), "breaker: WithIdleTimeout: d is 30ns, want negative (never) or from 1ms to 100 "+
+		"years; "+
 		"a number without a unit is nanoseconds, probably 30*time.Second or 30*time.Millisecond was meant"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -144,8 +164,8 @@ func TestB40_TheTimeoutIsAnOption(t *testing.T) {
 	})
 }
 
-// Where a bound is reached, the one that has gone longest without a call goes, closed or open.
-func TestB33_ClosedOrOpenTheLongestUnusedGoes(t *testing.T) {
+// A full group evicts the least recently used breaker, closed or open.
+func TestB33_TheLeastRecentlyUsedIsEvictedClosedOrOpen(t *testing.T) {
 	for _, open := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			g := mustGroup(t, steady(), WithMaxBreakers(3))
@@ -169,7 +189,7 @@ func TestB40_Remove(t *testing.T) {
 		g := mustGroup(t, steady(), WithListener(rec.Transition))
 		key := Key{Method: "a"}
 		if g.Remove(key) {
-			t.Error("removed what is not there")
+			t.Error("Remove is true for a key without a breaker")
 		}
 		b := g.Get(key)
 		p := acquire(t, b)
@@ -181,23 +201,23 @@ func TestB40_Remove(t *testing.T) {
 			t.Errorf("not removed: %d breakers, evicted: %v", g.Len(), b.Evicted())
 		}
 		wantSame(t, "keys", keysOf(g), []string(nil))
-		events := len(rec.heard())
+		events := len(rec.received())
 		p.Done(t.Context(), Failure)
 		probe.Done(t.Context(), Failure)
 		probe.Done(t.Context(), Success)
-		if got := len(rec.heard()); got != events {
-			t.Errorf("%d events after it was removed", got-events)
+		if got := len(rec.received()); got != events {
+			t.Errorf("%d events after Remove", got-events)
 		}
 		if _, ok := g.Lookup(key); ok {
-			t.Error("calls in flight brought it back")
+			t.Error("reports of calls in flight made a breaker")
 		}
-		// The next call, also through the breaker that was kept, has a new one.
+		// The next call gets a new breaker, also through the one that was kept.
 		report(t, b, 1, Success)
 		if s := g.Get(key).Snapshot(); s.State != Closed || s.Successes != 1 || s.Override.Mode != 0 || s.InFlight != 0 {
 			t.Errorf("the new breaker is %+v", s)
 		}
 		if !g.Remove(key) || g.Remove(key) {
-			t.Error("a key is removed once")
+			t.Error("Remove must be true once")
 		}
 	})
 }
@@ -213,15 +233,15 @@ func TestB40_RemoveTheOverflowBreaker(t *testing.T) {
 		t.Errorf("the next overflow breaker is %v, of %d breakers", second.Key(), g.Len())
 	}
 	if !g.Remove(Key{Method: "a"}) || g.Get(Key{Method: "d"}).Key() != (Key{Method: "d"}) {
-		t.Error("removing a breaker made no room")
+		t.Error("after Remove, a new key does not get a breaker")
 	}
 }
 
-// Calls and Remove beside each other: every permit settles, and nothing is left in flight on the breaker of the key.
-func TestB40_RemoveBesideCallsConcurrentSafe(t *testing.T) {
+// Calls during Remove: each permit settles, and no call is left in flight on the breaker of the key.
+func TestB40_RemoveDuringCallsConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{ConsecutiveFailures: 2, OpenFor: ms, MaxOpenFor: ms})
 	key := Key{Method: "a"}
-	together(5, func(i int) {
+	runTogether(5, func(i int) {
 		if i == 0 {
 			for range 200 {
 				g.Remove(key)
@@ -242,5 +262,5 @@ func TestB40_RemoveBesideCallsConcurrentSafe(t *testing.T) {
 			})
 		}
 	})
-	quiet(t, "in the end", g.Get(key))
+	wantSettled(t, "in the end", g.Get(key))
 }

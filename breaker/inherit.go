@@ -93,11 +93,11 @@ func (c Config) Inherit(base Config) Config {
 // rule that has it as its Config.
 func (c Config) complete() Config {
 	c = c.WithDefaults()
-	def(&c.FailingFor, -1)
-	def(&c.SlowCall, -1)
-	def(&c.Ramp, -1)
-	def(&c.MaxConcurrent, -1)
-	def(&c.Enforcement, EnforcementOn)
+	setDefault(&c.FailingFor, -1)
+	setDefault(&c.SlowCall, -1)
+	setDefault(&c.Ramp, -1)
+	setDefault(&c.MaxConcurrent, -1)
+	setDefault(&c.Enforcement, EnforcementOn)
 	return c
 }
 

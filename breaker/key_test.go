@@ -29,7 +29,7 @@ func TestKeyString(t *testing.T) {
 	}
 }
 
-// oddKeys differ from each other in ways that a careless table would not see.
+// oddKeys returns keys that a wrong hash or comparison would confuse.
 func oddKeys() []Key {
 	huge := strings.Repeat("k", 1<<20)
 	return []Key{
@@ -56,7 +56,7 @@ func oddKeys() []Key {
 	}
 }
 
-func TestKeysAreTakenAsTheyAre(t *testing.T) {
+func TestKeysAreOnlyCompared(t *testing.T) {
 	g := mustGroup(t, Config{})
 	keys := oddKeys()
 	seen := make(map[*Breaker]Key)
@@ -80,8 +80,8 @@ func TestKeysAreTakenAsTheyAre(t *testing.T) {
 	}
 }
 
-// Where a part stands counts, or swapped parts would share a chain in the table.
-func TestHashTellsPartsApart(t *testing.T) {
+// The hash depends on which part a string is in. Otherwise keys with swapped parts would share slots in the table.
+func TestHashDependsOnThePart(t *testing.T) {
 	hashes := make(map[uint64]Key)
 	for _, k := range oddKeys() {
 		if other, dup := hashes[k.hash()]; dup {
@@ -89,7 +89,7 @@ func TestHashTellsPartsApart(t *testing.T) {
 		}
 		hashes[k.hash()] = k
 	}
-	// And every part counts, whatever the others are, or keys that differ in it alone would share a chain.
+	// It depends on each part, whatever the others are. Otherwise keys that differ in one part would share slots.
 	for _, rest := range []Key{{}, {"a", "a", "a", ""}, {"a", "a", "a", "a"}} {
 		for part := range 4 {
 			hashes := make(map[uint64]bool)
@@ -134,7 +134,7 @@ func TestKeyCovers(t *testing.T) {
 }
 
 func TestKeySpecificity(t *testing.T) {
-	// From least to most: more parts win; among as many parts, the tag weighs most, then method, service, target.
+	// From the least specific to the most specific.
 	order := []Key{
 		{},
 		{Target: "x"},

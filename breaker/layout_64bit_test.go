@@ -1,7 +1,7 @@
 //go:build !386 && !arm && !mips && !mipsle
 
-// The layout is worked out for words of 64 bits. With shorter words the fields lie closer together, and nothing but
-// speed depends on it.
+// The layout is made for words of 64 bits. With shorter words the fields are closer together, which affects only the
+// speed.
 
 package breaker
 
@@ -11,12 +11,12 @@ import (
 	"testing"
 )
 
-// A word that calls write must not lie on a cache line with one that all calls read: the core that wrote last takes
-// the line from all others. Apart, closed calls on two cores take three quarters of the time.
-func TestTheClosedPathSharesNoLine(t *testing.T) {
+// A word that calls write must not share a cache line with one that all calls read, because the core that writes takes
+// the line from all others. With separate lines, closed calls on two cores take three quarters of the time.
+func TestTheClosedPathSharesNoCacheLine(t *testing.T) {
 	for _, c := range []struct {
 		typ           reflect.Type
-		size          uintptr // one that Go allocates at multiples of itself, and of a cache line
+		size          uintptr // a size class whose objects begin at a cache line
 		read, written []string
 	}{{
 		typ:  reflect.TypeFor[Breaker](),
@@ -27,7 +27,7 @@ func TestTheClosedPathSharesNoLine(t *testing.T) {
 		},
 		written: []string{"admitted", "firstWindow.successes"},
 	}, {
-		typ:     reflect.TypeFor[laterWindow](),
+		typ:     reflect.TypeFor[paddedWindow](),
 		size:    192,
 		read:    []string{"window.edge", "window.slot", "window.doubt", "window.streak"},
 		written: []string{"window.successes"},
@@ -50,7 +50,7 @@ func TestTheClosedPathSharesNoLine(t *testing.T) {
 // linesOf returns the first and the last cache line of the field at the end of path, counted from the start of typ.
 func linesOf(t *testing.T, typ reflect.Type, path string) (first, last uintptr) {
 	t.Helper()
-	const line = 64 // bytes, on all that Go servers commonly run on
+	const line = 64 // bytes, on the common server processors
 	var at uintptr
 	for name := range strings.SplitSeq(path, ".") {
 		f, ok := typ.FieldByName(name)

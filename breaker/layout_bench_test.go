@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkLayout has the memory accesses of a closed call, and nothing else, in four layouts. It is what
-// docs/decisions.md says of them.
+// BenchmarkLayout makes the memory accesses of a closed call, and nothing else, in four layouts. docs/decisions.md has
+// the results.
 func BenchmarkLayout(b *testing.B) {
 	var together layoutTogether
 	var apart layoutApart
@@ -26,7 +26,7 @@ func BenchmarkLayout(b *testing.B) {
 			s := &striped.stripes[rand.Uint32()%uint32(len(striped.stripes))]
 			return layoutCall(&striped.read, &s.admitted, &s.successes)
 		}},
-		{"pooled", func() bool { // a sync.Pool is as near as one comes to the core without linkname
+		{"pooled", func() bool { // a sync.Pool is the closest to the number of a core without linkname
 			s := pool.Get().(*layoutStripe)
 			ok := layoutCall(&pooled.read, &s.admitted, &s.successes)
 			pool.Put(s)
@@ -79,7 +79,7 @@ type (
 	}
 )
 
-// layoutCall is Acquire and Done: twice the state, a count, the clock, the rest, a count, and the state once more.
+// layoutCall makes the memory accesses of Acquire and Done.
 func layoutCall(r *layoutRead, admitted, successes *atomic.Uint64) bool {
 	if r.phase.Load() != 0 {
 		return false

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// [stuck half-open for six days; the most reported breaker bug]
+// The most reported bug of other breakers: one was half-open for six days.
 func TestB22_AProbeIsALease(t *testing.T) {
 	const due, lease = 5 * time.Second, time.Second
 	runScenarios(t, []scenario{
@@ -20,7 +20,7 @@ func TestB22_AProbeIsALease(t *testing.T) {
 		{"a report one nanosecond before its end counts", probing(1, 1), []row{
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + lease - 1, "end:1=success", "closed"},
 		}},
-		{"a report at its end is late, also if nobody has asked since", probing(1, 1), []row{
+		{"a report at its end is late, also if no call came since", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "end:1=failure", "half_open"},
@@ -32,7 +32,7 @@ func TestB22_AProbeIsALease(t *testing.T) {
 			{due + lease, "end:1=failure end:2=overload end:3=ignored", "half_open"},
 			{due + lease, "success", "probe closed"},
 		}},
-		{"a late report does not touch who has the slot now", probing(1, 1), []row{
+		{"a late report does not free the slot of the next probe", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:lost", "probe half_open"},
 			{due + lease, "begin:next", "probe half_open"},
@@ -49,28 +49,32 @@ func TestB22_AProbeIsALease(t *testing.T) {
 			{due + lease + 1, "begin:5 success", "probe rejected:half_open half_open"},
 			{due + lease + 2, "end:5=success begin:6 begin:7 success", "probe*2 rejected:half_open half_open"},
 		}},
-		{"a lost probe is no verdict", probing(1, 2), []row{
+		{"a lost probe decides nothing", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "success begin:lost", "probe*2 half_open"},
 			{due + lease, "success", "probe closed"}, // the second in a row
 		}},
-		{"an endless call in a breaker that has closed long since", probing(2, 1), []row{
+		{"a call that does not end, in a breaker that closed long ago", probing(2, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:endless success", "probe*2 closed"},
 			{time.Hour, "success failure end:endless=failure failure*3", "closed"},
 			{time.Hour, "failure", "open"},
 		}},
-		{"a lease of an earlier stay takes no slot in this one", func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(), []row{
-			{0, "trip", "open"},
-			{due, "begin:old trip", "probe open"},
-			{2 * due, "success", "probe closed"},
-		}},
+		{
+			"a lease of an earlier generation takes no slot in this one",
+			func() Config { c := probing(1, 1); c.ProbeTimeout = time.Hour; return c }(),
+			[]row{
+				{0, "trip", "open"},
+				{due, "begin:old trip", "probe open"},
+				{2 * due, "success", "probe closed"},
+			},
+		},
 	})
 }
 
-// The breaker is never stuck, whatever the callers do: nor does a callee that is well, and takes longer than a lease,
-// keep it half-open. Its success comes late, and yet says that it answers.
-func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
+// A backend that works, but takes longer than a lease, does not keep the breaker half-open. Its successes are late, but
+// they count towards closing.
+func TestB22_ALateSuccessOfTheSameGenerationCountsTowardsClosing(t *testing.T) {
 	const due, lease = 5 * time.Second, time.Second
 	slowRule := probing(1, 1)
 	slowRule.SlowCall = 2 * lease
@@ -78,7 +82,7 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 		{"alone", probing(1, 1), []row{
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 30*time.Second, "end:1=success", "closed"},
 		}},
-		{"at the end of its lease, which nobody has seen yet", probing(1, 1), []row{
+		{"at the end of its lease, without a call in between", probing(1, 1), []row{
 			{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + lease, "end:1=success", "closed"},
 		}},
 		{"as one of those in a row", probing(1, 3), []row{
@@ -88,13 +92,13 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 			{due + 30*time.Second, "end:1=success success", "probe half_open"},
 			{due + 30*time.Second, "end:2=success", "closed"},
 		}},
-		{"and is counted once", probing(1, 2), []row{
+		{"it is counted once", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "end:1=success*2", "half_open"},
 			{due + lease, "success", "probe closed"},
 		}},
-		{"if no failure that is late as well comes between", probing(1, 2), []row{
+		{"unless a late failure comes in between", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "begin:2", "probe half_open"},
@@ -103,7 +107,7 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 			{due + 4*lease, "end:1=success end:2=failure end:3=success", "half_open"},
 			{due + 4*lease, "end:4=success", "closed"},
 		}},
-		{"nor an overload, while a cancellation may", probing(1, 2), []row{
+		{"or an overload; an ignored probe has no effect", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "begin:2", "probe half_open"},
@@ -112,7 +116,7 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 			{due + 4*lease, "end:1=success end:2=overload end:3=success", "half_open"},
 			{due + 4*lease, "end:4=ignored success", "probe closed"},
 		}},
-		{"and makes no room beside the probe that has the slot", probing(1, 9), []row{
+		{"it does not free the slot of another probe", probing(1, 9), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "begin:2", "probe half_open"},
@@ -124,15 +128,15 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 			{due + 2*lease, "begin:2", "probe half_open"},
 			{due + 2*lease + 1, "end:1=success", "half_open"},
 			{due + 3*lease, "begin:3", "probe half_open"},
-			{due + 4*lease, "end:2=success", "closed"}, // as long as SlowCall, which is not slow
+			{due + 4*lease, "end:2=success", "closed"}, // exactly SlowCall, which is not slow
 		}},
-		{"but not in a later stay", probing(1, 1), []row{
+		{"but not in a later generation", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "failure", "probe open"},
 			{due + lease, "end:1=success", "open"},
 		}},
-		{"but not in a later half-open stay", probing(1, 1), []row{
+		{"but not in a later half-open generation", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
 			{due + lease, "failure", "probe open"},
@@ -141,8 +145,8 @@ func TestB22_ALateSuccessOfTheSameStayCountsTowardsClosing(t *testing.T) {
 	})
 }
 
-// A long poll of half a minute, with the default Config: after an outage it is served again.
-func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
+// A long poll of half a minute with the default Config: after an outage, the breaker closes.
+func TestB22_ABackendSlowerThanALeaseRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{})
 		tl := newTimeline(t, b)
@@ -155,13 +159,14 @@ func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
-		// 6 s open, 10 s until the second probe goes out, 30 s until it has answered, and a second each for asking.
+		// 6 s open, 10 s until the second probe starts, 30 s until it ends, and a second for each call of the loop.
 		if took := time.Since(start); took > 50*time.Second {
-			t.Errorf("closed after %v, want 50s at most", took)
+			t.Errorf("closed after %v, want at most 50s", took)
 		}
 		s := b.Snapshot()
 		if s.Late != 2 || s.Probes.Lost < 2 || s.Probes.Success != 0 || s.Successes != 0 || s.Recoveries != 1 {
-			t.Errorf("%d late, %+v, %d successes, %d recoveries; want 2 late, lost and nothing else, one recovery", s.Late, s.Probes, s.Successes, s.Recoveries)
+			t.Errorf("%d late, %+v, %d successes, %d recoveries; want 2 late, at least 2 lost, no successes, 1 recovery", s.Late,
+				s.Probes, s.Successes, s.Recoveries)
 		}
 		time.Sleep(time.Minute)
 		if s := b.Snapshot(); s.State != Closed || s.InFlight != 0 {
@@ -170,15 +175,15 @@ func TestB22_ACalleeSlowerThanALeaseIsLetBackIn(t *testing.T) {
 	})
 }
 
-// A callee that answers some probes and lets others hang, and fails in the end, collects few all the same: an answer
-// forgives those that hang for its stay, and not for good.
-func TestB22_ProbesThatHangBesideGoodAnswersStayBounded(t *testing.T) {
+// A backend answers some probes, lets others hang, and fails in the end. Few probes hang at the same time. A successful
+// probe excuses hung ones for the rest of its generation only.
+func TestB22_HungProbesAmongGoodOnesStayBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{Jitter: -1, MaxProbes: 3})
 		b.Trip(t.Context(), "test")
 		hung := 0
 		for start := time.Now(); time.Since(start) < 24*time.Hour; time.Sleep(time.Second) {
-			for _, o := range []Outcome{Success, Ignored, Failure} { // the second is the one that hangs
+			for _, o := range []Outcome{Success, Ignored, Failure} { // the one marked Ignored hangs
 				p, err := b.Acquire(t.Context())
 				switch {
 				case err != nil:
@@ -190,17 +195,16 @@ func TestB22_ProbesThatHangBesideGoodAnswersStayBounded(t *testing.T) {
 			}
 		}
 		if hung < 10 || hung > 300 {
-			t.Errorf("%d probes hang after a day, want 300 at most, and some", hung)
+			t.Errorf("%d probes hang after a day, want 10 to 300", hung)
 		}
 		if got := b.State(); got == Closed {
-			t.Error("it closed, though a probe failed in each stay")
+			t.Error("it closed, though a probe failed in each generation")
 		}
 	})
 }
 
-// Once a probe has answered, those that hang slow down no others: the second success need not wait as long as the
-// first.
-func TestB22_AGoodAnswerEndsTheSlowingDown(t *testing.T) {
+// After a successful probe, hung probes cause no delay: the next probe may start at once.
+func TestB22_ASuccessfulProbeEndsTheDelay(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(1, 2))
@@ -212,7 +216,7 @@ func TestB22_AGoodAnswerEndsTheSlowingDown(t *testing.T) {
 				}
 			}
 			if b.Snapshot().Ready {
-				t.Fatal("after an hour of probes that hang a new one goes out at once; the test is to see them slowed down")
+				t.Fatal("after an hour of hung probes, a new one is not delayed, so the test proves nothing")
 			}
 			if !late {
 				time.Sleep(time.Hour)
@@ -222,11 +226,11 @@ func TestB22_AGoodAnswerEndsTheSlowingDown(t *testing.T) {
 			time.Sleep(time.Second)
 			p, err := b.Acquire(t.Context())
 			if err != nil {
-				t.Fatalf("late: %v; the callee has answered, and the next probe is rejected: %v", late, err)
+				t.Fatalf("late: %v; the backend has answered, and the next probe is rejected: %v", late, err)
 			}
 			p.Done(t.Context(), Success)
 			if got := b.State(); got != Closed {
-				t.Errorf("late: %v; %v after two good answers, want closed", late, got)
+				t.Errorf("late: %v; %v after two successful probes, want closed", late, got)
 			}
 		})
 	}
@@ -246,11 +250,11 @@ func TestB22_ALostProbeIsCountedOnce(t *testing.T) {
 		want(0, 0, 2)
 		tl.until(6*time.Second - 1)
 		want(0, 0, 2)
-		tl.until(6 * time.Second) // read, before anybody has asked
+		tl.until(6 * time.Second) // read, before any call
 		want(2, 0, 2)
-		tl.do("end:1=success") // reported, before anybody has asked
+		tl.do("end:1=success") // reported, before any call
 		want(2, 1, 1)
-		tl.do("begin:3") // asked
+		tl.do("begin:3") // after a call
 		want(2, 1, 2)
 		tl.do("end:2=failure")
 		want(2, 2, 1)
@@ -260,15 +264,15 @@ func TestB22_ALostProbeIsCountedOnce(t *testing.T) {
 	})
 }
 
-// With a backend that hangs, probes outstanding stay few over any number of cycles: some dozens, and in the long run
-// one more each hour (patience, slowest). And yet another one always comes.
-func TestB22_ProbesThatHangStayBounded(t *testing.T) {
+// With a backend that hangs, few probes are in flight: some dozens, and in the long run one more each hour
+// (freeHungProbes, longestProbeDelay). New ones continue to start.
+func TestB22_HungProbesStayBounded(t *testing.T) {
 	for _, maxProbes := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(maxProbes, 1))
 			b.Trip(t.Context(), "test")
 			var hung []Permit
-			var after [3]int // outstanding after an hour, a day, a month
+			var after [3]int // in flight after an hour, a day, a month
 			start := time.Now()
 			for i, end := range []time.Duration{time.Hour, 24 * time.Hour, 30 * 24 * time.Hour} {
 				for time.Since(start) < end {
@@ -277,19 +281,20 @@ func TestB22_ProbesThatHangStayBounded(t *testing.T) {
 						hung = append(hung, p)
 						continue
 					}
-					time.Sleep(max(time.Second, end/2e4)) // a call now and then, more often than there are probes
+					time.Sleep(max(time.Second, end/2e4)) // calls are more frequent than probes
 				}
 				after[i] = len(hung)
 			}
 			for i, most := range []int{90 * maxProbes, 90*maxProbes + 24, 90*maxProbes + 30*24} {
 				if after[i] > most {
-					t.Errorf("MaxProbes %d: %d probes are out, want %d at most (after an hour, a day, a month: %v)", maxProbes, after[i], most, after)
+					t.Errorf("MaxProbes %d: %d probes are in flight, want at most %d (after an hour, a day, a month: %v)", maxProbes,
+						after[i], most, after)
 				}
 			}
 			if after[0] == after[1] || after[1] == after[2] {
-				t.Errorf("MaxProbes %d: no probe came any more (after an hour, a day, a month: %v)", maxProbes, after)
+				t.Errorf("MaxProbes %d: no more probes started (after an hour, a day, a month: %v)", maxProbes, after)
 			}
-			// The backend lets go of them: the next call is a probe at once.
+			// The hung calls end. The next call is a probe at once.
 			for _, p := range hung {
 				p.Done(t.Context(), Failure)
 			}
@@ -297,13 +302,13 @@ func TestB22_ProbesThatHangStayBounded(t *testing.T) {
 				t.Fatalf("MaxProbes %d: %v, %d in flight, %d late, ready: %v", maxProbes, s.State, s.InFlight, s.Late, s.Ready)
 			}
 			if p := acquire(t, b); !p.IsProbe() {
-				t.Errorf("MaxProbes %d: no probe", maxProbes)
+				t.Errorf("MaxProbes %d: the next call is not a probe", maxProbes)
 			}
 		})
 	}
 }
 
-// Short of patience*MaxProbes unreported probes nothing slows down.
+// Fewer than freeHungProbes*MaxProbes hung probes cause no delay.
 func TestB22_AFewLostProbesDelayNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(1, 1))
@@ -320,8 +325,7 @@ func TestB22_AFewLostProbesDelayNothing(t *testing.T) {
 	})
 }
 
-// The breaker is never stuck, whatever the callers do: probes that were lost in outages long ago, each of which ended
-// well, must not hold up the next recovery.
+// Probes that were lost in earlier outages must not delay the next recovery.
 func TestB22_ProbesLostLongAgoDelayNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(1, 1))
@@ -332,18 +336,18 @@ func TestB22_ProbesLostLongAgoDelayNothing(t *testing.T) {
 			time.Sleep(time.Second)
 			p, err := b.Acquire(t.Context())
 			if err != nil {
-				t.Fatalf("outage %d: the lease of its lost probe is over, and no other comes: %v", outage, err)
+				t.Fatalf("outage %d: after the lease of the lost probe, the next probe is rejected: %v", outage, err)
 			}
 			p.Done(t.Context(), Success)
 			if got := b.State(); got != Closed {
-				t.Fatalf("outage %d: %v after a good probe, want closed", outage, got)
+				t.Fatalf("outage %d: %v after a successful probe, want closed", outage, got)
 			}
 			time.Sleep(24 * time.Hour)
 		}
 	})
 }
 
-// Probes are told apart by their lease, not by their place in a list.
+// A report finds its probe by the id of the lease, not by its position in the list.
 func TestB22_LeasesAreNotMixedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const probes = 20

@@ -14,10 +14,10 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// linearHistory is one breaker, who works on it, and what they saw.
+// linearHistory is one breaker, the workers that use it, and the results of their operations.
 type linearHistory struct {
 	seed    uint64
-	rnd     *rand.Rand // of the coordinator; before the start, of all
+	rnd     *rand.Rand // of the coordinator
 	cfg     Config
 	custom  func(Counts) bool
 	workers []*linearWorker
@@ -25,30 +25,30 @@ type linearHistory struct {
 	rec     recorder
 	born    time.Time
 
-	stamps  atomic.Int64 // real time, as it were: the bubble's stands still
+	stamps  atomic.Int64 // order of calls and returns; the clock of the bubble stands still
 	permits atomic.Int64 // numbers given to calls
 
 	mu   sync.Mutex
-	pool []heldPermit // handed over; guarded by mu
+	pool []sharedPermit // handed over to any worker; guarded by mu
 
 	ops []porcupine.Operation // all of them, at the end
 }
 
-type heldPermit struct {
+type sharedPermit struct {
 	Permit
 	id      int
 	owner   int
-	settled bool // once; a probe may be reported again
+	settled bool // it has reported once; a probe may report again
 }
 
-// linearWorker is one goroutine of each round. What it holds is its own.
+// linearWorker is one goroutine of each round. No other goroutine uses its fields.
 type linearWorker struct {
-	h    *linearHistory
-	id   int
-	rnd  *rand.Rand
-	held []heldPermit
-	ops  []porcupine.Operation
-	saw  seen
+	h   *linearHistory
+	id  int
+	rnd *rand.Rand
+	own []sharedPermit
+	ops []porcupine.Operation
+	saw seen
 }
 
 func newLinearHistory(t *testing.T, seed uint64) *linearHistory {
@@ -82,21 +82,22 @@ func newLinearHistory(t *testing.T, seed uint64) *linearHistory {
 	return h
 }
 
-// A round has a theme, so that many do alike at once: what is likeliest to go wrong.
+// linearThemes are the themes of rounds. In a round, many workers do similar operations at once, which is most likely
+// to find races.
 var linearThemes = []struct {
 	outcomes []Outcome
 	weights  seen
 }{
 	{[]Outcome{Success, Failure}, seen{opAcquire: 8, opSettle: 1, opState: 1}},
 	{[]Outcome{Failure, Failure, Failure, Overload, Success}, seen{opAcquire: 2, opSettle: 8}},
-	{[]Outcome{Success, Success, Success, Failure}, seen{opAcquire: 2, opSettle: 8, opRow: 1, opWindow: 1}},
+	{[]Outcome{Success, Success, Success, Failure}, seen{opAcquire: 2, opSettle: 8, opStreak: 1, opWindow: 1}},
 	{[]Outcome{Success}, seen{opAcquire: 2, opSettle: 6, opTrip: 1, opState: 1}},
 	{[]Outcome{Success, Failure, Overload, Ignored}, seen{
-		opAcquire: 8, opSettle: 8, opTrip: 1, opReset: 1, opOverride: 1, opClear: 1, opState: 2, opRow: 1, opWindow: 1,
+		opAcquire: 8, opSettle: 8, opTrip: 1, opReset: 1, opOverride: 1, opClear: 1, opState: 2, opStreak: 1, opWindow: 1,
 	}},
 }
 
-// run is the coordinator: rounds, and between them a look at rest and some time.
+// run is the coordinator. It runs rounds, and between them takes a snapshot and moves the time.
 func (h *linearHistory) run(t *testing.T) {
 	t.Helper()
 	coordinator := &linearWorker{h: h, id: len(h.workers), saw: seen{}}
@@ -109,36 +110,40 @@ func (h *linearHistory) run(t *testing.T) {
 			}
 		}
 		each := 1 + h.rnd.IntN(3)
-		together(len(h.workers), func(i int) {
+		runTogether(len(h.workers), func(i int) {
 			for range each {
 				w := h.workers[i]
 				if w.rnd.IntN(16) == 0 {
-					h.b.enableStripes(2) // nothing that can be seen
+					h.b.enableStripes(2) // it has no visible effect
 				}
 				w.step(t, kinds[w.rnd.IntN(len(kinds))], theme.outcomes)
 			}
 		})
-		s := coordinator.look(t, opRest)
+		s := coordinator.snapshot(t, opRest)
 		advances := []time.Duration{
-			0, s.RetryAfter, s.RetryAfter, s.RetryAfter - 1, h.cfg.ProbeTimeout, h.cfg.ProbeTimeout - 1, time.Second, 20 * time.Second,
+			0, s.RetryAfter, s.RetryAfter, s.RetryAfter - 1, h.cfg.ProbeTimeout, h.cfg.ProbeTimeout - 1, time.Second,
+			20 * time.Second,
 		}
 		if d := advances[h.rnd.IntN(len(advances))]; d > 0 {
-			coordinator.do(linearOp{kind: opAdvance, d: d}, func(*linearSaw) { time.Sleep(d) })
+			coordinator.do(linearOp{kind: opAdvance, d: d}, func(*linearResult) { time.Sleep(d) })
 		}
 	}
-	coordinator.look(t, opRest)
+	coordinator.snapshot(t, opRest)
 	for _, w := range append(h.workers, coordinator) {
 		h.ops = append(h.ops, w.ops...)
 		w.ops = nil
 	}
 }
 
-// do takes the stamps of one operation.
-func (w *linearWorker) do(op linearOp, f func(*linearSaw)) {
-	var saw linearSaw
+// do runs one operation and records it.
+func (w *linearWorker) do(op linearOp, f func(*linearResult)) {
+	var saw linearResult
 	call := w.h.stamps.Add(1)
 	f(&saw)
-	w.ops = append(w.ops, porcupine.Operation{ClientId: w.id, Input: op, Call: call, Output: saw, Return: w.h.stamps.Add(1)})
+	w.ops = append(w.ops, porcupine.Operation{
+		ClientId: w.id, Input: op, Call: call, Output: saw,
+		Return: w.h.stamps.Add(1),
+	})
 }
 
 func (w *linearWorker) step(t *testing.T, kind string, outcomes []Outcome) {
@@ -152,32 +157,32 @@ func (w *linearWorker) step(t *testing.T, kind string, outcomes []Outcome) {
 			w.acquire(ctx)
 		}
 	case opTrip:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.Trip(ctx, "test") })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.Trip(ctx, "test") })
 	case opReset:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.Reset(ctx) })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.Reset(ctx) })
 	case opOverride:
 		op := linearOp{kind: kind, mode: ForceOpen + Mode(w.rnd.IntN(3)), d: time.Duration(w.rnd.IntN(2)) * time.Second}
-		w.do(op, func(*linearSaw) {
+		w.do(op, func(*linearResult) {
 			if err := b.SetOverride(ctx, Override{Mode: op.mode, TTL: op.d, Why: "test", By: "test"}); err != nil {
 				t.Error(err)
 			}
 		})
 	case opClear:
-		w.do(linearOp{kind: kind}, func(*linearSaw) { b.ClearOverride(ctx) })
+		w.do(linearOp{kind: kind}, func(*linearResult) { b.ClearOverride(ctx) })
 	case opState:
-		w.do(linearOp{kind: kind}, func(saw *linearSaw) { saw.state = b.State() })
-	case opRow, opWindow:
-		w.look(t, kind)
+		w.do(linearOp{kind: kind}, func(saw *linearResult) { saw.state = b.State() })
+	case opStreak, opWindow:
+		w.snapshot(t, kind)
 	}
 }
 
-func (w *linearWorker) look(t *testing.T, kind string) (s Snapshot) {
+func (w *linearWorker) snapshot(t *testing.T, kind string) (s Snapshot) {
 	t.Helper()
-	w.do(linearOp{kind: kind}, func(saw *linearSaw) {
+	w.do(linearOp{kind: kind}, func(saw *linearResult) {
 		s = w.h.b.Snapshot()
 		saw.snap = &s
 	})
-	balance(t, kind, s)
+	wantBalance(t, kind, s)
 	return s
 }
 
@@ -186,7 +191,7 @@ func (w *linearWorker) acquire(ctx context.Context) {
 	id := int(h.permits.Add(1) - 1)
 	var p Permit
 	var err error
-	w.do(linearOp{kind: opAcquire, permit: id}, func(saw *linearSaw) {
+	w.do(linearOp{kind: opAcquire, permit: id}, func(saw *linearResult) {
 		p, err = h.b.Acquire(ctx)
 		if e, ok := errors.AsType[*RejectedError](err); ok {
 			saw.reason, saw.state = e.Reason, e.State
@@ -198,14 +203,14 @@ func (w *linearWorker) acquire(ctx context.Context) {
 		saw.probe, saw.gen = p.IsProbe(), p.ph.gen
 	})
 	if err == nil {
-		w.keep(heldPermit{Permit: p, id: id, owner: w.id})
+		w.keep(sharedPermit{Permit: p, id: id, owner: w.id})
 	}
 }
 
-// keep holds a permit, or hands it over.
-func (w *linearWorker) keep(p heldPermit) {
+// keep keeps a permit, or hands it over.
+func (w *linearWorker) keep(p sharedPermit) {
 	if w.rnd.IntN(2) == 0 {
-		w.held = append(w.held, p)
+		w.own = append(w.own, p)
 		return
 	}
 	w.h.mu.Lock()
@@ -213,10 +218,10 @@ func (w *linearWorker) keep(p heldPermit) {
 	w.h.mu.Unlock()
 }
 
-// take finds a permit to report: one of its own or, if the die says so or it has none, one that was handed over.
-func (w *linearWorker) take() (p heldPermit, ok bool) {
-	from := &w.held
-	if len(w.held) == 0 || w.rnd.IntN(2) == 0 {
+// take returns a permit to report: one that the worker kept, or one that was handed over.
+func (w *linearWorker) take() (p sharedPermit, ok bool) {
+	from := &w.own
+	if len(w.own) == 0 || w.rnd.IntN(2) == 0 {
 		w.h.mu.Lock()
 		defer w.h.mu.Unlock()
 		from = &w.h.pool
@@ -230,7 +235,7 @@ func (w *linearWorker) take() (p heldPermit, ok bool) {
 	return p, true
 }
 
-// settle reports a permit, a probe's perhaps a second time.
+// settle reports through a permit. A probe may report a second time.
 func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	p, ok := w.take()
 	if !ok {
@@ -244,7 +249,7 @@ func (w *linearWorker) settle(ctx context.Context, o Outcome) bool {
 	if w.rnd.IntN(8) == 0 {
 		r.RetryAfter = 12 * time.Second
 	}
-	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearSaw) {
+	w.do(linearOp{kind: opSettle, permit: p.id, report: r}, func(saw *linearResult) {
 		p.Report(ctx, r)
 		saw.probe, saw.locks = p.IsProbe(), p.ph.kind > admitStriped
 	})

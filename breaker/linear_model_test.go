@@ -12,56 +12,59 @@ import (
 
 // What is linearizable, and what is not
 //
-// Every operation of a breaker takes effect at one instant between its call and its return, and the instants put all
+// Each operation of a breaker takes effect at one instant between its call and its return. The instants put all
 // operations in an order in which the sequential model of model_test.go does the same: it admits and rejects the same
 // calls for the same reasons, as probes or not, in the same generations, and makes the same transitions with the same
-// events. The following do not, on purpose; each comes in steps, and the steps are linearizable:
+// events. These operations are exceptions, on purpose. Each consists of steps, and the steps are linearizable:
 //
-//   - A success that takes no lock comes in three: it is judged (in time or late), it is counted, and it ends the row of
-//     consecutive failures. Its stay may end between the steps. It still is a success, as it was in time when it was judged,
-//     and is in the totals; to the stay after its own it does nothing.
-//   - What may open comes in three, under one hold of the lock: it is noted in the window, the rules are evaluated, and if
-//     one fires the breaker opens. Only what takes no lock comes between: the steps of successes, admissions while closed,
-//     and State. So a success that runs beside the Nth consecutive failure may end the row when that failure is in it
-//     already; then nothing opens. And one that comes after the evaluation does not stop the breaker from opening.
-//   - The rule of WithTrip is asked outside the lock. Its answer is a step of its own, and counts if the stay lasts.
-//   - A snapshot, and the counts in an event, are of one instant in all that the lock guards and in any one of the figures
-//     that it does not guard: the row, and the successes in the window. Two of these may be of two instants, and so may the
-//     counts of admissions, successes and rejections in all. At rest all of it is exact.
+//   - A success that takes no lock has three steps: it is judged (in time or late), it is counted, and it ends the
+//     failure streak. Its generation may end between the steps. It is still a success, because it was in time when it
+//     was judged, and is counted in the totals. It has no effect on the next generation.
+//   - A result that may open the breaker has three steps, with the lock held: it is recorded in the window, the rules
+//     are evaluated, and the breaker opens if one fires. Only operations without the lock come between them: the steps
+//     of successes, admissions while closed, and State. So a success during the Nth consecutive failure may end the
+//     streak that includes this failure; then the breaker does not open. A success after the evaluation does not
+//     prevent the opening.
+//   - The custom rule is called without the lock. Its result is a separate step, and counts if the generation has not
+//     ended.
+//   - In a snapshot, and in the counts of an event, everything that the lock guards is of one instant. The failure
+//     streak and the successes in the window may each be of another instant, and so may the totals of admissions,
+//     successes and rejections. At rest all of it is exact.
 //
-// In a history such an operation stands as its steps, all between its call and its return.
+// In a history, such an operation is replaced by its steps, all between its call and its return.
 const (
-	opAcquire  = "acquire"
-	opSettle   = "settle"   // in one step: a probe, or an outcome that nothing follows from
-	opJudge    = "judge"    // a success, first step
-	opCount    = "count"    // second
-	opEndRow   = "end row"  // third
-	opNote     = "note"     // what may open, first step
-	opEvaluate = "evaluate" // second
-	opOpen     = "open"     // third
-	opAnswer   = "answer"   // fourth, with a rule of one's own
-	opTrip     = "trip"
-	opReset    = "reset"
-	opOverride = "override"
-	opClear    = "clear override"
-	opState    = "state"
-	opRow      = "snapshot, with the row"
-	opWindow   = "snapshot, with the successes"
-	opRest     = "snapshot at rest"
-	opAdvance  = "advance"
+	opAcquire   = "acquire"
+	opSettle    = "settle"      // in one step: a probe, or an outcome that cannot open the breaker
+	opJudge     = "judge"       // a success, first step
+	opCount     = "count"       // second
+	opEndStreak = "end streak"  // third
+	opRecord    = "record"      // a result that may open the breaker, first step
+	opEvaluate  = "evaluate"    // second
+	opOpen      = "open"        // third
+	opCustom    = "custom rule" // fourth, with a custom rule
+	opTrip      = "trip"
+	opReset     = "reset"
+	opOverride  = "override"
+	opClear     = "clear override"
+	opState     = "state"
+	opStreak    = "snapshot, with the streak"
+	opWindow    = "snapshot, with the successes"
+	opRest      = "snapshot at rest"
+	opAdvance   = "advance"
 )
 
-// linearOp is what an operation was asked, linearSaw what came back.
+// linearOp is the input of an operation.
 type linearOp struct {
 	kind   string
-	permit int // acquire: the number that it gets if it is let through; settle and its steps: which
+	permit int // acquire: the number of the permit if it is admitted; settle and its steps: the number of the permit
 	report Report
 	mode   Mode
 	d      time.Duration // to advance, or an override's TTL
-	alone  bool          // nothing ran at the same time that could tell the first three steps apart
+	alone  bool          // no concurrent operation could observe the time between the first three steps
 }
 
-type linearSaw struct {
+// linearResult is the output of an operation.
+type linearResult struct {
 	reason Reason // of a rejection
 	until  time.Duration
 	probe  bool
@@ -71,29 +74,29 @@ type linearSaw struct {
 	snap   *Snapshot
 }
 
-// linearState is the model, and where operations of several steps stand.
+// linearState is the model, and the progress of operations of several steps.
 type linearState struct {
 	model
-	now     time.Duration
-	probes  int // let out, in the order of the model
-	permits []linearPermit
-	noted   int    // the permit whose report has been noted and holds the lock; below 0: none
-	fires   Rule   // what it met
-	met     Counts // the counts that it met it with
-	next    int    // the permit of the next step; below 0: any
+	now         time.Duration
+	probes      int // admitted, in the order of the model
+	permits     []linearPermit
+	recording   int    // the permit whose report is recorded and holds the lock; below 0: none
+	fires       Rule   // the rule that fires for that report
+	firedCounts Counts // the counts that it fired on
+	next        int    // the permit of the next step; below 0: any
 }
 
 type linearPermit struct {
 	ticket int
 	gen    uint64
 	probe  bool
-	steps  int // taken of its report
+	steps  int // steps of its report that are done
 	late   bool
-	check  *customCheck // for the rule of one's own; never written to
+	check  *customCheck // for the custom rule; never written to
 }
 
-// stepOf is how many steps of the same report come before this one.
-var stepOf = map[string]int{opJudge: 0, opCount: 1, opEndRow: 2, opNote: 0, opEvaluate: 1, opOpen: 2, opAnswer: 3}
+// stepOf returns how many steps of the same report come before this one.
+var stepOf = map[string]int{opJudge: 0, opCount: 1, opEndStreak: 2, opRecord: 0, opEvaluate: 1, opOpen: 2, opCustom: 3}
 
 func (s *linearState) clone() *linearState {
 	c := *s
@@ -103,13 +106,15 @@ func (s *linearState) clone() *linearState {
 	return &c
 }
 
-// hash is of what tells states apart most often; the rest is left to a comparison.
+// hash covers the fields that differ most often. Equal compares the rest.
 func (s *linearState) hash() uint64 {
 	const prime = 1099511628211
 	h := uint64(14695981039346656037)
 	for _, v := range []uint64{
-		s.gen, s.streak, uint64(s.noted), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)), uint64(s.probes),
-		uint64(s.successes), s.credit, s.sum.Admitted, s.sum.Successes, s.sum.Failures, s.sum.Late, s.sum.Probes.Success, uint64(s.override),
+		s.gen, s.streak, uint64(s.recording), uint64(s.next), uint64(s.fires), uint64(len(s.results)), uint64(len(s.leases)),
+		uint64(s.probes),
+		uint64(s.successes), s.credit, s.sum.Admitted, s.sum.Successes, s.sum.Failures, s.sum.Late, s.sum.Probes.Success,
+		uint64(s.override),
 	} {
 		h = (h ^ v) * prime
 	}
@@ -120,7 +125,7 @@ func (s *linearState) hash() uint64 {
 	return h
 }
 
-// TestLinearStateIsCopiedWhole fails if the model gets a field that clone would share between two states.
+// TestLinearStateIsCopiedWhole fails if the model gets a field that two states would share after clone.
 func TestLinearStateIsCopiedWhole(t *testing.T) {
 	var shared []string
 	var walk func(at string, typ reflect.Type)
@@ -139,39 +144,42 @@ func TestLinearStateIsCopiedWhole(t *testing.T) {
 		}
 	}
 	walk("", reflect.TypeFor[linearState]())
-	wantSame(t, "fields to copy by hand", shared, []string{".model.trip", ".model.results", ".model.leases", ".permits"})
+	wantSame(t, "fields that clone must copy", shared, []string{
+		".model.trip", ".model.results", ".model.leases",
+		".permits",
+	})
 }
 
-// linearModel is the model for one history, which made these events.
+// linearModel returns the model for one history with these events.
 func linearModel(cfg Config, custom func(Counts) bool, permits int, events []Event, born time.Time) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any {
-			s := &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), noted: -1, next: -1}
+			s := &linearState{model: *newModel(cfg, nil), permits: make([]linearPermit, permits), recording: -1, next: -1}
 			s.custom = custom != nil
 			return s
 		},
 		Step: func(state, input, output any) (bool, any) {
-			old, op, saw := state.(*linearState), input.(linearOp), output.(linearSaw)
-			if !old.admits(op) {
+			old, op, saw := state.(*linearState), input.(linearOp), output.(linearResult)
+			if !old.mayStep(op) {
 				return false, nil
 			}
 			s := old.clone()
-			if !s.do(op, saw, custom) || !s.told(old, op, events, born) {
+			if !s.do(op, saw, custom) || !s.eventMatches(old, op, events, born) {
 				return false, nil
 			}
-			s.settleDown(op, custom)
+			s.reduceChoices(op, custom)
 			return true, s
 		},
 		Equal: reflect.DeepEqual,
 		Hash:  func(state any) uint64 { return state.(*linearState).hash() },
 		DescribeOperation: func(input, output any) string {
-			return describeLinear(input.(linearOp), output.(linearSaw))
+			return describeLinear(input.(linearOp), output.(linearResult))
 		},
 	}
 }
 
-// admits says whether op may come now: it may have to wait for its turn or for the lock.
-func (s *linearState) admits(op linearOp) bool {
+// mayStep reports whether op may happen now. A step may have to wait for an earlier step or for the lock.
+func (s *linearState) mayStep(op linearOp) bool {
 	n, step := stepOf[op.kind]
 	if step && s.permits[op.permit].steps != n {
 		return false
@@ -179,13 +187,13 @@ func (s *linearState) admits(op linearOp) bool {
 	if s.next >= 0 {
 		return step && op.permit == s.next
 	}
-	if s.noted < 0 {
+	if s.recording < 0 {
 		return true
 	}
 	switch op.kind {
 	case opEvaluate, opOpen:
-		return op.permit == s.noted
-	case opJudge, opCount, opEndRow, opState:
+		return op.permit == s.recording
+	case opJudge, opCount, opEndStreak, opState:
 		return true
 	case opAcquire:
 		return s.mode() == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
@@ -193,18 +201,18 @@ func (s *linearState) admits(op linearOp) bool {
 	return false
 }
 
-// settleDown leaves the checker no choice where there is none, which saves it most of its work: steps that nobody
-// could tell apart, or that change nothing, follow at once, and results of one instant stand in one order.
-func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
+// reduceChoices removes choices that make no difference, which saves the checker most of its work. Steps that nothing
+// can observe, or that change nothing, follow at once. Results of one instant are put in one order.
+func (s *linearState) reduceChoices(op linearOp, custom func(Counts) bool) {
 	s.next = -1
 	p := s.permits[op.permit]
 	last := 3
 	var idle bool
 	switch op.kind {
-	case opJudge, opCount, opEndRow:
+	case opJudge, opCount, opEndStreak:
 		idle = p.gen != s.gen
-	case opNote, opEvaluate, opOpen:
-		idle = s.fires == 0 && (s.noted < 0 || op.kind == opEvaluate) && p.check == nil
+	case opRecord, opEvaluate, opOpen:
+		idle = s.fires == 0 && (s.recording < 0 || op.kind == opEvaluate) && p.check == nil
 		if custom != nil {
 			last = 4
 		}
@@ -222,12 +230,12 @@ func (s *linearState) settleDown(op linearOp, custom func(Counts) bool) {
 	})
 }
 
-// do takes one step, and says whether what was seen is what the model does.
-func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) bool {
-	switch op.kind { // what takes the lock ends what time has ended; reads do not
+// do takes one step, and reports whether its result is that of the model.
+func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool) bool {
+	switch op.kind { // operations that take the lock end overrides and ramps whose time is over; reads do not
 	case opState:
 		return saw.state == s.snapshot(s.now).State
-	case opRow, opWindow, opRest:
+	case opStreak, opWindow, opRest:
 		return s.matches(op.kind, *saw.snap)
 	case opAdvance:
 		s.now += op.d
@@ -242,11 +250,11 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		return s.doAcquire(op, saw)
 	case opSettle:
 		s.settle(s.ticket(op), op.report, s.now)
-	case opJudge, opCount, opEndRow:
+	case opJudge, opCount, opEndStreak:
 		s.succeed(op)
-	case opNote:
-		if _, ask := s.record(s.ticket(op), op.report, s.now); ask {
-			s.noted = op.permit
+	case opRecord:
+		if _, evaluate := s.record(s.ticket(op), op.report, s.now); evaluate {
+			s.recording = op.permit
 		}
 	case opEvaluate:
 		s.evaluate(op, custom)
@@ -254,8 +262,8 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 		if s.fires != 0 {
 			s.open(s.fires, op.report.RetryAfter, s.now)
 		}
-		s.noted, s.fires, s.met = -1, 0, Counts{}
-	case opAnswer:
+		s.recording, s.fires, s.firedCounts = -1, 0, Counts{}
+	case opCustom:
 		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.mode() != ForceClosed {
 			s.open(RuleCustom, op.report.RetryAfter, s.now)
 		}
@@ -274,7 +282,7 @@ func (s *linearState) do(op linearOp, saw linearSaw, custom func(Counts) bool) b
 	return true
 }
 
-func (s *linearState) doAcquire(op linearOp, saw linearSaw) bool {
+func (s *linearState) doAcquire(op linearOp, saw linearResult) bool {
 	tk, reason := s.acquire(s.probes, s.now)
 	if reason != saw.reason {
 		return false
@@ -295,7 +303,7 @@ func (s *linearState) doAcquire(op linearOp, saw linearSaw) bool {
 	return saw.state == s.state
 }
 
-// ticket is the model's. Reports name their latency, so the call began that long ago.
+// ticket returns the ticket of the model. Reports have a latency, so the call began that long ago.
 func (s *linearState) ticket(op linearOp) ticket {
 	p := s.permits[op.permit]
 	return ticket{id: p.ticket, gen: p.gen, probe: p.probe, timed: true, start: s.now - op.report.Latency}
@@ -322,27 +330,27 @@ func (s *linearState) succeed(op linearOp) {
 }
 
 func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
-	if s.noted != op.permit {
+	if s.recording != op.permit {
 		return
 	}
-	s.fires, s.met = s.rule(op.report.Outcome, s.now), s.counts(s.now)
-	if s.fires == 0 && custom != nil && custom(s.met) {
-		s.permits[op.permit].check = &customCheck{gen: s.gen, counts: s.met}
+	s.fires, s.firedCounts = s.rule(op.report.Outcome, s.now), s.counts(s.now)
+	if s.fires == 0 && custom != nil && custom(s.firedCounts) {
+		s.permits[op.permit].check = &customCheck{gen: s.gen, counts: s.firedCounts}
 	}
 }
 
-// matches compares a snapshot with the model's.
+// matches reports whether a snapshot is that of the model.
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
-	want.LastCause, want.Opened = got.LastCause, got.Opened               // TestModel checks them
-	want.OpenUntil, want.OutageStarted = got.OpenUntil, got.OutageStarted // on the wall clock
+	want.LastCause, want.Opened, want.Outage = got.LastCause, got.Opened, got.Outage // TestModel checks them
+	want.OpenUntil, want.Config, want.CustomRule = got.OpenUntil, got.Config, got.CustomRule // and these
 	want.Override = Override{Mode: want.Override.Mode}
 	got.Override = Override{Mode: got.Override.Mode}
 	if kind == opRest {
 		return got == want
 	}
-	if kind == opRow {
+	if kind == opStreak {
 		want.Window.Successes = got.Window.Successes
 	} else {
 		want.Window.ConsecutiveFailures = got.Window.ConsecutiveFailures
@@ -352,9 +360,9 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	return got == want
 }
 
-// told says whether the listener was told of the transition from old to s, if there was one: the event of that
-// generation must be of it. So every transition has one event, and every event one transition.
-func (s *linearState) told(old *linearState, op linearOp, events []Event, born time.Time) bool {
+// eventMatches reports whether the event of a transition from old to s, if there is one, is correct. So each transition
+// has one event, and each event one transition.
+func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event, born time.Time) bool {
 	if s.gen == old.gen {
 		return true
 	}
@@ -362,7 +370,10 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		return false
 	}
 	e := events[s.gen-2]
-	want := Event{From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed, Override: e.Override}
+	want := Event{
+		From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed,
+		Override: e.Override,
+	}
 	if e.Override.Mode != s.mode() {
 		return false
 	}
@@ -374,8 +385,8 @@ func (s *linearState) told(old *linearState, op linearOp, events []Event, born t
 		if old.state == Closed {
 			switch op.kind {
 			case opOpen:
-				want.Counts = old.met
-			case opAnswer:
+				want.Counts = old.firedCounts
+			case opCustom:
 				want.Counts = old.permits[op.permit].check.counts
 			default:
 				want.Counts = old.counts(s.now)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Each breaker's events in order, Seq without gaps, To of one = From of the next, one at a time; under flapping from
-// many goroutines, with a listener that makes events of its own.
+// The events of each breaker are delivered in order and one at a time. Seq has no gaps, and To of one is From of the
+// next. Many goroutines change the breakers, and the listener itself causes events.
 func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 	const callers, calls, keys = 4, 60, 2
 	var mu sync.Mutex
@@ -19,7 +19,7 @@ func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 	g = mustGroup(t, Config{ConsecutiveFailures: 2, SuccessesToClose: 1}, WithListener(func(ctx context.Context, e Event) {
 		mu.Lock()
 		if busy[e.Key] {
-			t.Errorf("%v: two events are told at once", e.Key)
+			t.Errorf("%v: two events are delivered at once", e.Key)
 		}
 		busy[e.Key] = true
 		events[e.Key] = append(events[e.Key], e)
@@ -37,7 +37,7 @@ func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 		busy[e.Key] = false
 		mu.Unlock()
 	}))
-	shorten(g.policies)
+	shortenOpenPeriods(g.policies)
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
@@ -73,7 +73,7 @@ func TestB30_EventsAreInOrderConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Listeners come and go while events are told.
+// Listeners are added and removed while events are delivered.
 func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
@@ -92,10 +92,10 @@ func TestB30_ListenAndStopConcurrentSafe(t *testing.T) {
 	}
 	wg.Wait()
 	stop()
-	if got := len(shared.heard()); got != 200 {
-		t.Errorf("heard %d events, want 200", got)
+	if got := len(shared.received()); got != 200 {
+		t.Errorf("received %d events, want 200", got)
 	}
-	for i, e := range shared.heard() {
+	for i, e := range shared.received() {
 		if e.Seq != uint64(i+1) {
 			t.Fatalf("event %d has Seq %d", i+1, e.Seq)
 		}

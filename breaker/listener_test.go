@@ -10,18 +10,17 @@ import (
 	"time"
 )
 
-// flap makes three events.
-func flap(t *testing.T, b *Breaker) {
+// tripResetTrip makes three events.
+func tripResetTrip(t *testing.T, b *Breaker) {
 	t.Helper()
 	b.Trip(t.Context(), "test")
 	b.Reset(t.Context())
 	b.Trip(t.Context(), "test")
 }
 
-var flapped = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
+var tripResetTripEvents = []string{"1 closed>open manual", "2 open>closed manual", "3 closed>open manual"}
 
-// A panicking or exiting listener changes nothing else: the others hear all, it hears all that follows, and nothing
-// twice.
+// A listener that panics or exits affects nothing else. All listeners receive all events, and none twice.
 func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 	for name, exit := range exits {
 		var before, bad, after recorder
@@ -32,25 +31,30 @@ func TestB30_AListenerMayPanicOrExit(t *testing.T) {
 		for _, change := range []func(){
 			func() { b.Trip(t.Context(), "test") }, func() { b.Reset(t.Context()) }, func() { b.Trip(t.Context(), "test") },
 		} {
-			if got, _ := leave(change); got != nil {
-				t.Errorf("%s: the listener's panic came through: %v", name, got)
+			if got, _ := runToEnd(change); got != nil {
+				t.Errorf("%s: the listener's panic reached the caller: %v", name, got)
 			}
 		}
-		for who, rec := range map[string]*recorder{"the one before": &before, "itself": &bad, "the one after": &after} {
-			wantSame(t, name+", "+who, rec.brief(), flapped)
+		for which, rec := range map[string]*recorder{
+			"the listener before": &before, "the listener itself": &bad,
+			"the listener after": &after,
+		} {
+			wantSame(t, name+", "+which, rec.brief(), tripResetTripEvents)
 		}
 		if s := b.Snapshot(); s.State != Open || s.Generation != 4 {
 			t.Errorf("%s: %v in generation %d, want open in 4", name, s.State, s.Generation)
 		}
-		b.mu.Lock() // nothing holds the lock, nothing is left to be told
+		b.mu.Lock() // the lock is free and the queue is empty
 		if q := &b.lazy.Load().events; q.delivering || len(q.queue) != 0 || q.recipients != nil {
-			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, q.delivering, len(q.queue), len(q.recipients))
+			t.Errorf("%s: delivering: %v, %d events in the queue, %d listeners to go", name, q.delivering, len(q.queue),
+				len(q.recipients))
 		}
 		b.mu.Unlock()
 	}
 }
 
-// Several events wait in the queue when a listener exits: the goroutine hands them all out before it is gone.
+// Several events wait in the queue when a listener exits its goroutine. The goroutine delivers all of them before it
+// ends.
 func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var first, last recorder
@@ -63,18 +67,18 @@ func TestB30_ExitingLeavesNothingInTheQueue(t *testing.T) {
 		}), WithListener(last.Transition))
 		go b.Trip(t.Context(), "test")
 		synctest.Wait()
-		b.Reset(t.Context()) // both only leave their event in the queue
+		b.Reset(t.Context()) // both only append to the queue
 		b.Trip(t.Context(), "test")
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard first", first.brief(), flapped)
-		wantSame(t, "heard last", last.brief(), flapped)
+		wantSame(t, "received first", first.brief(), tripResetTripEvents)
+		wantSame(t, "received last", last.brief(), tripResetTripEvents)
 	})
 }
 
-// The exiting listener takes the goroutine of the call along that was let through as a probe. Its permit never reaches
-// anybody, so its slot must be given back.
-func TestB30_AnExitingListenerCostsNoProbe(t *testing.T) {
+// The listener exits the goroutine of a call that was admitted as a probe. Acquire does not return its permit, so its
+// slot must be free again.
+func TestB30_AnExitingListenerFreesTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady(), WithListener(func(_ context.Context, e Event) {
 			if e.To == HalfOpen {
@@ -83,9 +87,9 @@ func TestB30_AnExitingListenerCostsNoProbe(t *testing.T) {
 		}))
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
-		_, exited := leave(func() { _, _ = b.Acquire(t.Context()) })
+		_, exited := runToEnd(func() { _, _ = b.Acquire(t.Context()) })
 		if !exited {
-			t.Fatal("Acquire came back, although its listener exited")
+			t.Fatal("Acquire returned, although its listener exited")
 		}
 		s := b.Snapshot()
 		if s.State != HalfOpen || s.InFlight != 0 || !s.Ready {
@@ -114,19 +118,20 @@ func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
 		}()
 		synctest.Wait()
 
-		// All of these come back at once, and none tells the slow breaker's events out of order.
+		// All of these return at once, and none delivers the events of the slow breaker out of order.
 		newTimeline(t, b).run(row{0, "success", "rejected:open open"}, row{0, "reset success failure*5", "open"})
 		newTimeline(t, other).run(row{0, "failure*5", "open"}, row{0, "reset", "closed"})
 		if waited := time.Since(begin); waited != 0 {
 			t.Errorf("other calls were delayed by %v", waited)
 		}
-		wantSame(t, "heard meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"}) // other's
+		// other's
+		wantSame(t, "received meanwhile", rec.brief(), []string{"1 closed>open consecutive", "2 open>closed manual"})
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if tripped != time.Hour {
 			t.Errorf("the call that delivers took %v, want an hour", tripped)
 		}
-		wantSame(t, "heard in the end", rec.brief()[2:], []string{
+		wantSame(t, "received in the end", rec.brief()[2:], []string{
 			"1 closed>open manual", "2 open>closed manual", "3 closed>open consecutive",
 		})
 		if s := b.State(); s != Open {
@@ -135,8 +140,8 @@ func TestB30_ASlowListenerDelaysOneCallOnly(t *testing.T) {
 	})
 }
 
-// An event carries the context of the call that caused it, also where the goroutine of another call delivers it.
-func TestB31_TheContextIsTheCausingCallsOwn(t *testing.T) {
+// An event carries the context of the call that caused it, also if the goroutine of another call delivers it.
+func TestB31_TheContextIsOfTheCausingCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		hold := make(chan struct{})
@@ -159,8 +164,8 @@ func TestB31_TheContextIsTheCausingCallsOwn(t *testing.T) {
 	})
 }
 
-// nosy calls every method there is.
-type nosy struct {
+// callsEverything is a listener that calls all methods.
+type callsEverything struct {
 	t *testing.T
 	recorder
 	g     *Group
@@ -168,15 +173,15 @@ type nosy struct {
 	depth int
 }
 
-func (n *nosy) Transition(ctx context.Context, e Event) {
+func (n *callsEverything) Transition(ctx context.Context, e Event) {
 	n.recorder.Transition(ctx, e)
 	n.depth++
 	defer func() { n.depth-- }()
 	if n.depth > 1 {
-		n.t.Error("told of an event while it was hearing another")
+		n.t.Error("received an event while it handled another one")
 	}
 	b := n.g.Get(e.Key)
-	// Outside every lock: nobody else is about, so each can be had.
+	// No other goroutine is running, so each lock must be free.
 	for _, mu := range []*sync.Mutex{&b.mu, &n.g.mu, &n.g.shared.listeners.mu} {
 		if mu.TryLock() {
 			mu.Unlock()
@@ -190,7 +195,7 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 	}
 	_ = b.Do(ctx, func(context.Context) error { return nil })
 	b.CountFallback(true)
-	_ = b.SetOverride(ctx, Override{Mode: Shadow, Why: "nosy", By: "nosy"})
+	_ = b.SetOverride(ctx, Override{Mode: Shadow, Why: "listener", By: "listener"})
 	b.ClearOverride(ctx)
 	_ = n.g.Get(Key{Method: fmt.Sprint(e.Seq)})
 	_, _ = n.g.Lookup(e.Key)
@@ -201,26 +206,26 @@ func (n *nosy) Transition(ctx context.Context, e Event) {
 	n.g.Listen(n.Transition)()
 	if e.Seq == 1 {
 		b.Reset(ctx) // makes event 2
-		b.Trip(ctx, "nosy")
+		b.Trip(ctx, "listener")
 	}
 }
 
 func TestB30_AListenerMayCallAnything(t *testing.T) {
 	g := mustGroup(t, Config{})
-	n := &nosy{t: t, g: g}
+	n := &callsEverything{t: t, g: g}
 	stop := g.Listen(n.Transition)
 	b := g.Get(Key{Method: "m"})
 	b.Trip(t.Context(), "test")
-	wantSame(t, "events", n.brief(), flapped)
+	wantSame(t, "events", n.brief(), tripResetTripEvents)
 	if n.locks != 0 {
-		t.Errorf("%d locks were held while it listened", n.locks)
+		t.Errorf("%d locks were held while the listener ran", n.locks)
 	}
 	stop()
 	b.Reset(t.Context())
-	wantSame(t, "events after stop", n.brief(), flapped)
+	wantSame(t, "events after stop", n.brief(), tripResetTripEvents)
 }
 
-// Each registration is one of its own, and its stop ends that one and no other.
+// A function may be registered more than once. Each stop removes one registration.
 func TestB30_ListenAndStop(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
@@ -228,8 +233,8 @@ func TestB30_ListenAndStop(t *testing.T) {
 	trip := func() { b.Trip(t.Context(), "test") }
 	want := func(ones, twos int) {
 		t.Helper()
-		if a, b := len(one.heard()), len(two.heard()); a != ones || b != twos {
-			t.Errorf("heard %d and %d, want %d and %d", a, b, ones, twos)
+		if a, b := len(one.received()), len(two.received()); a != ones || b != twos {
+			t.Errorf("received %d and %d events, want %d and %d", a, b, ones, twos)
 		}
 	}
 	trip()
@@ -241,7 +246,7 @@ func TestB30_ListenAndStop(t *testing.T) {
 	trip()
 	want(2, 1)
 	stop1()
-	stop1() // a stop counts once
+	stop1() // a second call has no effect
 	trip()
 	want(2, 2)
 	stop1b, stop1c := g.Listen(one.Transition), g.Listen(one.Transition)
@@ -254,7 +259,7 @@ func TestB30_ListenAndStop(t *testing.T) {
 	stop2()
 	trip()
 	want(5, 4)
-	// Events are numbered also without listeners, so that a new listener can see that it has missed some.
+	// Events are numbered also without listeners, so a new listener can see that it has missed some.
 	wantSame(t, "two", two.brief(), []string{
 		"3 open>open manual", "4 open>open manual", "5 open>open manual", "6 open>open manual",
 	})
@@ -263,7 +268,7 @@ func TestB30_ListenAndStop(t *testing.T) {
 	}
 }
 
-func TestListen_Nil(t *testing.T) {
+func TestListenNil(t *testing.T) {
 	defer func() {
 		if got, want := recover(), "breaker: Group.Listen: the function is nil"; got != want {
 			t.Errorf("the panic is %v, want %s", got, want)
@@ -272,8 +277,8 @@ func TestListen_Nil(t *testing.T) {
 	mustGroup(t, Config{}).Listen(nil)
 }
 
-// A listener that stops itself, or takes on another, while it is told.
-func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
+// A listener removes itself and adds another one while it receives an event.
+func TestB30_AListenerChangesTheListeners(t *testing.T) {
 	g := mustGroup(t, Config{})
 	var late recorder
 	var stop func()
@@ -285,29 +290,29 @@ func TestB30_ListenersComeAndGoWhileTold(t *testing.T) {
 	}
 	stop = g.Listen(l)
 	b := g.Get(Key{})
-	flap(t, b)
+	tripResetTrip(t, b)
 	if calls != 1 {
-		t.Errorf("it was told %d times, want once", calls)
+		t.Errorf("it was called %d times, want once", calls)
 	}
-	wantSame(t, "the one it took on", late.brief(), flapped[1:])
+	wantSame(t, "the listener that it added", late.brief(), tripResetTripEvents[1:])
 }
 
-// Those of WithListener and of Listen, in the order of registration, for every breaker of the group.
-func TestB30_AllListenersHearAllBreakers(t *testing.T) {
+// Listeners of WithListener and of Listen are called in the order of registration, for each breaker of the group.
+func TestB30_AllListenersReceiveAllEvents(t *testing.T) {
 	var order []string
-	say := func(who string) func(context.Context, Event) {
-		return func(_ context.Context, e Event) { order = append(order, who+" "+e.Key.Method) }
+	note := func(name string) func(context.Context, Event) {
+		return func(_ context.Context, e Event) { order = append(order, name+" "+e.Key.Method) }
 	}
-	g := mustGroup(t, Config{}, WithListener(say("1")), WithListener(say("2")))
+	g := mustGroup(t, Config{}, WithListener(note("1")), WithListener(note("2")))
 	a := g.Get(Key{Method: "a"})
-	g.Listen(say("3"))
+	g.Listen(note("3"))
 	a.Trip(t.Context(), "test")
 	g.Get(Key{Method: "b"}).Trip(t.Context(), "test")
 	wantSame(t, "order", order, []string{"1 a", "2 a", "3 a", "1 b", "2 b", "3 b"})
 }
 
-// Events that wait when the last listener goes are dropped; the next listener hears what comes after it.
-func TestB30_NobodyIsLeftToTell(t *testing.T) {
+// Events that wait when the last listener is removed are dropped. The next listener receives later events.
+func TestB30_NoListenerIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		hold := make(chan struct{})
@@ -323,10 +328,10 @@ func TestB30_NobodyIsLeftToTell(t *testing.T) {
 		stop()
 		close(hold)
 		synctest.Wait()
-		wantSame(t, "heard by the one that went", rec.brief(), flapped[:1])
+		wantSame(t, "received by the removed listener", rec.brief(), tripResetTripEvents[:1])
 		var next recorder
 		g.Listen(next.Transition)
 		b.Trip(t.Context(), "test")
-		wantSame(t, "heard by the next", next.brief(), flapped[2:])
+		wantSame(t, "received by the next", next.brief(), tripResetTripEvents[2:])
 	})
 }

@@ -81,17 +81,17 @@ func TestLogTransitions_Flapping(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, other := g.Get(Key{Tag: "flaps"}), g.Get(Key{Tag: "other"})
-		for range 100 { // 50 s
+		for range 160 { // 48 s
 			b.Trip(t.Context(), "test")
 			b.Reset(t.Context())
-			time.Sleep(500 * ms)
+			time.Sleep(300 * ms)
 		}
 		other.Trip(t.Context(), "test")
 		lines := log.take()
 		if len(lines) < 5 || len(lines) > 7 {
-			t.Errorf("%d lines in 50 s, want one each 10 s and one of the other breaker:\n%s", len(lines), strings.Join(lines, "\n"))
+			t.Errorf("%d lines in 48 s, want one each 10 s and one of the other breaker:\n%s", len(lines), strings.Join(lines, "\n"))
 		}
-		if want := `msg="circuit breaker changed state several times, now closed" transitions=41 openings=20 within=10s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
+		if want := `msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
 			t.Errorf("the second line is\n%s\nwant …%s…", lines[1], want)
 		}
 		if last := lines[len(lines)-1]; !strings.Contains(last, `key="tag=other"`) {

@@ -6,5 +6,5 @@ import (
 	"go.uber.org/goleak"
 )
 
-// B36: whatever the tests of this package do to breakers, no goroutine is left in the end.
+// B36: no goroutine is left after the tests of this package.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -13,23 +13,24 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen counts how often the random runs came by each thing that matters: a run that never trips proves nothing about
-// trips.
+// seen counts how often each thing that matters happened in the random runs. A run that never trips proves nothing
+// about trips.
 type seen map[string]int
 
-// TestModel runs random operations on a breaker and on the model, and compares all there is to see after each. It
-// goes on until it has come by everything in modelMustSee, because some of that is rare.
+// TestModel runs random operations on a breaker and on the model, and compares everything that is visible after each.
+// It continues until everything in modelMustSee has happened, because some of it is rare.
 func TestModel(t *testing.T) {
 	saw := seen{}
-	for round := 0; round < 20 || (len(saw.missing(modelMustSee)) > 0 && round < 1000); round++ { // 100 checks each, unless -rapid.checks or -short says otherwise
+	// Each round has 100 checks, unless -rapid.checks or -short changes that.
+	for round := 0; round < 20 || (len(saw.missing(modelMustSee)) > 0 && round < 1000); round++ {
 		rapid.Check(t, func(rt *rapid.T) {
-			// rapid stops a run with a panic, which must come out of the bubble on rapid's goroutine.
+			// rapid stops a run with a panic, which must reach rapid's goroutine outside the bubble.
 			var stopped any
 			synctest.Test(t, func(*testing.T) {
 				defer func() { stopped = recover() }()
 				runModel(rt, saw)
 			})
-			// And rapid takes two failures for the same if they come from the same line; running out of data is none.
+			// rapid takes two failures from the same line for one. So a run without data needs another line.
 			if fmt.Sprintf("%T", stopped) == "rapid.invalidData" {
 				panic(stopped)
 			}
@@ -45,27 +46,32 @@ func TestModel(t *testing.T) {
 }
 
 var modelMustSee = []string{
-	"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom", "closed -> open by manual",
+	"closed -> open by consecutive", "closed -> open by ratio", "closed -> open by slow", "closed -> open by custom",
+	"closed -> open by manual",
 	"open -> open by manual", "half_open -> open by manual", "half_open -> open by probe",
 	"open -> half_open by ", "half_open -> closed by ",
 	"closed -> closed by manual", "open -> closed by manual", "half_open -> closed by manual",
 	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
 	"shadow rejected: open", "shadow rejected: half_open", "shadow rejected: ramp", "shadow rejected: concurrency",
 	"late in closed", "late in open", "late in half_open", "probe lost", "probe ignored", "second report of a probe",
-	"a sign of life", "a sign taken back", "closed by a probe that stays open", "a probe that stays open under force_closed",
-	"good answer after the lease", "closed by a good answer after the lease",
-	"slow call given up", "slow probe given up", "a streak that has not lasted", "failures seen as one", "a burst that is no ratio",
-	"opened again soon", "a good recovery forgets all", "recoveries forgotten while half-open", "a probe that decides nothing under force_closed",
+	"a sign of life", "a sign of life undone", "closed by a probe that stays open",
+	"a probe that stays open under force_closed",
+	"successful probe after the lease", "closed by a successful probe after the lease",
+	"slow canceled call", "slow canceled probe", "a streak that has not lasted", "failure not counted in a streak",
+	"a burst that does not open",
+	"opened again soon", "failed recoveries reset after successes", "failed recoveries fell while half-open",
+	"a probe that decides nothing under force_closed",
 	"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
-	"ramp over", "trip while ramping", "probes slowed down", "server asked for time", "back-off forgotten", "idle for years",
+	"ramp over", "trip while ramping", "probes delayed", "retry delay of the backend", "fewer failed recoveries at a trip",
+	"idle for years",
 }
 
-// missing is what of want was never seen.
+// missing returns those of want that never happened.
 func (s seen) missing(want []string) []string {
 	return slices.DeleteFunc(slices.Clone(want), func(what string) bool { return s[what] > 0 })
 }
 
-// report fails the test for what is missing, and logs what was seen.
+// report fails the test if something of want never happened, and logs what happened.
 func (s seen) report(t *testing.T, want []string) {
 	t.Helper()
 	for _, what := range s.missing(want) {
@@ -118,17 +124,17 @@ func drawConfig(t *rapid.T) Config {
 
 // run is one breaker with its model.
 type run struct {
-	t      *rapid.T
-	saw    seen
-	b      *Breaker
-	g      *Group
-	m      *model
-	born   time.Time
-	out    []ticket // reported to nobody yet
-	done   []ticket // probes that have reported
-	nextID int
-	events []Event
-	heard  int
+	t        *rapid.T
+	saw      seen
+	b        *Breaker
+	g        *Group
+	m        *model
+	born     time.Time
+	inFlight []ticket // not reported yet
+	done     []ticket // probes that have reported
+	nextID   int
+	events   []Event
+	checked  int
 }
 
 func runModel(t *rapid.T, saw seen) {
@@ -155,9 +161,9 @@ func runModel(t *rapid.T, saw seen) {
 		"lose":     r.lose,
 		"sign":     r.sign,
 		"sign2":    r.sign,
-		"sustain":  r.sustain,
-		"widen":    func(*rapid.T) { r.b.enableStripes(2) }, // how it counts is nothing that the model knows of
-		"again":    r.again,
+		"sustain":  r.probeSign,
+		"stripes":  func(*rapid.T) { r.b.enableStripes(2) }, // the model has no stripes
+		"again":    r.reportAgain,
 		"advance":  r.advance,
 		"deadline": r.toDeadline,
 		"trip":     func(*rapid.T) { r.b.Trip(context.Background(), "trip"); r.m.tripNow(r.now()) },
@@ -172,8 +178,8 @@ func runModel(t *rapid.T, saw seen) {
 		"calls":  r.calls,
 		"calls2": r.calls,
 		"hang":   r.hang,
-		"late":   r.answerLate,
-		"story":  r.story,
+		"late":   r.succeedLate,
+		"story":  r.outage,
 		"":       r.check,
 	}
 	t.Repeat(ops)
@@ -181,9 +187,9 @@ func runModel(t *rapid.T, saw seen) {
 
 func (r *run) now() time.Duration { return time.Since(r.born) }
 
-func (r *run) acquire(*rapid.T) { r.take() }
+func (r *run) acquire(*rapid.T) { r.acquireOne() }
 
-func (r *run) take() bool {
+func (r *run) acquireOne() bool {
 	before := r.m.state
 	p, err := r.b.Acquire(context.Background())
 	rejected, _ := errors.AsType[*RejectedError](err)
@@ -201,7 +207,7 @@ func (r *run) take() bool {
 	if reason != 0 {
 		r.saw["rejected: "+reason.String()]++
 		if reason == ReasonHalfOpen && r.m.state == HalfOpen && len(r.m.leases) > 8*r.m.cfg.MaxProbes {
-			r.saw["probes slowed down"]++
+			r.saw["probes delayed"]++
 		}
 		if rejected == nil || rejected.Reason != reason {
 			r.t.Fatalf("Acquire in %v returned %v, want a rejection for reason %v", before, err, reason)
@@ -219,18 +225,18 @@ func (r *run) take() bool {
 	}
 	tk.permit = p
 	r.nextID++
-	r.out = append(r.out, tk)
+	r.inFlight = append(r.inFlight, tk)
 	return true
 }
 
-func (r *run) report(i int, o Outcome, asked time.Duration) {
-	r.reportAll(i, Report{Outcome: o, RetryAfter: asked, Canceled: o == Ignored && i%2 == 0})
+func (r *run) report(i int, o Outcome, delay time.Duration) {
+	r.reportAll(i, Report{Outcome: o, RetryAfter: delay, Canceled: o == Ignored && i%2 == 0})
 }
 
 func (r *run) reportAll(i int, rep Report) {
-	o, asked := rep.Outcome, rep.RetryAfter
-	tk := r.out[i]
-	r.out = slices.Delete(r.out, i, i+1)
+	o, delay := rep.Outcome, rep.RetryAfter
+	tk := r.inFlight[i]
+	r.inFlight = slices.Delete(r.inFlight, i, i+1)
 	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure), r.m.gen, r.m.successes
 	before := *r.m
 	if rep.Outcome == Failure && tk.undo != nil {
@@ -239,14 +245,14 @@ func (r *run) reportAll(i int, rep Report) {
 	rep.Cause = fmt.Sprint(o, " ", r.now())
 	tk.permit.Report(context.Background(), rep)
 	late := r.m.settle(tk, rep, r.now())
-	r.noteRules(tk, rep, &before)
+	r.countRules(tk, rep, &before)
 	if late {
 		r.saw["late in "+r.m.state.String()]++
 		switch {
 		case tk.probe && r.m.gen != gen:
-			r.saw["closed by a good answer after the lease"]++
+			r.saw["closed by a successful probe after the lease"]++
 		case tk.probe && r.m.successes != good:
-			r.saw["good answer after the lease"]++
+			r.saw["successful probe after the lease"]++
 		}
 	}
 	if tk.probe {
@@ -256,23 +262,23 @@ func (r *run) reportAll(i int, rep Report) {
 		}
 	}
 	if half := before.state == HalfOpen && r.m.state == Closed; half && r.m.failed < failed {
-		r.saw["recoveries forgotten while half-open"]++
+		r.saw["failed recoveries fell while half-open"]++
 	}
 	if tripped := (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure) > trips; tripped {
 		if ramping {
 			r.saw["trip while ramping"]++
 		}
-		if asked > 0 {
-			r.saw["server asked for time"]++
+		if delay > 0 {
+			r.saw["retry delay of the backend"]++
 		}
 		if r.m.failed < failed {
-			r.saw["back-off forgotten"]++
+			r.saw["fewer failed recoveries at a trip"]++
 		}
 	}
 }
 
-// noteRules counts what the report of tk showed of the rules on streaks, bursts and back-off.
-func (r *run) noteRules(tk ticket, rep Report, before *model) {
+// countRules counts which cases of the rules on streaks, bursts and back-off the report of tk was.
+func (r *run) countRules(tk ticket, rep Report, before *model) {
 	m, now := r.m, r.now()
 	count := func(what string, happened bool) {
 		if happened {
@@ -281,26 +287,28 @@ func (r *run) noteRules(tk ticket, rep Report, before *model) {
 	}
 	inTime := tk.gen == before.gen
 	if tk.probe && rep.Outcome == Ignored {
-		count("slow probe given up", m.sum.Probes.Failure > before.sum.Probes.Failure)
+		count("slow canceled probe", m.sum.Probes.Failure > before.sum.Probes.Failure)
 	}
 	decides := rep.Outcome == Failure || rep.Outcome == Success
-	count("a probe that decides nothing under force_closed", tk.probe && decides && inTime && m.override == ForceClosed && m.gen == before.gen)
+	count("a probe that decides nothing under force_closed", tk.probe && decides && inTime && m.override == ForceClosed &&
+		m.gen == before.gen)
 	if !inTime || tk.probe || before.state != Closed {
 		return
 	}
-	count("slow call given up", rep.Outcome == Ignored && m.sum.SlowCalls > before.sum.SlowCalls)
+	count("slow canceled call", rep.Outcome == Ignored && m.sum.SlowCalls > before.sum.SlowCalls)
 	if m.state == Open {
 		count("opened again soon", m.failed > before.failed && !before.ramping)
-		count("a good recovery forgets all", before.failed > 1 && m.failed == 0)
+		count("failed recoveries reset after successes", before.failed > 1 && m.failed == 0)
 		return
 	}
 	enough := m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures)
 	count("a streak that has not lasted", rep.Outcome == Failure && enough && m.override != ForceClosed)
-	count("failures seen as one", rep.Outcome == Failure && m.streak == before.streak)
-	count("a sign taken back", rep.Outcome == Failure && m.streak > before.streak+1)
+	count("failure not counted in a streak", rep.Outcome == Failure && m.streak == before.streak)
+	count("a sign of life undone", rep.Outcome == Failure && m.streak > before.streak+1)
 	c := m.counts(now)
 	calls := c.Successes + c.Failures + c.Overloads
-	count("a burst that is no ratio", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) && m.override != ForceClosed &&
+	count("a burst that does not open", rep.Outcome == Failure && m.cfg.FailureRatio > 0 && calls >= m.minCalls(now) &&
+		m.override != ForceClosed &&
 		reached(c.Failures+c.Overloads, calls, m.cfg.FailureRatio))
 }
 
@@ -309,64 +317,64 @@ func drawOutcome(t *rapid.T) Outcome {
 }
 
 func (r *run) settle(t *rapid.T) {
-	if len(r.out) == 0 {
-		t.Skip("nothing is out")
+	if len(r.inFlight) == 0 {
+		t.Skip("no permit is in flight")
 	}
-	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
-	asked := time.Duration(rapid.SampledFrom([]int{0, 0, 0, 3, 100}).Draw(t, "asked")) * time.Second
-	r.report(i, drawOutcome(t), asked)
+	i := rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")
+	delay := time.Duration(rapid.SampledFrom([]int{0, 0, 0, 3, 100}).Draw(t, "retry after")) * time.Second
+	r.report(i, drawOutcome(t), delay)
 }
 
-// calls makes several calls that end at once, most of them alike: what trips and what recovers.
+// calls makes several calls with one outcome that end at once, so that the breaker trips or recovers.
 func (r *run) calls(t *rapid.T) {
 	o := drawOutcome(t)
 	slow := rapid.Bool().Draw(t, "slow")
 	for range rapid.IntRange(1, 12).Draw(t, "calls") {
-		if r.take() {
+		if r.acquireOne() {
 			if slow {
 				time.Sleep(r.m.cfg.SlowCall + 1)
 			}
-			r.report(len(r.out)-1, o, 0)
+			r.report(len(r.inFlight)-1, o, 0)
 		}
 	}
 }
 
 func (r *run) burst(t *rapid.T) {
 	for range rapid.IntRange(1, 12).Draw(t, "calls") {
-		r.take()
+		r.acquireOne()
 	}
 }
 
-// hang lets every probe hang for many leases.
+// hang makes probes that hang, for many leases.
 func (r *run) hang(t *rapid.T) {
 	if r.m.state == Closed || rapid.IntRange(0, 3).Draw(t, "rarely") != 0 {
 		t.Skip("only while there are probes")
 	}
 	for range 12 * r.m.cfg.MaxProbes {
-		r.take()
+		r.acquireOne()
 		time.Sleep(r.m.cfg.ProbeTimeout)
 	}
 }
 
-// answerLate has a probe succeed after its lease.
-func (r *run) answerLate(t *rapid.T) {
+// succeedLate makes a probe succeed after its lease.
+func (r *run) succeedLate(t *rapid.T) {
 	if r.m.state == Closed {
 		t.Skip("only while there are probes")
 	}
 	r.toDeadline(t)
-	if r.take() {
+	if r.acquireOne() {
 		time.Sleep(r.m.cfg.ProbeTimeout + time.Duration(rapid.IntRange(0, 1).Draw(t, "after")))
-		r.report(len(r.out)-1, Success, 0)
+		r.report(len(r.inFlight)-1, Success, 0)
 	}
 }
 
-// story is what operations drawn one by one seldom come to: an outage with some failed recoveries, a recovery, some
+// outage is a sequence that random operations seldom produce: an outage with some failed recoveries, a recovery, some
 // time, and another outage.
-func (r *run) story(t *rapid.T) {
+func (r *run) outage(t *rapid.T) {
 	fail := func() {
 		for range 12 {
-			if r.take() {
-				r.report(len(r.out)-1, Failure, 0)
+			if r.acquireOne() {
+				r.report(len(r.inFlight)-1, Failure, 0)
 			}
 			if r.m.cfg.FailingFor > 0 {
 				time.Sleep(r.m.cfg.FailingFor / 8)
@@ -382,31 +390,32 @@ func (r *run) story(t *rapid.T) {
 	r.toDeadline(t)
 	time.Sleep(time.Nanosecond)
 	for range r.m.cfg.SuccessesToClose {
-		if r.take() {
-			r.report(len(r.out)-1, Success, 0)
+		if r.acquireOne() {
+			r.report(len(r.inFlight)-1, Success, 0)
 		}
 	}
 	r.check(t)
-	time.Sleep(time.Duration(rapid.SampledFrom([]int{0, 3, 6, 15, 60, 130}).Draw(t, "seconds of peace")) * time.Second)
+	time.Sleep(time.Duration(rapid.SampledFrom([]int{0, 3, 6, 15, 60, 130}).Draw(t,
+		"seconds until the next outage")) * time.Second)
 	r.check(t)
 	fail()
 }
 
-// lose forgets a permit for good.
+// lose drops a permit that will never report.
 func (r *run) lose(t *rapid.T) {
-	if len(r.out) == 0 {
-		t.Skip("nothing is out")
+	if len(r.inFlight) == 0 {
+		t.Skip("no permit is in flight")
 	}
-	i := rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")
-	r.out = slices.Delete(r.out, i, i+1)
+	i := rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")
+	r.inFlight = slices.Delete(r.inFlight, i, i+1)
 }
 
-// sign has a stream give a sign of life.
+// sign gives a sign of life for a call that is not a probe.
 func (r *run) sign(t *rapid.T) {
-	if len(r.out) == 0 {
-		t.Skip("nothing is out")
+	if len(r.inFlight) == 0 {
+		t.Skip("no permit is in flight")
 	}
-	tk := &r.out[rapid.IntRange(0, len(r.out)-1).Draw(t, "ticket")]
+	tk := &r.inFlight[rapid.IntRange(0, len(r.inFlight)-1).Draw(t, "ticket")]
 	if tk.probe {
 		t.Skip("a probe")
 	}
@@ -421,16 +430,16 @@ func (r *run) sign(t *rapid.T) {
 	}
 }
 
-// sustain has the stream of a probe, which may have reported, stay open for long.
-func (r *run) sustain(t *rapid.T) {
-	all := slices.DeleteFunc(slices.Concat(r.out, r.done), func(tk ticket) bool { return !tk.probe })
+// probeSign gives a sign of life for a probe, which may have reported.
+func (r *run) probeSign(t *rapid.T) {
+	all := slices.DeleteFunc(slices.Concat(r.inFlight, r.done), func(tk ticket) bool { return !tk.probe })
 	if len(all) == 0 {
 		t.Skip("there are no probes")
 	}
 	tk := all[rapid.IntRange(0, len(all)-1).Draw(t, "ticket")]
 	gen := r.m.gen
 	undo, got := tk.permit.SignOfLife(context.Background())
-	if want := r.m.sustain(tk, r.now()); got != want || undo != nil {
+	if want := r.m.probeSignOfLife(tk, r.now()); got != want || undo != nil {
 		t.Fatalf("the sign of life of a probe returned %v, %v, want %v", undo != nil, got, want)
 	}
 	want := got
@@ -442,8 +451,8 @@ func (r *run) sustain(t *rapid.T) {
 	}
 }
 
-// again reports a probe a second time.
-func (r *run) again(t *rapid.T) {
+// reportAgain reports a probe a second time.
+func (r *run) reportAgain(t *rapid.T) {
 	if len(r.done) == 0 {
 		t.Skip("no probe has reported")
 	}
@@ -468,7 +477,7 @@ func (r *run) advance(t *rapid.T) {
 	time.Sleep(d)
 }
 
-// toDeadline goes to the end of the open period, or one nanosecond before it.
+// toDeadline sleeps until the end of the open period, or one nanosecond before it.
 func (r *run) toDeadline(t *rapid.T) {
 	if d := r.b.Snapshot().RetryAfter; d > 1 {
 		time.Sleep(d - time.Duration(rapid.IntRange(0, 1).Draw(t, "before")))
@@ -506,34 +515,17 @@ func (r *run) apply(t *rapid.T) {
 	r.m.apply(cfg, r.now())
 }
 
-// check compares all that can be seen.
-// wallClock returns the instants of a snapshot that are on the wall clock.
-func (r *run) wallClock(s Snapshot) (openUntil, outageStarted time.Time) {
-	if r.m.state == Open {
-		openUntil = r.born.Add(r.m.until)
-	}
-	if r.m.state != Closed {
-		outageStarted = r.born.Add(r.m.opened)
-	}
-	if s.OpenUntil.Equal(openUntil) {
-		openUntil = s.OpenUntil
-	}
-	if s.OutageStarted.Equal(outageStarted) {
-		outageStarted = s.OutageStarted
-	}
-	return openUntil, outageStarted
-}
-
-// lastOpening is what a snapshot says of the last event to Open.
-func lastOpening(events []Event) Opening {
+// lastOpening returns Snapshot.Opened after events, or Snapshot.Outage.
+func lastOpening(events []Event, ofClosed bool) Opening {
 	for _, e := range slices.Backward(events) {
-		if e.To == Open {
+		if e.To == Open && (e.From == Closed || !ofClosed) {
 			return Opening{Rule: e.Rule, Why: e.Why, Counts: e.Counts, Cause: e.Cause, At: e.At}
 		}
 	}
 	return Opening{}
 }
 
+// check compares everything that is visible.
 func (r *run) check(t *rapid.T) {
 	now := r.now()
 	if r.m.ramping && now >= r.m.rampStart+r.m.cfg.Ramp {
@@ -544,9 +536,15 @@ func (r *run) check(t *rapid.T) {
 		r.saw["probe lost"]++
 	}
 	want := r.m.snapshot(now)
-	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure, Override{Mode: want.Override.Mode}
-	want.Opened = lastOpening(r.events)
-	want.OpenUntil, want.OutageStarted = r.wallClock(got)
+	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure,
+		Override{Mode: want.Override.Mode}
+	want.Opened = lastOpening(r.events, false)
+	if until := r.born.Add(r.m.until); want.Underlying == Open && got.OpenUntil.Equal(until) {
+		want.OpenUntil = got.OpenUntil
+	}
+	if want.Underlying != Closed {
+		want.Outage = lastOpening(r.events, true)
+	}
 	got.Override = Override{Mode: got.Override.Mode}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("at %v, snapshot (-model +breaker):\n%s", now, diff)
@@ -554,16 +552,16 @@ func (r *run) check(t *rapid.T) {
 	if s := r.b.State(); s != want.State {
 		t.Fatalf("State is %v, want %v", s, want.State)
 	}
-	for i, e := range r.events[r.heard:] {
+	for i, e := range r.events[r.checked:] {
 		r.saw[fmt.Sprintf("%v -> %v by %v", e.From, e.To, e.Rule)]++
-		if want := uint64(r.heard + i + 1); e.Seq != want {
+		if want := uint64(r.checked + i + 1); e.Seq != want {
 			t.Fatalf("event %+v: Seq is %d, want %d", e, e.Seq, want)
 		}
-		if r.heard+i > 0 && e.From != r.events[r.heard+i-1].To {
-			t.Fatalf("event %+v comes after one to %v", e, r.events[r.heard+i-1].To)
+		if r.checked+i > 0 && e.From != r.events[r.checked+i-1].To {
+			t.Fatalf("event %+v comes after one to %v", e, r.events[r.checked+i-1].To)
 		}
 	}
-	r.heard = len(r.events)
+	r.checked = len(r.events)
 	if n := len(r.events); n > 0 && r.events[n-1].To != want.Underlying {
 		t.Fatalf("the last event goes to %v, the breaker is %v", r.events[n-1].To, want.Underlying)
 	}

@@ -7,58 +7,57 @@ import (
 	"time"
 )
 
-// model is the rules B of docs/semantics.md in plain sequential Go: lists in place of buckets and atomics, sums made
-// anew each time, one copy of everything, and floating point nowhere. It is slow and obvious. Instants are durations
-// since the breaker's birth.
+// model implements the rules B of docs/semantics.md in plain sequential Go: with lists instead of buckets and atomics,
+// and with sums that are computed each time. It is slow and simple. Instants are durations since the breaker was made.
 type model struct {
 	cfg  Config // with defaults
 	trip func(Counts) bool
 
-	custom bool // a rule of WithTrip looks at the window, though trip may be asked by somebody else
+	custom bool // there is a custom rule, so there is a window; linearState calls the rule itself, and trip is nil
 
 	state   State
 	gen     uint64
 	entered time.Duration
 	until   time.Duration // open
-	opened  time.Duration // when it was closed last
+	opened  time.Duration // when it was last closed
 	failed  int           // recoveries
 
 	// For the back-off: time without a failed recovery and without being open, up to calmSince; the last open period;
 	// and the calls that succeeded since it closed.
 	calm, calmSince time.Duration
 	period          time.Duration
-	served          uint64
+	succeeded       uint64
 
 	// Closed.
 	born      time.Duration // of the window
 	results   []modelResult
 	streak    uint64
 	failing   time.Duration // when the first failure of the streak ended
-	counted   time.Duration // when the last failure that counted in the streak ended
+	counted   time.Duration // when the last failure that was counted in the streak ended
 	doubt     bool          // the last outcome was not a success
 	ramping   bool
 	rampStart time.Duration
 	credit    uint64
 
 	// Half-open.
-	successes            int
-	leases               []modelLease
-	lastProbe            time.Duration
-	lastTicket, forgiven int // of probes; the second as of the last closing
-	forgivenHere         int // as of the last good answer in this stay
+	successes           int
+	leases              []modelLease
+	lastProbe           time.Duration
+	lastTicket, excused int // of probes: the last one, and the last one at the last closing
+	excusedHere         int // the last one at the last successful probe of this generation
 
 	openedBy    Rule // the last one
 	override    Mode
 	overrideEnd time.Duration // 0: none
 
-	sum Snapshot // the totals in it are the model's own
+	sum Snapshot // totals only
 }
 
 type modelResult struct {
 	at      time.Duration
 	outcome Outcome
 	slow    bool
-	// Of a failure or an overload, and of a slow call: it begins an event, and is not seen as one with an earlier call.
+	// newBad: a failure or an overload that begins a burst. newSlow: a slow call that begins a burst of slow calls.
 	newBad, newSlow bool
 }
 
@@ -69,7 +68,7 @@ type modelLease struct {
 	lost    bool
 }
 
-// ticket is a permit that has been given out, and may be reported generations later.
+// ticket is a permit of the model and of the breaker. It may be reported generations later.
 type ticket struct {
 	id     int
 	gen    uint64
@@ -78,8 +77,8 @@ type ticket struct {
 	timed  bool // the slow rule was on
 	permit Permit
 
-	sign *modelStreak // what its sign of life has ended
-	undo func()       // takes the sign of life back
+	sign *modelStreak // the streak that its sign of life has ended
+	undo func()       // of its sign of life
 }
 
 // modelStreak is a failure streak that a sign of life has ended.
@@ -89,13 +88,16 @@ type modelStreak struct {
 }
 
 func newModel(cfg Config, trip func(Counts) bool) *model {
-	return &model{cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, forgiven: -1, forgivenHere: -1}
+	return &model{
+		cfg: cfg.WithDefaults(), trip: trip, custom: trip != nil, gen: 1, lastTicket: -1, excused: -1,
+		excusedHere: -1,
+	}
 }
 
-// windowed says whether any rule looks at the window. If none does, there is none.
+// windowed reports whether a rule uses the window. If none does, there is none.
 func (m *model) windowed() bool { return m.cfg.FailureRatio > 0 || m.cfg.SlowCall > 0 || m.custom }
 
-// counts is what the window holds: results whose tenth of a window is among the last ten.
+// counts returns what the window holds: the results of the last ten tenths of a window.
 func (m *model) counts(now time.Duration) Counts {
 	c := Counts{ConsecutiveFailures: m.streak}
 	if !m.windowed() {
@@ -113,7 +115,7 @@ func (m *model) counts(now time.Duration) Counts {
 			c.Failures++
 		case Overload:
 			c.Overloads++
-		case Ignored: // slow, and given up
+		case Ignored: // slow and canceled
 			c.SlowCanceled++
 		}
 		if r.slow {
@@ -123,20 +125,21 @@ func (m *model) counts(now time.Duration) Counts {
 	return c
 }
 
-// reached reports whether the share of calls that speak against the backend reaches ratio, and does so without the
-// largest event too, and the like share of the other calls of the tenth in which that began.
+// reached reports whether the share of bad calls reaches ratio, also without the largest burst and a proportional share
+// of the other calls of the tenths that the burst is in.
 func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
-	const all = 1 << 40 // no tenth
+	const all = 1 << 40 // stands for all tenths
 	tenth := m.cfg.Window / 10
-	// By tenth: calls, those that speak against the backend, sizes of the largest event, and its calls in the next
+	// By tenth: calls, bad calls, the size of the largest burst that began in it, and the calls of that burst in the next
 	// tenth.
-	whole, part, largest, spill := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{}
+	whole, part, largest, spill := map[time.Duration]uint64{}, map[time.Duration]uint64{}, map[time.Duration]uint64{},
+		map[time.Duration]uint64{}
 	began, size, sizeHere := time.Duration(-1), uint64(0), uint64(0)
-	tenths := map[time.Duration]bool{} // that are alive, in which an event began
-	oldest := now                      // when the first of these events began
+	tenths := map[time.Duration]bool{} // in the window, in which a burst began
+	oldest := now                      // when the first of these bursts began
 	for i, r := range m.results {
 		n := (r.at - m.born) / tenth
-		for _, same := range m.results[i:] { // of one instant, in any order
+		for _, same := range m.results[i:] { // results of one instant may be in any order
 			if same.at != r.at || (i > 0 && m.results[i-1].at == r.at) {
 				break
 			}
@@ -151,8 +154,8 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 		if r.outcome == Ignored && !slow {
 			continue
 		}
-		against := (slow && r.slow) || (!slow && r.outcome != Success)
-		if against {
+		bad := (slow && r.slow) || (!slow && r.outcome != Success)
+		if bad {
 			size++
 			if began != n {
 				sizeHere++
@@ -167,7 +170,7 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 		if (now-m.born)/tenth-n < 10 {
 			whole[n]++
 			whole[all]++
-			if against {
+			if bad {
 				part[n]++
 				part[all]++
 			}
@@ -195,8 +198,8 @@ func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	return 2*restWhole >= least && reached(restPart, restWhole, ratio)
 }
 
-// alone reports whether a result at now that speaks against the backend begins an event.
-func (m *model) alone(slow bool, now time.Duration) bool {
+// beginsBurst reports whether a bad call at now begins a burst.
+func (m *model) beginsBurst(slow bool, now time.Duration) bool {
 	last := time.Duration(-1)
 	for _, r := range slices.Backward(m.results) {
 		if (slow && !r.slow) || (!slow && (r.outcome == Success || r.outcome == Ignored)) {
@@ -210,7 +213,7 @@ func (m *model) alone(slow bool, now time.Duration) bool {
 	return true
 }
 
-// refresh ends what time has ended.
+// refresh ends an override and a ramp whose time is over.
 func (m *model) refresh(now time.Duration) {
 	if m.override != 0 && m.overrideEnd != 0 && now >= m.overrideEnd {
 		m.override, m.overrideEnd = 0, 0
@@ -220,7 +223,7 @@ func (m *model) refresh(now time.Duration) {
 	}
 }
 
-// fraction of the calls that is admitted.
+// fraction returns the share of the calls that is admitted.
 func (m *model) fraction(now time.Duration) float64 {
 	if !m.ramping || now >= m.rampStart+m.cfg.Ramp {
 		return 1
@@ -247,28 +250,28 @@ func (m *model) concurrencyReached(now time.Duration) bool {
 	return m.cfg.MaxConcurrent > 0 && running >= uint64(m.cfg.MaxConcurrent)
 }
 
-// slot says whether a probe may go out in the stay gen.
+// slot reports whether a probe may start in generation gen.
 func (m *model) slot(gen uint64, now time.Duration) bool {
-	taken, stale := 0, 0
+	taken, hung := 0, 0
 	for _, l := range m.leases {
 		if l.gen == gen && now < l.expires {
 			taken++
-		} else if l.ticket > m.forgiven && l.ticket > m.forgivenHere {
-			stale++
+		} else if l.ticket > m.excused && l.ticket > m.excusedHere {
+			hung++
 		}
 	}
 	if taken >= m.cfg.MaxProbes {
 		return false
 	}
 	wait := m.cfg.ProbeTimeout
-	for i := 8 * m.cfg.MaxProbes; i <= stale; i += 8 * m.cfg.MaxProbes {
+	for i := 8 * m.cfg.MaxProbes; i <= hung; i += 8 * m.cfg.MaxProbes {
 		wait = min(2*wait, max(time.Hour, m.cfg.ProbeTimeout))
 	}
-	return stale < 8*m.cfg.MaxProbes || now >= m.lastProbe+wait
+	return hung < 8*m.cfg.MaxProbes || now >= m.lastProbe+wait
 }
 
-// ask is the way of a call without overrides. With look it only looks.
-func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
+// admit decides about a call without overrides. With dryRun it changes nothing.
+func (m *model) admit(now time.Duration, dryRun bool) (probe bool, _ Reason) {
 	if m.state == Open && now < m.until {
 		return false, ReasonOpen
 	}
@@ -280,7 +283,7 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 			return false, 0
 		}
 		credit := m.credit + uint64(m.fraction(now)*(1<<32))
-		if !look {
+		if !dryRun {
 			m.credit = credit % (1 << 32)
 		}
 		if credit < 1<<32 {
@@ -291,12 +294,12 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 	gen := m.gen
 	if m.state == Open {
 		gen++
-		if !look {
+		if !dryRun {
 			m.become(HalfOpen, now)
 		}
 	}
-	if !look {
-		m.reap(now)
+	if !dryRun {
+		m.expireProbes(now)
 	}
 	if !m.slot(gen, now) {
 		return false, ReasonHalfOpen
@@ -304,8 +307,8 @@ func (m *model) ask(now time.Duration, look bool) (probe bool, _ Reason) {
 	return true, 0
 }
 
-// reap counts the probes that have not reported in time.
-func (m *model) reap(now time.Duration) {
+// expireProbes counts the probes whose leases have expired.
+func (m *model) expireProbes(now time.Duration) {
 	for i := range m.leases {
 		if l := &m.leases[i]; !l.lost && now >= l.expires {
 			l.lost = true
@@ -321,11 +324,11 @@ func (m *model) ready(now time.Duration) bool {
 	case ForceClosed, Shadow:
 		return true
 	}
-	_, reason := m.ask(now, true)
+	_, reason := m.admit(now, true)
 	return reason == 0
 }
 
-// acquire returns a ticket, or the reason for none.
+// acquire returns a ticket, or the reason for a rejection.
 func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 	m.refresh(now)
 	var probe bool
@@ -335,7 +338,7 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 		reason = ReasonForced
 	case ForceClosed:
 	default:
-		probe, reason = m.ask(now, false)
+		probe, reason = m.admit(now, false)
 		if reason != 0 && m.mode() == Shadow {
 			*reasonCount(&m.sum.ShadowRejections, reason)++
 			reason = 0
@@ -355,20 +358,22 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 
 func reasonCount(c *ReasonCounts, r Reason) *uint64 {
 	return map[Reason]*uint64{
-		ReasonOpen: &c.Open, ReasonHalfOpen: &c.HalfOpen, ReasonRamp: &c.Ramp, ReasonForced: &c.Forced, ReasonConcurrency: &c.Concurrency,
+		ReasonOpen: &c.Open, ReasonHalfOpen: &c.HalfOpen, ReasonRamp: &c.Ramp, ReasonForced: &c.Forced,
+		ReasonConcurrency: &c.Concurrency,
 	}[r]
 }
 
 func ruleCount(c *RuleCounts, r Rule) *uint64 {
 	return map[Rule]*uint64{
-		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleManual: &c.Manual,
+		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom,
+		RuleManual: &c.Manual,
 	}[r]
 }
 
-// settle takes the report of a ticket, and says whether it was late.
+// settle takes the report of a ticket, and reports whether it was late.
 func (m *model) settle(tk ticket, r Report, now time.Duration) (late bool) {
-	late, ask := m.record(tk, r, now)
-	if ask {
+	late, evaluate := m.record(tk, r, now)
+	if evaluate {
 		if rule := m.rule(r.Outcome, now); rule != 0 {
 			m.open(rule, r.RetryAfter, now)
 		}
@@ -376,8 +381,8 @@ func (m *model) settle(tk ticket, r Report, now time.Duration) (late bool) {
 	return late
 }
 
-// record is settle up to the rules, and says whether they are to be asked.
-func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) {
+// record is settle without the rules. evaluate reports whether the rules must be evaluated.
+func (m *model) record(tk ticket, r Report, now time.Duration) (late, evaluate bool) {
 	m.refresh(now)
 	o := r.Outcome
 	slow := m.cfg.SlowCall > 0 && tk.timed && now-tk.start > m.cfg.SlowCall && (o != Ignored || r.Canceled)
@@ -399,7 +404,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 		switch {
 		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.mode() == ForceClosed:
 		case o == Success && !slow:
-			m.answered(now)
+			m.probeSucceeded(now)
 		default:
 			m.successes = 0
 		}
@@ -422,17 +427,18 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 	}
 	switch {
 	case tk.probe:
-		m.judge(r, slow, now)
+		m.settleProbe(r, slow, now)
 	case m.state == Closed && (o != Ignored || slow):
 		m.doubt = o != Success
 		if o == Success {
 			m.addSuccess(now, slow)
 			m.streak = 0
 		} else {
-			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.alone(false, now), slow && m.alone(true, now)})
+			m.results = append(m.results, modelResult{now, o, slow, o != Ignored && m.beginsBurst(false, now), slow &&
+				m.beginsBurst(true, now)})
 		}
 		if o == Failure {
-			m.takeBack(tk.sign)
+			m.resumeStreak(tk.sign)
 			m.fail(now)
 		}
 		return false, (o != Success || slow) && m.mode() != ForceClosed
@@ -442,7 +448,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, ask bool) 
 	return false, false
 }
 
-// signOfLife is the first message of a stream.
+// signOfLife is a sign of life of a call that is not a probe. It returns the streak that it ended, or nil.
 func (m *model) signOfLife(tk ticket, now time.Duration) *modelStreak {
 	m.refresh(now)
 	if tk.gen != m.gen || m.state != Closed || m.streak == 0 {
@@ -453,8 +459,8 @@ func (m *model) signOfLife(tk ticket, now time.Duration) *modelStreak {
 	return s
 }
 
-// takeBack continues a streak that a sign of life has ended.
-func (m *model) takeBack(s *modelStreak) {
+// resumeStreak continues a streak that a sign of life has ended.
+func (m *model) resumeStreak(s *modelStreak) {
 	if s == nil || s.gen != m.gen || s.successes != m.sum.Successes {
 		return
 	}
@@ -465,8 +471,8 @@ func (m *model) takeBack(s *modelStreak) {
 	m.failing = s.failing
 }
 
-// sustain is the stream of a probe that stays open.
-func (m *model) sustain(tk ticket, now time.Duration) (again bool) {
+// probeSignOfLife is a sign of life of a probe.
+func (m *model) probeSignOfLife(tk ticket, now time.Duration) (again bool) {
 	m.refresh(now)
 	if !tk.probe || tk.gen != m.gen {
 		return false
@@ -485,11 +491,11 @@ func (m *model) inDoubt(probe bool) bool {
 
 // addSuccess puts a success into the window.
 func (m *model) addSuccess(now time.Duration, slow bool) {
-	m.results = append(m.results, modelResult{now, Success, slow, false, slow && m.alone(true, now)})
-	m.served++
+	m.results = append(m.results, modelResult{now, Success, slow, false, slow && m.beginsBurst(true, now)})
+	m.succeeded++
 }
 
-// fail makes the failure streak longer, unless the failure is seen as one with the last one that counted.
+// fail adds a failure to the streak, unless it is within 10 ms of the last one counted.
 func (m *model) fail(now time.Duration) {
 	switch {
 	case m.streak == 0:
@@ -501,7 +507,7 @@ func (m *model) fail(now time.Duration) {
 	m.counted = now
 }
 
-func (m *model) judge(r Report, slow bool, now time.Duration) {
+func (m *model) settleProbe(r Report, slow bool, now time.Duration) {
 	bad := slow || (r.Outcome != Success && r.Outcome != Ignored)
 	switch {
 	case r.Outcome == Ignored && !bad:
@@ -517,21 +523,22 @@ func (m *model) judge(r Report, slow bool, now time.Duration) {
 	case bad:
 		m.open(RuleProbe, r.RetryAfter, now)
 	default:
-		m.answered(now)
+		m.probeSucceeded(now)
 	}
 }
 
-func (m *model) answered(now time.Duration) {
-	m.forgivenHere = m.lastTicket
+func (m *model) probeSucceeded(now time.Duration) {
+	m.excusedHere = m.lastTicket
 	if m.successes++; m.successes >= m.cfg.SuccessesToClose {
 		m.close(m.cfg.Ramp > 0, now)
 	}
 }
 
-// rule returns the first rule of B10 that fires.
+// rule returns the first rule that fires, in the order of B10.
 func (m *model) rule(o Outcome, now time.Duration) Rule {
 	switch {
-	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures) && now-m.failing >= m.cfg.FailingFor:
+	case o == Failure && m.cfg.ConsecutiveFailures > 0 && m.streak >= uint64(m.cfg.ConsecutiveFailures) &&
+		now-m.failing >= m.cfg.FailingFor:
 		return RuleConsecutive
 	case m.cfg.FailureRatio > 0 && m.reached(false, m.cfg.FailureRatio, now):
 		return RuleRatio
@@ -543,14 +550,15 @@ func (m *model) rule(o Outcome, now time.Duration) Rule {
 	return 0
 }
 
-// reached compares in hundredths, which the ratios of the tests are.
+// reached reports whether part/whole reaches ratio. It compares in hundredths; the ratios of these tests have no more
+// digits.
 func reached(part, whole uint64, ratio float64) bool {
 	return part > 0 && part*100 >= whole*uint64(math.Round(ratio*100))
 }
 
-func (m *model) open(rule Rule, asked, now time.Duration) {
+func (m *model) open(rule Rule, retryAfter, now time.Duration) {
 	m.openedBy = rule
-	m.forget(now)
+	m.decayFailures(now)
 	if m.state == Closed {
 		trips := &m.sum.Trips
 		if m.mode() == Shadow {
@@ -559,22 +567,22 @@ func (m *model) open(rule Rule, asked, now time.Duration) {
 		*ruleCount(trips, rule)++
 		m.opened = now
 	}
-	judged := m.state == Closed && rule != RuleManual
-	good := m.served > uint64(m.cfg.SuccessesToClose)
+	byRule := m.state == Closed && rule != RuleManual
+	good := m.succeeded > uint64(m.cfg.SuccessesToClose)
 	soon := m.period > 0 && now-m.entered <= max(m.cfg.Window, m.period)
 	switch {
-	case rule == RuleProbe, judged && m.ramping, judged && soon && !good:
+	case rule == RuleProbe, byRule && m.ramping, byRule && soon && !good:
 		m.calm = 0
 		m.failed = min(m.failed+1, m.mostFailed())
-	case judged && good:
+	case byRule && good:
 		m.failed = 0
 	}
-	m.period = max(m.openPeriod(m.failed), min(asked, max(time.Minute, m.cfg.MaxOpenFor)))
+	m.period = max(m.openPeriod(m.failed), min(retryAfter, max(time.Minute, m.cfg.MaxOpenFor)))
 	m.until = now + m.period
 	m.become(Open, now)
 }
 
-// openPeriod is the period after so many failed recoveries.
+// openPeriod returns the open period after so many failed recoveries.
 func (m *model) openPeriod(failed int) time.Duration {
 	period := m.cfg.OpenFor
 	for range failed {
@@ -583,7 +591,7 @@ func (m *model) openPeriod(failed int) time.Duration {
 	return period
 }
 
-// mostFailed is after how many failed recoveries the period is as long as it gets.
+// mostFailed returns the number of failed recoveries at which the period reaches MaxOpenFor.
 func (m *model) mostFailed() (n int) {
 	for m.cfg.Backoff > 1 && m.openPeriod(n) < m.cfg.MaxOpenFor {
 		n++
@@ -591,8 +599,8 @@ func (m *model) mostFailed() (n int) {
 	return n
 }
 
-// forget takes failed recoveries off for the calm time up to now.
-func (m *model) forget(now time.Duration) {
+// decayFailures reduces the failed recoveries by the calm time up to now.
+func (m *model) decayFailures(now time.Duration) {
 	if m.state != Open {
 		m.calm += now - m.calmSince
 	}
@@ -605,18 +613,18 @@ func (m *model) close(ramp bool, now time.Duration) {
 		m.sum.Recoveries++
 		m.sum.NotClosed += now - m.opened
 	}
-	m.forgiven = m.lastTicket
-	m.served = 0
+	m.excused = m.lastTicket
+	m.succeeded = 0
 	m.become(Closed, now)
 	m.ramping, m.rampStart, m.credit = ramp, now, 1<<32-1
 }
 
 func (m *model) become(s State, now time.Duration) {
-	m.forget(now)
+	m.decayFailures(now)
 	m.state, m.entered = s, now
 	m.gen++
 	m.results, m.streak, m.born = nil, 0, now
-	m.successes, m.ramping, m.forgivenHere, m.doubt = 0, false, -1, false
+	m.successes, m.ramping, m.excusedHere, m.doubt = 0, false, -1, false
 }
 
 func (m *model) tripNow(now time.Duration) {
@@ -633,7 +641,7 @@ func (m *model) reset(now time.Duration) {
 func (m *model) apply(cfg Config, now time.Duration) {
 	m.refresh(now)
 	cfg = cfg.WithDefaults()
-	m.forget(now)
+	m.decayFailures(now)
 	old := *m
 	m.cfg = cfg
 	if cfg.Window != old.cfg.Window || m.windowed() != old.windowed() {
@@ -645,10 +653,10 @@ func (m *model) apply(cfg Config, now time.Duration) {
 	m.failed = min(m.failed, m.mostFailed())
 }
 
-// mode is the mode in force: of the override or of the policy.
+// mode returns the mode in force: that of the override or of the policy.
 func (m *model) mode() Mode { return cmp.Or(m.override, m.cfg.Enforcement.mode()) }
 
-// snapshot is what the breaker's must be, but for wall clock times and the key.
+// snapshot returns what the breaker's must be, except for the key, Opened and times of the wall clock.
 func (m *model) snapshot(now time.Duration) Snapshot {
 	s := m.sum
 	s.Underlying, s.State = m.state, m.state
@@ -664,14 +672,14 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 		s.State = Closed
 	case Shadow:
 	}
-	looking := *m
-	looking.override = override
+	copied := *m
+	copied.override = override
 	s.Override.Mode = override
 	s.Generation = m.gen
-	s.Ready = looking.ready(now)
+	s.Ready = copied.ready(now)
 	s.MinCalls = m.minCalls(now)
-	looking.forget(now)
-	s.FailedRecoveries = looking.failed
+	copied.decayFailures(now)
+	s.FailedRecoveries = copied.failed
 	s.InFlight = m.inFlight()
 	switch m.state {
 	case Closed:

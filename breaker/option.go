@@ -79,10 +79,10 @@ func WithListener(f func(context.Context, Event)) Option {
 	})
 }
 
-// WithTrip adds a custom rule, asked after the built-in ones. When a failure, an overload or a slow call was counted and
-// no rule of the Config fired, trip is called with the counts of the window, without any lock held. If it returns true,
-// the breaker opens. A panic counts as false. A nil trip is an error. If WithTrip is given more than once, the last one
-// counts. Default: none.
+// WithTrip adds a custom rule, which is called after the built-in ones. When a failure, an overload or a slow call was
+// counted and no rule of the Config fired, trip is called with the counts of the window, without any lock held. If it
+// returns true, the breaker opens. A panic counts as false. A nil trip is an error. If WithTrip is given more than
+// once, the last one counts. Default: none.
 func WithTrip(trip func(Counts) bool) Option {
 	return option(func(o *options) error {
 		if trip == nil {
@@ -93,8 +93,9 @@ func WithTrip(trip func(Counts) bool) Option {
 	})
 }
 
-// WithPolicy gives the keys that a rule matches a Config of their own. If it is given more than once, the rules add up.
-// An invalid rule is an error. Default: none, each key has the group's Config.
+// WithPolicy adds rules that set the Config of the keys that they match. If it is given more than once, the rules add
+// up. An invalid rule is an error, and so are two rules with the same Match. Default: none, each key has the group's
+// Config.
 func WithPolicy(rules ...PolicyRule) GroupOption {
 	return groupOption(func(o *options) error {
 		o.rules = append(o.rules, rules...)
@@ -102,8 +103,8 @@ func WithPolicy(rules ...PolicyRule) GroupOption {
 	})
 }
 
-// WithMaxBreakers limits how many breakers the group keeps. n must be at least 1; otherwise it is an error. Default:
-// 10 000.
+// WithMaxBreakers limits how many breakers the group keeps, without the overflow breaker. See [Group] for what happens
+// when it is full. n must be at least 1; otherwise it is an error. Default: 10 000.
 func WithMaxBreakers(n int) GroupOption {
 	return groupOption(func(o *options) error {
 		if n < 1 {
@@ -114,11 +115,11 @@ func WithMaxBreakers(n int) GroupOption {
 	})
 }
 
-// WithIdleTimeout sets when a breaker is idle: when no call has come for it during d, it has no override, and no
-// calls are in flight. [Group.All] does not yield an idle breaker, so collectors drop its series. Its memory is freed
-// when new keys arrive. If a call arrives first, the breaker continues unchanged. The time of the last call is known to
-// a tenth of the window. Without a window (see Config.Window), it is only known whether a call came since All or a new
-// key last checked the breaker.
+// WithIdleTimeout sets when a breaker is idle: when no call has begun or ended for d, no override is in force, and no
+// call is in flight. A probe whose lease has expired does not count as in flight. [Group.All] does not yield an idle
+// breaker, so collectors drop its series. Its memory is freed when new keys arrive. If a call arrives first, the
+// breaker continues unchanged. The time of the last call is known to a tenth of the window. Without a window (see
+// Config.Window), it is only known whether a call came since All or a new key last checked the breaker.
 //
 // d is negative (never idle) or from 1 ms to 100 years; anything else is an error. Default: 1 hour.
 func WithIdleTimeout(d time.Duration) GroupOption {

@@ -6,16 +6,17 @@ import (
 	"time"
 )
 
-// Mode is what an Override does. The zero Mode is none.
+// Mode is what an Override does. The zero Mode means none.
 type Mode uint8
 
 const (
-	// ForceOpen rejects every call, probes included.
+	// ForceOpen rejects all calls. No probes are made.
 	ForceOpen Mode = iota + 1
-	// ForceClosed admits every call. Outcomes go on being counted; no rule is evaluated and no probe made.
+	// ForceClosed admits all calls. Outcomes are counted, but no rule is evaluated, no probes are made, and the results
+	// of earlier probes do not change the state.
 	ForceClosed
-	// Shadow admits every call, runs the state machine on what really happens, and counts what it would have rejected:
-	// for trying a policy out.
+	// Shadow admits all calls. The breaker changes its state as without an override, and Snapshot.ShadowRejections counts
+	// the calls that it would have rejected. Shadow is for trying out a policy.
 	Shadow
 )
 
@@ -24,10 +25,10 @@ var modeNames = [...]string{"", "force_open", "force_closed", "shadow"}
 // String returns "force_open", "force_closed" or "shadow", and "" for the zero Mode.
 func (m Mode) String() string { return nameOf(modeNames[:], uint8(m), "Mode") }
 
-// MarshalText writes what String returns. A value that is no Mode is an error.
+// MarshalText returns what String returns. A value that is not a Mode is an error.
 func (m Mode) MarshalText() ([]byte, error) { return marshalName(modeNames[:], uint8(m), "mode") }
 
-// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves m as it was.
+// UnmarshalText accepts what MarshalText returns. Any other text is an error and leaves m unchanged.
 func (m *Mode) UnmarshalText(text []byte) error {
 	n, err := unmarshalName(modeNames[:], text, "mode")
 	if err == nil {
@@ -36,18 +37,19 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Override sets a breaker's judgement aside until it is cleared or its time is over. Below it the breaker keeps its
-// state, which shows again afterwards.
+// An Override forces the breaker open or closed, or runs it in shadow mode, until it is cleared or its TTL is over. The
+// breaker keeps its own state meanwhile (Snapshot.Underlying), and returns to it after that.
 type Override struct {
 	Mode Mode          `json:"mode"`
-	TTL  time.Duration `json:"ttl,omitempty"` // 0: until cleared. Otherwise from 1 ms to 100 years
-	Why  string        `json:"why"`           // for people; not empty
-	By   string        `json:"by"`            // who set it; not empty
+	TTL  time.Duration `json:"ttl,omitempty"` // from 1 ms to 100 years; 0: until it is cleared
+	Why  string        `json:"why"`           // for people; must not be empty
+	By   string        `json:"by"`            // who set it; must not be empty
 }
 
-// LogValue returns mode, author, reason and, if there is one, the time to live.
+// LogValue returns mode, by, why and, if it is not 0, ttl.
 func (o Override) LogValue() slog.Value {
-	attrs := append(make([]slog.Attr, 0, 4), slog.String("mode", o.Mode.String()), slog.String("by", o.By), slog.String("why", o.Why))
+	attrs := append(make([]slog.Attr, 0, 4),
+		slog.String("mode", o.Mode.String()), slog.String("by", o.By), slog.String("why", o.Why))
 	if o.TTL > 0 {
 		attrs = append(attrs, slog.Duration("ttl", o.TTL))
 	}
@@ -60,7 +62,7 @@ type override struct {
 	rejected *RejectedError // of the calls that ForceOpen rejects
 }
 
-// mode of a nil override is none.
+// mode returns the mode of o, or the zero Mode if o is nil.
 func (o *override) mode() Mode {
 	if o == nil {
 		return 0
@@ -68,13 +70,14 @@ func (o *override) mode() Mode {
 	return o.Mode
 }
 
+// inForce reports whether o is not nil and its TTL is not over at now.
 func (o *override) inForce(now int64) bool {
 	return o != nil && (o.expires == 0 || now < o.expires)
 }
 
-// SetOverride puts o in force at once, in place of one that is in force already. It returns an error, and changes
-// nothing, if a field of o is out of bounds, or if the breaker was evicted and its group is full, so that its key has
-// no breaker of its own.
+// SetOverride puts o in force at once. It replaces an override that is already in force. It returns an error, and
+// changes nothing, if a field of o is invalid. If the breaker was removed from its group and the group is full, so that
+// its key shares the overflow breaker, that is an error too. It makes no event.
 func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:
@@ -112,7 +115,7 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	return err
 }
 
-// ClearOverride ends the override that is in force, if any.
+// ClearOverride ends the override that is in force. If there is none, it does nothing. It makes no event.
 func (b *Breaker) ClearOverride(ctx context.Context) {
 	b.mu.Lock()
 	if ph := b.refresh(clock()); ph.kind != removed {
@@ -124,7 +127,7 @@ func (b *Breaker) ClearOverride(ctx context.Context) {
 		return
 	}
 	b.mu.Unlock()
-	if live, ok := b.shared.group.Lookup(b.key); ok && live != b { // there is nothing to clear if nobody has called since
+	if live, ok := b.shared.group.Lookup(b.key); ok && live != b { // otherwise no call has come since, so none is set
 		live.ClearOverride(ctx)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Permit is the permission to make one call. It is a small value. Report the outcome exactly once when the call is over,
-// with Done or Report. The zero Permit, which comes with an error, reports nothing.
+// Permit is the permission to make one call. It is a small value. Report the outcome exactly once when the call is
+// over, with Done or Report. The zero Permit, which comes with an error, reports nothing.
 //
 // A second report through the permit of a probe changes nothing. Other permits have no identity, because that would
 // cost each call an allocation: a second report counts as another call.
@@ -106,7 +106,7 @@ func (b *Breaker) drainStale(old *phase) {
 	ph := b.phase.Load()
 	if ph.win != old.win {
 		b.retired = satAdd(b.retired, old.win.drain())
-		if ph.gen == old.gen { // Apply replaced the window, and the failure streak went over to the new one
+		if ph.gen == old.gen { // Apply replaced the window and copied the failure streak to the new one
 			ph.win.clearStreak()
 		}
 	}
@@ -277,11 +277,11 @@ func isSlow(pol *policy, p Permit, r *Report, now int64) bool {
 	return latency > pol.slowCall
 }
 
-// Do runs fn if the breaker admits the call, and reports what fn returned. A nil error is a success. A canceled context
-// (errors.Is context.Canceled) and a rejection by another breaker (errors.Is ErrRejected) are ignored. Any other error
-// is a failure. If fn panics or calls runtime.Goexit, that is a failure, and the panic or exit continues. Do returns
-// the error of Acquire or of fn. A call counts as Report.Canceled only if ctx was canceled, and not if fn canceled a
-// context of its own.
+// Do runs fn if the breaker admits the call, and reports the outcome. A nil error is a success. An error that is
+// context.Canceled (errors.Is) or a rejection by another breaker (ErrRejected) is ignored. Any other error is a
+// failure, also context.DeadlineExceeded. If fn panics or calls runtime.Goexit, that is a failure, and the panic or
+// exit continues. Do returns the error of Acquire or of fn as it is. An ignored call counts as canceled by its caller
+// (Report.Canceled) only if ctx was canceled.
 func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
 	p, err := b.Acquire(ctx)
 	if err != nil {

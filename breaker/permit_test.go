@@ -48,7 +48,7 @@ func TestDo(t *testing.T) {
 
 type ctxKey struct{}
 
-// wantOnly checks that one call has been, and ended as o.
+// wantOnly checks that there was one call, with outcome o.
 func wantOnly(t *testing.T, what string, b *Breaker, o Outcome) {
 	t.Helper()
 	s := b.Snapshot()
@@ -61,7 +61,7 @@ func wantOnly(t *testing.T, what string, b *Breaker, o Outcome) {
 	}
 }
 
-// ways that fn may end other than by returning.
+// exits are ways in which fn may end other than by returning.
 var exits = map[string]func(){
 	"panic":            func() { panic(errPanic) },
 	"panic with nil":   func() { panic(nil) },
@@ -72,8 +72,8 @@ var exits = map[string]func(){
 
 var errPanic = errors.New("the very panic")
 
-// leave runs f on a goroutine of its own and says how it ended.
-func leave(f func()) (recovered any, exited bool) {
+// runToEnd runs f on another goroutine. It returns the value of a panic, and whether f ended by runtime.Goexit.
+func runToEnd(f func()) (recovered any, exited bool) {
 	type end struct {
 		value  any
 		goexit bool
@@ -94,25 +94,25 @@ func leave(f func()) (recovered any, exited bool) {
 	return e.value, e.goexit
 }
 
-func TestB23_APanicSettlesAndGoesOn(t *testing.T) {
+func TestB23_APanicSettlesAndContinues(t *testing.T) {
 	for name, exit := range exits {
-		wantPanic, wantExit := leave(exit)
+		wantPanic, wantExit := runToEnd(exit)
 		listeners := map[string]func(context.Context, Event){
 			"a quiet listener":     func(context.Context, Event) {},
 			"a panicking listener": func(context.Context, Event) { panic("listener") },
 		}
 		for which, l := range listeners {
-			// The failure trips, so that the listener runs while the panic is on its way.
+			// The failure trips the breaker, so that the listener runs during the panic.
 			b := mustNew(t, Config{ConsecutiveFailures: 1}, WithListener(l))
-			got, exited := leave(func() {
+			got, exited := runToEnd(func() {
 				_ = b.Do(t.Context(), func(context.Context) error { exit(); return nil })
 				t.Errorf("%s, %s: Do returned", name, which)
 			})
 			if fmt.Sprint(got) != fmt.Sprint(wantPanic) || exited != wantExit {
-				t.Errorf("%s, %s: it went on as %v, exit: %v; want %v, %v", name, which, got, exited, wantPanic, wantExit)
+				t.Errorf("%s, %s: it ended with %v, exit: %v; want %v, %v", name, which, got, exited, wantPanic, wantExit)
 			}
 			if wantPanic == any(errPanic) && got != wantPanic {
-				t.Errorf("%s, %s: the panic's value is another: %#v", name, which, got)
+				t.Errorf("%s, %s: the panic has another value: %#v", name, which, got)
 			}
 			wantOnly(t, name+", "+which, b, Failure)
 			if s := b.State(); s != Open {
@@ -122,13 +122,13 @@ func TestB23_APanicSettlesAndGoesOn(t *testing.T) {
 	}
 }
 
-// In a probe too: its slot is free at once, and it has failed.
+// The same for a probe: its slot is free at once, and it has failed.
 func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 	for name, exit := range exits {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, probing(1, 1))
 			newTimeline(t, b).run(row{0, "trip", "open"}, row{5 * time.Second, "", "open"})
-			leave(func() { _ = b.Do(t.Context(), func(context.Context) error { exit(); return nil }) })
+			runToEnd(func() { _ = b.Do(t.Context(), func(context.Context) error { exit(); return nil }) })
 			s := b.Snapshot()
 			if s.State != Open || s.Probes != (ProbeCounts{Failure: 1}) || s.InFlight != 0 || s.RetryAfter != 5*time.Second {
 				t.Errorf("%s: %v, %+v, %d in flight, %v to go", name, s.State, s.Probes, s.InFlight, s.RetryAfter)
@@ -137,10 +137,10 @@ func TestB23_APanickingProbeOpensAgain(t *testing.T) {
 	}
 }
 
-// A nil function is a bug of the caller's: it panics, and nothing is stuck.
+// A nil function is a bug of the caller. Do panics, and the permit is settled.
 func TestDoNil(t *testing.T) {
 	b := mustNew(t, Config{})
-	if got, _ := leave(func() { _ = b.Do(t.Context(), nil) }); got == nil {
+	if got, _ := runToEnd(func() { _ = b.Do(t.Context(), nil) }); got == nil {
 		t.Error("Do(ctx, nil) did not panic")
 	}
 	wantOnly(t, "nil", b, Failure)
@@ -160,8 +160,16 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 		{"open and due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open with a slot", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},
 		{"half-open and full", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"half-open with a lease that is over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {time.Hour, "", "half_open"}}},
-		{"ramping", Config{Jitter: -1, Ramp: time.Hour, SuccessesToClose: 1}, []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
+		{"half-open with a lease that is over", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{time.Hour, "", "half_open"},
+		}},
+		{
+			"ramping",
+			Config{Jitter: -1, Ramp: time.Hour, SuccessesToClose: 1},
+			[]row{{0, "trip", "open"}, {due, "success", "probe closed"}},
+		},
 		{"at MaxConcurrent", Config{MaxConcurrent: 1}, []row{{0, "begin:1", "closed"}}},
 		{"forced open", steady(), []row{{0, "force_open", "open"}}},
 		{"forced closed", steady(), []row{{0, "force_closed", "closed"}}},
@@ -171,12 +179,12 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := mustNew(t, tt.cfg)
 				newTimeline(t, b).run(tt.rows...)
-				cancelled, cancel := context.WithCancelCause(t.Context())
+				canceled, cancel := context.WithCancelCause(t.Context())
 				cancel(stop)
 				expired, cancelExpired := context.WithDeadline(t.Context(), time.Now())
 				defer cancelExpired()
 				before, ph := b.Snapshot(), b.phase.Load()
-				for _, ctx := range []context.Context{cancelled, expired} {
+				for _, ctx := range []context.Context{canceled, expired} {
 					p, err := b.Acquire(ctx)
 					if err != ctx.Err() { //nolint:errorlint // as it is
 						t.Errorf("Acquire returned %v, want %v as it is", err, ctx.Err())
@@ -185,13 +193,13 @@ func TestB24_AContextThatIsDoneTakesNothing(t *testing.T) {
 						t.Errorf("Acquire returned a permit: %+v", p)
 					}
 					p.Done(ctx, Failure)
-					err = b.Do(ctx, func(context.Context) error { t.Error("it ran"); return nil })
+					err = b.Do(ctx, func(context.Context) error { t.Error("fn was called"); return nil })
 					if err != ctx.Err() { //nolint:errorlint // as it is
 						t.Errorf("Do returned %v, want %v as it is", err, ctx.Err())
 					}
 				}
 				if diff := cmp.Diff(before, b.Snapshot()); diff != "" || b.phase.Load() != ph {
-					t.Errorf("it left a trace:\n%s", diff)
+					t.Errorf("the breaker changed:\n%s", diff)
 				}
 			})
 		})
@@ -202,7 +210,7 @@ func TestB25_ASecondReportOfAProbeChangesNothing(t *testing.T) {
 	const due = 5 * time.Second
 	for _, first := range []Outcome{Success, Failure, Overload, Ignored} {
 		for _, second := range []Outcome{Success, Failure, Overload, Ignored} {
-			for _, wait := range []time.Duration{0, time.Minute} { // in the same stay, or after the next has begun
+			for _, wait := range []time.Duration{0, time.Minute} { // in the same generation, or after the next has begun
 				synctest.Test(t, func(t *testing.T) {
 					b := mustNew(t, probing(2, 3))
 					b.Trip(t.Context(), "test")
@@ -229,7 +237,7 @@ func TestB25_ASecondReportOfAProbeChangesNothing(t *testing.T) {
 	}
 }
 
-// A lost probe reports once, late, and not again.
+// A lost probe reports once, and is late. A second report changes nothing.
 func TestB25_ASecondReportOfALostProbeChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(1, 1))
@@ -245,8 +253,8 @@ func TestB25_ASecondReportOfALostProbeChangesNothing(t *testing.T) {
 	})
 }
 
-// In the closed state a second report cannot be told apart, as Permit's doc says: it counts as one more call, and no
-// counter wraps.
+// In the closed state a second report is not recognized, as Permit documents. It counts as another call, and no counter
+// wraps.
 func TestB25_ASecondReportWhileClosedIsOneMoreCall(t *testing.T) {
 	b := mustNew(t, Config{})
 	p := acquire(t, b)
@@ -255,7 +263,8 @@ func TestB25_ASecondReportWhileClosedIsOneMoreCall(t *testing.T) {
 	}
 	s := b.Snapshot()
 	if s.Successes != 3 || s.InFlight != 0 || s.Admitted != 3 || s.Window.Successes != 3 {
-		t.Errorf("%d successes (window: %d), %d in flight, %d admitted; want 3 (3), 0, 3", s.Successes, s.Window.Successes, s.InFlight, s.Admitted)
+		t.Errorf("%d successes (window: %d), %d in flight, %d admitted; want 3 (3), 0, 3", s.Successes, s.Window.Successes,
+			s.InFlight, s.Admitted)
 	}
 }
 
@@ -269,11 +278,11 @@ func TestTheZeroPermitReportsNothing(t *testing.T) {
 		t.Errorf("probe: %v, doubt: %v; want nothing", p.IsProbe(), doubtOf(p))
 	}
 	if undo, again := p.SignOfLife(t.Context()); undo != nil || again {
-		t.Error("the zero Permit does something")
+		t.Error("the sign of life of the zero Permit has an effect")
 	}
 }
 
-func TestWhatIsNoOutcomeIsAFailure(t *testing.T) {
+func TestAnInvalidOutcomeIsAFailure(t *testing.T) {
 	for _, o := range []Outcome{Ignored + 1, 200, 255} {
 		b := mustNew(t, Config{ConsecutiveFailures: 1})
 		acquire(t, b).Done(t.Context(), o)
@@ -284,7 +293,7 @@ func TestWhatIsNoOutcomeIsAFailure(t *testing.T) {
 	}
 }
 
-func TestPermitTellsOfTheCall(t *testing.T) {
+func TestPermitIsProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, steady())
 		if acquire(t, b).IsProbe() {
@@ -293,7 +302,7 @@ func TestPermitTellsOfTheCall(t *testing.T) {
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
 		if !acquire(t, b).IsProbe() {
-			t.Error("half-open: no probe")
+			t.Error("half-open: the call is not a probe")
 		}
 	})
 }
@@ -301,14 +310,14 @@ func TestPermitTellsOfTheCall(t *testing.T) {
 func TestMaxConcurrent(t *testing.T) {
 	three := Config{MaxConcurrent: 3, Jitter: -1, SuccessesToClose: 1, MaxProbes: 10, ProbeTimeout: time.Second}
 	runScenarios(t, []scenario{
-		{"as many as it says", three, []row{
+		{"the limit", three, []row{
 			{0, "begin:1 begin:2 begin:3 success*2", "rejected:concurrency*2 closed"},
 			{0, "end:2=success begin:4 success", "rejected:concurrency closed"},
 			{time.Hour, "success", "rejected:concurrency closed"},
 			{time.Hour, "end:1=failure end:3=ignored end:4=overload success*5", "closed"},
 		}},
-		// A call that hangs, and one whose permit is lost, must not keep the breaker from probing (B22).
-		{"probes have a limit of their own", three, []row{
+		// A call that hangs, and a permit that is never reported, must not prevent probes (B22).
+		{"probes have another limit", three, []row{
 			{0, "begin:1 begin:2 begin:lost trip", "open"},
 			{5 * time.Second, "success", "probe closed"},
 		}},

@@ -188,10 +188,10 @@ func (r *ramp) take(now int64, pol *policy) (admit bool) {
 	return admit
 }
 
-// epoch is the origin of the monotonic clock: instants are nanoseconds since epoch. It is 60 years ago, so that instants
-// are above zero even in a testing/synctest bubble, where it is the year 2000; zero stands for "none". Instants also
-// stay below the maximum: an int64 holds 292 years, and the longest open period (100 years and as much jitter) ends
-// after 260 years.
+// epoch is the origin of the monotonic clock: instants are nanoseconds since epoch. It is 60 years ago, so that
+// instants are above zero even in a testing/synctest bubble, where it is the year 2000; zero stands for "none".
+// Instants also stay below the maximum: an int64 holds 292 years, and the longest open period (100 years and as much
+// jitter) ends after 260 years.
 var epoch = time.Now().Add(-60 * 365 * 24 * time.Hour)
 
 // clock returns the current instant.

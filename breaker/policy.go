@@ -23,31 +23,31 @@ type PolicyRule struct {
 	Name string `json:"name,omitempty" yaml:"name,omitempty"`
 }
 
-// policy is a Config made ready to decide with. It is immutable and shared by all breakers that have it.
+// policy is a Config in the form that decisions need. It is immutable. All breakers that use it share it.
 type policy struct {
 	cfg Config // with defaults
 
-	consecutive uint64 // 0: off
-	failingFor  int64  // nanoseconds that a failure streak must last; 0: no minimum
-	merge       int64  // failures no further apart than this are one failure of a streak; negative: each counts
-	spread      bool   // the ratio and slow rules must hold without the largest event in the window
-	failure     fraction
-	slow        fraction
-	slowCall    int64 // nanoseconds; 0: off
-	minCalls    uint64
-	mode        Mode  // that Enforcement has the effect of; 0: none
-	bucket      int64 // width of a window bucket in nanoseconds; noWindow if no rule looks at the window
+	consecutive  uint64 // 0: off
+	failingFor   int64  // nanoseconds that a failure streak must last; 0: no minimum
+	merge        int64  // a failure within this time of the last one counted is not counted; negative: each counts
+	excludeBurst bool   // the ratio and slow rules must also hold without the largest burst in the window
+	failure      fraction
+	slow         fraction
+	slowCall     int64 // nanoseconds; 0: off
+	minCalls     uint64
+	mode         Mode  // that Enforcement has the effect of; 0: none
+	bucket       int64 // width of a window bucket in nanoseconds; noWindow if no rule uses the window
 }
 
-// burstGap is how close together failures may lie and still have one cause, such as a lost connection: the calls in
-// flight on it fail in one instant, and are told one after the other.
+// burstGap is the largest time between two bad calls that may have one cause, such as a lost connection. The calls in
+// flight on a connection fail in one instant, but report one after the other.
 const burstGap = 10 * time.Millisecond
 
-// noWindow is the width where no rule looks at the window: nothing is kept that needs the clock, only failures in a
-// row.
+// noWindow is the bucket width if no rule uses the window. Then only the failure streak and the totals are counted,
+// which needs no clock for a success.
 const noWindow = 1 << 62
 
-// newPolicy takes whether there is a rule of WithTrip besides those of c.
+// newPolicy returns the policy for c. custom reports whether there is a custom rule (WithTrip).
 func newPolicy(c Config, custom bool) (*policy, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -60,12 +60,12 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 		minCalls: uint64(c.MinCalls),
 		bucket:   int64(c.Window) / buckets,
 
-		consecutive: uint64(max(0, c.ConsecutiveFailures)),
-		failingFor:  int64(max(0, c.FailingFor)),
-		merge:       int64(burstGap),
-		spread:      c.FailingFor >= 0,
+		consecutive:  uint64(max(0, c.ConsecutiveFailures)),
+		failingFor:   int64(max(0, c.FailingFor)),
+		merge:        int64(burstGap),
+		excludeBurst: c.FailingFor >= 0,
 	}
-	if !p.spread {
+	if !p.excludeBurst {
 		p.merge = -1
 	}
 	if c.FailureRatio > 0 {
@@ -145,19 +145,19 @@ func (ps *policies) forKey(k Key) *policy {
 	return ps.rules[i].pol
 }
 
-// fraction is a ratio in (0, 1] in integers. B5: 7 of 100 reaches 0.07, which it does not in floating point, where
-// 0.07*100 is 7.000000000000001. The zero fraction is reached by nothing: the rule is off.
+// fraction is a ratio in (0, 1] in integers, so that 7 of 100 reaches 0.07 (B5). In floating point it does not, because
+// 0.07*100 is 7.000000000000001. Nothing reaches the zero fraction, which is that of a rule that is off.
 type fraction struct{ num, den uint64 }
 
-// newFraction takes the decimal that a person wrote, which is the shortest one that reads back as r, not the binary
-// value of r.
+// newFraction returns the decimal that a person wrote: the shortest one that reads back as r. It is not always the
+// binary value of r.
 func newFraction(r float64) fraction {
 	text := strconv.FormatFloat(r, 'f', -1, 64)
 	if text == "1" {
 		return fraction{1, 1}
 	}
 	digits := text[len("0."):]
-	if len(digits) <= 18 { // 10^18 fits, and so does any product of it that bits.Mul64 makes
+	if len(digits) <= 18 { // 10^18 fits in 64 bits
 		num, err := strconv.ParseUint(digits, 10, 64)
 		if err == nil {
 			den := uint64(1)
@@ -167,13 +167,13 @@ func newFraction(r float64) fraction {
 			return fraction{num, den}
 		}
 	}
-	// More than 18 decimals: nobody's round number. The binary value, scaled by a power of two, is exact from 2^-10
-	// up and errs by less than 2^-62 below.
+	// More than 18 decimals: not a number that a person wrote. The binary value, scaled by a power of two, is exact from
+	// 2^-10 on. Below that, the error is less than 2^-62.
 	const scale = 1 << 62
 	return fraction{max(1, uint64(math.Round(r*scale))), scale}
 }
 
-// isReachedBy says whether part/whole >= f, exactly.
+// isReachedBy reports whether part/whole >= f. It is exact, and false if part is 0 or f is the zero fraction.
 func (f fraction) isReachedBy(part, whole uint64) bool {
 	if f.den == 0 || part == 0 {
 		return false

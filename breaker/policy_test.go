@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// exact is the decimal that a person wrote.
+// exact returns the value of a decimal.
 func exact(t *testing.T, decimal string) *big.Rat {
 	t.Helper()
 	r, ok := new(big.Rat).SetString(decimal)
 	if !ok {
-		t.Fatalf("%q is no number", decimal)
+		t.Fatalf("%q is not a number", decimal)
 	}
 	return r
 }
 
-// least is the smallest number of failures in calls that reaches ratio.
+// least returns the smallest number of failures in so many calls that reaches ratio.
 func least(ratio *big.Rat, calls int64) int64 {
 	x := new(big.Rat).Mul(ratio, big.NewRat(calls, 1))
 	q, rest := new(big.Int).QuoRem(x.Num(), x.Denom(), new(big.Int))
@@ -29,7 +29,8 @@ func least(ratio *big.Rat, calls int64) int64 {
 	return q.Int64()
 }
 
-// Exactly at the ratio it trips, and with one failure fewer it does not. [57 of 100 does not trip at 0.57]
+// The smallest number of failures that reaches the ratio trips, and one failure fewer does not. A known bug of other
+// breakers: 57 of 100 does not trip at 0.57.
 func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 	var decimals []string
 	for hundredths := 1; hundredths <= 100; hundredths++ {
@@ -57,9 +58,12 @@ func TestB05_RatiosAreExactInIntegers(t *testing.T) {
 	}
 }
 
-// Where floating point errs: parts and wholes as large as counters get.
+// Counts that are too large for exact floating point.
 func TestB05_RatiosOfLargeCounts(t *testing.T) {
-	for _, text := range []string{"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001", "0.001234567890123456"} {
+	for _, text := range []string{
+		"0.5", "0.57", "0.07", "0.333333333333", "0.9999999999999999", "1", "0.0000001",
+		"0.001234567890123456",
+	} {
 		r, err := strconv.ParseFloat(text, 64)
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +80,8 @@ func TestB05_RatiosOfLargeCounts(t *testing.T) {
 	}
 }
 
-// Ratios with more decimals than anybody writes are kept to within 2^-61.
-func TestB05_RatiosWithManyDecimals(t *testing.T) {
+// Ratios with more than 18 decimals have an error of less than 2^-61.
+func TestB05_RatiosWithManyDigits(t *testing.T) {
 	for _, r := range []float64{
 		1.0 / 3 / 1024, math.Pi / 100, 1.0 / (1 << 30), math.Nextafter(0.001, 1), 1e-17, 1e-19, 1e-300,
 		math.SmallestNonzeroFloat64,
@@ -121,12 +125,12 @@ func TestB17_OpenPeriod(t *testing.T) {
 	almost := math.Nextafter(1, 0)
 	const century = maxDuration
 	tests := []struct {
-		name   string
-		cfg    Config
-		failed int
-		asked  time.Duration
-		random float64
-		want   time.Duration
+		name       string
+		cfg        Config
+		failed     int
+		retryAfter time.Duration
+		random     float64
+		want       time.Duration
 	}{
 		{"first", plain, 0, 0, 0.5, 5 * s},
 		{"second", plain, 1, 0, 0.5, 10 * s},
@@ -149,35 +153,44 @@ func TestB17_OpenPeriod(t *testing.T) {
 		{"a century", Config{OpenFor: century, Jitter: 1}, 0, 0, 0, century},
 		{"a century, a million failed", Config{OpenFor: ms, MaxOpenFor: century, Jitter: -1}, 1e6, 0, 0, century},
 
-		{"asked for less", plain, 0, 4 * s, 0.5, 5 * s},
-		{"asked for as much", plain, 0, 5 * s, 0.5, 5 * s},
-		{"asked for more", plain, 0, 5*s + 1, 0.5, 5*s + 1},
-		{"asked for the cap", plain, 0, 60 * s, 0.5, 60 * s},
-		{"asked for more than a minute", plain, 0, 60*s + 1, 0.5, 60 * s},
-		{"asked for years", plain, 0, math.MaxInt64, 0.5, 60 * s},
-		{"asked for a minute, which is more than MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 60 * s, 0.5, 60 * s},
-		{"asked for more than a minute, with a short MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 61 * s, 0.5, 60 * s},
-		{"asked for more than a minute, with a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0, 240 * s, 0.5, 240 * s},
-		{"asked for more than a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0, 301 * s, 0.5, 300 * s},
-		{"asked for less than none", plain, 0, -s, 0.5, 5 * s},
-		{"asked for less than the least there is", plain, 0, math.MinInt64, 0.5, 5 * s},
-		{"asked, and jitter goes on top", with(func(c *Config) { c.Jitter = 1 }), 0, 6 * s, 0.5, 9 * s},
-		{"asked, and no luck with jitter", with(func(c *Config) { c.Jitter = 0.2 }), 0, 30 * s, 0, 30 * s},
-		{"asked for the cap, and jitter goes on top", with(func(c *Config) { c.Jitter = 0.2 }), 0, 60 * s, 0.5, 66 * s},
+		{"a shorter delay", plain, 0, 4 * s, 0.5, 5 * s},
+		{"a delay as long as the period", plain, 0, 5 * s, 0.5, 5 * s},
+		{"a longer delay", plain, 0, 5*s + 1, 0.5, 5*s + 1},
+		{"a delay of the cap", plain, 0, 60 * s, 0.5, 60 * s},
+		{"a delay of more than a minute", plain, 0, 60*s + 1, 0.5, 60 * s},
+		{"a delay of years", plain, 0, math.MaxInt64, 0.5, 60 * s},
+		{
+			"a delay of a minute, which is more than MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 60 * s,
+			0.5, 60 * s,
+		},
+		{
+			"a delay of more than a minute, with a short MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 10 * s }), 0, 61 * s,
+			0.5, 60 * s,
+		},
+		{
+			"a delay of more than a minute, with a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0,
+			240 * s, 0.5, 240 * s,
+		},
+		{"a delay above a long MaxOpenFor", with(func(c *Config) { c.MaxOpenFor = 300 * s }), 0, 301 * s, 0.5, 300 * s},
+		{"a negative delay", plain, 0, -s, 0.5, 5 * s},
+		{"the smallest delay", plain, 0, math.MinInt64, 0.5, 5 * s},
+		{"with a delay, jitter is added", with(func(c *Config) { c.Jitter = 1 }), 0, 6 * s, 0.5, 9 * s},
+		{"with a delay, least jitter", with(func(c *Config) { c.Jitter = 0.2 }), 0, 30 * s, 0, 30 * s},
+		{"a delay of the cap, jitter is added", with(func(c *Config) { c.Jitter = 0.2 }), 0, 60 * s, 0.5, 66 * s},
 	}
 	for _, tt := range tests {
 		pol, err := newPolicy(tt.cfg, false)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
-		if got := pol.openPeriod(tt.failed, tt.asked, tt.random); got != tt.want {
+		if got := pol.openPeriod(tt.failed, tt.retryAfter, tt.random); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }
 
-// For the longest periods that a Config allows no sum overflows: the breaker is open for that long and no less.
-func TestB17_NothingOverflows(t *testing.T) {
+// The longest open periods that a Config allows do not overflow.
+func TestB17_NoOverflow(t *testing.T) {
 	b := mustNew(t, Config{OpenFor: maxDuration, Jitter: 1})
 	for range 50 {
 		b.Trip(t.Context(), "test")
@@ -213,30 +226,31 @@ func TestPolicyRules(t *testing.T) {
 			t.Errorf("%v: got the rule %d, want %d", tt.key, got, tt.want)
 		}
 	}
-	// A rule with an empty Match matches anything, for want of a better one.
+	// A rule with an empty Match matches any key that no other rule matches.
 	g = mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{}, Config: config(2)}, PolicyRule{Match: Key{Target: "t"}, Config: config(3)}))
 	for key, want := range map[Key]uint64{{}: 2, {Tag: "gold"}: 2, {Target: "t"}: 3} {
 		if got := g.Get(key).Snapshot().MinCalls; got != want {
 			t.Errorf("%v: got the rule %d, want %d", key, got, want)
 		}
 	}
-	// A rule's Config is complete in itself: what it leaves out is the default, not what the group has.
+	// A zero field of a rule's Config is the value of the group (B42).
 	g = mustGroup(t, Config{ConsecutiveFailures: 1}, WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: Config{}}))
 	b := g.Get(Key{Method: "m"})
 	report(t, b, 1, Failure)
-	if got := b.State(); got != Closed {
-		t.Errorf("a rule without ConsecutiveFailures is %v after one failure: the group's Config shines through", got)
+	if got := b.State(); got != Open {
+		t.Errorf("a rule without ConsecutiveFailures: %v after one failure, want open as with the group's Config", got)
 	}
 }
 
-func TestPolicyRulesThatClash(t *testing.T) {
+func TestPolicyRuleErrors(t *testing.T) {
 	same := PolicyRule{Match: Key{Method: "m"}}
 	_, err := NewGroup(Config{}, WithPolicy(same, PolicyRule{Match: Key{Method: "n"}}), WithPolicy(same))
 	if err == nil || !strings.Contains(err.Error(), "rules 0 and 2") {
 		t.Errorf("got %v, want an error that names the rules 0 and 2", err)
 	}
 	_, err = NewGroup(Config{}, WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: Config{MinCalls: -1}}))
-	if err == nil || !strings.Contains(err.Error(), "policy rule 0") || !strings.Contains(err.Error(), "Config.MinCalls is -1") {
+	if err == nil || !strings.Contains(err.Error(), "policy rule 0") ||
+		!strings.Contains(err.Error(), "Config.MinCalls is -1") {
 		t.Errorf("got %v, want an error that names the rule and the field", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func TestPresets(t *testing.T) {
-	// The figures of DESIGN.md. What a preset does not name is the default.
+	// Fields that a preset does not set have their defaults.
 	tests := []struct {
 		name      string
 		cfg       Config
@@ -27,9 +27,10 @@ func TestPresets(t *testing.T) {
 	}
 	for _, tt := range tests {
 		want := Config{
-			ConsecutiveFailures: tt.failures, FailingFor: -1, OpenFor: tt.openFor, MaxProbes: tt.probes, SuccessesToClose: tt.successes,
-			Backoff: 1,
-		}.WithDefaults()
+			ConsecutiveFailures: tt.failures, FailingFor: -1, OpenFor: tt.openFor, MaxProbes: tt.probes,
+			SuccessesToClose: tt.successes,
+			Backoff:          1,
+		}.complete()
 		wantSame(t, tt.name, tt.cfg.WithDefaults(), want)
 		if err := tt.cfg.Validate(); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
@@ -39,7 +40,8 @@ func TestPresets(t *testing.T) {
 
 func TestConfigJSON(t *testing.T) {
 	full := Config{
-		ConsecutiveFailures: 1, FailingFor: 12, FailureRatio: 0.25, MinCalls: 2, Window: 3, SlowCall: 4, SlowRatio: 0.75, OpenFor: 5,
+		ConsecutiveFailures: 1, FailingFor: 12, FailureRatio: 0.25, MinCalls: 2, Window: 3, SlowCall: 4, SlowRatio: 0.75,
+		OpenFor:    5,
 		MaxOpenFor: 6, Backoff: 1.5, Jitter: 0.125, MaxProbes: 7, SuccessesToClose: 8, ProbeTimeout: 9, Ramp: 10,
 		MaxConcurrent: 11,
 	}
@@ -47,7 +49,8 @@ func TestConfigJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"consecutiveFailures":1,"failingFor":12,"failureRatio":0.25,"minCalls":2,"window":3,"slowCall":4,"slowRatio":0.75,` +
+	want := `{"consecutiveFailures":1,"failingFor":12,"failureRatio":0.25,"minCalls":2,"window":3,"slowCall":4,` +
+		`"slowRatio":0.75,` +
 		`"openFor":5,"maxOpenFor":6,"backoff":1.5,"jitter":0.125,"maxProbes":7,"successesToClose":8,"probeTimeout":9,` +
 		`"ramp":10,"maxConcurrent":11}`
 	if got := string(text); got != want {
@@ -74,7 +77,7 @@ func TestConfigJSON(t *testing.T) {
 	}
 }
 
-// What is read from a file has one name in JSON and in YAML: the Go name with a small first letter.
+// A field has the same name in JSON and YAML: its Go name with a lower-case first letter.
 func TestNamesInFiles(t *testing.T) {
 	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[PolicyRule](), reflect.TypeFor[Key]()} {
 		for f := range typ.Fields() {

@@ -18,7 +18,7 @@ type probes struct {
 }
 
 // lease is the claim of one probe to a slot (B22). It stays in the list until the probe reports, however late. So a
-// second report can be recognized.
+// second report is recognized: its lease is not in the list.
 type lease struct {
 	id         uint64
 	generation uint64
@@ -49,8 +49,8 @@ const (
 //
 // Slots alone would not bound the number of calls that hang without a deadline: each lease that expires admits another
 // call, which hangs too. So from freeHungProbes*MaxProbes hung probes on, the time between two probes doubles with each
-// freeHungProbes*MaxProbes more, up to an hour. Then there are few probes, and yet the time to the next one is at most a
-// quarter of the time for which the oldest has been hanging, and an eighth in the long run. The delay is bounded, and
+// freeHungProbes*MaxProbes more, up to an hour. Then there are few probes, and yet the time to the next one is at most
+// a quarter of the time for which the oldest has been hanging, and an eighth in the long run. The delay is bounded, and
 // the number is not, because a breaker that has lost its permits must not get stuck. Only probes since the breaker last
 // closed count, and only those since the last successful probe of this generation.
 func (p *probes) slotFree(ph *phase, now int64) (free bool, at int64) {

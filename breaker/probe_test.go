@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// probing is a Config whose breaker is due 5 s after a trip.
+// probing returns a Config with an open period of 5 s.
 func probing(maxProbes, successes int) Config {
 	return Config{Jitter: -1, Backoff: 1, MaxProbes: maxProbes, SuccessesToClose: successes, ProbeTimeout: time.Second}
 }
 
-func TestB19_AtMostMaxProbesAreOut(t *testing.T) {
+func TestB19_AtMostMaxProbesAreInFlight(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{
 		{"one", probing(1, 2), []row{
@@ -27,7 +27,7 @@ func TestB19_AtMostMaxProbesAreOut(t *testing.T) {
 			{0, "trip", "open"},
 			{due, "begin:1 begin:2 begin:3 success*5", "probe*3 rejected:half_open*5 half_open"},
 			{due, "end:2=success begin:4 success", "probe rejected:half_open half_open"},
-			{due, "end:1=success end:3=success success*5", "probe*5 half_open"}, // 4 is out
+			{due, "end:1=success end:3=success success*5", "probe*5 half_open"}, // 4 is in flight
 			{due, "end:4=success", "closed"},
 		}},
 		{"more than are needed to close", probing(5, 1), []row{
@@ -36,7 +36,7 @@ func TestB19_AtMostMaxProbesAreOut(t *testing.T) {
 			{due, "end:3=success success", "closed"},
 			{due, "end:1=failure end:2=success end:4=ignored end:5=overload success", "closed"}, // late, all of them
 		}},
-		{"rejections do not push the lease out", probing(1, 1), []row{
+		{"rejections do not extend the lease", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1 success*100", "probe rejected:half_open*100 half_open"},
 			{due + time.Second - 1, "success*100", "rejected:half_open*100 half_open"},
@@ -45,7 +45,7 @@ func TestB19_AtMostMaxProbesAreOut(t *testing.T) {
 	})
 }
 
-// Whoever comes first, exactly MaxProbes run.
+// Exactly MaxProbes of the callers become probes.
 func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 	const callers = 1000
 	for _, maxProbes := range []int{1, 3, 10} {
@@ -53,7 +53,7 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 			b := mustNew(t, probing(maxProbes, 10))
 			b.Trip(t.Context(), "test")
 			var probes, admitted, halfOpen, other atomic.Int64
-			var out sync.Map // permits
+			var permits sync.Map
 			var wg sync.WaitGroup
 			for i := range callers {
 				wg.Go(func() {
@@ -63,7 +63,7 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 					switch {
 					case p.IsProbe():
 						probes.Add(1)
-						out.Store(i, p)
+						permits.Store(i, p)
 					case err == nil:
 						admitted.Add(1)
 					case rejected && e.Reason == ReasonHalfOpen && e.State == HalfOpen:
@@ -74,15 +74,18 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if probes.Load() != int64(maxProbes) || halfOpen.Load() != int64(callers-maxProbes) || admitted.Load()+other.Load() != 0 {
-				t.Errorf("MaxProbes %d: %d probes, %d rejected as half-open, %d admitted otherwise, %d rejected otherwise", maxProbes,
+			if probes.Load() != int64(maxProbes) || halfOpen.Load() != int64(callers-maxProbes) ||
+				admitted.Load()+other.Load() != 0 {
+				t.Errorf("MaxProbes %d: %d probes, %d rejected as half-open, %d admitted otherwise, %d rejected otherwise",
+					maxProbes,
 					probes.Load(), halfOpen.Load(), admitted.Load(), other.Load())
 			}
 			s := b.Snapshot()
 			if s.Rejections.HalfOpen != uint64(callers-maxProbes) || s.InFlight != uint64(maxProbes) || s.Generation != 3 {
-				t.Errorf("MaxProbes %d: %d rejections, %d in flight, generation %d", maxProbes, s.Rejections.HalfOpen, s.InFlight, s.Generation)
+				t.Errorf("MaxProbes %d: %d rejections, %d in flight, generation %d", maxProbes, s.Rejections.HalfOpen, s.InFlight,
+					s.Generation)
 			}
-			for _, p := range out.Range {
+			for _, p := range permits.Range {
 				p.(Permit).Done(t.Context(), Ignored)
 			}
 			if s := b.Snapshot(); s.InFlight != 0 || !s.Ready {
@@ -92,14 +95,14 @@ func TestB19_AThousandCallersAtTheDeadlineConcurrentSafe(t *testing.T) {
 	}
 }
 
-// While probes come and go there are never more out than MaxProbes.
-func TestB19_SlotsUnderChurnConcurrentSafe(t *testing.T) {
+// There are never more than MaxProbes probes in flight while others begin and end.
+func TestB19_SlotsUnderLoadConcurrentSafe(t *testing.T) {
 	const callers, calls, maxProbes = 8, 200, 3
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, probing(maxProbes, callers*calls))
 		b.Trip(t.Context(), "test")
 		time.Sleep(5 * time.Second)
-		var out, most atomic.Int64
+		var inFlight, most atomic.Int64
 		var wg sync.WaitGroup
 		for range callers {
 			wg.Go(func() {
@@ -109,26 +112,24 @@ func TestB19_SlotsUnderChurnConcurrentSafe(t *testing.T) {
 						runtime.Gosched()
 						continue
 					}
-					if n := out.Add(1); n > maxProbes {
+					if n := inFlight.Add(1); n > maxProbes {
 						most.Store(n)
 					}
 					runtime.Gosched()
-					out.Add(-1)
-					p.Done(t.Context(), Outcome(3*(n(p)%2))) // successes and ignored
+					inFlight.Add(-1)
+					p.Done(t.Context(), Outcome(3*(p.lease%2))) // successes and ignored
 				}
 			})
 		}
 		wg.Wait()
 		if got := most.Load(); got != 0 {
-			t.Errorf("%d probes were out at once, want %d at most", got, maxProbes)
+			t.Errorf("%d probes were in flight at once, want at most %d", got, maxProbes)
 		}
 		if s := b.Snapshot(); s.State != HalfOpen || s.InFlight != 0 || s.Probes.Success+s.Probes.Ignored != s.Admitted {
 			t.Errorf("%v, %d in flight, %+v of %d", s.State, s.InFlight, s.Probes, s.Admitted)
 		}
 	})
 }
-
-func n(p Permit) uint64 { return p.lease }
 
 // SuccessesToClose is independent of MaxProbes.
 func TestB20_SuccessesClose(t *testing.T) {
@@ -145,7 +146,8 @@ func TestB20_SuccessesClose(t *testing.T) {
 				rows = append(rows, row{5 * time.Second, "success", "probe closed"}, row{5 * time.Second, "success", "closed"})
 				newTimeline(t, b).run(rows...)
 				if s := b.Snapshot(); s.Probes.Success != uint64(successes) || s.Recoveries != 1 {
-					t.Errorf("MaxProbes %d: %d probes succeeded, %d recoveries, want %d and 1", maxProbes, s.Probes.Success, s.Recoveries, successes)
+					t.Errorf("MaxProbes %d: %d probes succeeded, %d recoveries, want %d and 1", maxProbes, s.Probes.Success,
+						s.Recoveries, successes)
 				}
 			})
 		}
@@ -165,13 +167,13 @@ func TestB20_OneBadProbeOpensAgain(t *testing.T) {
 	slow := probing(3, 3)
 	slow.SlowCall = time.Minute
 	cases := []scenario{
-		{"and the successes before it are forgotten", probing(1, 2), []row{
+		{"earlier successes do not count", probing(1, 2), []row{
 			{0, "trip", "open"},
 			{due, "success failure", "probe*2 open"},
 			{2 * due, "success", "probe half_open"},
 			{2 * due, "success", "probe closed"},
 		}},
-		{"and the probes that are out are late", probing(3, 1), []row{
+		{"probes in flight are late", probing(3, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1 begin:2 begin:3 end:2=failure", "probe*3 open"},
 			{due, "end:1=success end:3=success success", "rejected:open open"},
@@ -200,7 +202,7 @@ func TestB20_OneBadProbeOpensAgain(t *testing.T) {
 	runScenarios(t, cases)
 }
 
-func TestB20_WhatProbesCameTo(t *testing.T) {
+func TestB20_ProbeCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
 		cfg := probing(1, 2)
@@ -217,23 +219,24 @@ func TestB20_WhatProbesCameTo(t *testing.T) {
 		s := b.Snapshot()
 		wantSame(t, "probes", s.Probes, ProbeCounts{Success: 3, Failure: 3, Ignored: 1, Lost: 1})
 		wantSame(t, "trips", s.Trips, RuleCounts{Manual: 1})
-		// The probes are calls: they count as what they were.
+		// Probes are calls too, and count by outcome.
 		if s.Successes != 4 || s.Failures != 1 || s.Overloads != 1 || s.Ignored != 1 || s.SlowCalls != 1 || s.InFlight != 1 {
 			t.Errorf("totals: %+v", s)
 		}
 		var whys []string
-		for _, e := range rec.heard() {
+		for _, e := range rec.received() {
 			whys = append(whys, e.Why)
 		}
 		wantSame(t, "whys", whys, []string{
-			"test", "open period over", "a probe was slow", "open period over", "a probe failed", "open period over", "a probe failed",
+			"test", "open period over", "a probe was slow", "open period over", "a probe failed", "open period over",
+			"a probe failed",
 			"open period over", "probes succeeded",
 		})
 	})
 }
 
-// [a cancelled probe closes the circuit]
-func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
+// A known bug of other breakers: a canceled probe closes the breaker.
+func TestB21_AnIgnoredProbeDecidesNothing(t *testing.T) {
 	const due = 5 * time.Second
 	runScenarios(t, []scenario{
 		{"it neither closes nor opens", probing(1, 1), []row{
@@ -244,7 +247,7 @@ func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
 			{due, "begin:1 success", "probe rejected:half_open half_open"},
 			{due, "end:1=ignored begin:2 success", "probe rejected:half_open half_open"},
 		}},
-		{"it does not interrupt a row of successes", probing(1, 2), []row{
+		{"it does not interrupt successes in a row", probing(1, 2), []row{
 			{0, "trip", "open"}, {due, "success ignored", "probe*2 half_open"}, {due, "success", "probe closed"},
 		}},
 		{"it does not count as one of them", probing(1, 3), []row{
@@ -262,9 +265,12 @@ func TestB21_AnIgnoredProbeGivesNoVerdict(t *testing.T) {
 	})
 }
 
-// B20: a probe that is slow and failed has failed: that is what people are told.
+// B20: the event of a probe that is slow and failed says that it failed.
 func TestB20_WhyAProbeOpens(t *testing.T) {
-	for o, want := range map[Outcome]string{Success: "a probe was slow", Failure: "a probe failed", Overload: "a probe failed"} {
+	for o, want := range map[Outcome]string{
+		Success: "a probe was slow", Failure: "a probe failed",
+		Overload: "a probe failed",
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			rec := new(recorder)
 			cfg := steady()
@@ -275,7 +281,7 @@ func TestB20_WhyAProbeOpens(t *testing.T) {
 			p := acquire(t, b)
 			time.Sleep(2 * time.Second)
 			p.Done(t.Context(), o)
-			events := rec.heard()
+			events := rec.received()
 			if got := events[len(events)-1]; got.To != Open || got.Why != want {
 				t.Errorf("%v: to %v because %q, want open because %q", o, got.To, got.Why, want)
 			}
@@ -283,7 +289,7 @@ func TestB20_WhyAProbeOpens(t *testing.T) {
 	}
 }
 
-// Config returns what is in force, with defaults.
+// Config returns the Config in force, with defaults.
 func TestBreakerConfig(t *testing.T) {
 	g, err := NewGroup(Config{ProbeTimeout: 7 * time.Second})
 	if err != nil {

@@ -9,23 +9,33 @@ import (
 
 func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 	const due = 5 * time.Second
-	cfg := Config{ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 10, SlowCall: time.Second, Jitter: -1, SuccessesToClose: 1, Window: time.Hour}
+	cfg := Config{
+		ConsecutiveFailures: 5, FailureRatio: 0.5, MinCalls: 10, SlowCall: time.Second, Jitter: -1,
+		SuccessesToClose: 1, Window: time.Hour,
+	}
 	runScenarios(t, []scenario{
-		{"failures of before the trip cannot trip again by ratio", cfg, []row{
+		{"failures before the trip do not count in the ratio rule", cfg, []row{
 			{0, "success*9 failure*4 success failure*4", "closed"},
 			{0, "failure", "open"},
 			{due, "success failure*4 success", "probe closed"},
 			{due, "failure*4", "closed"}, // 8 of 9
 			{due, "failure", "open"},
 		}},
-		{"nor by number", cfg, []row{{0, "failure*5", "open"}, {due, "success failure*4", "probe closed"}, {due, "failure", "open"}}},
-		{"nor slow ones", cfg, []row{
-			{0, "success~2s*9", "closed"}, {0, "success~2s", "open"}, {due, "success success~2s*9", "probe closed"}, {due, "success~2s", "open"},
+		{"or in the consecutive rule", cfg, []row{
+			{0, "failure*5", "open"},
+			{due, "success failure*4", "probe closed"},
+			{due, "failure", "open"},
+		}},
+		{"or in the slow rule", cfg, []row{
+			{0, "success~2s*9", "closed"},
+			{0, "success~2s", "open"},
+			{due, "success success~2s*9", "probe closed"},
+			{due, "success~2s", "open"},
 		}},
 		{"Reset empties it too", cfg, []row{
 			{0, "success*5 failure*4 reset failure*4", "closed"}, {0, "failure", "open"},
 		}},
-		{"failures of while it was open cannot either", cfg, []row{
+		{"failures while it was open do not count", cfg, []row{
 			{0, "failure*5", "open"}, {0, "force_closed failure*20 clear", "open"}, {due, "success failure*4", "probe closed"},
 		}},
 	})
@@ -34,12 +44,13 @@ func TestB26_ClosingEmptiesTheWindow(t *testing.T) {
 		newTimeline(t, b).run(row{0, "success failure*5", "open"}, row{due, "success", "probe closed"})
 		wantSame(t, "the window after closing", b.Snapshot().Window, Counts{})
 		if s := b.Snapshot(); s.Failures != 5 || s.Successes != 2 {
-			t.Errorf("the totals are %d failures and %d successes, want 5 and 2: only the window is emptied", s.Failures, s.Successes)
+			t.Errorf("the totals are %d failures and %d successes, want 5 and 2: only the window is emptied", s.Failures,
+				s.Successes)
 		}
 	})
 }
 
-// ramping is a breaker that has just closed, with a ramp of 100 s.
+// ramping returns a breaker that has just closed, with a ramp of 100 s.
 func ramping(t *testing.T, change func(*Config)) *Breaker {
 	t.Helper()
 	cfg := Config{Jitter: -1, SuccessesToClose: 1, Ramp: 100 * time.Second, ConsecutiveFailures: -1}
@@ -56,8 +67,8 @@ func ramping(t *testing.T, change func(*Config)) *Breaker {
 	return b
 }
 
-// ask makes n calls at once, which end as ignored, and says which of them were admitted.
-func ask(t *testing.T, b *Breaker, n int) (admitted []int) {
+// admittedOf makes n calls that end at once as ignored. It returns which of them were admitted.
+func admittedOf(t *testing.T, b *Breaker, n int) (admitted []int) {
 	t.Helper()
 	for i := range n {
 		p, err := b.Acquire(t.Context())
@@ -65,7 +76,7 @@ func ask(t *testing.T, b *Breaker, n int) (admitted []int) {
 			p.Done(t.Context(), Ignored)
 			admitted = append(admitted, i)
 		} else {
-			wantRejection(t, err.(*RejectedError), Closed, ReasonRamp) //nolint:errorlint // it panics otherwise
+			wantRejection(t, err.(*RejectedError), Closed, ReasonRamp) //nolint:errorlint // it panics if Acquire wraps the error
 		}
 	}
 	return admitted
@@ -90,7 +101,7 @@ func TestB27_TheAdmittedFractionRises(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, nil)
 			time.Sleep(tt.at)
-			got := len(ask(t, b, 1000))
+			got := len(admittedOf(t, b, 1000))
 			if got < tt.admitted-1 || got > tt.admitted+1 || (tt.admitted == 1000 && got != 1000) {
 				t.Errorf("at %v: %d of 1000 admitted, want %d", tt.at, got, tt.admitted)
 			}
@@ -99,13 +110,13 @@ func TestB27_TheAdmittedFractionRises(t *testing.T) {
 			}
 			over := tt.at >= 100*time.Second
 			if (b.phase.Load().kind == admitPlain) != over {
-				t.Errorf("at %v: the closed path without a lock is back: %v, want %v", tt.at, !over, over)
+				t.Errorf("at %v: calls are admitted without the lock: %v, want %v", tt.at, !over, over)
 			}
 		})
 	}
 }
 
-// Spread evenly rather than by coin: never more than the fraction's inverse apart, rounded up or down.
+// Admissions are spread evenly, not at random: from one to the next there are 1/fraction calls, rounded up or down.
 func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 	for _, tt := range []struct {
 		at          time.Duration
@@ -114,7 +125,7 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, nil)
 			time.Sleep(tt.at)
-			admitted := ask(t, b, 500)
+			admitted := admittedOf(t, b, 500)
 			if admitted[0] != 0 {
 				t.Errorf("at %v: the first call after closing was rejected", tt.at)
 			}
@@ -128,32 +139,32 @@ func TestB27_AdmissionsAreSpreadEvenly(t *testing.T) {
 	}
 }
 
-// A call passes when the sum of fractions reaches a whole one, and not only when it is past it.
-func TestB27_AWholeOneIsEnough(t *testing.T) {
+// A call is admitted when the sum of the fractions reaches a whole number.
+func TestB27_AWholeCreditAdmits(t *testing.T) {
 	pol := &policy{cfg: Config{Ramp: time.Minute}}
 	r := &ramp{}
 	share := uint64(r.fraction(0, pol) * rampUnit)
 	for short, want := range []bool{true, false} {
 		r.credit = rampUnit - share - uint64(short)
-		if left, pass := r.step(0, pol); pass != want || pass && left != 0 {
-			t.Errorf("%d short of a whole one: pass is %t and %d is left, want %t", short, pass, left, want)
+		if left, admit := r.step(0, pol); admit != want || admit && left != 0 {
+			t.Errorf("%d below a whole number: admitted: %t with a credit of %d, want %t", short, admit, left, want)
 		}
 	}
 }
 
-// Over the whole ramp, with calls coming steadily, 55 of 100 pass.
+// Over the whole ramp, 55 of 100 evenly spaced calls are admitted.
 func TestB27_TheWholeRamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := ramping(t, nil)
 		admitted := 0
 		for range 10_000 {
-			admitted += len(ask(t, b, 1))
+			admitted += len(admittedOf(t, b, 1))
 			time.Sleep(10 * time.Millisecond)
 		}
 		if admitted < 5490 || admitted > 5510 {
 			t.Errorf("%d of 10000 admitted, want 5500", admitted)
 		}
-		if got := len(ask(t, b, 100)); got != 100 {
+		if got := len(admittedOf(t, b, 100)); got != 100 {
 			t.Errorf("after the ramp %d of 100 admitted", got)
 		}
 	})
@@ -190,13 +201,13 @@ func TestB27_MinCallsShrinkWithTheFraction(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // never below one
+	synctest.Test(t, func(t *testing.T) { // at least 1
 		b := ramping(t, func(c *Config) { c.MinCalls = 1 })
 		if got := b.Snapshot().MinCalls; got != 1 {
 			t.Errorf("MinCalls is %d, want 1", got)
 		}
 	})
-	synctest.Test(t, func(t *testing.T) { // the slow rule too
+	synctest.Test(t, func(t *testing.T) { // also for the slow rule
 		b := ramping(t, func(c *Config) { c.SlowCall = time.Second })
 		for i := range 2 {
 			if got := b.State(); got != Closed {
@@ -219,14 +230,14 @@ func TestB27_ATripDuringTheRampIsAFailedRecovery(t *testing.T) {
 	for _, tt := range []struct {
 		at   time.Duration
 		trip string
-		want time.Duration // of the next open period; that of the first was 5 s
+		want time.Duration // the next open period; the first was 5 s
 	}{
 		{0, "failure", 10 * time.Second},
 		{50 * time.Second, "failure", 10 * time.Second},
 		{100*time.Second - 1, "failure", 10 * time.Second},
 		{100 * time.Second, "failure", 5 * time.Second},
 		{time.Hour, "failure", 5 * time.Second},
-		{0, "trip", 5 * time.Second}, // somebody's decision is no failed recovery
+		{0, "trip", 5 * time.Second}, // Trip is not a failed recovery
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, func(c *Config) { c.ConsecutiveFailures = 1 })
@@ -238,7 +249,7 @@ func TestB27_ATripDuringTheRampIsAFailedRecovery(t *testing.T) {
 	}
 }
 
-func TestB27_WhatHasARampAndWhatHasNone(t *testing.T) {
+func TestB27_WhichClosingsRamp(t *testing.T) {
 	const due = 5 * time.Second
 	cfg := Config{Jitter: -1, SuccessesToClose: 1, Ramp: 100 * time.Second}
 	none := cfg
@@ -246,15 +257,24 @@ func TestB27_WhatHasARampAndWhatHasNone(t *testing.T) {
 	half := "success ignored*7"
 	runScenarios(t, []scenario{
 		{"a new breaker has none", cfg, []row{{0, "success*100", "closed"}}},
-		{"a breaker that closes has", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, half, "rejected:ramp*7 closed"}}},
-		{"unless it is off", none, []row{{0, "trip", "open"}, {due, "success success*100", "probe closed"}}},
-		{"Reset has none", cfg, []row{{0, "trip reset success*100", "closed"}}},
-		{"and ends one", cfg, []row{{0, "trip", "open"}, {due, "success", "probe closed"}, {due, "success*2", "rejected:ramp closed"}, {due, "reset success*100", "closed"}}},
-		{"probes are not part of it", cfg, []row{{0, "trip", "open"}, {due, "ignored*50", "probe*50 half_open"}}},
+		{"a breaker that closes has one", cfg, []row{
+			{0, "trip", "open"},
+			{due, "success", "probe closed"},
+			{due, half, "rejected:ramp*7 closed"},
+		}},
+		{"not if Ramp is 0", none, []row{{0, "trip", "open"}, {due, "success success*100", "probe closed"}}},
+		{"Reset starts none", cfg, []row{{0, "trip reset success*100", "closed"}}},
+		{"Reset ends one", cfg, []row{
+			{0, "trip", "open"},
+			{due, "success", "probe closed"},
+			{due, "success*2", "rejected:ramp closed"},
+			{due, "reset success*100", "closed"},
+		}},
+		{"it does not apply to probes", cfg, []row{{0, "trip", "open"}, {due, "ignored*50", "probe*50 half_open"}}},
 	})
 }
 
-// Apply without Ramp ends a ramp, and one with another Ramp stretches it.
+// Apply ends a ramp if Ramp is 0. Another Ramp changes its length.
 func TestB27_ApplyDuringTheRamp(t *testing.T) {
 	for _, tt := range []struct {
 		ramp     time.Duration
@@ -270,7 +290,7 @@ func TestB27_ApplyDuringTheRamp(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(50 * time.Second)
-			if got := len(ask(t, b, 1000)); got < tt.admitted-1 || got > tt.admitted {
+			if got := len(admittedOf(t, b, 1000)); got < tt.admitted-1 || got > tt.admitted {
 				t.Errorf("Ramp %v: %d of 1000 admitted after 50s, want %d", tt.ramp, got, tt.admitted)
 			}
 		})
@@ -282,15 +302,15 @@ func TestB27_ExtremeRamps(t *testing.T) {
 	for _, ramp := range []time.Duration{time.Millisecond, time.Millisecond + 3, maxDuration} {
 		synctest.Test(t, func(t *testing.T) {
 			b := ramping(t, func(c *Config) { c.Ramp = ramp })
-			if got := fmt.Sprint(ask(t, b, 11)); got != "[0 10]" {
+			if got := fmt.Sprint(admittedOf(t, b, 11)); got != "[0 10]" {
 				t.Errorf("Ramp %v: of 11 calls at once %s were admitted, want the first and the last", ramp, got)
 			}
 			time.Sleep(ramp - 1)
-			if got := len(ask(t, b, 1)); got > 1 {
+			if got := len(admittedOf(t, b, 1)); got > 1 {
 				t.Errorf("Ramp %v: %d", ramp, got)
 			}
 			time.Sleep(time.Nanosecond)
-			if got := len(ask(t, b, 100)); got != 100 {
+			if got := len(admittedOf(t, b, 100)); got != 100 {
 				t.Errorf("Ramp %v: at its end %d of 100 admitted", ramp, got)
 			}
 		})

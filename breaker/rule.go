@@ -10,9 +10,9 @@ import (
 // tripRules are the built-in rules in the order in which they are evaluated. The first that fires names the trip (B10).
 // The custom rule of WithTrip comes after them, because it runs without the lock.
 var tripRules = [...]tripRule{
-	{RuleConsecutive, (evaluation).consecutive},
-	{RuleRatio, (evaluation).failureRatio},
-	{RuleSlow, (evaluation).slowRatio},
+	{RuleConsecutive, evaluation.consecutive},
+	{RuleRatio, evaluation.failureRatio},
+	{RuleSlow, evaluation.slowRatio},
 }
 
 // tripRule is one rule that may open a closed breaker. fires takes its argument by value: a pointer would escape to the
@@ -22,7 +22,7 @@ type tripRule struct {
 	fires func(evaluation) (why string, fired bool)
 }
 
-// evaluation is what the rules look at after one outcome.
+// evaluation is the input of the rules after one outcome.
 type evaluation struct {
 	ph        *phase
 	outcome   Outcome
@@ -84,7 +84,7 @@ func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64)
 		return false
 	}
 	pol := e.ph.pol
-	if !pol.spread {
+	if !pol.excludeBurst {
 		return true
 	}
 	least := min(pol.failingFor, int64(pol.cfg.Window)) / 2

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// scenario is a timeline of its own breaker.
+// scenario is a timeline of a new breaker.
 type scenario struct {
 	name string
 	cfg  Config
@@ -27,14 +27,14 @@ func runScenarios(t *testing.T, tests []scenario) {
 
 func TestB03_AFastSuccessNeverTrips(t *testing.T) {
 	runScenarios(t, []scenario{
-		{"it completes the calls that the ratio rule waits for", ratioOnly(0.5, 20), []row{
+		{"it is the MinCalls-th call of the ratio rule", ratioOnly(0.5, 20), []row{
 			{0, "failure*10 success*9", "closed"},
 			{0, "success", "closed"}, // 10 of 20
 			{0, "success ignored", "closed"},
 			{time.Second, "ignored", "closed"},
 			{time.Second, "failure", "open"}, // 11 of 22
 		}},
-		{"it completes those of the slow rule", Config{MinCalls: 4, SlowCall: time.Second}, []row{
+		{"it is the MinCalls-th call of the slow rule", Config{MinCalls: 4, SlowCall: time.Second}, []row{
 			{0, "success~2s*2 success", "closed"},
 			{0, "success~1s", "closed"}, // 2 of 4
 			{0, "success~2s", "open"},
@@ -48,11 +48,11 @@ func TestB03_AFastSuccessNeverTrips(t *testing.T) {
 	})
 }
 
-func TestB03_ARuleOfOnesOwnIsAskedOnlyThen(t *testing.T) {
+func TestB03_WhenTheCustomRuleIsCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var asked []Counts
+		var called []Counts
 		b := mustNew(t, Config{SlowCall: time.Second}, WithTrip(func(c Counts) bool {
-			asked = append(asked, c)
+			called = append(called, c)
 			return false
 		}))
 		newTimeline(t, b).run(
@@ -62,7 +62,7 @@ func TestB03_ARuleOfOnesOwnIsAskedOnlyThen(t *testing.T) {
 			row{0, "success~2s", "closed"},
 			row{0, "success ignored~2s", "closed"},
 		)
-		wantSame(t, "what it was asked", asked, []Counts{
+		wantSame(t, "arguments of the custom rule", called, []Counts{
 			{Successes: 31, Failures: 1, ConsecutiveFailures: 1},
 			{Successes: 31, Failures: 1, Overloads: 1, ConsecutiveFailures: 1},
 			{Successes: 32, Failures: 1, Overloads: 1, Slow: 1},
@@ -79,7 +79,11 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 			{0, "failure", "closed"}, {0, "failure", "closed"}, {0, "failure", "open"}, {0, "success", "rejected:open open"},
 		}},
 		{"one is enough", Config{ConsecutiveFailures: 1}, []row{{0, "success*100", "closed"}, {0, "failure", "open"}}},
-		{"however far apart", three, []row{{0, "failure", "closed"}, {year, "failure", "closed"}, {40 * year, "failure", "open"}}},
+		{"however far apart", three, []row{
+			{0, "failure", "closed"},
+			{year, "failure", "closed"},
+			{40 * year, "failure", "open"},
+		}},
 		{"a success resets", three, []row{
 			{0, "failure*2 success failure*2", "closed"}, {0, "success failure*2", "closed"}, {0, "failure", "open"},
 		}},
@@ -87,12 +91,15 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 			{0, "failure*2 success~2s failure*2", "closed"}, {0, "failure", "open"},
 		}},
 		{"a success that slides the window resets too", three, []row{
-			{0, "failure*2", "closed"}, {time.Hour, "success", "closed"}, {time.Hour, "failure*2", "closed"}, {time.Hour, "failure", "open"},
+			{0, "failure*2", "closed"},
+			{time.Hour, "success", "closed"},
+			{time.Hour, "failure*2", "closed"},
+			{time.Hour, "failure", "open"},
 		}},
-		{"ignored and overload leave it alone", three, []row{
+		{"ignored and overload do not affect it", three, []row{
 			{0, "failure ignored overload failure", "closed"}, {0, "overload*5 ignored*5", "closed"}, {0, "failure", "open"},
 		}},
-		{"calls side by side", three, []row{
+		{"concurrent calls", three, []row{
 			{0, "begin:1 begin:2 begin:3 begin:4", "closed"},
 			{1, "end:1=failure end:2=failure", "closed"},
 			{2, "end:3=success end:4=failure", "closed"},
@@ -101,16 +108,17 @@ func TestB04_ConsecutiveRule(t *testing.T) {
 	})
 }
 
-// A success takes no lock: another one, held up in the middle of resetting the count, must not keep it from doing so.
-func TestB04_ASuccessResetsBesideOthers(t *testing.T) {
-	for _, doubt := range []uint32{0, 1} { // either may be all that the other one has done
+// A success takes no lock. It must end the streak even if another success was delayed while it did the same.
+func TestB04_ASuccessResetsWhileAnotherOneDoes(t *testing.T) {
+	for _, doubt := range []uint32{0, 1} { // the other success may have done the first of its two stores
 		b := mustNew(t, Config{})
 		report(t, b, 4, Failure)
 		b.phase.Load().win.doubt.Store(doubt)
 		report(t, b, 1, Success)
 		report(t, b, 1, Failure)
 		if s := b.Snapshot(); s.State != Closed || s.Window.ConsecutiveFailures != 1 {
-			t.Errorf("doubt is %v: %v after %d failures since the last success, want closed, 1", doubt, s.State, s.Window.ConsecutiveFailures)
+			t.Errorf("doubt is %v: %v after %d failures since the last success, want closed, 1", doubt, s.State,
+				s.Window.ConsecutiveFailures)
 		}
 	}
 }
@@ -118,22 +126,35 @@ func TestB04_ASuccessResetsBesideOthers(t *testing.T) {
 func TestB05_RatioRule(t *testing.T) {
 	runScenarios(t, []scenario{
 		{"inclusive", ratioOnly(0.5, 4), []row{{0, "success*2 failure", "closed"}, {0, "failure", "open"}}},
-		{"just below", ratioOnly(0.5, 4), []row{{0, "success*3 failure*2", "closed"}, {0, "success failure", "closed"}, {0, "failure", "open"}}},
+		{"just below", ratioOnly(0.5, 4), []row{
+			{0, "success*3 failure*2", "closed"},
+			{0, "success failure", "closed"},
+			{0, "failure", "open"},
+		}},
 		{"not before MinCalls", ratioOnly(0.5, 20), []row{{0, "failure*19", "closed"}, {0, "failure", "open"}}},
 		{"MinCalls count calls of all kinds but ignored", ratioOnly(0.1, 5), []row{
 			{0, "success*2 overload failure ignored*10", "closed"}, {0, "failure", "open"},
 		}},
-		{"overload counts as a failure", ratioOnly(0.5, 4), []row{{0, "success*2 overload", "closed"}, {0, "overload", "open"}}},
+		{"overload counts as a failure", ratioOnly(0.5, 4), []row{
+			{0, "success*2 overload", "closed"},
+			{0, "overload", "open"},
+		}},
 		{"all of them", ratioOnly(1, 3), []row{{0, "failure*2", "closed"}, {0, "failure", "open"}}},
 		{"all of them, but one", ratioOnly(1, 3), []row{{0, "success failure*50", "closed"}}},
-		{"57 of 100 trips at 0.57", ratioOnly(0.57, 100), []row{{0, "success*43 failure*56", "closed"}, {0, "failure", "open"}}},
-		{"7 of 100 trips at 0.07", ratioOnly(0.07, 100), []row{{0, "success*93 failure*6", "closed"}, {0, "failure", "open"}}},
+		{"57 of 100 trips at 0.57", ratioOnly(0.57, 100), []row{
+			{0, "success*43 failure*56", "closed"},
+			{0, "failure", "open"},
+		}},
+		{"7 of 100 trips at 0.07", ratioOnly(0.07, 100), []row{
+			{0, "success*93 failure*6", "closed"},
+			{0, "failure", "open"},
+		}},
 		{"56 of 100 does not trip at 0.57", ratioOnly(0.57, 100), []row{{0, "success*44 failure*56", "closed"}}},
 		{"off", Config{FailureRatio: -0.5, ConsecutiveFailures: -1, MinCalls: 1}, []row{{0, "failure*100", "closed"}}},
 	})
 }
 
-// Through a breaker, for every percentage: k of 100 trips at k %, and k-1 does not.
+// For each percentage, through a breaker: k of 100 trips at k %, and k-1 does not.
 func TestB05_EveryPercentage(t *testing.T) {
 	for percent := 1; percent <= 100; percent++ {
 		b := mustNew(t, ratioOnly(float64(percent)/100, 100))
@@ -164,7 +185,7 @@ func TestB06_ACallIsSlowIfItTookStrictlyLonger(t *testing.T) {
 		slow uint64
 	}{{0, 0}, {1, 0}, {limit - 1, 0}, {limit, 0}, {limit + 1, 1}, {time.Hour, 1}} {
 		for _, o := range []Outcome{Success, Failure, Overload} {
-			synctest.Test(t, func(t *testing.T) { // by the clock
+			synctest.Test(t, func(t *testing.T) { // measured by the clock
 				b := mustNew(t, Config{SlowCall: limit})
 				p := acquire(t, b)
 				time.Sleep(tt.took)
@@ -173,7 +194,7 @@ func TestB06_ACallIsSlowIfItTookStrictlyLonger(t *testing.T) {
 					t.Errorf("%v after %v: %d slow, window %+v, want %d slow of 1", o, tt.took, s.SlowCalls, s.Window, tt.slow)
 				}
 			})
-			b := mustNew(t, Config{SlowCall: limit}) // by what is reported
+			b := mustNew(t, Config{SlowCall: limit}) // reported latency
 			acquire(t, b).Report(t.Context(), Report{Outcome: o, Latency: tt.took})
 			if s := b.Snapshot(); s.SlowCalls != tt.slow || s.Window.Slow != tt.slow {
 				t.Errorf("%v that reports %v: %d slow, window %+v, want %d slow", o, tt.took, s.SlowCalls, s.Window, tt.slow)
@@ -182,7 +203,7 @@ func TestB06_ACallIsSlowIfItTookStrictlyLonger(t *testing.T) {
 	}
 }
 
-// Latency, where it is given, stands in the place of the clock, in both directions.
+// A reported Latency replaces the time since Acquire, whether it is longer or shorter.
 func TestB06_AReportedLatencyCountsInstead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second})
@@ -226,33 +247,33 @@ func TestB06_SlowRule(t *testing.T) {
 	})
 }
 
-// A call admitted before the rule was switched on was not timed, and is not slow, whatever it says.
+// A call that was admitted before the rule was switched on is not slow, also if it reports a latency.
 func TestB06_ACallFromBeforeTheRuleIsNotSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, Config{})
 		b := g.Get(Key{})
-		p, told := acquire(t, b), acquire(t, b)
+		p, reporting := acquire(t, b), acquire(t, b)
 		if err := g.Apply(Config{SlowCall: time.Millisecond}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
 		p.Done(t.Context(), Success)
 		if got := b.Snapshot().SlowCalls; got != 0 {
-			t.Errorf("%d slow calls, want 0: nobody knows how long it took", got)
+			t.Errorf("%d slow calls, want 0: its start was not taken", got)
 		}
-		told.Report(t.Context(), Report{Latency: time.Hour})
+		reporting.Report(t.Context(), Report{Latency: time.Hour})
 		if got := b.Snapshot().SlowCalls; got != 0 {
 			t.Errorf("%d slow calls, want 0: it was admitted before the rule was on", got)
 		}
 		acquire(t, b).Report(t.Context(), Report{Latency: time.Hour})
 		if got := b.Snapshot().SlowCalls; got != 1 {
-			t.Errorf("%d slow calls, want 1: this one was admitted under the rule", got)
+			t.Errorf("%d slow calls, want 1: it was admitted while the rule was on", got)
 		}
 	})
 }
 
 func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
-	// The fourth of four slow failures meets whatever rules are on.
+	// The fourth of four slow failures fires all rules that are on.
 	for _, tt := range []struct {
 		consecutive int
 		ratio       float64
@@ -260,7 +281,7 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 		custom      bool
 		want        Rule
 		why         string
-		asked       int
+		called      int
 	}{
 		{4, 0.5, time.Second, true, RuleConsecutive, "4 failures in a row", 3},
 		{4, -1, 0, true, RuleConsecutive, "4 failures in a row", 3},
@@ -271,25 +292,25 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var rec recorder
-			asked := 0
+			called := 0
 			b := mustNew(t, Config{
 				ConsecutiveFailures: tt.consecutive, FailureRatio: tt.ratio, SlowCall: tt.slow, MinCalls: 4,
 			}, WithListener(rec.Transition), WithTrip(func(c Counts) bool {
-				asked++
+				called++
 				return tt.custom && c.Failures >= 4
 			}))
 			for range 4 {
 				acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Latency: 2 * time.Second})
 			}
-			if asked != tt.asked {
-				t.Errorf("%v: the rule of one's own was asked %d times, want %d", tt.want, asked, tt.asked)
+			if called != tt.called {
+				t.Errorf("%v: the custom rule was called %d times, want %d", tt.want, called, tt.called)
 			}
 			if tt.want == 0 {
 				wantSame(t, "events", rec.brief(), []string(nil))
 				return
 			}
 			wantSame(t, "events", rec.brief(), []string{fmt.Sprintf("1 closed>open %v", tt.want)})
-			if got := rec.heard()[0].Why; got != tt.why {
+			if got := rec.received()[0].Why; got != tt.why {
 				t.Errorf("%v: why is %q, want %q", tt.want, got, tt.why)
 			}
 			if s := b.Snapshot(); s.Trips.Total() != 1 || s.Generation != 2 {
@@ -299,28 +320,31 @@ func TestB10_OneTripTheFirstRuleIsNamed(t *testing.T) {
 	}
 }
 
-// A rule of one's own runs outside every lock, and what it says counts for the stay that it was asked about.
-func TestARuleOfOnesOwn(t *testing.T) {
+// The custom rule runs without any lock held. Its result counts only in the generation of its counts.
+func TestCustomRule(t *testing.T) {
 	tests := []struct {
 		name string
 		trip func(b *Breaker, c Counts) bool
 		want State
 		gen  uint64
 	}{
-		{"says no", func(*Breaker, Counts) bool { return false }, Closed, 1},
-		{"says yes", func(_ *Breaker, c Counts) bool { return c.Failures == 1 }, Open, 2},
+		{"returns false", func(*Breaker, Counts) bool { return false }, Closed, 1},
+		{"returns true", func(_ *Breaker, c Counts) bool { return c.Failures == 1 }, Open, 2},
 		{"panics", func(*Breaker, Counts) bool { panic("test") }, Closed, 1},
 		{"exits", func(*Breaker, Counts) bool { runtime.Goexit(); return true }, Closed, 1},
-		{"asks the breaker", func(b *Breaker, _ Counts) bool { return b.Snapshot().Failures == 1 && b.State() == Closed }, Open, 2},
-		{"trips by itself and says yes", func(b *Breaker, _ Counts) bool { b.Trip(t.Context(), "x"); return true }, Open, 2},
-		{"resets and says yes", func(b *Breaker, _ Counts) bool { b.Reset(t.Context()); return true }, Closed, 2},
+		{
+			"reads the breaker", func(b *Breaker, _ Counts) bool { return b.Snapshot().Failures == 1 && b.State() == Closed },
+			Open, 2,
+		},
+		{"calls Trip and returns true", func(b *Breaker, _ Counts) bool { b.Trip(t.Context(), "x"); return true }, Open, 2},
+		{"calls Reset and returns true", func(b *Breaker, _ Counts) bool { b.Reset(t.Context()); return true }, Closed, 2},
 	}
 	for _, tt := range tests {
 		var b *Breaker
 		b = mustNew(t, Config{}, WithTrip(func(c Counts) bool { return tt.trip(b, c) }))
 		p := acquire(t, b)
 		var wg sync.WaitGroup
-		wg.Go(func() { p.Done(t.Context(), Failure) }) // of its own: one of them exits
+		wg.Go(func() { p.Done(t.Context(), Failure) }) // on another goroutine, because one of them exits
 		wg.Wait()
 		s := b.Snapshot()
 		if s.State != tt.want || s.Generation != tt.gen || s.Failures != 1 || s.InFlight != 0 {

@@ -2,18 +2,16 @@ package breaker
 
 import "runtime"
 
-// The bugs that can be seeded, where each of them breaks a rule. noBugJitter is no bug: at the same places it lets
-// other goroutines run, with the lock held wherever it should be. A test that passes then does not depend on timing.
+// These bugs can be seeded. Each of them breaks a rule. noBugJitter is not a bug: at the same places it lets other
+// goroutines run, and keeps the lock where it must be held. A test that passes then does not depend on timing.
 const (
 	bugLate     = "late"     // a result of an earlier generation counts (B15)
 	bugSlot     = "slot"     // two callers take the last slot (B19)
 	bugDeadline = "deadline" // a new state is visible with an old deadline (B16)
 	bugWindow   = "window"   // concurrent successes are lost (B9)
-	bugTrip     = "trip"     // one crossing opens twice (B9)
+	bugTrip     = "trip"     // crossing a threshold once opens the breaker twice (B9)
 	noBugJitter = "jitter"
 )
-
-var seededBugs = [...]string{bugLate, bugSlot, bugDeadline, bugWindow, bugTrip, noBugJitter}
 
 // jitter lets other goroutines run under noBugJitter.
 func jitter() {

@@ -2,6 +2,6 @@
 
 package breaker
 
-// seededBug names the bug that this process has. Without the build tag seededbugs it is a constant and empty, so the
-// compiler removes each branch that depends on it. `make seeded-bugs` shows that the tests find each of the bugs.
+// seededBug names the bug that is seeded in this process. Without the build tag seededbugs it is an empty constant, so
+// the compiler removes each branch that depends on it. `make seeded-bugs` checks that the tests find each of the bugs.
 const seededBug = ""

@@ -7,7 +7,9 @@ import (
 	"slices"
 )
 
-// seededBug is the bug that GRPCIRCUIT_SEEDED_BUG names, or none.
+var seededBugs = [...]string{bugLate, bugSlot, bugDeadline, bugWindow, bugTrip, noBugJitter}
+
+// seededBug is the bug that GRPCIRCUIT_SEEDED_BUG names, or "" if it is not set.
 var seededBug = parseBug(os.Getenv("GRPCIRCUIT_SEEDED_BUG"))
 
 func parseBug(name string) string {

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// elapsed is how long ago the call of p began.
+// elapsed returns the time since the call of p began.
 func elapsed(p Permit) time.Duration { return time.Duration(clock() - p.start) }
 
-// A listener that takes its time inside Acquire is not charged to the backend: neither the slow rule nor the lease of
-// the probe looks at what it took.
+// The time that a listener takes inside Acquire is not charged to the backend. It counts neither for the slow rule nor
+// for the lease of the probe.
 func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{SlowCall: 100 * ms, SuccessesToClose: 1, Jitter: -1, ProbeTimeout: time.Second},
@@ -30,7 +30,7 @@ func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 		time.Sleep(time.Second)
 		p := acquire(t, b)
 		if got := elapsed(p); got != 0 {
-			t.Errorf("%v of the call have passed when it begins", got)
+			t.Errorf("the call began %v before Acquire returned, want 0", got)
 		}
 		time.Sleep(50 * ms)
 		p.Done(t.Context(), Success)
@@ -47,14 +47,14 @@ func TestB30_ASlowListenerIsNotChargedToTheBackend(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		if s := b.Snapshot(); s.Probes.Lost != 1 {
-			t.Error("the lease goes on after its end")
+			t.Error("the probe was not lost at the end of its lease")
 		}
 		p.Done(t.Context(), Ignored)
 	})
 }
 
-// The same for a call that is no probe: Shadow lets it through while the breaker goes half-open, and the second one
-// gets no slot.
+// The same for a call that is not a probe. Shadow admits it while the breaker becomes half-open and a listener holds
+// the slot.
 func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b *Breaker
@@ -62,7 +62,7 @@ func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
 			if e.To == HalfOpen {
 				p, err := b.Acquire(ctx) // no slot: an ordinary call
 				if err != nil || p.IsProbe() {
-					t.Errorf("got a probe: %v, %v", p.IsProbe(), err)
+					t.Errorf("probe: %v, error %v; want an ordinary call", p.IsProbe(), err)
 				}
 				p.Done(ctx, Ignored)
 				time.Sleep(time.Second)
@@ -76,13 +76,13 @@ func TestB30_ASlowListenerAndAnOrdinaryCall(t *testing.T) {
 		time.Sleep(time.Second)
 		p := acquire(t, b)
 		if got := elapsed(p); got != 0 {
-			t.Errorf("%v of the call have passed when it begins", got)
+			t.Errorf("the call began %v before Acquire returned, want 0", got)
 		}
 		p.Done(t.Context(), Success)
 	})
 }
 
-// If the context ends while a listener is at it, the permit is given back and nothing is counted.
+// If the context ends while a listener runs, the permit is withdrawn and nothing is counted.
 func TestB24_AContextThatEndsInAListener(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{Jitter: -1, SuccessesToClose: 1}, WithListener(func(_ context.Context, e Event) {
@@ -103,7 +103,7 @@ func TestB24_AContextThatEndsInAListener(t *testing.T) {
 		}
 		s := b.Snapshot()
 		if s.State != HalfOpen || !s.Ready || s.Admitted != 0 || s.Rejections.Total() != 0 || s.Probes != (ProbeCounts{}) {
-			t.Errorf("it left a trace: %+v", s)
+			t.Errorf("something was counted: %+v", s)
 		}
 		report(t, b, 1, Success) // the slot is free
 		if b.State() != Closed {
@@ -112,7 +112,7 @@ func TestB24_AContextThatEndsInAListener(t *testing.T) {
 	})
 }
 
-// A listener that takes longer than the lease: the slot is somebody else's, so the call asks again.
+// If a listener takes longer than the lease, another probe has the slot. The call is then decided again.
 func TestB22_AListenerThatOutlastsTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{Jitter: -1, ProbeTimeout: time.Second}, WithListener(func(_ context.Context, e Event) {
@@ -132,11 +132,11 @@ func TestB22_AListenerThatOutlastsTheLease(t *testing.T) {
 		time.Sleep(2500 * ms) // the lease is over, the listener is not
 		second := acquire(t, b)
 		if !second.IsProbe() {
-			t.Error("the second call is no probe")
+			t.Error("the second call is not a probe")
 		}
 		done.Wait()
 		if e, ok := errors.AsType[*RejectedError](firstErr); !ok || e.Reason != ReasonHalfOpen {
-			t.Errorf("the first call got %+v, %v; want a rejection: another probe is out", first, firstErr)
+			t.Errorf("the first call got %+v, %v; want a rejection, because another probe is in flight", first, firstErr)
 		}
 		if s := b.Snapshot(); s.Admitted != 1 || s.Probes.Lost != 0 || s.Rejections.HalfOpen != 1 {
 			t.Errorf("%d admitted, %d lost, %d rejected; want 1, 0, 1", s.Admitted, s.Probes.Lost, s.Rejections.HalfOpen)
@@ -145,7 +145,7 @@ func TestB22_AListenerThatOutlastsTheLease(t *testing.T) {
 	})
 }
 
-// A listener that ends the goroutine inside Acquire leaves no slot behind.
+// A listener that exits the goroutine inside Acquire does not keep the slot taken.
 func TestB30_AListenerThatExitsInAcquireTakesNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
@@ -167,8 +167,8 @@ func TestB30_AListenerThatExitsInAcquireTakesNoSlot(t *testing.T) {
 	})
 }
 
-// B28: under ForceClosed nothing follows from a probe that was out when the override came.
-func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
+// B28: under ForceClosed, the result of a probe that was in flight before the override decides nothing.
+func TestB28_ForceClosedAndAProbeInFlight(t *testing.T) {
 	const due = time.Second
 	for _, tt := range []struct {
 		name string
@@ -178,7 +178,7 @@ func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
 		{"it fails", "end:1=failure", "half_open"},
 		{"it is an overload", "end:1=overload", "half_open"},
 		{"it is slow", "end:1=success~2s", "half_open"},
-		{"it is given up", "end:1=canceled~2s", "half_open"},
+		{"it is slow and canceled", "end:1=canceled~2s", "half_open"},
 		{"it succeeds", "end:1=success", "half_open"},
 		{"it is ignored", "end:1=ignored", "half_open"},
 		{"it fails after its lease", "end:1=failure", "half_open"},
@@ -196,19 +196,20 @@ func TestB28_ForceClosedAndAProbeThatWasOut(t *testing.T) {
 					at = time.Minute
 				}
 				newTimeline(t, b).run(
-					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"}, row{at, "clear", tt.want},
+					row{0, "trip", "open"}, row{due, "begin:1 force_closed", "probe closed"}, row{at, tt.end, "closed"},
+					row{at, "clear", tt.want},
 					row{at, "success", "probe closed"},
 				)
-				if got := len(rec.heard()); got != 3 {
+				if got := len(rec.received()); got != 3 {
 					t.Errorf("%d events, want 3: open, half-open, closed", got)
 				}
-				balance(t, "in the end", b.Snapshot())
+				wantBalance(t, "in the end", b.Snapshot())
 			})
 		})
 	}
 }
 
-// B28: a custom rule that was asked before the override came opens nothing under it.
+// B28: if an override is set while the custom rule runs, the result of the rule has no effect.
 func TestB28_ACustomRuleUnderForceClosed(t *testing.T) {
 	var b *Breaker
 	b = mustNew(t, Config{}, WithTrip(func(Counts) bool {
@@ -222,8 +223,8 @@ func TestB28_ACustomRuleUnderForceClosed(t *testing.T) {
 	}
 }
 
-// A probe that is withdrawn frees its slot also for callers that were told how long the slots are taken.
-func TestB24_AWithdrawnProbeOpensTheGate(t *testing.T) {
+// A probe that is withdrawn frees its slot also for calls that would be rejected without the lock (gate.until).
+func TestB24_AWithdrawnProbeFreesItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{Jitter: -1}, WithListener(func(_ context.Context, e Event) {
 			if e.To == HalfOpen {
@@ -240,17 +241,17 @@ func TestB24_AWithdrawnProbeOpensTheGate(t *testing.T) {
 		var done sync.WaitGroup
 		done.Go(func() { _, _ = b.Acquire(ctx) })
 		time.Sleep(time.Second)
-		if e := refused(t, b); e.Reason != ReasonHalfOpen {
+		if e := mustReject(t, b); e.Reason != ReasonHalfOpen {
 			t.Errorf("rejected with %v", e)
 		}
 		done.Wait()
 		if p := acquire(t, b); !p.IsProbe() {
-			t.Error("the call after the withdrawal is no probe")
+			t.Error("the call after the withdrawal is not a probe")
 		}
 	})
 }
 
-// A probe that is withdrawn does not count as the last one that went out, where probes that hang slow down the next.
+// If hung probes delay the next one, a withdrawn probe does not count as the last one.
 func TestB22_B24_AWithdrawnProbeDelaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := false
@@ -278,7 +279,7 @@ func TestB22_B24_AWithdrawnProbeDelaysNothing(t *testing.T) {
 			t.Fatalf("Acquire returned %v", err)
 		}
 		if !b.Snapshot().Ready {
-			t.Error("the next probe has to wait for one that never went out")
+			t.Error("the next probe is delayed by one that was withdrawn")
 		}
 	})
 }

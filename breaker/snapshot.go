@@ -5,63 +5,69 @@ import (
 	"time"
 )
 
-// Snapshot is what a breaker knows, at one instant. It holds values only and may be kept; its JSON names are stable,
-// and durations in it are nanoseconds. At any time
+// Snapshot is the state and the counters of a breaker at one instant. It holds values only and may be kept. Its JSON
+// names are stable. Durations are nanoseconds in JSON. Admitted and the fields below it count over the life of the
+// breaker. In each snapshot
 //
 //	Admitted = Successes + Failures + Overloads + Ignored + Late + InFlight
 //
-// and the calls that asked are Admitted + Rejections.Total().
+// The number of calls is Admitted + Rejections.Total(). Calls whose context was done in Acquire are not counted.
 type Snapshot struct {
 	Key   Key   `json:"key"`
-	State State `json:"state"` // as State() has it: Open under ForceOpen, Closed under ForceClosed
-	// Underlying is the state that shows again when the override in force ends; without one it is State.
+	State State `json:"state"` // Open under ForceOpen, Closed under ForceClosed, otherwise Underlying
+	// Underlying is the state of the breaker without its override.
 	Underlying State     `json:"underlying"`
-	Generation uint64    `json:"generation"` // of the stay in Underlying; 1 is the first
-	Since      time.Time `json:"since"`      // when that stay began
-	Ready      bool      `json:"ready"`      // whether a call would be let through now
-	// RetryAfter is what is left of the open period; 0 unless Underlying is Open, and at its end.
+	Generation uint64    `json:"generation"` // the current one; the first is 1
+	Since      time.Time `json:"since"`      // when the generation began, by the wall clock
+	Ready      bool      `json:"ready"`      // reports whether a call would be admitted now
+	// RetryAfter is the rest of the open period. It is 0 unless Underlying is Open, and when the period is over.
 	RetryAfter time.Duration `json:"retryAfter"`
-	// Mode is in force: that of Override, or that of Config.Enforcement; zero if calls are rejected as the breaker decides.
+	// Mode is in force: that of Override, or that of Config.Enforcement. It is zero if calls are rejected as the breaker
+	// decides.
 	Mode Mode `json:"mode"`
-	// Override is in force; its zero value means that none is. Its TTL is what is left of it, and 0 if it has none.
+	// Override is the override in force. It is zero if there is none. Its TTL is the time that is left, or 0 if it lasts
+	// until it is cleared.
 	Override Override `json:"override"`
 
-	Window      Counts    `json:"window"`      // of the window, see Config.Window; zero unless Underlying is Closed
-	MinCalls    uint64    `json:"minCalls"`    // calls that Window must hold before its ratios mean something; for SlowRatio, SlowCanceled among them
-	LastFailure time.Time `json:"lastFailure"` // of the last failure or overload; zero if there was none
+	// Window holds the counts of the window, see Config.Window. It is zero unless Underlying is Closed.
+	Window Counts `json:"window"`
+	// MinCalls is how many calls Window must hold for the ratio and slow rules to fire: Config.MinCalls, reduced during
+	// a ramp. For the slow rule, calls are Window.Calls() + Window.SlowCanceled.
+	MinCalls    uint64    `json:"minCalls"`
+	LastFailure time.Time `json:"lastFailure"` // when the last failure or overload ended; zero if there was none
 	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
 	// OpenUntil is the end of the open period. It is zero unless Underlying is Open. The first call after it is a probe.
 	OpenUntil time.Time `json:"openUntil"`
-	// OutageStarted is since when Underlying has not been Closed. It is zero while Underlying is Closed.
-	OutageStarted time.Time `json:"outageStarted"`
-	// Opened is what opened the breaker last. It is zero if the breaker has never been open.
+	// Opened is what last opened the breaker. It is zero if the breaker has never been open.
 	Opened Opening `json:"opened"`
-	// FailedRecoveries is what the back-off of the open period counts.
+	// Outage is what opened the breaker when it was last closed. It is zero while Underlying is Closed.
+	Outage Opening `json:"outage"`
+	// FailedRecoveries lengthen the open period, see Config.Backoff.
 	FailedRecoveries int `json:"failedRecoveries"`
 
-	Admitted  uint64 `json:"admitted"`
+	Admitted  uint64 `json:"admitted"` // permits issued
 	Successes uint64 `json:"successes"`
 	Failures  uint64 `json:"failures"`
 	Overloads uint64 `json:"overloads"`
 	Ignored   uint64 `json:"ignored"`
-	Late      uint64 `json:"late"` // results of an earlier stay, or of a lost probe
-	InFlight  uint64 `json:"inFlight"`
-	SlowCalls uint64 `json:"slowCalls"`
+	Late      uint64 `json:"late"`      // results of calls of an earlier generation, or of lost probes
+	InFlight  uint64 `json:"inFlight"`  // permits that have not reported
+	SlowCalls uint64 `json:"slowCalls"` // also counted by outcome
 
 	Rejections       ReasonCounts   `json:"rejections"`
-	ShadowRejections ReasonCounts   `json:"shadowRejections"` // what Shadow let through
-	Trips            RuleCounts     `json:"trips"`            // openings of a closed breaker; a probe that fails is in Probes
-	ShadowTrips      RuleCounts     `json:"shadowTrips"`      // the same in shadow mode; these are not in Trips
-	Recoveries       uint64         `json:"recoveries"`       // times closed after having been open
+	ShadowRejections ReasonCounts   `json:"shadowRejections"` // calls that were admitted only because of Shadow
+	Trips            RuleCounts     `json:"trips"`            // how often a rule, or Trip, opened the closed breaker
+	ShadowTrips      RuleCounts     `json:"shadowTrips"`      // the same under Shadow; these are not in Trips
+	Recoveries       uint64         `json:"recoveries"`       // how often the breaker closed after it had been open
 	Probes           ProbeCounts    `json:"probes"`
-	NotClosed        time.Duration  `json:"notClosed"` // time that Underlying was not Closed
+	NotClosed        time.Duration  `json:"notClosed"` // how long Underlying was Open or HalfOpen
 	Fallbacks        FallbackCounts `json:"fallbacks"`
 
 	Config     Config `json:"config"`     // in force, with defaults
 	CustomRule bool   `json:"customRule"` // there is a rule of WithTrip
 }
 
-// ReasonCounts counts calls by Reason.
+// ReasonCounts counts rejections by Reason.
 type ReasonCounts struct {
 	Open        uint64 `json:"open"`
 	HalfOpen    uint64 `json:"halfOpen"`
@@ -70,12 +76,12 @@ type ReasonCounts struct {
 	Concurrency uint64 `json:"concurrency"`
 }
 
-// Total is the sum over all reasons.
+// Total returns the sum over all reasons. It stays at the maximum and does not wrap.
 func (c ReasonCounts) Total() uint64 {
 	return satAdd(c.Open, c.HalfOpen, c.Ramp, c.Forced, c.Concurrency)
 }
 
-// RuleCounts counts trips by Rule.
+// RuleCounts counts by Rule how often a breaker opened.
 type RuleCounts struct {
 	Consecutive uint64 `json:"consecutive"`
 	Ratio       uint64 `json:"ratio"`
@@ -84,27 +90,27 @@ type RuleCounts struct {
 	Manual      uint64 `json:"manual"`
 }
 
-// Total is the sum over all rules.
+// Total returns the sum over all rules. It stays at the maximum and does not wrap.
 func (c RuleCounts) Total() uint64 {
 	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Manual)
 }
 
-// ProbeCounts counts probes by how they went.
+// ProbeCounts counts probes by their result.
 type ProbeCounts struct {
 	Success uint64 `json:"success"`
-	Failure uint64 `json:"failure"` // slow ones too
+	Failure uint64 `json:"failure"` // failures, overloads and slow probes
 	Ignored uint64 `json:"ignored"`
-	Lost    uint64 `json:"lost"` // did not report within ProbeTimeout
+	Lost    uint64 `json:"lost"` // did not report within Config.ProbeTimeout
 }
 
-// FallbackCounts counts what CountFallback was told.
+// FallbackCounts counts the calls of CountFallback.
 type FallbackCounts struct {
-	Served uint64 `json:"served"`
-	Failed uint64 `json:"failed"`
+	Served uint64 `json:"served"` // the fallback answered
+	Failed uint64 `json:"failed"` // the fallback failed too
 }
 
-// State returns where the breaker stands: Open while an override forces it open, Closed while one forces it closed, and
-// what it is of itself otherwise. It changes nothing: past its deadline an open breaker stays Open until a call asks.
+// State returns Open while an override forces the breaker open, Closed while one forces it closed, and otherwise the
+// state of the breaker. It changes nothing: after the open period the breaker is Open until a call arrives.
 func (b *Breaker) State() State {
 	ph := b.phase.Load()
 	if ph.kind == removed {
@@ -115,11 +121,11 @@ func (b *Breaker) State() State {
 	if ph.override == nil && ph.pol.mode == 0 {
 		return ph.state
 	}
-	return ph.shown(clock())
+	return ph.shownState(clock())
 }
 
-// shown is the state that a person sees.
-func (ph *phase) shown(now int64) State {
+// shownState returns the state that State and Snapshot.State show at now.
+func (ph *phase) shownState(now int64) State {
 	switch ph.modeAt(now) {
 	case ForceOpen:
 		return Open
@@ -130,10 +136,10 @@ func (ph *phase) shown(now int64) State {
 	return ph.state
 }
 
-// Snapshot returns what the breaker knows. It changes nothing, and holds the breaker's lock for as long as a failure
-// does.
+// Snapshot returns the state and the counters of the breaker. It changes nothing. It holds the breaker's lock for about
+// as long as a report of a failure does.
 func (b *Breaker) Snapshot() Snapshot {
-	if b.phase.Load().kind == removed { // for good, but for the instants of an eviction that is called off
+	if b.phase.Load().kind == removed { // or tryEvict is about to undo the eviction; then b is still in the table
 		if live, ok := b.shared.group.Lookup(b.key); ok && live != b {
 			return live.Snapshot()
 		}
@@ -145,7 +151,7 @@ func (b *Breaker) Snapshot() Snapshot {
 	now := instant(t)
 	s := Snapshot{
 		Key:        b.key,
-		State:      ph.shown(now),
+		State:      ph.shownState(now),
 		Underlying: ph.state,
 		Generation: ph.gen,
 		Since:      time.Unix(0, ph.wall),
@@ -168,23 +174,23 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.OpenUntil = ph.gate.rejected.Until.Round(0)
 	case HalfOpen:
 	}
-	// After the window, or that might hold more successes than there ever were.
+	// After the window is read. Otherwise the window might hold more successes than the total.
 	var admitted uint64
-	admitted, s.Successes = b.started(ph)
+	admitted, s.Successes = b.callCounts(ph)
 	if lazy := b.lazy.Load(); lazy != nil {
 		lazy.fill(&s, ph, now)
 	}
 	settled := satAdd(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
 	s.Admitted = max(admitted, settled)
-	s.InFlight = s.Admitted - settled // so the sum holds, whatever runs beside this
+	s.InFlight = s.Admitted - settled // so that the sum holds, whatever happens meanwhile
 	s.Ready = b.ready(ph, now)
 	return s
 }
 
-// started returns how many calls were admitted, and how many of them succeeded, at the same instant if possible: calls
-// go on while it reads. Otherwise admitted is the older number, so that calls that begin and end meanwhile do not count
-// as in flight; then InFlight may be too small. Caller must hold b.mu.
-func (b *Breaker) started(ph *phase) (admitted, successes uint64) {
+// callCounts returns how many calls were admitted and how many of them succeeded. Calls begin and end while it reads.
+// If possible, both numbers are of one instant. Otherwise admitted is the older one, so that calls that begin and end
+// meanwhile do not count as in flight. Then InFlight may be too small. Caller must hold b.mu.
+func (b *Breaker) callCounts(ph *phase) (admitted, successes uint64) {
 	for range 4 {
 		admitted, successes = b.admittedTotal(), b.successes(ph)
 		if b.admittedTotal() == admitted {
@@ -207,7 +213,7 @@ func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 	s.Probes = l.probes.countsAt(now)
 	s.NotClosed = t.notClosedFor(ph, now)
 	if ph.state != Closed {
-		s.OutageStarted = t.outage
+		s.Outage = t.outage
 	}
 	s.Fallbacks = FallbackCounts{Failed: l.fallbacks[0].Load(), Served: l.fallbacks[1].Load()}
 }

@@ -12,23 +12,27 @@ import (
 	"time"
 )
 
-// balance is what B37 says of every snapshot: admitted = success + failure + overload + ignored + late + in flight.
-func balance(t *testing.T, when string, s Snapshot) {
+// wantBalance checks the sum of B37.
+func wantBalance(t *testing.T, when string, s Snapshot) {
 	t.Helper()
 	if got := s.Successes + s.Failures + s.Overloads + s.Ignored + s.Late + s.InFlight; got != s.Admitted {
-		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, admitted are %d", when,
+		t.Errorf("%s: %d successes + %d failures + %d overloads + %d ignored + %d late + %d in flight = %d, want the %d "+
+			"admitted", when,
 			s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late, s.InFlight, got, s.Admitted)
 	}
 }
 
-func TestB37_ASnapshotTellsEverything(t *testing.T) {
+func TestB37_SnapshotFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := Key{Target: "t", Service: "s", Method: "m", Tag: "g"}
-		b, err := New(key, Config{FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second, MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second})
+		b, err := New(key, Config{
+			FailingFor: -1, SlowCall: time.Second, Jitter: -1, OpenFor: 10 * time.Second,
+			MaxOpenFor: time.Minute, MinCalls: 30, MaxProbes: 2, ProbeTimeout: 5 * time.Second,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Snapshots are for people too: their instants are on the wall clock, without a monotonic reading.
+		// Since is by the wall clock, without a monotonic reading.
 		begin := time.Now().Round(0)
 		at := func(d time.Duration) time.Time { return time.Unix(0, begin.Add(d).UnixNano()) }
 		tl := newTimeline(t, b)
@@ -36,7 +40,7 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		check := func(when string) {
 			t.Helper()
 			got := b.Snapshot()
-			balance(t, when, got)
+			wantBalance(t, when, got)
 			if !got.LastFailure.Equal(want.LastFailure) {
 				t.Errorf("%s: the last failure was at %v, want %v", when, got.LastFailure, want.LastFailure)
 			}
@@ -45,20 +49,21 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 				t.Errorf("%s: it opened at %v, want %v", when, got.Opened.At, want.Opened.At)
 			}
 			got.Opened.At = want.Opened.At
-			var until, outage time.Time // it opens at 3 s, for 10 s, and again at 15 s, for 20 s
-			if want.Underlying != Closed {
-				outage = at(3 * time.Second)
-			}
+			var until time.Time // it opens at 3 s, for 10 s, and again at 15 s, for 20 s
 			if want.Underlying == Open {
 				until = at(13 * time.Second)
 				if want.Generation > 2 {
 					until = at(35 * time.Second)
 				}
 			}
-			if !got.OpenUntil.Equal(until) || !got.OutageStarted.Equal(outage) {
-				t.Errorf("%s: open until %v, outage since %v, want %v and %v", when, got.OpenUntil, got.OutageStarted, until, outage)
+			if !got.OpenUntil.Equal(until) {
+				t.Errorf("%s: open until %v, want %v", when, got.OpenUntil, until)
 			}
-			got.OpenUntil, got.OutageStarted = time.Time{}, time.Time{}
+			got.OpenUntil = time.Time{}
+			if !got.Outage.At.Equal(want.Outage.At) {
+				t.Errorf("%s: the outage began at %v, want %v", when, got.Outage.At, want.Outage.At)
+			}
+			got.Outage.At = want.Outage.At
 			wantSame(t, when, got, want)
 		}
 		check("new")
@@ -83,6 +88,7 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 			Rule: RuleConsecutive, Why: "5 failures in a row over 1s", At: at(3 * time.Second),
 			Counts: Counts{Successes: 4, Failures: 5, Overloads: 1, Slow: 1, ConsecutiveFailures: 5},
 		}
+		want.Outage = want.Opened
 		check("open")
 
 		tl.run(row{7 * time.Second, "end:late=failure", "open"})
@@ -94,7 +100,8 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		check("open and due")
 
 		tl.run(row{14 * time.Second, "begin:lost begin:1 success", "probe*2 rejected:half_open half_open"})
-		want.State, want.Underlying, want.Generation, want.Since, want.Ready = HalfOpen, HalfOpen, 3, at(14*time.Second), false
+		want.State, want.Underlying, want.Generation, want.Since, want.Ready = HalfOpen, HalfOpen, 3, at(14*time.Second),
+			false
 		want.Admitted, want.InFlight, want.NotClosed, want.Rejections.HalfOpen = 15, 2, 11*time.Second, 1
 		check("half-open")
 
@@ -113,6 +120,7 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		tl.run(row{35 * time.Second, "success*2", "probe*2 closed"})
 		want.State, want.Underlying, want.Generation, want.Since, want.Ready = Closed, Closed, 6, at(35*time.Second), true
 		want.RetryAfter, want.NotClosed, want.Recoveries = 0, 32*time.Second, 1
+		want.Outage = Opening{}
 		want.Admitted, want.Successes, want.Probes.Success, want.Probes.Lost = 19, 7, 3, 1
 		check("closed again, a lost probe still in flight")
 
@@ -126,25 +134,30 @@ func TestB37_ASnapshotTellsEverything(t *testing.T) {
 		want.Fallbacks = FallbackCounts{Served: 2, Failed: 1}
 		setOverride(t, b, ForceOpen, time.Minute)
 		want.Override = Override{Mode: ForceOpen, TTL: time.Minute, Why: "test", By: t.Name()}
-		want.State, want.Ready = Open, false
+		want.State, want.Ready, want.Mode = Open, false, ForceOpen
 		check("forced open")
 	})
 }
 
-// The JSON names are a promise.
+// The JSON names are stable.
 func TestB37_SnapshotJSON(t *testing.T) {
 	s := Snapshot{
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, State: Open, Underlying: HalfOpen, Generation: 1,
 		Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Ready: true, RetryAfter: 2,
 		Override: Override{Mode: Shadow, TTL: 3, Why: "w", By: "b"},
-		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC), LastCause: "c",
-		Opened:           Opening{Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d", At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC)},
+		Window:   Counts{4, 5, 6, 7, 43, 8}, MinCalls: 9, LastFailure: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC),
+		LastCause: "c",
+		Opened: Opening{
+			Rule: RuleRatio, Why: "w", Counts: Counts{1, 2, 3, 4, 5, 6}, Cause: "d",
+			At: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC),
+		},
+		Outage:           Opening{Rule: RuleSlow, Why: "v", Cause: "e"},
 		FailedRecoveries: 10,
 		Admitted:         11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
 		Trips: RuleCounts{29, 30, 31, 32, 34}, ShadowTrips: RuleCounts{43, 44, 45, 46, 47}, Recoveries: 35, Probes: ProbeCounts{36, 37, 38, 39}, NotClosed: 40,
 		Fallbacks: FallbackCounts{41, 42}, Mode: ForceOpen, OpenUntil: time.Date(2026, 1, 2, 3, 4, 5, 9, time.UTC),
-		OutageStarted: time.Date(2026, 1, 2, 3, 4, 5, 10, time.UTC), Config: Config{MinCalls: 50}, CustomRule: true,
+		Config: Config{MinCalls: 50}, CustomRule: true,
 	}
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -154,11 +167,14 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`{"key":{"target":"t","service":"s","method":"m","tag":"g"},"state":"open","underlying":"half_open","generation":1,`,
 		`"since":"2026-01-02T03:04:05.000000006Z","ready":true,"retryAfter":2,`,
 		`"mode":"force_open","override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
-		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},"minCalls":9,`,
+		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},`,
+		`"minCalls":9,`,
 		`"lastFailure":"2026-01-02T03:04:05.000000007Z","lastCause":"c",`,
-		`"openUntil":"2026-01-02T03:04:05.000000009Z","outageStarted":"2026-01-02T03:04:05.00000001Z",`,
+		`"openUntil":"2026-01-02T03:04:05.000000009Z",`,
 		`"opened":{"rule":"ratio","why":"w","counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":5,`,
-		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},"failedRecoveries":10,`,
+		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},`,
+		`"outage":{"rule":"slow","why":"v","counts":{"successes":0,"failures":0,"overloads":0,"slow":0,"slowCanceled":0,`,
+		`"consecutiveFailures":0},"cause":"e","at":"0001-01-01T00:00:00Z"},"failedRecoveries":10,`,
 		`"admitted":11,"successes":12,"failures":13,"overloads":14,"ignored":15,"late":16,"inFlight":17,"slowCalls":18,`,
 		`"rejections":{"open":19,"halfOpen":20,"ramp":21,"forced":22,"concurrency":23},`,
 		`"shadowRejections":{"open":24,"halfOpen":25,"ramp":26,"forced":27,"concurrency":28},`,
@@ -169,18 +185,18 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if _, err := json.Marshal(mustNew(t, Config{}).Snapshot()); err != nil {
-		t.Errorf("a real one: %v", err)
+		t.Errorf("a snapshot of a breaker: %v", err)
 	}
 	if got, want := s.Rejections.Total(), uint64(19+20+21+22+23); got != want {
 		t.Errorf("Rejections.Total is %d, want %d", got, want)
 	}
-	if got, want := s.Trips.Total(), uint64(29+30+31+32+33+34); got != want {
+	if got, want := s.Trips.Total(), uint64(29+30+31+32+34); got != want {
 		t.Errorf("Trips.Total is %d, want %d", got, want)
 	}
 }
 
-// Ready says what Acquire would do, in every state.
-func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
+// In all states, Ready reports whether Acquire would admit a call.
+func TestB37_ReadyMatchesAcquire(t *testing.T) {
 	const due = 5 * time.Second
 	ramp := steady()
 	ramp.Ramp = time.Hour
@@ -192,8 +208,15 @@ func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
 		{"due", steady(), []row{{0, "trip", "open"}, {due, "", "open"}}},
 		{"half-open", steady(), []row{{0, "trip", "open"}, {due, "ignored", "probe half_open"}}},
 		{"half-open, full", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}}},
-		{"half-open, the lease nearly over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}}},
-		{"half-open, the lease over", steady(), []row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second, "", "half_open"}}},
+		{
+			"half-open, one nanosecond before the end of the lease", steady(),
+			[]row{{0, "trip", "open"}, {due, "begin:1", "probe half_open"}, {due + 10*time.Second - 1, "", "half_open"}},
+		},
+		{"half-open, the lease over", steady(), []row{
+			{0, "trip", "open"},
+			{due, "begin:1", "probe half_open"},
+			{due + 10*time.Second, "", "half_open"},
+		}},
 		{"many probes hang", probing(1, 1), []row{
 			{0, "trip", "open"},
 			{due, "begin:1", "probe half_open"},
@@ -207,7 +230,7 @@ func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
 			{13 * time.Second, "success", "rejected:half_open half_open"},
 		}},
 		{"ramping", ramp, []row{{0, "trip", "open"}, {due, "success", "probe closed"}}},
-		{"ramping, and one has passed", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}}},
+		{"ramping, one call admitted", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}}},
 		{"ramp over", ramp, []row{{0, "trip", "open"}, {due, "success*2", "probe closed"}, {due + time.Hour, "", "closed"}}},
 		{"at MaxConcurrent", limited, []row{{0, "begin:1", "closed"}}},
 		{"below MaxConcurrent", limited, []row{{0, "begin:1 end:1=success", "closed"}}},
@@ -231,13 +254,13 @@ func TestB37_ReadyIsWhatAcquireDoes(t *testing.T) {
 	}
 }
 
-// Under load every snapshot balances, and no counter goes back.
+// During calls, the sum of each snapshot is correct, and no counter falls.
 func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	const callers, calls = 4, 1500
 	g := mustGroup(t, Config{
 		Window: time.Millisecond, ConsecutiveFailures: 3, MaxProbes: 2, SuccessesToClose: 1, SlowCall: time.Hour,
 	})
-	shorten(g.policies)
+	shortenOpenPeriods(g.policies)
 	b := g.Get(Key{})
 	var running sync.WaitGroup
 	for i := range callers {
@@ -261,18 +284,19 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 		var last Snapshot
 		for !stop.Load() && !t.Failed() {
 			s := b.Snapshot()
-			balance(t, "under load", s)
+			wantBalance(t, "under load", s)
 			for what, pair := range map[string][2]uint64{
-				"Admitted": {last.Admitted, s.Admitted}, "Successes": {last.Successes, s.Successes}, "Failures": {last.Failures, s.Failures},
+				"Admitted": {last.Admitted, s.Admitted}, "Successes": {last.Successes, s.Successes},
+				"Failures":  {last.Failures, s.Failures},
 				"Overloads": {last.Overloads, s.Overloads}, "Ignored": {last.Ignored, s.Ignored}, "Late": {last.Late, s.Late},
 				"Generation": {last.Generation, s.Generation}, "Rejections": {last.Rejections.Total(), s.Rejections.Total()},
 			} {
 				if pair[1] < pair[0] {
-					t.Errorf("%s went from %d back to %d", what, pair[0], pair[1])
+					t.Errorf("%s fell from %d to %d", what, pair[0], pair[1])
 				}
 			}
 			if s.Window.Successes > s.Successes || s.Window.Failures > s.Failures || s.Window.Overloads > s.Overloads {
-				t.Errorf("the window holds more than there ever was: %+v of %+v", s.Window, s)
+				t.Errorf("the window holds more than the totals: %+v of %+v", s.Window, s)
 			}
 			last = s
 			runtime.Gosched()
@@ -282,19 +306,20 @@ func TestB37_SnapshotsUnderLoadConcurrentSafe(t *testing.T) {
 	stop.Store(true)
 	reader.Wait()
 	s := b.Snapshot()
-	balance(t, "in the end", s)
+	wantBalance(t, "in the end", s)
 	if s.InFlight != 0 || s.Admitted+s.Rejections.Total() != callers*calls {
-		t.Errorf("%d in flight, %d admitted and %d rejected of %d", s.InFlight, s.Admitted, s.Rejections.Total(), callers*calls)
+		t.Errorf("%d in flight, %d admitted and %d rejected of %d", s.InFlight, s.Admitted, s.Rejections.Total(),
+			callers*calls)
 	}
 }
 
-// However long a snapshot is held up between reading two counters, it never sees more calls in flight than there are.
-func TestB37_InFlightIsNeverTooManyConcurrentSafe(t *testing.T) {
+// A snapshot never contains more calls in flight than there are, however long it takes between reading two counters.
+func TestB37_InFlightIsNeverTooLargeConcurrentSafe(t *testing.T) {
 	const callers, snapshots = 2, 10_000
 	b := mustNew(t, Config{Window: time.Hour})
 	var stop atomic.Bool
 	var most uint64
-	together(callers+1, func(i int) {
+	runTogether(callers+1, func(i int) {
 		if i == callers {
 			for range snapshots {
 				most = max(most, b.Snapshot().InFlight)

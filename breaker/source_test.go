@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// source is the package's code without its tests.
+// source returns the code of the package without its tests.
 func source(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 	t.Helper()
 	entries, err := os.ReadDir(".")
@@ -39,6 +39,7 @@ func source(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 
 func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 	fset, files := source(t)
+	timers := 0
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
 			switch n := n.(type) {
@@ -51,33 +52,44 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 				}
 				switch what := pkg.Name + "." + n.Sel.Name; what {
 				case "time.After", "time.AfterFunc", "time.NewTimer", "time.NewTicker", "time.Tick", "time.Sleep",
-					"context.WithTimeout", "context.WithTimeoutCause", "context.WithDeadline", "context.WithDeadlineCause", "context.AfterFunc",
+					"context.WithTimeout", "context.WithTimeoutCause", "context.WithDeadline", "context.WithDeadlineCause",
+					"context.AfterFunc",
 					"runtime.SetFinalizer", "runtime.AddCleanup":
+					// LogTransitions has a timer while it holds back lines. No decision depends on it.
+					if what == "time.AfterFunc" && fset.Position(n.Pos()).Filename == "log.go" {
+						timers++
+						return true
+					}
 					t.Errorf("%v: %s", fset.Position(n.Pos()), what)
 				}
 			}
 			return true
 		})
 	}
+	if timers != 1 {
+		t.Errorf("%d timers in log.go, want 1", timers)
+	}
 }
 
-// The wall clock is in no decision. A test cannot set it, so this looks at where one could get in: at every method of a
-// time.Time that reads the wall clock or strips the monotonic reading, and at the one field that keeps such a value.
+// No decision uses the wall clock. A test cannot set the wall clock. So this test finds all uses of methods of
+// time.Time that read the wall clock or remove the monotonic reading, and of the one field that keeps such a value.
 //
-// All decisions compare instants, int64s that only clock and instant make, and those subtract two times that both
-// have a monotonic reading; see TestB31_InstantsAreMonotonic for the times that leave the package.
+// All decisions compare instants: int64s that only clock and instant make. These subtract two times that both have a
+// monotonic reading. TestB31_InstantsAreMonotonic checks the times that the package returns.
 func TestB36_NoWallClockInDecisions(t *testing.T) {
 	_, files := source(t)
-	// What may stand where: a stay's wall time is taken where the stay begins, and read for the snapshot.
+	// The allowed places: the wall time of a generation is taken when it begins, and read for the snapshot.
 	allowed := map[string][]string{
 		"UnixNano":  {"breaker.go newBreaker", "transition.go startGeneration"},
 		"wall":      {"breaker.go newBreaker", "snapshot.go Snapshot", "transition.go startGeneration"},
 		"time.Unix": {"snapshot.go Snapshot"},
-		"time.Now":  nil, // checked below: every use goes through instant
+		"Round":     {"snapshot.go Snapshot"}, // OpenUntil, for people
 	}
 	suspects := []string{
-		"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In", "Clock", "Date", "Hour", "Minute",
-		"Second", "Nanosecond", "Weekday", "YearDay", "AppendFormat", "Format", "MarshalBinary", "MarshalText", "GobEncode", "wall",
+		"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In", "Clock", "Date", "Hour",
+		"Minute",
+		"Second", "Nanosecond", "Weekday", "YearDay", "AppendFormat", "Format", "MarshalBinary", "MarshalText", "GobEncode",
+		"wall",
 	}
 	found := make(map[string][]string)
 	for name, f := range files {
@@ -116,20 +128,20 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 	for what, places := range found {
 		slices.Sort(places)
 		if want := allowed[what]; !slices.Equal(places, want) {
-			t.Errorf("%s is used in %v, want in %v only: it is on the wall clock", what, places, want)
+			t.Errorf("%s is used in %v, want in %v only: it uses the wall clock", what, places, want)
 		}
 	}
 	if len(found["wall"]) == 0 || len(found["time.Unix"]) == 0 {
-		t.Errorf("the test finds nothing any more: %v", found)
+		t.Errorf("the test does not find the allowed uses: %v", found)
 	}
 }
 
-// No instant is zero or below, also not in a bubble of testing/synctest, where it is the year 2000: zero stands for
-// "none". And none comes near the end of what an int64 holds.
-func TestB36_InstantsLieWhereTheyShould(t *testing.T) {
+// All instants are above zero, also in a bubble of testing/synctest, where it is the year 2000: zero stands for "none".
+// All are far below the maximum of an int64.
+func TestB36_InstantsAreInRange(t *testing.T) {
 	const uptime = int64(30 * 365 * 24 * time.Hour)
 	check := func(where string) {
-		// A period of a century, with as much jitter, ends after this many.
+		// The longest open period is a century, with as much jitter.
 		if now := clock(); now <= 0 || now > math.MaxInt64-int64(2*maxDuration)-uptime {
 			t.Errorf("%s: now is %d", where, now)
 		}

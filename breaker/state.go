@@ -5,15 +5,15 @@ import (
 	"strconv"
 )
 
-// State is where a breaker stands.
+// State is the state of a breaker. The package comment shows the transitions.
 type State uint8
 
 const (
-	// Closed lets every call pass and counts how it ends. It is the zero State.
+	// Closed admits calls and counts their outcomes. It is the zero State.
 	Closed State = iota
-	// HalfOpen lets a few calls pass as probes; their results decide whether to close or to open again.
+	// HalfOpen admits a few calls as probes. Their outcomes decide whether the breaker closes or opens again.
 	HalfOpen
-	// Open rejects every call until its period is over; the first call after that is a probe.
+	// Open rejects all calls until the open period is over. The first call after that is a probe.
 	Open
 )
 
@@ -22,10 +22,10 @@ var stateNames = [...]string{Closed: "closed", HalfOpen: "half_open", Open: "ope
 // String returns "closed", "half_open" or "open".
 func (s State) String() string { return nameOf(stateNames[:], uint8(s), "State") }
 
-// MarshalText writes what String returns. A value that is no State is an error.
+// MarshalText returns what String returns. A value that is not a State is an error.
 func (s State) MarshalText() ([]byte, error) { return marshalName(stateNames[:], uint8(s), "state") }
 
-// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves s as it was.
+// UnmarshalText accepts what MarshalText returns. Any other text is an error and leaves s unchanged.
 func (s *State) UnmarshalText(text []byte) error {
 	n, err := unmarshalName(stateNames[:], text, "state")
 	if err == nil {
@@ -34,19 +34,19 @@ func (s *State) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Outcome is the verdict on a call that ran.
+// Outcome is how a call counts.
 type Outcome uint8
 
 const (
-	// Success: the backend answered, be it with an error of the caller's making.
+	// Success: the backend answered, also with an error that is the caller's fault. It ends the failure streak.
 	Success Outcome = iota
-	// Failure counts against the backend in every rule.
+	// Failure: the backend failed. It counts in the failure streak and in the ratio rule. As a probe it has failed.
 	Failure
-	// Overload: the backend said that it has too much to do. It counts as a failure in the ratio rule and for a probe,
-	// and leaves the count of consecutive failures alone.
+	// Overload: the backend refused the call because of too much load. It counts as a failure in the ratio rule and for
+	// a probe. It neither counts in the failure streak nor ends it.
 	Overload
-	// Ignored says nothing about the backend, as when the caller cancelled. A probe that ends so gives its slot back
-	// without a verdict.
+	// Ignored: the call shows nothing about the backend, for example because the caller canceled it. It counts in no
+	// rule. As a probe it decides nothing and its slot is free again. Report.Canceled is an exception.
 	Ignored
 )
 
@@ -55,22 +55,23 @@ var outcomeNames = [...]string{Success: "success", Failure: "failure", Overload:
 // String returns "success", "failure", "overload" or "ignored".
 func (o Outcome) String() string { return nameOf(outcomeNames[:], uint8(o), "Outcome") }
 
-// MarshalText writes what String returns. A value that is no Outcome is an error.
+// MarshalText returns what String returns. A value that is not an Outcome is an error.
 func (o Outcome) MarshalText() ([]byte, error) {
 	return marshalName(outcomeNames[:], uint8(o), "outcome")
 }
 
-// Reason is why a call was rejected. The zero Reason is none.
+// Reason is why a call was rejected. The zero Reason means none.
 type Reason uint8
 
 const (
-	// ReasonOpen: the breaker is open and its period is not over.
+	// ReasonOpen: the breaker is open and the open period is not over.
 	ReasonOpen Reason = iota + 1
-	// ReasonHalfOpen: the breaker is half-open and all its probes are out.
+	// ReasonHalfOpen: the breaker is half-open and no probe may start now. Either MaxProbes probes are in flight, or hung
+	// probes delay the next one (Config.ProbeTimeout).
 	ReasonHalfOpen
-	// ReasonRamp: the breaker has closed lately and admits only a part of the calls (Config.Ramp).
+	// ReasonRamp: the breaker has closed recently and admits only a part of the calls (Config.Ramp).
 	ReasonRamp
-	// ReasonForced: an override holds the breaker open.
+	// ReasonForced: an override forces the breaker open.
 	ReasonForced
 	// ReasonConcurrency: as many calls are in flight as Config.MaxConcurrent allows.
 	ReasonConcurrency
@@ -83,24 +84,24 @@ var reasonNames = [...]string{"", "open", "half_open", "ramp", "forced", "concur
 // String returns "open", "half_open", "ramp", "forced" or "concurrency", and "" for the zero Reason.
 func (r Reason) String() string { return nameOf(reasonNames[:], uint8(r), "Reason") }
 
-// MarshalText writes what String returns. A value that is no Reason is an error.
+// MarshalText returns what String returns. A value that is not a Reason is an error.
 func (r Reason) MarshalText() ([]byte, error) { return marshalName(reasonNames[:], uint8(r), "reason") }
 
-// Rule is what opened a breaker. The zero Rule is none: a transition that is no trip.
+// Rule is what opened a breaker. The zero Rule means none: the transition did not open the breaker.
 type Rule uint8
 
 const (
-	// RuleConsecutive: Config.ConsecutiveFailures failures came without a success between them.
+	// RuleConsecutive: the failure streak reached Config.ConsecutiveFailures and lasted Config.FailingFor.
 	RuleConsecutive Rule = iota + 1
-	// RuleRatio: the share of failures in the window reached Config.FailureRatio.
+	// RuleRatio: the share of failures and overloads in the window reached Config.FailureRatio.
 	RuleRatio
 	// RuleSlow: the share of slow calls in the window reached Config.SlowRatio.
 	RuleSlow
-	// RuleCustom: the function given to WithTrip said so.
+	// RuleCustom: the function of WithTrip returned true.
 	RuleCustom
-	// RuleProbe: a probe failed, or was slow while the slow rule is on.
+	// RuleProbe: a probe was a failure or an overload, or it was slow and the slow rule is on.
 	RuleProbe
-	// RuleManual: somebody called Trip or Reset.
+	// RuleManual: Trip was called. An Event names it for Reset too.
 	RuleManual
 )
 
@@ -111,7 +112,7 @@ var ruleNames = [...]string{"", "consecutive", "ratio", "slow", "custom", "probe
 // String returns "consecutive", "ratio", "slow", "custom", "probe" or "manual", and "" for the zero Rule.
 func (r Rule) String() string { return nameOf(ruleNames[:], uint8(r), "Rule") }
 
-// MarshalText writes what String returns. A value that is no Rule is an error.
+// MarshalText returns what String returns. A value that is not a Rule is an error.
 func (r Rule) MarshalText() ([]byte, error) { return marshalName(ruleNames[:], uint8(r), "rule") }
 
 func nameOf(names []string, v uint8, kind string) string {

@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-// name is what State, Outcome, Reason, Rule and Mode have in common.
-type name interface {
+// textName is implemented by State, Outcome, Reason, Rule and Mode.
+type textName interface {
 	fmt.Stringer
 	encoding.TextMarshaler
 }
 
-func TestNames(t *testing.T) {
+func TestTextNames(t *testing.T) {
 	tests := []struct {
-		value name
+		value textName
 		want  string
 	}{
 		{State(0), "closed"},
@@ -56,10 +56,10 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestNamesOfWhatIsNone(t *testing.T) {
+func TestTextNamesOfInvalidValues(t *testing.T) {
 	tests := []struct {
-		value        name
-		text, refuse string
+		value         textName
+		text, wantErr string
 	}{
 		{State(3), "State(3)", "breaker: 3 is no state"},
 		{Outcome(4), "Outcome(4)", "breaker: 4 is no outcome"},
@@ -71,8 +71,8 @@ func TestNamesOfWhatIsNone(t *testing.T) {
 		if got := tt.value.String(); got != tt.text {
 			t.Errorf("String is %q, want %q", got, tt.text)
 		}
-		if text, err := tt.value.MarshalText(); err == nil || err.Error() != tt.refuse {
-			t.Errorf("%s: MarshalText is %q, %v; want the error %q", tt.text, text, err, tt.refuse)
+		if text, err := tt.value.MarshalText(); err == nil || err.Error() != tt.wantErr {
+			t.Errorf("%s: MarshalText is %q, %v; want the error %q", tt.text, text, err, tt.wantErr)
 		}
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// timelineOf is a timeline of a breaker that is made by New: with the defaults, unless cfg says otherwise.
-func timelineOf(t *testing.T, cfg Config) *timeline {
+// newDefaultTimeline returns a timeline of a breaker that New makes, with cfg and without jitter. Unlike mustNew, it
+// keeps all other defaults.
+func newDefaultTimeline(t *testing.T, cfg Config) *timeline {
 	t.Helper()
 	cfg.Jitter = -1
 	b, err := New(Key{}, cfg)
@@ -26,7 +27,10 @@ func TestB04_FailuresMustLast(t *testing.T) {
 		rows []row
 	}{
 		{"one lost connection", consecutive, []row{{0, "failure*5", "closed"}, {0, "failure*95", "closed"}}},
-		{"four in one instant and one an hour later", consecutive, []row{{0, "failure*4", "closed"}, {time.Hour, "failure", "closed"}}},
+		{
+			"four in one instant and one an hour later", consecutive,
+			[]row{{0, "failure*4", "closed"}, {time.Hour, "failure", "closed"}},
+		},
 		{"five an hour apart", consecutive, []row{
 			{0, "failure", "closed"},
 			{time.Hour, "failure", "closed"},
@@ -48,7 +52,7 @@ func TestB04_FailuresMustLast(t *testing.T) {
 			{750 * ms, "failure", "closed"},
 			{1000 * ms, "failure", "open"},
 		}},
-		{"enough soon, and the first that comes after a second opens", consecutive, []row{
+		{"enough failures soon, and the first one after a second opens", consecutive, []row{
 			{0, "failure", "closed"},
 			{20 * ms, "failure", "closed"},
 			{40 * ms, "failure", "closed"},
@@ -57,7 +61,7 @@ func TestB04_FailuresMustLast(t *testing.T) {
 			{999 * ms, "failure", "closed"},
 			{1001 * ms, "failure", "open"},
 		}},
-		{"the one that opens may be seen as one with the last", consecutive, []row{
+		{"the failure that opens need not count itself", consecutive, []row{
 			{0, "failure", "closed"},
 			{20 * ms, "failure", "closed"},
 			{40 * ms, "failure", "closed"},
@@ -74,14 +78,14 @@ func TestB04_FailuresMustLast(t *testing.T) {
 			{1100 * ms, "failure", "closed"},
 			{1200 * ms, "failure", "open"}, // 0, 20, 40, 1100, 1200
 		}},
-		{"10 ms and a nanosecond is another", consecutive, []row{
+		{"10 ms and a nanosecond is another failure", consecutive, []row{
 			{0, "failure", "closed"},
 			{10*ms + 1, "failure", "closed"},
 			{20*ms + 2, "failure", "closed"},
 			{30*ms + 3, "failure", "closed"},
 			{1100 * ms, "failure", "open"},
 		}},
-		{"a success ends the streak, and its time", consecutive, []row{
+		{"a success ends the streak and its duration", consecutive, []row{
 			{0, "failure", "closed"},
 			{900 * ms, "failure*1 success failure", "closed"},
 			{1200 * ms, "failure", "closed"},
@@ -110,19 +114,31 @@ func TestB04_FailuresMustLast(t *testing.T) {
 		{"a longer FailingFor", Config{FailureRatio: -1, FailingFor: 3 * time.Second, ConsecutiveFailures: 2}, []row{
 			{0, "failure", "closed"}, {3000*ms - 1, "failure", "closed"}, {3000 * ms, "failure", "open"},
 		}},
-		{"negative: the Nth opens at once", Config{FailureRatio: -1, FailingFor: -1}, []row{{0, "failure*4", "closed"}, {0, "failure", "open"}}},
-		{"ConsecutiveFailures 1: the first opens", Config{FailureRatio: -1, ConsecutiveFailures: 1}, []row{{0, "failure", "open"}}},
-		{"ConsecutiveFailures 1 with FailingFor", Config{FailureRatio: -1, ConsecutiveFailures: 1, FailingFor: time.Second}, []row{
-			{0, "failure", "closed"}, {1000 * ms, "failure", "open"},
-		}},
+		{
+			"negative: the Nth opens at once",
+			Config{FailureRatio: -1, FailingFor: -1},
+			[]row{{0, "failure*4", "closed"}, {0, "failure", "open"}},
+		},
+		{
+			"ConsecutiveFailures 1: the first opens",
+			Config{FailureRatio: -1, ConsecutiveFailures: 1},
+			[]row{{0, "failure", "open"}},
+		},
+		{
+			"ConsecutiveFailures 1 with FailingFor",
+			Config{FailureRatio: -1, ConsecutiveFailures: 1, FailingFor: time.Second},
+			[]row{
+				{0, "failure", "closed"}, {1000 * ms, "failure", "open"},
+			},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { timelineOf(t, tt.cfg).run(tt.rows...) })
+			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
 		})
 	}
 }
 
-// The streak survives a new policy, and another window, with its time.
+// The streak and its duration survive a new policy and another window.
 func TestB04_B34_TheStreakSurvivesApply(t *testing.T) {
 	for _, window := range []time.Duration{0, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
@@ -132,7 +148,10 @@ func TestB04_B34_TheStreakSurvivesApply(t *testing.T) {
 			}
 			tl := newTimeline(t, g.Get(Key{}))
 			tl.run(row{0, "failure", "closed"}, row{300 * ms, "failure", "closed"}, row{600 * ms, "failure", "closed"})
-			if err := g.Apply(Config{FailureRatio: -1, SlowCall: time.Hour, Window: window, ConsecutiveFailures: 4}); err != nil {
+			if err := g.Apply(Config{
+				FailureRatio: -1, SlowCall: time.Hour, Window: window,
+				ConsecutiveFailures: 4,
+			}); err != nil {
 				t.Fatal(err)
 			}
 			tl.run(row{1000*ms - 1, "failure", "closed"}, row{1000 * ms, "failure", "open"})
@@ -140,7 +159,7 @@ func TestB04_B34_TheStreakSurvivesApply(t *testing.T) {
 	}
 }
 
-// The event says how long the streak lasted.
+// Event.Why contains how long the streak lasted.
 func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -152,15 +171,15 @@ func TestB31_TheReasonOfAStreakHasItsDuration(t *testing.T) {
 			report(t, b, 1, Failure)
 			time.Sleep(300*ms + 123456)
 		}
-		if got, want := rec.heard()[0].Why, "5 failures in a row over 1.2s"; got != want {
+		if got, want := rec.received()[0].Why, "5 failures in a row over 1.2s"; got != want {
 			t.Errorf("why is %q, want %q", got, want)
 		}
 	})
 }
 
-// The ratio and slow rules must hold without the largest event too, for which half of MinCalls (20) is enough, and
-// events must begin in two tenths of the window.
-func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
+// The ratio and slow rules must also hold without the largest burst. For that, half of MinCalls (20) is enough. And
+// bursts must begin in two tenths of the window.
+func TestB05_B06_OneBurstDoesNotOpen(t *testing.T) {
 	const s = time.Second
 	ratio := Config{ConsecutiveFailures: -1}
 	slow := Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: s}
@@ -171,7 +190,10 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 	}{
 		{"a lost connection after an idle minute", ratio, []row{{60 * s, "failure*100", "closed"}}},
 		{"more in the same tenth", ratio, []row{{60 * s, "failure*100", "closed"}, {61*s - 1, "failure*100", "closed"}}},
-		{"a lost connection, and another call that fails", ratio, []row{{60 * s, "failure*20", "closed"}, {61 * s, "success*14", "closed"}, {62 * s, "failure", "closed"}}},
+		{
+			"a lost connection, and another call that fails", ratio,
+			[]row{{60 * s, "failure*20", "closed"}, {61 * s, "success*14", "closed"}, {62 * s, "failure", "closed"}},
+		},
 		{"a lost connection among calls of which a fifth fails", ratio, []row{
 			{60 * s, "success*8 failure*2", "closed"},
 			{62 * s, "success*8 failure*2", "closed"},
@@ -179,42 +201,68 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 			{65 * s, "success*4 failure*2", "closed"},
 			{66 * s, "success*8 failure*4", "closed"},
 		}},
-		{"a lost connection, and too few calls that fail", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}}},
-		{"a lost connection, and enough calls that fail", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}}},
+		{
+			"a lost connection, and too few calls that fail", ratio,
+			[]row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}},
+		},
+		{
+			"a lost connection, and enough calls that fail", ratio,
+			[]row{{60 * s, "failure*100", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}},
+		},
 		{"half of 21 calls is 11", Config{ConsecutiveFailures: -1, MinCalls: 21}, []row{
 			{60 * s, "failure*100", "closed"}, {61 * s, "failure*10", "closed"}, {61 * s, "failure", "open"},
 		}},
-		{"twice half of MinCalls", ratio, []row{{60 * s, "failure*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"}}},
-		{"overloads", ratio, []row{{60 * s, "overload*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "overload", "open"}}},
-		{"half of the rest", ratio, []row{{60 * s, "failure*100", "closed"}, {61 * s, "success*10 failure*9", "closed"}, {61 * s, "failure", "open"}}},
-		{"good calls in the tenth of the event are left out with it", ratio, []row{
+		{"twice half of MinCalls", ratio, []row{
+			{60 * s, "failure*10", "closed"},
+			{61 * s, "failure*9", "closed"},
+			{61 * s, "failure", "open"},
+		}},
+		{"overloads", ratio, []row{
+			{60 * s, "overload*10", "closed"},
+			{61 * s, "failure*9", "closed"},
+			{61 * s, "overload", "open"},
+		}},
+		{"half of the rest", ratio, []row{
+			{60 * s, "failure*100", "closed"},
+			{61 * s, "success*10 failure*9", "closed"},
+			{61 * s, "failure", "open"},
+		}},
+		{"good calls in the tenth of the burst are left out with it", ratio, []row{
 			{60 * s, "success*50 failure*100", "closed"}, {61 * s, "success*6 failure*5", "closed"}, {61 * s, "failure", "open"},
 		}},
-		{"as many of them as is their share: 40 of 50", ratio, []row{
-			{60 * s, "success*50 failure*100", "closed"}, {60*s + 500*ms, "failure*25", "closed"}, // 100 of 125 are the event
+		{"only a proportional number of them is left out: 40 of 50", ratio, []row{
+			{60 * s, "success*50 failure*100", "closed"}, {60*s + 500*ms, "failure*25", "closed"}, // 100 of 125 are the burst
 			{61 * s, "success*26 failure*10", "closed"}, {61 * s, "failure", "open"}, // 36 failures and 36 others
 		}},
-		{"of two events of one size the newer one is left out", Config{ConsecutiveFailures: -1, MinCalls: 24}, []row{
-			{60 * s, "success*12 failure*10", "closed"}, {61 * s, "success*2 failure*10", "closed"}, {61 * s, "failure", "closed"},
+		{"of two bursts of one size the newer one is left out", Config{ConsecutiveFailures: -1, MinCalls: 24}, []row{
+			{60 * s, "success*12 failure*10", "closed"},
+			{61 * s, "success*2 failure*10", "closed"},
+			{61 * s, "failure", "closed"},
 		}},
-		{"one event on both sides of the border", ratio, []row{{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}}},
-		{"more than 10 ms apart, on both sides of the border, and they last", ratio, []row{
+		{"one burst on both sides of the border", ratio, []row{
+			{61*s - 5*ms, "failure*50", "closed"},
+			{61*s + 5*ms, "failure*50", "closed"},
+		}},
+		{"two bursts, one on each side of the border, over half a second", ratio, []row{
 			{61*s - 5*ms, "failure*50", "closed"},
 			{61*s + 5*ms + 1, "failure*20", "closed"},
 			{61*s + 495*ms - 1, "failure", "closed"},
 			{61*s + 495*ms, "failure", "open"},
 		}},
-		{"calls that follow one another within 10 ms are one event", ratio, []row{
-			{60 * s, "failure*20", "closed"}, {60*s + 10*ms, "failure*20", "closed"}, {60*s + 20*ms, "failure*20", "closed"}, {61 * s, "success*30 failure*20", "closed"},
+		{"calls that follow one another within 10 ms are one burst", ratio, []row{
+			{60 * s, "failure*20", "closed"},
+			{60*s + 10*ms, "failure*20", "closed"},
+			{60*s + 20*ms, "failure*20", "closed"},
+			{61 * s, "success*30 failure*20", "closed"},
 		}},
-		{"and more than that are two", ratio, []row{
+		{"calls further apart are not", ratio, []row{
 			{60 * s, "failure*20", "closed"},
 			{60*s + 10*ms + 1, "failure*20", "closed"},
 			{60*s + 20*ms + 2, "failure*20", "closed"},
 			{61 * s, "success*30", "closed"},
 			{61 * s, "failure", "open"},
 		}},
-		{"an event ends after a tenth of the window", Config{ConsecutiveFailures: -1, Window: 100 * ms}, []row{
+		{"a burst ends after a tenth of the window", Config{ConsecutiveFailures: -1, Window: 100 * ms}, []row{
 			{0, "failure*5", "closed"},
 			{5 * ms, "failure*5", "closed"},
 			{10*ms - 1, "failure*10", "closed"},
@@ -222,55 +270,104 @@ func TestB05_B06_OneEventIsNoRatio(t *testing.T) {
 			{50 * ms, "failure", "open"}, // 20 and 9 and 1
 		}},
 		{"bad calls must last for half of FailingFor", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
-			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {63*s - 1, "failure", "closed"}, {63 * s, "failure", "open"},
+			{60 * s, "failure*10", "closed"},
+			{62 * s, "failure*10", "closed"},
+			{63*s - 1, "failure", "closed"},
+			{63 * s, "failure", "open"},
 		}},
-		{"or of the window", Config{ConsecutiveFailures: -1, FailingFor: 30 * s}, []row{
-			{60 * s, "failure*10", "closed"}, {62 * s, "failure*10", "closed"}, {65*s - 1, "failure", "closed"}, {65 * s, "failure", "open"},
+		{"or for half of the window", Config{ConsecutiveFailures: -1, FailingFor: 30 * s}, []row{
+			{60 * s, "failure*10", "closed"},
+			{62 * s, "failure*10", "closed"},
+			{65*s - 1, "failure", "closed"},
+			{65 * s, "failure", "open"},
 		}},
-		{"from the first that is still in the window", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
-			{60 * s, "failure", "closed"}, {70 * s, "failure*10", "closed"}, {72 * s, "failure*10", "closed"}, {73 * s, "failure", "open"},
+		{"from the first burst that is still in the window", Config{ConsecutiveFailures: -1, FailingFor: 6 * s}, []row{
+			{60 * s, "failure", "closed"},
+			{70 * s, "failure*10", "closed"},
+			{72 * s, "failure*10", "closed"},
+			{73 * s, "failure", "open"},
 		}},
-		{"the first half has left the window, and the second is one event still", ratio, []row{
-			{61*s - 5*ms, "failure*50", "closed"}, {61*s + 5*ms, "failure*50", "closed"}, {70*s + 500*ms, "success*15 failure*11", "closed"},
+		{"the first half has left the window, and the second is still one burst", ratio, []row{
+			{61*s - 5*ms, "failure*50", "closed"},
+			{61*s + 5*ms, "failure*50", "closed"},
+			{70*s + 500*ms, "success*15 failure*11", "closed"},
 		}},
-		{"the largest event has left the window", ratio, []row{
-			{60 * s, "failure*100", "closed"}, {69 * s, "failure*9", "closed"}, {70 * s, "failure*10", "closed"}, {71 * s, "failure", "open"},
+		{"the largest burst has left the window", ratio, []row{
+			{60 * s, "failure*100", "closed"},
+			{69 * s, "failure*9", "closed"},
+			{70 * s, "failure*10", "closed"},
+			{71 * s, "failure", "open"},
 		}},
 		{"a tenth that is shorter than 10 ms", Config{ConsecutiveFailures: -1, Window: 10 * ms, MinCalls: 4}, []row{
-			{0, "failure*2", "closed"}, {1*ms - 1, "failure*2", "closed"}, {1 * ms, "failure", "closed"}, {5 * ms, "failure", "open"}, // 4, 1 and 1
+			// 4, 1 and 1
+			{0, "failure*2", "closed"},
+			{1*ms - 1, "failure*2", "closed"},
+			{1 * ms, "failure", "closed"},
+			{5 * ms, "failure", "open"},
 		}},
-		{"negative FailingFor", Config{ConsecutiveFailures: -1, FailingFor: -1}, []row{{60 * s, "failure*19", "closed"}, {60 * s, "failure", "open"}}},
+		{
+			"negative FailingFor",
+			Config{ConsecutiveFailures: -1, FailingFor: -1},
+			[]row{{60 * s, "failure*19", "closed"}, {60 * s, "failure", "open"}},
+		},
 
-		{"slow calls in one tenth", slow, []row{{60 * s, "success~2s*100", "closed"}, {61 * s, "success~2s*9", "closed"}, {61 * s, "success~2s", "open"}}},
-		{"slow calls that were given up", slow, []row{{60 * s, "canceled~2s*100", "closed"}, {61 * s, "canceled~2s*9", "closed"}, {61 * s, "canceled~2s", "open"}}},
-		{"slow calls on both sides of the border", slow, []row{{61*s - 5*ms, "success~2s*50", "closed"}, {61*s + 5*ms, "canceled~2s*50", "closed"}}},
-		{"failures that are not slow are nothing to the slow rule", slow, []row{
-			{60 * s, "success~2s*100", "closed"}, {61 * s, "failure*10", "closed"}, {61 * s, "failure~2s*9", "closed"}, {61 * s, "failure~2s", "open"},
+		{"slow calls in one tenth", slow, []row{
+			{60 * s, "success~2s*100", "closed"},
+			{61 * s, "success~2s*9", "closed"},
+			{61 * s, "success~2s", "open"},
 		}},
-		{"fast calls of all kinds in the tenth of the event are left out with it", slow, []row{
-			{60 * s, "success*20 failure*20 success~2s*100", "closed"}, {61 * s, "success*6 success~2s*5", "closed"}, {61 * s, "success~2s", "open"},
+		{"slow canceled calls", slow, []row{
+			{60 * s, "canceled~2s*100", "closed"},
+			{61 * s, "canceled~2s*9", "closed"},
+			{61 * s, "canceled~2s", "open"},
 		}},
-		{"slow successes are nothing to the ratio", Config{ConsecutiveFailures: -1, SlowCall: s, SlowRatio: 1}, []row{
-			{60 * s, "failure*100", "closed"}, {61 * s, "success~2s*10", "closed"}, {61 * s, "failure*9", "closed"}, {61 * s, "failure", "open"},
+		{"slow calls on both sides of the border", slow, []row{
+			{61*s - 5*ms, "success~2s*50", "closed"},
+			{61*s + 5*ms, "canceled~2s*50", "closed"},
 		}},
-		{"slow calls, negative FailingFor", Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, SlowCall: s}, []row{
-			{60 * s, "success~2s*19", "closed"}, {60 * s, "success~2s", "open"},
+		{"failures that are not slow do not count in the slow rule", slow, []row{
+			{60 * s, "success~2s*100", "closed"},
+			{61 * s, "failure*10", "closed"},
+			{61 * s, "failure~2s*9", "closed"},
+			{61 * s, "failure~2s", "open"},
 		}},
+		{"fast calls of all kinds in the tenth of the burst are left out with it", slow, []row{
+			{60 * s, "success*20 failure*20 success~2s*100", "closed"},
+			{61 * s, "success*6 success~2s*5", "closed"},
+			{61 * s, "success~2s", "open"},
+		}},
+		{
+			"slow successes do not count as failures in the ratio rule",
+			Config{ConsecutiveFailures: -1, SlowCall: s, SlowRatio: 1},
+			[]row{
+				{60 * s, "failure*100", "closed"},
+				{61 * s, "success~2s*10", "closed"},
+				{61 * s, "failure*9", "closed"},
+				{61 * s, "failure", "open"},
+			},
+		},
+		{
+			"slow calls, negative FailingFor",
+			Config{ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, SlowCall: s},
+			[]row{
+				{60 * s, "success~2s*19", "closed"}, {60 * s, "success~2s", "open"},
+			},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { timelineOf(t, tt.cfg).run(tt.rows...) })
+			synctest.Test(t, func(t *testing.T) { newDefaultTimeline(t, tt.cfg).run(tt.rows...) })
 		})
 	}
 }
 
-// A failure that comes beside a success is before or after it: the streak is one or nothing, and when it is one it
-// began with that failure.
-func TestB04_ASuccessBesideAFailureConcurrentSafe(t *testing.T) {
+// A failure during a success counts before or after it. So the streak is 1 or 0. If it is 1, it began with that
+// failure.
+func TestB04_ASuccessDuringAFailureConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, FailingFor: time.Millisecond})
 	for i := range 2000 {
 		start := clock()
 		good, bad := acquire(t, b), acquire(t, b)
-		together(2, func(i int) {
+		runTogether(2, func(i int) {
 			if i == 0 {
 				good.Done(t.Context(), Success)
 				return
@@ -285,16 +382,15 @@ func TestB04_ASuccessBesideAFailureConcurrentSafe(t *testing.T) {
 			t.Fatalf("round %d: the streak is %d, and began %v before the round", i, streak, time.Duration(start-first))
 		}
 		report(t, b, 1, Success)
-		report(t, b, i%3, Failure) // so that the next round finds a streak, of one failure, or none
+		report(t, b, i%3, Failure) // so that the next round begins with or without a streak
 	}
 }
 
-// Where bad calls are so dense that they are one event after another, the ratio rule leaves out a tenth with its good
-// calls, also if the largest event began in one tenth and ended in the next. So the ratio is the one that was asked
-// for.
+// If bad calls are so dense that one burst follows another, the ratio rule leaves out the bad and good calls of a
+// tenth, also if the largest burst is in two tenths. So the breaker opens at the ratio of the Config.
 func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 	for _, perSecond := range []int{2, 10, 50, 250, 1000} {
-		below := 40 // of 100. In sparse traffic a window with 49 of 100 on average may hold 10 of 20
+		below := 40 // of 100; in sparse traffic, a window may hold 10 bad calls of 20 although 49 of 100 are bad on average
 		if perSecond >= 50 {
 			below = 49
 		}
@@ -307,7 +403,7 @@ func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(137 * ms) // events do not begin with tenths
+				time.Sleep(137 * ms) // so that bursts do not begin with tenths
 				for i := range 60 * perSecond {
 					o := Success
 					if (i+1)*tt.bad/tt.of > i*tt.bad/tt.of { // evenly spread
@@ -326,7 +422,7 @@ func TestB05_TheRatioIsExactInDenseTraffic(t *testing.T) {
 	}
 }
 
-// The text of a failure streak names its duration from a millisecond on.
+// The text of a failure streak contains its duration if that is at least a millisecond.
 func TestB31_HowLongFailuresLasted(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "", ms - 1: "", ms: " over 1ms", 1500*time.Microsecond + 1: " over 1ms", time.Hour: " over 1h0m0s",

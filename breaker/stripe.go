@@ -9,8 +9,7 @@ import (
 
 // If many cores call a breaker at once, most of the time of a call is spent on moving the cache lines of its counters
 // from one core to another. Such a breaker gets stripes: more sets of the counters, more of them than there are Ps, so
-// that each P mostly has one of its own. Other breakers use the counters that each breaker has, so only busy breakers
-// pay with memory.
+// that each P mostly has its own. Other breakers use one set of counters, so only busy breakers take more memory.
 
 // stripe is one set of the counters of a breaker. It is added to those in Breaker and lazyState.
 type stripe struct {

@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// widened is a breaker that has lanes for three Ps.
-func widened(tb testing.TB, cfg Config, opts ...Option) *Breaker {
+// withStripes returns a breaker with stripes for three Ps.
+func withStripes(tb testing.TB, cfg Config, opts ...Option) *Breaker {
 	tb.Helper()
 	b := mustNew(tb, cfg, opts...)
 	b.enableStripes(3)
 	if ph := b.phase.Load(); !ph.striped || len(b.lazy.Load().loadStripes()) != 6 || len(ph.win.stripeList()) != 6 {
-		tb.Fatalf("laned: %v, %d and %d lanes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()), len(ph.win.stripeList()))
+		tb.Fatalf("striped: %v, %d and %d stripes, want 6 and 6", ph.striped, len(b.lazy.Load().loadStripes()),
+			len(ph.win.stripeList()))
 	}
 	return b
 }
 
-// spread counts n calls in each lane, as if each had met another P.
-func spread(b *Breaker, n uint64) (all uint64) {
+// addToEachStripe counts n calls in each stripe, and returns how many these are in all.
+func addToEachStripe(b *Breaker, n uint64) (all uint64) {
 	w := b.phase.Load().win
 	for i := range b.lazy.Load().loadStripes() {
 		b.lazy.Load().loadStripes()[i].admitted.Add(n)
@@ -32,7 +33,7 @@ func spread(b *Breaker, n uint64) (all uint64) {
 	return all
 }
 
-func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
+func TestStripesAfterContention(t *testing.T) {
 	for _, tt := range []struct {
 		n, others uint64
 		want      bool
@@ -50,30 +51,30 @@ func TestLanesAppearWhereOthersCountMeanwhile(t *testing.T) {
 		counter.Store(tt.n + tt.others)
 		b.noteContention(&counter, tt.n)
 		if got := b.phase.Load().striped; got != tt.want {
-			t.Errorf("%d others after number %d: lanes are there: %v, want %v", tt.others, tt.n, got, tt.want)
+			t.Errorf("%d calls of others after number %d: striped: %v, want %v", tt.others, tt.n, got, tt.want)
 		}
 		if want := min(32, 2*runtime.GOMAXPROCS(0)); tt.want && len(b.phase.Load().win.stripeList()) != want {
-			t.Errorf("%d lanes, want %d", len(b.phase.Load().win.stripeList()), want)
+			t.Errorf("%d stripes, want %d", len(b.phase.Load().win.stripeList()), want)
 		}
 	}
-	// Nor does one that is at the most there is, where bump says 0.
+	// A counter at its maximum, for which inc returns 0, shows no contention.
 	full := mustNew(t, Config{})
 	var most atomic.Uint64
 	most.Store(math.MaxUint64)
 	full.noteContention(&most, 0)
 	if full.phase.Load().striped {
-		t.Error("a counter that is full makes lanes")
+		t.Error("a counter at its maximum enables stripes")
 	}
-	// A bucket that was emptied while the call looked shows nobody.
+	// A bucket that was drained during the sample shows no contention.
 	b := mustNew(t, Config{})
 	b.noteContention(new(atomic.Uint64), sampleEvery)
 	if b.phase.Load().striped {
-		t.Error("a window that slides makes lanes")
+		t.Error("a window that slides enables stripes")
 	}
 }
 
-// One goroutine meets nobody, however much it calls.
-func TestLanesAreNotForOneCaller(t *testing.T) {
+// One goroutine causes no contention, however many calls it makes.
+func TestOneCallerGetsNoStripes(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}, {OpenFor: time.Hour}} {
 		b := mustNew(t, cfg)
 		if cfg.OpenFor != 0 {
@@ -85,25 +86,25 @@ func TestLanesAreNotForOneCaller(t *testing.T) {
 			}
 		}
 		if c := b.lazy.Load(); b.phase.Load().striped || c != nil && c.loadStripes() != nil {
-			t.Errorf("%+v: one caller made lanes", cfg)
+			t.Errorf("%+v: one caller enabled stripes", cfg)
 		}
 	}
 }
 
-// Several do, where they run at once, and no count is lost on the way. Where they do not (one core, or one that
-// others take), the lanes are made by hand: what is counted is the same.
-func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
+// Several goroutines cause contention if they run at once, and no count is lost when stripes are enabled. If they do
+// not run at once (one core, or a busy machine), the test enables the stripes after some time.
+func TestB09_StripesAppearDuringCallsConcurrentSafe(t *testing.T) {
 	for _, rejecting := range []bool{false, true} {
 		b := mustNew(t, Config{OpenFor: time.Hour})
 		if rejecting {
 			b.Trip(t.Context(), "test")
 		}
-		laned := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
+		striped := func() bool { c := b.lazy.Load(); return c != nil && c.loadStripes() != nil }
 		var calls atomic.Uint64
 		start := time.Now()
-		together(4, func(int) {
+		runTogether(4, func(int) {
 			n := uint64(0)
-			for ; n < 1000 || n%64 != 0 || !laned(); n++ {
+			for ; n < 1000 || n%64 != 0 || !striped(); n++ {
 				if p, err := b.Acquire(t.Context()); err == nil {
 					p.Done(t.Context(), Success)
 				}
@@ -113,22 +114,23 @@ func TestB09_LanesAppearUnderCallersConcurrentSafe(t *testing.T) {
 			}
 			calls.Add(n)
 		})
-		t.Logf("rejecting: %v; lanes after %v", rejecting, time.Since(start))
-		s := quiet(t, "in the end", b)
+		t.Logf("rejecting: %v; stripes after %v", rejecting, time.Since(start))
+		s := wantSettled(t, "in the end", b)
 		if got := s.Successes + s.Rejections.Total(); got != calls.Load() {
 			t.Errorf("rejecting: %v; %d counted of %d calls", rejecting, got, calls.Load())
 		}
 	}
 }
 
-// B9, B7, B37: what is in lanes counts, slides and settles as what is not.
-func TestB09_LanesCount(t *testing.T) {
+// B9, B7, B37: counts in stripes slide out of the window and add up like other counts.
+func TestB09_StripesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := widened(t, Config{Window: 10 * time.Second})
+		b := withStripes(t, Config{Window: 10 * time.Second})
 		check := func(what string, admitted, successes, window uint64) {
 			t.Helper()
 			s := b.Snapshot()
-			if s.Admitted != admitted || s.Successes != successes || s.Window.Successes != window || s.InFlight != admitted-successes {
+			if s.Admitted != admitted || s.Successes != successes || s.Window.Successes != window ||
+				s.InFlight != admitted-successes {
 				t.Errorf("%s: %d admitted, %d successes, %d in the window, %d in flight; want %d, %d, %d, %d", what,
 					s.Admitted, s.Successes, s.Window.Successes, s.InFlight, admitted, successes, window, admitted-successes)
 			}
@@ -136,10 +138,10 @@ func TestB09_LanesCount(t *testing.T) {
 		report(t, b, 5, Success)
 		check("calls", 5, 5, 5)
 		if b.admitted.Load() != 0 || b.phase.Load().win.successes[0].Load() != 0 {
-			t.Error("they were counted in no lane")
+			t.Error("the calls were not counted in a stripe")
 		}
-		all := 5 + spread(b, 7)
-		check("in every lane", all, all, all)
+		all := 5 + addToEachStripe(b, 7)
+		check("in every stripe", all, all, all)
 		p := acquire(t, b)
 		check("one in flight", all+1, all, all)
 		time.Sleep(5 * time.Second)
@@ -147,42 +149,42 @@ func TestB09_LanesCount(t *testing.T) {
 		check("later", all+1, all+1, all+1)
 		time.Sleep(5 * time.Second)
 		check("a window after the first", all+1, all+1, 1)
-		report(t, b, 1, Success) // slides
-		check("and slid", all+2, all+2, 2)
-		spread(b, 1)
+		report(t, b, 1, Success) // slides the window
+		check("after the window has slid", all+2, all+2, 2)
+		addToEachStripe(b, 1)
 		time.Sleep(time.Hour)
 		report(t, b, 1, Success)
 		check("an hour later", all+9, all+9, 1)
 	})
 }
 
-// The rules look at what is in lanes.
-func TestB05_TheRatioSeesLanes(t *testing.T) {
-	b := widened(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
-	all := spread(b, 2)
+// The rules include the counts in stripes.
+func TestB05_TheRatioCountsStripes(t *testing.T) {
+	b := withStripes(t, Config{ConsecutiveFailures: -1, FailureRatio: 0.5, MinCalls: 1})
+	all := addToEachStripe(b, 2)
 	report(t, b, int(all)-1, Failure)
 	if got := b.State(); got != Closed {
-		t.Fatalf("%v after %d failures beside %d successes, want closed", got, all-1, all)
+		t.Fatalf("%v after %d failures and %d successes, want closed", got, all-1, all)
 	}
 	report(t, b, 1, Failure)
 	if got := b.State(); got != Open {
-		t.Errorf("%v after %d failures beside %d successes, want open", got, all, all)
+		t.Errorf("%v after %d failures and %d successes, want open", got, all, all)
 	}
 }
 
-// A success in a lane ends a row of failures, and is slow if it is; one that was admitted before there were lanes
-// counts.
-func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
+// A success that counts in a stripe ends the failure streak, and may be slow. A call that was admitted before there
+// were stripes counts too.
+func TestB04_B06_StripesOnTheClosedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 100})
 		before := acquire(t, b)
 		b.enableStripes(1)
 		if ph := b.phase.Load(); ph.kind != admitStriped {
-			t.Fatalf("admission is %d, want that of lanes", ph.kind)
+			t.Fatalf("admission is %d, want admitStriped", ph.kind)
 		}
 		p, fast := acquire(t, b), acquire(t, b)
 		if p.start == 0 {
-			t.Error("the slow rule is on, and the start of a call in a lane is not noted")
+			t.Error("the slow rule is on, and the start of a call was not taken")
 		}
 		fast.Done(t.Context(), Success)
 		time.Sleep(time.Second + 1)
@@ -190,27 +192,29 @@ func TestB04_B06_LanesAreTheClosedPath(t *testing.T) {
 		p.Done(t.Context(), Success)
 		before.Done(t.Context(), Success)
 		s := b.Snapshot()
-		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 || s.InFlight != 0 {
-			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no row, 0", s.SlowCalls, s.Successes, s.Window, s.InFlight)
+		if s.SlowCalls != 2 || s.Successes != 3 || s.Window.Slow != 2 || s.Window.ConsecutiveFailures != 0 ||
+			s.InFlight != 0 {
+			t.Errorf("%d slow, %d successes, %+v, %d in flight; want 2, 3, no streak, 0", s.SlowCalls, s.Successes, s.Window,
+				s.InFlight)
 		}
-		plain := widened(t, Config{})
+		plain := withStripes(t, Config{})
 		if p := acquire(t, plain); p.start != 0 {
-			t.Error("no rule asks for the start of a call, and it is noted")
+			t.Error("no rule needs the start of a call, and it was taken")
 		}
-		windowless := widened(t, Config{FailureRatio: -1})
+		windowless := withStripes(t, Config{FailureRatio: -1})
 		report(t, windowless, 2, Failure)
 		report(t, windowless, 1, Success)
 		if s := windowless.Snapshot(); s.Window != (Counts{}) || s.Successes != 1 || s.InFlight != 0 {
 			t.Errorf("without a window: %+v, %d successes, %d in flight", s.Window, s.Successes, s.InFlight)
 		}
 		if !windowless.settleSuccess(acquire(t, windowless), 0) {
-			t.Error("without a window a success in a lane takes the lock")
+			t.Error("without a window a success in a stripe takes the lock")
 		}
 	})
 }
 
-// Lanes of a window end with its stay; what they hold is not lost. Those of the breaker stay.
-func TestB15_LanesEndWithTheStay(t *testing.T) {
+// The stripes of a window end with its generation, and their counts are not lost. The stripes of the breaker stay.
+func TestB15_StripesEndWithTheGeneration(t *testing.T) {
 	for name, end := range map[string]func(*Group, *Breaker){
 		"a trip":                 func(_ *Group, b *Breaker) { b.Trip(t.Context(), "test") },
 		"a reset":                func(_ *Group, b *Breaker) { b.Reset(t.Context()) },
@@ -222,27 +226,28 @@ func TestB15_LanesEndWithTheStay(t *testing.T) {
 			g := mustGroup(t, Config{})
 			b := g.Get(Key{})
 			b.enableStripes(2)
-			all := spread(b, 3)
+			all := addToEachStripe(b, 3)
 			ph := b.phase.Load()
-			straggler := acquire(t, b)
+			last := acquire(t, b)
 			if end == nil {
 				apply(t, g, Config{MinCalls: 7})
 				if now := b.phase.Load(); !now.striped || now.win != ph.win {
-					t.Errorf("laned: %v; the same window: %v; want both", now.striped, now.win == ph.win)
+					t.Errorf("striped: %v; the same window: %v; want both", now.striped, now.win == ph.win)
 				}
 			} else {
 				end(g, b)
 				if now := b.phase.Load(); now.striped || now.win == ph.win {
-					t.Errorf("laned: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
+					t.Errorf("striped: %v; the same window: %v; want neither", now.striped, now.win == ph.win)
 				}
 			}
-			straggler.Done(t.Context(), Success)
+			last.Done(t.Context(), Success)
 			s := b.Snapshot()
 			if s.Admitted != all+1 || s.Successes+s.Late != all+1 || s.InFlight != 0 || s.Successes < all {
-				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes, s.Late, s.InFlight, all+1)
+				t.Errorf("%d admitted, %d successes, %d late, %d in flight; want %d, all of them settled", s.Admitted, s.Successes,
+					s.Late, s.InFlight, all+1)
 			}
 			if b.lazy.Load().loadStripes() == nil {
-				t.Error("the breaker's own lanes are gone")
+				t.Error("the stripes of the breaker were removed")
 			}
 		})
 	}
@@ -255,9 +260,9 @@ func apply(t *testing.T, g *Group, cfg Config) {
 	}
 }
 
-// What a straggler leaves in a lane of a stay that is over is collected.
-func TestB09_SweepCollectsFromLanes(t *testing.T) {
-	b := widened(t, Config{})
+// What a last leaves in a stripe of a generation that is over is collected.
+func TestB09_DrainStaleCollectsFromStripes(t *testing.T) {
+	b := withStripes(t, Config{})
 	acquire(t, b)
 	ph := b.phase.Load()
 	b.Reset(t.Context())
@@ -269,8 +274,8 @@ func TestB09_SweepCollectsFromLanes(t *testing.T) {
 	}
 }
 
-func TestB12_RejectionsInLanes(t *testing.T) {
-	b := widened(t, Config{OpenFor: time.Hour})
+func TestB12_RejectionsInStripes(t *testing.T) {
+	b := withStripes(t, Config{OpenFor: time.Hour})
 	b.Trip(t.Context(), "test")
 	for range 5 {
 		if _, err := b.Acquire(t.Context()); err == nil {
@@ -278,39 +283,42 @@ func TestB12_RejectionsInLanes(t *testing.T) {
 		}
 	}
 	if got := b.lazy.Load().rejections[ReasonOpen].Load(); got != 0 {
-		t.Errorf("%d were counted in no lane", got)
+		t.Errorf("%d rejections were not counted in a stripe", got)
 	}
 	for i := range b.lazy.Load().loadStripes() {
 		for r := ReasonOpen; int(r) < reasons; r++ {
 			b.lazy.Load().loadStripes()[i].rejections[r].Add(uint64(r))
 		}
 	}
-	const lanes = 6
-	want := ReasonCounts{Open: lanes + 5, HalfOpen: 2 * lanes, Ramp: 3 * lanes, Forced: 4 * lanes, Concurrency: 5 * lanes}
+	const stripes = 6
+	want := ReasonCounts{
+		Open: stripes + 5, HalfOpen: 2 * stripes, Ramp: 3 * stripes, Forced: 4 * stripes,
+		Concurrency: 5 * stripes,
+	}
 	if got := b.Snapshot().Rejections; got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
-// Lanes are made once, and only for what is there to be counted in them.
-func TestWidenOnce(t *testing.T) {
-	b := widened(t, Config{})
+// Stripes are made once, and those of a window only while the breaker is closed.
+func TestStripesAreEnabledOnce(t *testing.T) {
+	b := withStripes(t, Config{})
 	ph := b.phase.Load()
-	all := spread(b, 1)
+	all := addToEachStripe(b, 1)
 	b.enableStripes(9)
 	if b.phase.Load() != ph || len(b.lazy.Load().loadStripes()) != 6 || b.Snapshot().Successes != all {
-		t.Error("a second time changes something")
+		t.Error("a second enableStripes changed something")
 	}
 	b.Trip(t.Context(), "test")
 	open := b.phase.Load()
 	b.enableStripes(9)
 	if b.phase.Load() != open || open.striped {
-		t.Error("an open breaker has no window to give lanes to")
+		t.Error("enableStripes changed the phase of an open breaker")
 	}
 	b.Reset(t.Context())
 	b.enableStripes(4)
 	if ph := b.phase.Load(); len(ph.win.stripeList()) != 8 || ph.gen != open.gen+1 {
-		t.Errorf("%d lanes in the new window, generation %d; want 8, %d", len(ph.win.stripeList()), ph.gen, open.gen+1)
+		t.Errorf("%d stripes in the new window, generation %d; want 8, %d", len(ph.win.stripeList()), ph.gen, open.gen+1)
 	}
 	if s := b.Snapshot(); s.Successes != all || s.Admitted != all {
 		t.Errorf("%d successes of %d admitted, want %d", s.Successes, s.Admitted, all)
@@ -318,25 +326,26 @@ func TestWidenOnce(t *testing.T) {
 
 	large := mustNew(t, Config{})
 	large.enableStripes(100)
-	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want || len(large.phase.Load().win.stripeList()) != want {
-		t.Errorf("%d and %d lanes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
+	if got, want := len(large.lazy.Load().loadStripes()), 32; got != want ||
+		len(large.phase.Load().win.stripeList()) != want {
+		t.Errorf("%d and %d stripes on 100 Ps, want %d", got, len(large.phase.Load().win.stripeList()), want)
 	}
 
 	young := mustNew(t, Config{})
 	young.Trip(t.Context(), "test")
 	young.enableStripes(2)
 	if got := len(young.lazy.Load().loadStripes()); got != 4 || young.phase.Load().striped {
-		t.Errorf("open: %d lanes, want 4, for its rejections", got)
+		t.Errorf("open: %d stripes, want 4, for its rejections", got)
 	}
 }
 
-// Under an override, a ramp or MaxConcurrent the lock counts, and what lanes hold stays in the sums.
-func TestB28_LanesRestUnderAnOverride(t *testing.T) {
-	b := widened(t, Config{})
-	all := spread(b, 1)
+// Under an override, a ramp or MaxConcurrent, calls are counted with the lock. Counts in stripes stay in the sums.
+func TestB28_StripesUnderAnOverride(t *testing.T) {
+	b := withStripes(t, Config{})
+	all := addToEachStripe(b, 1)
 	setOverride(t, b, Shadow, 0)
 	if ph := b.phase.Load(); ph.kind != needsLock || !ph.striped {
-		t.Errorf("admission %d, laned: %v; want that of the lock, and lanes", ph.kind, ph.striped)
+		t.Errorf("admission %d, striped: %v; want needsLock, striped", ph.kind, ph.striped)
 	}
 	report(t, b, 1, Success)
 	if s := b.Snapshot(); s.Admitted != all+1 || s.Successes != all+1 || s.Window.Successes != all+1 {
@@ -344,60 +353,60 @@ func TestB28_LanesRestUnderAnOverride(t *testing.T) {
 	}
 	b.ClearOverride(t.Context())
 	if ph := b.phase.Load(); ph.kind != admitStriped {
-		t.Errorf("admission %d after the override, want that of lanes", ph.kind)
+		t.Errorf("admission %d after the override, want admitStriped", ph.kind)
 	}
 }
 
-// B33: who enters in a lane sees that the breaker has gone, and one with a call in flight in a lane does not go.
-func TestB33_LanesAndEviction(t *testing.T) {
+// B33: a caller that counts itself in a stripe sees an eviction, and a call in flight in a stripe prevents one.
+func TestB33_StripesAndEviction(t *testing.T) {
 	for _, cfg := range []Config{{}, {FailureRatio: -1}} {
 		b := mustGroup(t, cfg).Get(Key{})
 		b.enableStripes(2)
 		p := acquire(t, b)
-		if leaves(b) {
-			t.Error("it left with a call in flight in a lane")
+		if evictNow(b) {
+			t.Error("it was evicted with a call in flight in a stripe")
 		}
 		p.Done(t.Context(), Success)
 		ph := b.phase.Load()
 		counter := &b.lazy.Load().loadStripes()[1].admitted
 		if !b.admitFast(ph, counter) {
-			t.Error("nothing has changed, and it is not let in")
+			t.Error("nothing has changed, and the call is not admitted")
 		}
 		Permit{b: b, ph: ph}.Done(t.Context(), Success)
-		if cfg.FailureRatio < 0 { // what was counted in a lane is use
-			b.evictable(1) // sees the calls of before
+		if cfg.FailureRatio < 0 { // calls in stripes are uses
+			b.evictable(1) // finds the earlier calls
 			if last, ok := b.evictable(2); !ok || last != 1 {
-				t.Errorf("nobody has called since the last look: may go: %v, last used at %d; want true, at the look before", ok, last)
+				t.Errorf("without a call since the last check: evictable: %v, last used at %d; want true, at the check before", ok,
+					last)
 			}
 			report(t, b, 1, Success)
 			if last, ok := b.evictable(3); !ok || last != 3 {
-				t.Errorf("somebody has called since the last look: may go: %v, last used at %d; want true, just now", ok, last)
+				t.Errorf("after a call since the last check: evictable: %v, last used at %d; want true, now", ok, last)
 			}
 		}
-		if !leaves(b) {
-			t.Fatal("it is idle and does not leave")
+		if !evictNow(b) {
+			t.Fatal("it is idle and was not evicted")
 		}
 		if b.admitFast(ph, counter) {
-			t.Error("it has gone, and lets somebody in")
+			t.Error("it was evicted, and admits a call")
 		}
 		if got, settled := b.admittedTotal(), b.settled(); got < 2 || got != settled {
-			t.Errorf("%d are counted in, %d settled", got, settled)
+			t.Errorf("%d admitted, %d settled", got, settled)
 		}
 		last := b.phase.Load()
 		b.enableStripes(2)
 		if b.phase.Load() != last {
-			t.Error("one that has gone gets lanes")
+			t.Error("enableStripes changed an evicted breaker")
 		}
 	}
 }
 
-// A success that is held up between its lane and its second look, while the stay ends, is collected by whoever ends
-// it or by itself, once.
-func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
+// If a generation ends while a success is counted in a stripe, the success is collected once.
+func TestB09_StripesWhileGenerationsEndConcurrentSafe(t *testing.T) {
 	b := mustNew(t, Config{ConsecutiveFailures: -1, FailureRatio: -1, SlowCall: time.Hour})
 	var calls atomic.Uint64
 	var done atomic.Bool
-	together(3, func(i int) {
+	runTogether(3, func(i int) {
 		if i == 0 {
 			for range 3000 {
 				b.enableStripes(2)
@@ -413,7 +422,7 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 			}
 		}
 	})
-	s := quiet(t, "in the end", b)
+	s := wantSettled(t, "in the end", b)
 	if s.Successes+s.Late != calls.Load() || s.Admitted != calls.Load() {
 		t.Errorf("%d successes and %d late of %d calls, %d admitted", s.Successes, s.Late, calls.Load(), s.Admitted)
 	}
@@ -425,11 +434,11 @@ func TestB09_LanesUnderEndingStaysConcurrentSafe(t *testing.T) {
 	}
 }
 
-// Each number is a lane, whatever their number is, and all lanes have a number.
-func TestPick(t *testing.T) {
-	for _, lanes := range []int{1, 2, 5} {
-		of := make([]stripe, lanes)
-		// What is in the pool now, on any P, and then a number that nobody has had.
+// For any number of stripes, each number selects a stripe, and each stripe is selected.
+func TestStripeFor(t *testing.T) {
+	for _, stripes := range []int{1, 2, 5} {
+		of := make([]stripe, stripes)
+		// First the numbers that are in the pools of the Ps, and then new ones.
 		for i := range uint32(1000) {
 			stripeNumbers.Put(&i)
 			inc(&stripeFor(of).admitted)
@@ -437,7 +446,7 @@ func TestPick(t *testing.T) {
 		}
 		for i := range of {
 			if of[i].admitted.Load() == 0 {
-				t.Errorf("none of 1000 calls picked lane %d of %d", i, lanes)
+				t.Errorf("none of 1000 calls used stripe %d of %d", i, stripes)
 			}
 		}
 	}
@@ -450,30 +459,30 @@ func TestPick(t *testing.T) {
 	}
 }
 
-// Two lanes share no cache line, or cores would meet again.
-func TestALaneIsWholeLines(t *testing.T) {
+// Two stripes share no cache line. Otherwise cores would write to the same line.
+func TestAStripeIsWholeCacheLines(t *testing.T) {
 	if got := reflect.TypeFor[stripe]().Size(); got != 64 {
-		t.Errorf("a lane has %d bytes, want a cache line", got)
+		t.Errorf("a stripe has %d bytes, want a cache line", got)
 	}
 	if got := reflect.TypeFor[windowStripe]().Size(); got != 128 {
-		t.Errorf("a lane of a window has %d bytes, want two cache lines", got)
+		t.Errorf("a stripe of a window has %d bytes, want two cache lines", got)
 	}
 }
 
-// A call in a lane allocates nothing, like any other.
-func TestALaneAllocatesNothing(t *testing.T) {
+// A call that counts in a stripe allocates nothing.
+func TestAStripeAllocatesNothing(t *testing.T) {
 	ctx := t.Context()
-	b := widened(t, Config{})
-	zeroAllocs(t, "success in a lane", func() {
+	b := withStripes(t, Config{})
+	zeroAllocs(t, "success in a stripe", func() {
 		p, err := b.Acquire(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.Done(ctx, Success)
 	})
-	open := widened(t, Config{OpenFor: time.Hour})
+	open := withStripes(t, Config{OpenFor: time.Hour})
 	open.Trip(ctx, "test")
-	zeroAllocs(t, "rejection in a lane", func() {
+	zeroAllocs(t, "rejection in a stripe", func() {
 		if _, err := open.Acquire(ctx); err == nil {
 			t.Fatal("admitted")
 		}

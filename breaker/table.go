@@ -6,20 +6,19 @@ import (
 )
 
 // table finds breakers by key. Readers take no lock (B32); writers hold Group.mu. It is an open-addressing hash table
-// of atomic pointers, rather than a map under a read lock, for two measured reasons: a read lock is two atomic writes
-// to one cache line by every call on every core, and a map from Key costs over 100 bytes an entry where this costs
-// about 20.
+// of atomic pointers. It is not a map under a read lock, for two measured reasons. With a read lock, each call on each
+// core writes twice to one cache line. And a map from Key takes over 100 bytes for an entry; the table takes about 20.
 //
-// A slot goes from empty to taken to buried and, in the same table, never back to empty: so a reader that walks from
-// the key's first slot to the first empty one has seen every breaker that was in the table all along. A table that
-// fills up is replaced; who reads the old one while that happens may miss the newest breakers, and then asks under
-// the lock.
+// An empty slot gets a breaker, and later a tombstone, which another breaker may replace. It never becomes empty again
+// in the same table. So a reader that walks from the first slot of a key to the first empty one sees each breaker that
+// was in the table all the time. A table that is full is replaced. A reader of the old table may miss breakers that
+// were added to the new one; Get then looks again under the lock.
 type table struct {
 	slots []atomic.Pointer[Breaker] // a power of two of them
-	used  int                       // taken or buried; guarded by Group.mu
+	used  int                       // slots that hold a breaker or a tombstone; guarded by Group.mu
 }
 
-// tombstone marks the slot of a breaker that was evicted.
+// tombstone marks the slot of a breaker that was removed.
 var tombstone = new(Breaker)
 
 const smallestTable = 16
@@ -39,6 +38,7 @@ func (t *table) all() iter.Seq[*Breaker] {
 	}
 }
 
+// find returns the breaker of key, or nil.
 func (t *table) find(key Key, hash uint64) *Breaker {
 	mask := uint64(len(t.slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
@@ -52,8 +52,9 @@ func (t *table) find(key Key, hash uint64) *Breaker {
 	}
 }
 
-// put adds b, whose key must not be there, and returns the table that holds it: t, or a larger or cleaner one if t is
-// three quarters full. live is how many breakers t holds. Caller must hold Group.mu, and publish what comes back.
+// put adds b, whose key must not be in t, and returns the table that holds it. That is t, or a table without
+// tombstones, and larger if needed, if t is three quarters full. live is how many breakers t holds. Caller must hold
+// Group.mu, and must publish the table that put returns.
 func (t *table) put(b *Breaker, live int) *table {
 	if (t.used+1)*4 > len(t.slots)*3 {
 		t = t.rehash(live + 1)
@@ -75,7 +76,7 @@ func (t *table) insert(b *Breaker) {
 	t.used++
 }
 
-// remove takes b out.
+// remove replaces b with a tombstone. Caller must hold Group.mu.
 func (t *table) remove(b *Breaker) {
 	mask := uint64(len(t.slots) - 1)
 	for i := b.hash & mask; ; i = (i + 1) & mask {
@@ -89,7 +90,7 @@ func (t *table) remove(b *Breaker) {
 	}
 }
 
-// rehash returns a table of the same breakers, at most half full with live of them, and without graves.
+// rehash returns a table of the same breakers without tombstones, which is at most half full with live breakers.
 func (t *table) rehash(live int) *table {
 	size := smallestTable
 	for size < 2*live {

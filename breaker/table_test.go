@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The table against a map, with hashes that collide, over breakers that come and go.
+// The table does the same as a map while breakers are added and removed. Hashes collide.
 func TestTable(t *testing.T) {
 	for seed := range uint64(12) {
 		rnd := rand.New(rand.NewPCG(seed, 33))
@@ -42,7 +42,8 @@ func TestTable(t *testing.T) {
 				}
 			}
 			if used != tab.used || taken != len(live) || used == len(tab.slots) {
-				t.Fatalf("seed %d: %d slots used (it says %d), %d taken of %d, %d in all", seed, used, tab.used, taken, len(live), len(tab.slots))
+				t.Fatalf("seed %d: %d slots used (used is %d), %d breakers, want %d; %d slots in all", seed, used, tab.used, taken,
+					len(live), len(tab.slots))
 			}
 			if n := len(tab.slots); n&(n-1) != 0 || n > max(smallestTable, 8*60) {
 				t.Fatalf("seed %d: %d slots for %d breakers", seed, n, len(live))
@@ -51,33 +52,33 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// A table grows when it is three quarters full, graves included, to at most half full.
+// A table that is three quarters full, tombstones included, is replaced by one that is at most half full.
 func TestTableSizes(t *testing.T) {
 	for live, want := range map[int]int{0: 16, 8: 16, 9: 32, 16: 32, 17: 64} {
 		if got := len(newTable(smallestTable).rehash(live).slots); got != want {
 			t.Errorf("for %d breakers: %d slots, want %d", live, got, want)
 		}
 	}
-	for _, tt := range []struct{ graves, live, want int }{
-		{0, 11, 16}, {0, 12, 32}, // one more is three quarters, and over
-		{4, 8, 32}, {5, 7, 16}, // without graves it is as large as it has to be
+	for _, tt := range []struct{ tombstones, live, want int }{
+		{0, 11, 16}, {0, 12, 32}, // one more makes three quarters, and more than that
+		{4, 8, 32}, {5, 7, 16}, // the new table has no tombstones
 	} {
 		tab := newTable(smallestTable)
-		for i := range tt.graves + tt.live {
+		for i := range tt.tombstones + tt.live {
 			tab = tab.put(&Breaker{key: methodKey(i), hash: uint64(i)}, i)
 		}
-		for i := range tt.graves {
+		for i := range tt.tombstones {
 			tab.remove(tab.find(methodKey(i), uint64(i)))
 		}
 		tab = tab.put(&Breaker{key: methodKey(99), hash: 99}, tt.live)
 		if got := len(tab.slots); got != tt.want {
-			t.Errorf("one more than %d breakers and %d graves: %d slots, want %d", tt.live, tt.graves, got, tt.want)
+			t.Errorf("one breaker more than %d and %d tombstones: %d slots, want %d", tt.live, tt.tombstones, got, tt.want)
 		}
 	}
 }
 
-// A breaker with the grave's hash and key must not be taken for it, nor the grave for a breaker.
-func TestTheZeroKeyIsNoGrave(t *testing.T) {
+// A breaker with the hash and key of the tombstone, which are zero, is not the tombstone.
+func TestTheZeroKeyIsNoTombstone(t *testing.T) {
 	tab := newTable(smallestTable)
 	b := &Breaker{}
 	tab = tab.put(b, 0)
@@ -86,6 +87,6 @@ func TestTheZeroKeyIsNoGrave(t *testing.T) {
 	}
 	tab.remove(b)
 	if got := tab.find(Key{}, 0); got != nil {
-		t.Errorf("found %p in its grave (%p)", got, tombstone)
+		t.Errorf("found %p after remove (the tombstone is %p)", got, tombstone)
 	}
 }

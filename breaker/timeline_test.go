@@ -12,26 +12,26 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// row is one instant of a timeline: what is done at it, and what that should come to.
+// row is one instant of a timeline: what is done at it, and the expected results.
 //
 // do is a list of steps, each of which may end in *n for n times:
 //
-//	success, failure, overload, ignored   a call that ends at once. failure~150ms: it reports that it took so long;
-//	                                      failure@30s: the backend asked for so long
+//	success, failure, overload, ignored   a call that ends at once. failure~150ms: with that Latency;
+//	                                      failure@30s: with that RetryAfter
 //	canceled                              an ignored call, canceled by its caller
 //	begin:a, end:a=success                a call named a, from one row to another; the end may have ~ and @ too
 //	trip, reset, clear                    Trip, Reset, ClearOverride
 //	force_open, force_closed, shadow      SetOverride; force_open/30s: with a TTL
 //
-// want is what those who asked got, and then the state: "rejected:open*2 open". What is a plain admission is left out;
-// an admission as a probe is "probe".
+// want holds the results of the calls, and then the state: "rejected:open*2 open". A plain admission is left out. An
+// admission as a probe is "probe".
 type row struct {
 	at   time.Duration // since the timeline began
 	do   string
 	want string
 }
 
-// timeline is a breaker to which rows happen. It must be made in a bubble of testing/synctest.
+// timeline runs rows on a breaker. It must be made in a bubble of testing/synctest.
 type timeline struct {
 	t       *testing.T
 	b       *Breaker
@@ -44,8 +44,7 @@ func newTimeline(t *testing.T, b *Breaker) *timeline {
 	return &timeline{t: t, b: b, start: time.Now(), permits: make(map[string]Permit)}
 }
 
-// run makes the rows happen and compares. It stops at the first row that is not as it should be: what follows would
-// only repeat it.
+// run does the rows and compares the results. It stops at the first difference, because it would cause others.
 func (tl *timeline) run(rows ...row) {
 	tl.t.Helper()
 	for i, r := range rows {
@@ -66,21 +65,23 @@ func (tl *timeline) until(at time.Duration) {
 	time.Sleep(wait)
 }
 
+// do does the steps of one row, and returns what row.want is compared with.
 func (tl *timeline) do(steps string) string {
 	tl.t.Helper()
-	var answers []string
+	var results []string
 	for step := range strings.FieldsSeq(steps) {
 		step, n := repeated(tl.t, step)
 		for range n {
-			if a := tl.step(step); a != "" {
-				answers = append(answers, a)
+			if r := tl.step(step); r != "" {
+				results = append(results, r)
 			}
 		}
 	}
-	return strings.Join(append(compact(answers), tl.b.State().String()), " ")
+	return strings.Join(append(compact(results), tl.b.State().String()), " ")
 }
 
-func (tl *timeline) step(step string) (answer string) {
+// step does one step and returns the result of its call, if there is one.
+func (tl *timeline) step(step string) (result string) {
 	tl.t.Helper()
 	ctx := tl.t.Context()
 	verb, name, _ := strings.Cut(step, ":")
@@ -88,7 +89,7 @@ func (tl *timeline) step(step string) (answer string) {
 	case "begin":
 		p, err := tl.b.Acquire(ctx)
 		tl.permits[name] = p
-		return answerOf(tl.t, p, err)
+		return resultOf(tl.t, p, err)
 	case "end":
 		name, report, _ := strings.Cut(name, "=")
 		p, known := tl.permits[name]
@@ -118,7 +119,7 @@ func (tl *timeline) step(step string) (answer string) {
 	if err == nil {
 		p.Report(ctx, report)
 	}
-	return answerOf(tl.t, p, err)
+	return resultOf(tl.t, p, err)
 }
 
 func parseOverride(t *testing.T, step string) (o Override, ok bool) {
@@ -136,9 +137,9 @@ func parseOverride(t *testing.T, step string) (o Override, ok bool) {
 
 func parseReport(t *testing.T, text string) (r Report) {
 	t.Helper()
-	text, asked, _ := strings.Cut(text, "@")
-	text, took, _ := strings.Cut(text, "~")
-	r.RetryAfter, r.Latency = parseDuration(t, asked), parseDuration(t, took)
+	text, retryAfter, _ := strings.Cut(text, "@")
+	text, latency, _ := strings.Cut(text, "~")
+	r.RetryAfter, r.Latency = parseDuration(t, retryAfter), parseDuration(t, latency)
 	if text == "canceled" {
 		r.Outcome, r.Canceled = Ignored, true
 		return r
@@ -165,7 +166,7 @@ func parseDuration(t *testing.T, text string) time.Duration {
 	return d
 }
 
-// repeated splits "failure*4" in two.
+// repeated splits "failure*4" into "failure" and 4.
 func repeated(t *testing.T, step string) (one string, n int) {
 	t.Helper()
 	one, times, many := strings.Cut(step, "*")
@@ -179,7 +180,7 @@ func repeated(t *testing.T, step string) (one string, n int) {
 	return one, n
 }
 
-// compact is the reverse of it for neighbours.
+// compact is the reverse of repeated, for equal words in a row.
 func compact(words []string) []string {
 	var out []string
 	for i := 0; i < len(words); {
@@ -197,8 +198,8 @@ func compact(words []string) []string {
 	return out
 }
 
-// answerOf is what somebody who asked has got, in a word.
-func answerOf(t *testing.T, p Permit, err error) string {
+// resultOf returns the result of Acquire in a word, or "" for a plain admission.
+func resultOf(t *testing.T, p Permit, err error) string {
 	t.Helper()
 	switch e, rejected := err.(*RejectedError); { //nolint:errorlint // Acquire returns it unwrapped
 	case rejected:
@@ -212,7 +213,7 @@ func answerOf(t *testing.T, p Permit, err error) string {
 	return ""
 }
 
-// acquire is Acquire that must succeed.
+// acquire calls Acquire, which must succeed.
 func acquire(t *testing.T, b *Breaker) Permit {
 	t.Helper()
 	p, err := b.Acquire(t.Context())
@@ -230,8 +231,8 @@ func report(t *testing.T, b *Breaker, n int, o Outcome) {
 	}
 }
 
-// refused is Acquire that must be rejected.
-func refused(t *testing.T, b *Breaker) *RejectedError {
+// mustReject calls Acquire, which must reject the call.
+func mustReject(t *testing.T, b *Breaker) *RejectedError {
 	t.Helper()
 	_, err := b.Acquire(t.Context())
 	e, ok := err.(*RejectedError) //nolint:errorlint // Acquire returns it unwrapped
@@ -241,36 +242,35 @@ func refused(t *testing.T, b *Breaker) *RejectedError {
 	return e
 }
 
-// atOnce is the policy that most timelines are written for, with long periods and short streaks: unless cfg has
-// values of its own, failures open the breaker at once, for 5 s at first and for 60 s at most. Tests of FailingFor
-// and of the defaults name their values, or make their breakers with New.
-func atOnce(cfg Config) Config {
-	def(&cfg.FailingFor, -1)
-	def(&cfg.OpenFor, 5*time.Second)
-	def(&cfg.MaxOpenFor, max(time.Minute, cfg.OpenFor))
+// opensAtOnce returns cfg with the defaults of most timelines: failures open the breaker at once, for 5 s at first and
+// for at most 60 s. Tests of FailingFor and of the real defaults set these fields, or make their breakers with New.
+func opensAtOnce(cfg Config) Config {
+	setDefault(&cfg.FailingFor, -1)
+	setDefault(&cfg.OpenFor, 5*time.Second)
+	setDefault(&cfg.MaxOpenFor, max(time.Minute, cfg.OpenFor))
 	return cfg
 }
 
-// shorten makes the open period of a policy 1 ns, far below what Validate allows, for tests that hunt races between
-// probes: they run in real time, and want as many open periods as there are calls.
-func shorten(ps *policies) {
+// shortenOpenPeriods sets the open period of a policy to 1 ns, which Validate does not allow. It is for tests that hunt
+// races between probes. They run in real time, and need many open periods.
+func shortenOpenPeriods(ps *policies) {
 	ps.base.cfg.OpenFor, ps.base.cfg.MaxOpenFor = 1, 1
 }
 
-// applyShort is Apply with shorten.
-func applyShort(g *Group, cfg Config) error {
+// applyShortened is Apply with shortenOpenPeriods.
+func applyShortened(g *Group, cfg Config) error {
 	ps, err := newPolicies(cfg, nil, g.shared.trip != nil)
 	if err != nil {
 		return err
 	}
-	shorten(ps)
+	shortenOpenPeriods(ps)
 	g.install(ps)
 	return nil
 }
 
 func mustGroup(tb testing.TB, cfg Config, opts ...GroupOption) *Group {
 	tb.Helper()
-	g, err := NewGroup(atOnce(cfg), opts...)
+	g, err := NewGroup(opensAtOnce(cfg), opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func setOverride(t *testing.T, b *Breaker, m Mode, ttl time.Duration) {
 	}
 }
 
-// same fails the test if got is not want.
+// wantSame fails the test if got is not want.
 func wantSame(t *testing.T, what string, got, want any) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -292,10 +292,10 @@ func wantSame(t *testing.T, what string, got, want any) {
 	}
 }
 
-// steady is a Config whose open periods are exact, and which one probe's success closes.
+// steady returns a Config without jitter, which closes after one successful probe.
 func steady() Config { return Config{Jitter: -1, SuccessesToClose: 1} }
 
-// recorder is a listener that keeps what it hears.
+// recorder keeps the events that it receives. Transition is the listener.
 type recorder struct {
 	mu     sync.Mutex
 	events []Event
@@ -309,16 +309,16 @@ func (r *recorder) Transition(ctx context.Context, e Event) {
 	r.ctxs = append(r.ctxs, ctx)
 }
 
-func (r *recorder) heard() []Event {
+func (r *recorder) received() []Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]Event(nil), r.events...)
 }
 
-// brief is the events without what differs from run to run: "1 closed>open consecutive".
+// brief returns the events in short form: "1 closed>open consecutive".
 func (r *recorder) brief() []string {
 	var out []string
-	for _, e := range r.heard() {
+	for _, e := range r.received() {
 		out = append(out, strings.TrimSpace(fmt.Sprintf("%d %v>%v %v", e.Seq, e.From, e.To, e.Rule)))
 	}
 	return out

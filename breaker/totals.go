@@ -2,7 +2,7 @@ package breaker
 
 import "time"
 
-// totals counts over the life of a breaker what a breaker whose calls all succeed fast never needs. It is guarded by
+// totals holds counters over the life of a breaker, except those that a fast success changes. It is guarded by
 // Breaker.mu.
 type totals struct {
 	failures, overloads, ignored, late, slow uint64
@@ -15,10 +15,10 @@ type totals struct {
 	lastFailure time.Time
 	lastCause   string
 	opened      Opening // the last one
+	outage      Opening // the last one of a closed breaker
 
-	outage    time.Time // when the breaker left the closed state, for people; meaningless while it is closed
-	openedAt  int64     // when the breaker left the closed state; meaningless while it is closed
-	notClosed int64     // nanoseconds spent not closed, up to the last closing
+	openedAt  int64 // when the breaker left the closed state; meaningless while it is closed
+	notClosed int64 // nanoseconds spent not closed, up to the last closing
 }
 
 // add counts an outcome that is not a success.

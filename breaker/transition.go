@@ -16,7 +16,8 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, o Opening, retryAfter t
 	now := instant(t)
 	lazy := b.ensureLazy()
 	if ph.state == Closed {
-		lazy.totals.openedAt, lazy.totals.outage = now, t.Round(0)
+		lazy.totals.openedAt = now
+		lazy.totals.outage = o
 	}
 	lazy.backoff.opens(ph, o.Rule, b.successes(ph), now)
 	if ph.state == Closed {
@@ -31,7 +32,9 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, o Opening, retryAfter t
 	lazy.backoff.period = period
 	next := &phase{
 		state: Open,
-		gate:  &gate{rejected: &RejectedError{Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period), Opened: o}},
+		gate: &gate{rejected: &RejectedError{
+			Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period), Opened: o, Outage: lazy.totals.outage,
+		}},
 	}
 	next.gate.until.Store(now + int64(period))
 	e := Event{Rule: o.Rule, Why: o.Why, Cause: o.Cause, OpenFor: period, Counts: o.Counts}
@@ -45,7 +48,7 @@ func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, t time.Time) *phase
 		state: HalfOpen,
 		half:  new(halfOpen),
 		gate: &gate{rejected: &RejectedError{
-			Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen, Opened: lazy.totals.opened,
+			Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen, Opened: lazy.totals.opened, Outage: lazy.totals.outage,
 		}},
 	}
 	lazy.backoff.leavesOpen(instant(t))

@@ -7,64 +7,65 @@ import (
 	"sync/atomic"
 )
 
-// buckets is the number of steps in which a window slides. Ten is what B7 asks for at least; more would make every
-// closed breaker larger (8 bytes each) for a resolution that no rule needs.
+// buckets is the number of steps in which a window slides. B7 demands tenths. More buckets would make each closed
+// breaker larger (8 bytes each), for a resolution that no rule needs.
 const buckets = 10
 
-// window counts the outcomes of one closed stay. Successes are counted with atomics and without the lock, everything
-// else under the breaker's lock, because everything else is followed by an evaluation of the rules.
+// window counts the outcomes of one closed generation. Successes are counted with atomics and without the lock. All
+// other outcomes are counted under the breaker's lock, because the rules are evaluated after them.
 //
-// Time is cut into buckets of equal width from the window's birth on. At any time the last `buckets` of them are
-// alive, so an outcome stays for more than nine tenths of the window and is gone one window after it was recorded
-// (B7). Numbers of buckets are never stored modulo anything, hence an idle gap of any length cannot alias (B8).
+// Time is divided into buckets of equal width, from the creation of the window on. The last `buckets` of them are in
+// the window. So an outcome counts for more than nine tenths of the window, and no longer one window after it was
+// recorded (B7). The end of the current bucket is stored as an instant, not as a number modulo buckets, so an idle gap
+// of any length is recognized (B8).
 type window struct {
-	// edge is the first instant behind the current bucket; it publishes slot. A writer reads edge, then slot: if it
-	// sees the old edge and the new slot it counts in the newer bucket, which is where its add really happens.
-	// Without a window it is no instant but the mark of an eviction, see mayGo; a rotation then puts it far off
-	// again, and loses nothing.
+	// edge is the end of the current bucket: the first instant that is not in it. It publishes slot. A writer reads edge
+	// and then slot. If it sees the old edge and the new slot, it counts in the newer bucket, which is correct, because
+	// its add happens then. Without a window (noWindow), edge is not an instant: lastUse keeps the number of admitted
+	// calls in it. A rotation may overwrite that number, which only makes the breaker look used.
 	edge atomic.Int64
 	slot atomic.Uint32
 
-	doubt atomic.Uint32 // whether and how long to look at calls more closely, see doubtShift
+	doubt atomic.Uint32 // how closely guards look at the end of calls, and until when; see doubtShift
 
-	streak atomic.Uint64 // length of the failure streak; survives a sliding window (B4)
+	streak atomic.Uint64 // length of the failure streak; it is not limited to the window (B4)
 
-	// successes per slot. A writer that was held up between reading slot and adding lands in whatever bucket has that
-	// slot by then: a later one, never an earlier, and the rotation swaps counts out, so none is lost or counted
-	// twice.
+	// successes by slot. A writer may be delayed between reading slot and adding. Then it adds to the bucket that has the
+	// slot by then, which is a later one. A rotation swaps counts out, so no success is lost or counted twice.
 	successes [buckets]atomic.Uint64
 
-	lazy *windowLazy // nil until something other than a fast success happened, or the window got lanes
+	lazy *windowLazy // nil until something other than a fast success happens, or the window gets stripes
 }
 
-// windowLazy is what most windows never need.
+// windowLazy is the part of a window that most windows never need.
 type windowLazy struct {
 	// Guarded by Breaker.mu.
 
 	bad    [buckets]badCounts
 	span   streakSpan
-	bursts [2]burst // by eventKind: the last one
+	bursts [2]burst // by burstKind: the last one
 
-	stripes []windowStripe // set under Breaker.mu before a phase is published that is laned, and never again
+	stripes []windowStripe // set once, under Breaker.mu, before a striped phase is published
 }
 
-// badCounts is what speaks against the backend in one bucket.
+// badCounts are the bad calls of one bucket: failures, overloads and slow calls.
 type badCounts struct {
 	failures, overloads, slow uint64
-	slowCanceled              uint64 // part of slow: calls that their caller gave up
-	// By eventKind: the size of the largest event that began here, and how many of its calls ended in the next bucket.
+	slowCanceled              uint64 // part of slow: calls that their caller canceled
+	// By burstKind: the size of the largest burst that began here, and how many of its calls ended in the next bucket.
 	largest, spill [2]uint64
-	began          [2]int64 // by eventKind: when the first event here began; 0: none did
+	began          [2]int64 // by burstKind: when the first burst here began; 0: none did
 }
 
-// An burst is calls that speak against the backend and follow one another within some milliseconds, for a tenth of
-// the window at most: they may have one cause, such as a lost connection. The rules that look at the window must hold
-// without the largest burst in it (B5, B6). An burst belongs to the bucket in which it began.
+// A burst is a run of bad calls, each within burstGap (a tenth of the window, if that is shorter) of the one before. It
+// lasts for at most a tenth of the window.
+// Its calls may have one cause, such as a lost connection, so the rules that use the window must hold without the
+// largest burst in it (B5, B6). A burst belongs to the bucket in which it began.
 type burst struct {
 	began, last int64
 	slot        uint32
 	size        uint64
-	spilled     uint64 // part of size: in the bucket after slot
+	spilled     uint64 // part of size: calls in the bucket after slot
 }
 
 type burstKind int
@@ -74,43 +75,44 @@ const (
 	slowBurst                  // slow calls
 )
 
-// against is how many calls in the bucket speak against the backend.
-func (y *badCounts) against(kind burstKind) uint64 {
+// badCalls returns how many calls in the bucket are bad.
+func (c *badCounts) badCalls(kind burstKind) uint64 {
 	if kind == slowBurst {
-		return y.slow
+		return c.slow
 	}
-	return satAdd(y.failures, y.overloads)
+	return satAdd(c.failures, c.overloads)
 }
 
-// others is how many calls in the bucket, with so many successes, do not.
-func (y *badCounts) others(kind burstKind, successes uint64) uint64 {
+// otherCalls returns how many calls in the bucket are not bad. successes is the number of successes in the bucket.
+func (c *badCounts) otherCalls(kind burstKind, successes uint64) uint64 {
 	if kind == slowBurst {
-		return satSub(satAdd(successes, y.failures, y.overloads, y.slowCanceled), y.slow)
+		return satSub(satAdd(successes, c.failures, c.overloads, c.slowCanceled), c.slow)
 	}
 	return successes
 }
 
-// share is the part of the other calls in the bucket that n of those against the backend are of these, rounded down.
-func (y *badCounts) share(kind burstKind, successes, n uint64) uint64 {
-	hi, lo := bits.Mul64(y.others(kind, successes), n)
-	q, _ := bits.Div64(hi, lo, max(n, y.against(kind))) // at least n, so that the quotient has 64 bits
+// otherShare returns the share of the other calls that belongs to n of the bad calls: otherCalls * n / badCalls,
+// rounded down.
+func (c *badCounts) otherShare(kind burstKind, successes, n uint64) uint64 {
+	hi, lo := bits.Mul64(c.otherCalls(kind, successes), n)
+	q, _ := bits.Div64(hi, lo, max(n, c.badCalls(kind))) // at least n, so that the quotient has 64 bits
 	return q
 }
 
-// streakSpan is when the first failure of a failure streak and the last one that was counted ended. It means nothing
-// while window.streak is 0.
+// streakSpan holds when two failures of a failure streak ended: the first, and the last one that was counted. It means
+// nothing while window.streak is 0.
 type streakSpan struct{ first, last int64 }
 
-// laterWindow puts a window of its own on cache lines of its own, split where the one inside a Breaker is: what all
-// calls read before the line, what they write behind it.
-type laterWindow struct {
+// paddedWindow aligns a window that is not part of a Breaker like the one that is: a cache line ends between the fields
+// that all calls read and those that calls write. See TestTheClosedPathSharesNoCacheLine.
+type paddedWindow struct {
 	_ [40]byte
 	window
 	_ [40]byte
 }
 
 func newWindow(now, width int64) *window {
-	w := new(laterWindow)
+	w := new(paddedWindow)
 	w.init(now, width)
 	return &w.window
 }
@@ -121,10 +123,11 @@ func (w *window) init(now, width int64) {
 	}
 }
 
-// addSuccess counts a success in one of the window's sets of counters. It needs no lock (B9).
+// addSuccess counts a success in the current bucket of in, which is one of the window's sets of counters. It returns
+// the counter and its new value. It needs no lock (B9).
 func (w *window) addSuccess(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, n uint64) {
 	bucket = &in[w.slot.Load()]
-	if seededBug == bugWindow { // reads and writes in two steps, and loses what others count between them
+	if seededBug == bugWindow { // reads and writes in two steps, and loses successes that are counted between them
 		n = bucket.Load() + 1
 		runtime.Gosched()
 		bucket.Store(n)
@@ -136,18 +139,18 @@ func (w *window) addSuccess(in *[buckets]atomic.Uint64) (bucket *atomic.Uint64, 
 	return bucket, n
 }
 
-// clearStreak notes a success. It looks first and writes only if need be: most of the time it need not, and a load leaves
-// the cache line shared.
+// clearStreak ends the failure streak, because a call succeeded. It loads before it stores, so that the cache line
+// stays shared.
 func (w *window) clearStreak() {
-	if w.doubt.Load()&1 != 0 || w.streak.Load() != 0 { // both: another success may be between the two stores
+	if w.doubt.Load()&1 != 0 || w.streak.Load() != 0 { // both, because another success may be between the two stores
 		w.doubt.And(^uint32(1))
 		w.streak.Store(0)
 	}
 }
 
-// addFailure counts a failure at now into the failure streak. A failure no later than merge after the last one counted is
-// the same failure, seen by another call. A success may end the streak at any time, without the lock; all else about
-// the streak happens under it. Caller must hold Breaker.mu.
+// addFailure adds a failure at now to the failure streak. A failure within merge of the last one counted is taken for
+// the same one, and is not counted. A success may end the streak at any time, without the lock. All other changes of
+// the streak happen under the lock. Caller must hold Breaker.mu.
 func (w *window) addFailure(now, merge int64) {
 	span := &w.ensureLazy().span
 	for {
@@ -165,7 +168,7 @@ func (w *window) addFailure(now, merge int64) {
 	}
 }
 
-// failingFor is how long the failure streak has lasted at now. Caller must hold Breaker.mu.
+// failingFor returns how long the failure streak has lasted at now, in nanoseconds. Caller must hold Breaker.mu.
 func (w *window) failingFor(now int64) int64 {
 	if w.streak.Load() == 0 {
 		return 0
@@ -173,33 +176,35 @@ func (w *window) failingFor(now int64) int64 {
 	return now - w.lazy.span.first
 }
 
-// addToBurst notes that a call spoke against the backend at now. Caller must hold Breaker.mu and have rotated.
+// addToBurst adds a bad call at now to the last burst, or begins another one. Caller must hold Breaker.mu, and must
+// have rotated the window.
 func (w *window) addToBurst(kind burstKind, now, width int64) {
-	rest, slot := w.ensureLazy(), w.slot.Load()
-	e := &rest.bursts[kind]
-	if now-e.last > min(int64(burstGap), width) || now-e.began >= width {
-		*e = burst{began: now, slot: slot}
+	lazy, slot := w.ensureLazy(), w.slot.Load()
+	b := &lazy.bursts[kind]
+	if now-b.last > min(int64(burstGap), width) || now-b.began >= width {
+		*b = burst{began: now, slot: slot}
 		if here := w.currentBucket(); here.began[kind] == 0 {
 			here.began[kind] = now
 		}
 	}
-	e.last = now
-	e.size = satAdd(e.size, 1)
-	if e.slot != slot {
-		e.spilled = satAdd(e.spilled, 1)
-		here := &rest.bad[slot] // for when the bucket in which it began is no longer alive
-		if e.spilled > here.largest[kind] {
-			here.largest[kind], here.spill[kind] = e.spilled, 0
+	b.last = now
+	b.size = satAdd(b.size, 1)
+	if b.slot != slot {
+		b.spilled = satAdd(b.spilled, 1)
+		here := &lazy.bad[slot] // for the time when the bucket in which the burst began has left the window
+		if b.spilled > here.largest[kind] {
+			here.largest[kind], here.spill[kind] = b.spilled, 0
 		}
 	}
-	if first := &rest.bad[e.slot]; e.size > first.largest[kind] {
-		first.largest[kind], first.spill[kind] = e.size, e.spilled
+	if first := &lazy.bad[b.slot]; b.size > first.largest[kind] {
+		first.largest[kind], first.spill[kind] = b.size, b.spilled
 	}
 }
 
-// withoutLargest returns part and whole without the largest event, the newest of several, and a proportional number
-// of the other calls of the one or two buckets in which it lies. It returns 0 and 0 unless the events began in two
-// buckets, over a time of least or more. Caller must hold Breaker.mu and have rotated: then all buckets are alive.
+// withoutLargest returns part and whole without the largest burst in the window. If several are equally large, it
+// leaves out the newest. It also leaves out a proportional number of the other calls of the one or two buckets that the
+// burst is in. It returns 0 and 0 unless bursts began in at least two buckets, the oldest at least `least` nanoseconds
+// before now. Caller must hold Breaker.mu, and must have rotated the window, so that all buckets are in it.
 func (w *window) withoutLargest(
 	kind burstKind, successes *[buckets]uint64, part, whole uint64, least, now int64,
 ) (restPart, restWhole uint64) {
@@ -208,16 +213,16 @@ func (w *window) withoutLargest(
 	newest := int(w.slot.Load())
 	for age := range buckets {
 		i := (newest - age + buckets) % buckets
-		y := &w.lazy.bad[i]
-		if y.began[kind] != 0 {
+		bad := &w.lazy.bad[i]
+		if bad.began[kind] != 0 {
 			began++
-			oldest = y.began[kind] // buckets come newest first
+			oldest = bad.began[kind] // the loop goes from the newest bucket to the oldest
 		}
-		if y.largest[kind] > largest {
-			largest = y.largest[kind]
-			others = y.share(kind, successes[i], largest-y.spill[kind])
-			if next := (i + 1) % buckets; y.spill[kind] > 0 {
-				others = satAdd(others, w.lazy.bad[next].share(kind, successes[next], y.spill[kind]))
+		if bad.largest[kind] > largest {
+			largest = bad.largest[kind]
+			others = bad.otherShare(kind, successes[i], largest-bad.spill[kind])
+			if next := (i + 1) % buckets; bad.spill[kind] > 0 {
+				others = satAdd(others, w.lazy.bad[next].otherShare(kind, successes[next], bad.spill[kind]))
 			}
 		}
 	}
@@ -227,7 +232,7 @@ func (w *window) withoutLargest(
 	return satSub(part, largest), satSub(whole, satAdd(largest, others))
 }
 
-// bucketsPassed is how many buckets have passed at now since the current one, at most all of them.
+// bucketsPassed returns by how many buckets the window must move at now, at most buckets.
 func (w *window) bucketsPassed(now, width int64) int {
 	edge := w.edge.Load()
 	if now < edge {
@@ -236,8 +241,8 @@ func (w *window) bucketsPassed(now, width int64) int {
 	return int(min((now-edge)/width+1, buckets))
 }
 
-// rotate makes the bucket that holds now the current one and returns the successes that fell out of the window.
-// Caller must hold Breaker.mu.
+// rotate makes the bucket of now the current one. It returns the number of successes that have left the window. Caller
+// must hold Breaker.mu.
 func (w *window) rotate(now, width int64) (retired uint64) {
 	n := w.bucketsPassed(now, width)
 	if n == 0 {
@@ -257,7 +262,7 @@ func (w *window) rotate(now, width int64) (retired uint64) {
 	return retired
 }
 
-// drain takes all successes out. Caller must hold Breaker.mu.
+// drain removes all successes from the window and returns their number. Caller must hold Breaker.mu.
 func (w *window) drain() (retired uint64) {
 	for i := range uint32(buckets) {
 		retired = satAdd(retired, w.drainBucket(i))
@@ -265,7 +270,7 @@ func (w *window) drain() (retired uint64) {
 	return retired
 }
 
-// drainBucket takes the successes of one bucket out. Caller must hold Breaker.mu.
+// drainBucket removes the successes of one bucket and returns their number. Caller must hold Breaker.mu.
 func (w *window) drainBucket(slot uint32) (n uint64) {
 	n = w.successes[slot].Swap(0)
 	for i := range w.stripeList() {
@@ -274,7 +279,7 @@ func (w *window) drainBucket(slot uint32) (n uint64) {
 	return n
 }
 
-// bucketSuccesses sums the successes of one bucket. Caller must hold Breaker.mu.
+// bucketSuccesses returns the number of successes in one bucket. Caller must hold Breaker.mu.
 func (w *window) bucketSuccesses(slot int) (n uint64) {
 	n = w.successes[slot].Load()
 	for i := range w.stripeList() {
@@ -283,7 +288,7 @@ func (w *window) bucketSuccesses(slot int) (n uint64) {
 	return n
 }
 
-// stripeList are those of the window, if it has any. Caller must hold Breaker.mu.
+// stripeList returns the stripes of the window, or nil if it has none. Caller must hold Breaker.mu.
 func (w *window) stripeList() []windowStripe {
 	if w.lazy == nil {
 		return nil
@@ -291,7 +296,7 @@ func (w *window) stripeList() []windowStripe {
 	return w.lazy.stripes
 }
 
-// ensureLazy returns the part that most windows never need. Caller must hold Breaker.mu.
+// ensureLazy returns the lazy part of the window, and makes it if needed. Caller must hold Breaker.mu.
 func (w *window) ensureLazy() *windowLazy {
 	if w.lazy == nil {
 		w.lazy = new(windowLazy)
@@ -299,17 +304,19 @@ func (w *window) ensureLazy() *windowLazy {
 	return w.lazy
 }
 
-// currentBucket is the tally of the currentBucket bucket. Caller must hold Breaker.mu and have rotated.
+// currentBucket returns the bad calls of the current bucket. Caller must hold Breaker.mu, and must have rotated the
+// window.
 func (w *window) currentBucket() *badCounts { return &w.ensureLazy().bad[w.slot.Load()] }
 
-// counts sums what is alive at now, without rotating: a read changes nothing (B14). Caller must hold Breaker.mu.
+// counts returns what the window holds at now. It does not rotate the window, because reading changes nothing (B14).
+// Caller must hold Breaker.mu.
 func (w *window) counts(now, width int64) Counts {
 	c, _ := w.countsByBucket(now, width)
 	return c
 }
 
-// countsByBucket is counts, with the successes that it found in each bucket: successes go on meanwhile, and whoever looks at
-// both must see them at one instant. Caller must hold Breaker.mu.
+// countsByBucket returns the same as counts, and the successes in each bucket. Other calls may succeed meanwhile, so
+// both results must come from one pass. Caller must hold Breaker.mu.
 func (w *window) countsByBucket(now, width int64) (c Counts, successes [buckets]uint64) {
 	c.ConsecutiveFailures = w.streak.Load()
 	if width == noWindow {
@@ -331,7 +338,8 @@ func (w *window) countsByBucket(now, width int64) (c Counts, successes [buckets]
 	return c, successes
 }
 
-// total sums all successes that have not been retired, alive or not. Caller must hold Breaker.mu.
+// total returns all successes that have not been retired, also those that have left the window since the last rotation.
+// Caller must hold Breaker.mu.
 func (w *window) total() (n uint64) {
 	for i := range buckets {
 		n = satAdd(n, w.bucketSuccesses(i))

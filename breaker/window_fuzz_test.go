@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// What a byte of a FuzzWindow script does; the byte after it says how far, how often or which.
+// The operations of a FuzzWindow script. The byte after an operation is its argument.
 const (
-	winWait = iota // so many 16ths of a tenth of the window
+	winWait = iota // by so many 16ths of a tenth of the window
 	winTenths
 	winWindows
 	winEdge // to an instant next to the one at which the window slides
@@ -20,23 +20,24 @@ const (
 	winBegin // a call that ends later
 	winEnd
 	winApply
-	winOps
+	winOpCount
 )
 
-// fuzzWindows are what winApply chooses from. Two have the same tenth, which is no change to the window.
+// fuzzWindows are the windows that winApply sets. Two have the same tenth, so that Apply keeps the window.
 var fuzzWindows = [...]time.Duration{
-	10 * time.Second, time.Millisecond, time.Millisecond + 9, time.Second + 7, time.Hour, time.Minute, 12345678 * time.Nanosecond, 24 * time.Hour,
+	10 * time.Second, time.Millisecond, time.Millisecond + 9, time.Second + 7, time.Hour, time.Minute,
+	12345678 * time.Nanosecond, 24 * time.Hour,
 }
 
 const fuzzSlow = time.Second
 
-// timestamps is the window as a list of when everything happened. It keeps all, and looks at each anew for every read.
+// timestamps is a model of the window: a list of all outcomes with their time. Each read goes through the whole list.
 type timestamps struct {
 	window time.Duration
 	born   time.Duration // since the start of the script
 	list   []timestamp
 	streak uint64
-	failed time.Duration // when the last failure that counted in the streak ended
+	failed time.Duration // when the last failure that was counted in the streak ended
 	totals map[Outcome]uint64
 	slow   uint64
 }
@@ -65,18 +66,18 @@ func (m *timestamps) record(e timestamp) {
 	}
 }
 
-// counts is B7: the window slides in ten steps, counted from its birth.
+// counts returns what the window must hold at now: it slides in ten steps from its creation on (B7).
 func (m *timestamps) counts(t *testing.T, now time.Duration) Counts {
 	t.Helper()
 	c := Counts{ConsecutiveFailures: m.streak}
 	step := m.window / 10
 	for _, e := range m.list {
-		alive := (now-m.born)/step-(e.at-m.born)/step < 10
-		// The model itself must keep what B7 says without its steps: nine tenths are sure, a whole window is the end.
-		if age := now - e.at; age <= 9*step && !alive || age >= m.window && alive {
-			t.Fatalf("the list has an outcome of age %v, window %v: alive is %t", age, m.window, alive)
+		inWindow := (now-m.born)/step-(e.at-m.born)/step < 10
+		// B7 for the model itself: an outcome counts for at least nine tenths of the window and for less than the window.
+		if age := now - e.at; age <= 9*step && !inWindow || age >= m.window && inWindow {
+			t.Fatalf("the list has an outcome of age %v, window %v: in the window: %t", age, m.window, inWindow)
 		}
-		if !alive {
+		if !inWindow {
 			continue
 		}
 		switch e.outcome {
@@ -86,7 +87,7 @@ func (m *timestamps) counts(t *testing.T, now time.Duration) Counts {
 			c.Failures++
 		case Overload:
 			c.Overloads++
-		case Ignored: // slow, and given up
+		case Ignored: // slow and canceled
 			c.SlowCanceled++
 		}
 		if e.slow {
@@ -96,7 +97,7 @@ func (m *timestamps) counts(t *testing.T, now time.Duration) Counts {
 	return c
 }
 
-// FuzzWindow has outcomes of all kinds come at any times, to windows of changing width, and compares every read with a
+// FuzzWindow reports outcomes of all kinds at random times, to windows of changing width, and compares each read with a
 // list of timestamps (B7, B8, B34).
 func FuzzWindow(f *testing.F) {
 	for _, seed := range [][]byte{
@@ -104,7 +105,10 @@ func FuzzWindow(f *testing.F) {
 		{winSuccess, 5, winEdge, 0, winSuccess, 1, winEdge, 1, winOverload, 2, winEdge, 2, winSlow, 0, winTenths, 10},
 		{winFailure, 9, winWindows, 1, winFailure, 0, winWindows, 255, winWindows, 255, winSuccess, 9, winSlow, 9},
 		{winBegin, 0, winTenths, 5, winBegin, 0, winTenths, 6, winEnd, 0, winEnd, 1, winTenths, 9, winEdge, 1},
-		{winSuccess, 3, winFailure, 3, winApply, 1, winFailure, 1, winTenths, 4, winApply, 2, winSuccess, 1, winTenths, 5, winTenths, 1},
+		{
+			winSuccess, 3, winFailure, 3, winApply, 1, winFailure, 1, winTenths, 4, winApply, 2, winSuccess, 1, winTenths, 5,
+			winTenths, 1,
+		},
 		{winApply, 3, winSuccess, 200, winWait, 15, winSlow, 7, winTenths, 9, winWait, 1, winWait, 1},
 		{winSlow, 100, winTenths, 3, winSlow, 127, winFailure, 2, winWait, 1, winFailure, 0, winTenths, 8},
 		{winBegin, 0, winApply, 4, winEnd, 2, winApply, 4, winOverload, 0, winTenths, 10, winSuccess, 0},
@@ -113,7 +117,7 @@ func FuzzWindow(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) > 128 {
-			t.Skip("longer than it takes")
+			t.Skip("too long")
 		}
 		synctest.Test(t, func(t *testing.T) { playWindow(t, script) })
 	})
@@ -121,7 +125,11 @@ func FuzzWindow(f *testing.F) {
 
 func playWindow(t *testing.T, script []byte) {
 	t.Helper()
-	cfg := Config{ConsecutiveFailures: -1, FailingFor: time.Second, FailureRatio: -1, SlowCall: fuzzSlow, MinCalls: 1 << 30, Window: fuzzWindows[0]} // it never trips
+	// MinCalls: it never trips
+	cfg := Config{
+		ConsecutiveFailures: -1, FailingFor: time.Second, FailureRatio: -1, SlowCall: fuzzSlow,
+		MinCalls: 1 << 30, Window: fuzzWindows[0],
+	}
 	g := mustGroup(t, cfg)
 	b := g.Get(Key{})
 	start := time.Now()
@@ -132,7 +140,7 @@ func playWindow(t *testing.T, script []byte) {
 	}
 	var open []begun
 	for i := 0; i+1 < len(script); i += 2 {
-		op, n := script[i]%winOps, int64(script[i+1])
+		op, n := script[i]%winOpCount, int64(script[i+1])
 		now := time.Since(start)
 		step := m.window / 10
 		wait, outcome, times := time.Duration(0), Ignored, int(n%32)+1
@@ -195,8 +203,10 @@ func (m *timestamps) compare(t *testing.T, when string, got Snapshot, now time.D
 		t.Fatalf("%s, at %v, window %v of %v: got %+v, want %+v", when, now, m.window, m.born, got.Window, want)
 	}
 	all := m.totals[Success] + m.totals[Failure] + m.totals[Overload] + m.totals[Ignored]
-	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] || got.Ignored != m.totals[Ignored] ||
+	if got.Successes != m.totals[Success] || got.Failures != m.totals[Failure] || got.Overloads != m.totals[Overload] ||
+		got.Ignored != m.totals[Ignored] ||
 		got.SlowCalls != m.slow || got.InFlight != inFlight || got.Admitted != all+inFlight {
-		t.Fatalf("%s, at %v: got the totals of %+v, want %v, %d slow, %d in flight", when, now, got, m.totals, m.slow, inFlight)
+		t.Fatalf("%s, at %v: got the totals of %+v, want %v, %d slow, %d in flight", when, now, got, m.totals, m.slow,
+			inFlight)
 	}
 }

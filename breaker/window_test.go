@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// ratioOnly is a Config with the ratio rule alone.
+// ratioOnly returns a Config with the ratio rule only.
 func ratioOnly(ratio float64, minCalls int) Config {
 	return Config{ConsecutiveFailures: -1, FailureRatio: ratio, MinCalls: minCalls, Jitter: -1}
 }
 
-// [interval 50 ms, every call fails after 70 ms: never opens]
+// A known bug of other breakers: with a window of 50 ms, and calls that fail after 70 ms, they never open.
 func TestB07_CallsSlowerThanTheWindowCount(t *testing.T) {
 	const ms = time.Millisecond
 	t.Run("consecutive rule, one call after the other", func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestB07_CallsSlowerThanTheWindowCount(t *testing.T) {
 			)
 		})
 	})
-	t.Run("ratio rule, calls side by side", func(t *testing.T) {
+	t.Run("ratio rule, concurrent calls", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := ratioOnly(0.5, 4)
 			cfg.Window = 50 * ms
@@ -47,7 +47,7 @@ func TestB07_CallsSlowerThanTheWindowCount(t *testing.T) {
 	})
 }
 
-// An outcome counts in the bucket of its completion, not of its start.
+// An outcome counts in the bucket in which its call ends, not in that in which it began.
 func TestB07_AnOutcomeCountsWhereItsCallEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, ratioOnly(1, 2))
@@ -64,11 +64,14 @@ func TestB07_AnOutcomeCountsWhereItsCallEnds(t *testing.T) {
 	})
 }
 
-// Exactly one window after it was recorded an outcome is gone, and nine tenths after it is still there.
+// An outcome is in the window for nine tenths of the window, and no longer one window after it was recorded.
 func TestB07_AnOutcomeLastsForOneWindow(t *testing.T) {
 	const window, bucket = 10 * time.Second, time.Second
-	for _, recorded := range []time.Duration{0, 1, bucket - 1, bucket, bucket + 1, 5*bucket/2 + 7, window - 1, window, 3*window + 1} {
-		// It is gone when its bucket is: at the end of the first bucket that begins a window after its own.
+	for _, recorded := range []time.Duration{
+		0, 1, bucket - 1, bucket, bucket + 1, 5*bucket/2 + 7, window - 1, window,
+		3*window + 1,
+	} {
+		// It leaves the window with its bucket: one window after the begin of the bucket.
 		lastSeen := recorded.Truncate(bucket) + window - 1
 		for _, o := range []Outcome{Success, Failure, Overload} {
 			for _, tt := range []struct {
@@ -101,8 +104,8 @@ func TestB07_AnOutcomeLastsForOneWindow(t *testing.T) {
 	}
 }
 
-// The same for decisions: the second of two failures trips as long as the first is in the window.
-func TestB07_DecisionsForgetWhatIsGone(t *testing.T) {
+// The same for decisions: the second of two failures trips only while the first is in the window.
+func TestB07_OldOutcomesDecideNothing(t *testing.T) {
 	const window = 10 * time.Second
 	for _, tt := range []struct {
 		gap  time.Duration
@@ -118,7 +121,7 @@ func TestB07_DecisionsForgetWhatIsGone(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			newTimeline(t, mustNew(t, ratioOnly(1, 2))).run(row{0, "failure", "closed"}, row{tt.gap, "failure", tt.want})
 		})
-		synctest.Test(t, func(t *testing.T) { // successes dilute for as long
+		synctest.Test(t, func(t *testing.T) { // the same for a success
 			newTimeline(t, mustNew(t, ratioOnly(0.6, 1))).run(
 				row{0, "success", "closed"}, row{tt.gap, "failure", map[string]string{"open": "closed", "closed": "open"}[tt.want]},
 			)
@@ -133,7 +136,7 @@ func TestB07_TheWindowSlidesInTenSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, ratioOnly(1, 1000))
 		tl := newTimeline(t, b)
-		for i := range 10 { // each step has one call more
+		for i := range 10 { // one success and one failure more in each step
 			tl.until(time.Duration(i) * time.Second)
 			report(t, b, i+1, Success)
 			report(t, b, i+1, Failure)
@@ -142,14 +145,17 @@ func TestB07_TheWindowSlidesInTenSteps(t *testing.T) {
 		for i := range uint64(10) {
 			tl.until(time.Duration(10+i) * time.Second)
 			left -= i + 1
-			if got, want := b.Snapshot().Window, (Counts{Successes: left, Failures: left, ConsecutiveFailures: 10}); got != want {
+			if got, want := b.Snapshot().Window, (Counts{
+				Successes: left, Failures: left,
+				ConsecutiveFailures: 10,
+			}); got != want {
 				t.Errorf("at %d s: the window holds %+v, want %+v", 10+i, got, want)
 			}
 		}
 	})
 }
 
-// "Not a multiple of ten" must not make a window last longer than it says.
+// A window that is not a multiple of ten nanoseconds does not last longer than it should.
 func TestB07_AnOddWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = time.Millisecond + 9
@@ -166,8 +172,8 @@ func TestB07_AnOddWindow(t *testing.T) {
 	})
 }
 
-// The window against a list of everything that ever happened, over steps of all sizes.
-func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
+// The window holds the same as a list of all outcomes, over steps of all sizes.
+func TestB07_B08_TheWindowMatchesAListOfOutcomes(t *testing.T) {
 	type entry struct {
 		at   int64
 		what int
@@ -186,7 +192,7 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 			case 1:
 				now += rnd.Int64N(12 * width)
 			case 2:
-				now += width * rnd.Int64N(25) // whole buckets, and over
+				now += width * rnd.Int64N(25) // whole buckets, also more than a window
 			}
 			e := entry{now, rnd.IntN(5)}
 			if e.what < 4 { // 4: only read
@@ -207,14 +213,14 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 			var want Counts
 			var successes uint64
 			for _, e := range all {
-				alive := (now-birth)/width-(e.at-birth)/width < buckets
+				inWindow := (now-birth)/width-(e.at-birth)/width < buckets
 				switch {
 				case e.what == 0:
 					successes++
-					if alive {
+					if inWindow {
 						want.Successes++
 					}
-				case !alive:
+				case !inWindow:
 				case e.what == 1:
 					want.Failures++
 				case e.what == 2:
@@ -227,13 +233,13 @@ func TestB07_B08_TheWindowIsAListOfWhatHappened(t *testing.T) {
 				t.Fatalf("seed %d, at %d, width %d: got %+v, want %+v", seed, now, width, got, want)
 			}
 			if got := w.total() + retired; got != successes {
-				t.Fatalf("seed %d: %d successes are left of %d", seed, got, successes)
+				t.Fatalf("seed %d: %d successes in the window and retired, want %d", seed, got, successes)
 			}
 		}
 	}
 }
 
-// B8: bucket numbers do not wrap into one another, whatever the gap is a multiple of.
+// B8: after an idle gap of any length, the window is empty.
 func TestB08_AnIdleGapForgetsEverything(t *testing.T) {
 	const window = time.Millisecond
 	const year = 365 * 24 * time.Hour
@@ -252,10 +258,11 @@ func TestB08_AnIdleGapForgetsEverything(t *testing.T) {
 			time.Sleep(gap)
 
 			got := b.Snapshot()
-			wantSame(t, "after "+gap.String()+", read", got.Window, Counts{ConsecutiveFailures: 1}) // B4: however far apart
+			// B4: a streak does not expire
+			wantSame(t, "after "+gap.String()+", read", got.Window, Counts{ConsecutiveFailures: 1})
 			report(t, b, 1, Failure)
 			if s := b.State(); s != Closed {
-				t.Errorf("after %v one failure made it %v: the past came back", gap, s)
+				t.Errorf("after %v one failure made it %v: older outcomes counted", gap, s)
 			}
 			got = b.Snapshot()
 			wantSame(t, "after "+gap.String()+", decided", got.Window, Counts{Failures: 1, ConsecutiveFailures: 2})
@@ -266,7 +273,7 @@ func TestB08_AnIdleGapForgetsEverything(t *testing.T) {
 	}
 }
 
-// A burst right after an idle gap loses no event, also where the first of it are successes, which take no lock.
+// Many calls right after an idle gap are all counted, also successes, which take no lock.
 func TestB08_ABurstAfterAnIdleGapLosesNothingConcurrentSafe(t *testing.T) {
 	const callers, calls = 8, 100
 	synctest.Test(t, func(t *testing.T) {

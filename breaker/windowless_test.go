@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// With the ratio and slow rules off and no rule of one's own, nothing looks at the window, and there is none.
-func TestNoRuleNoWindow(t *testing.T) {
+// If the ratio and slow rules are off, and there is no custom rule, there is no window.
+func TestWithoutRulesThereIsNoWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
-		b := mustNew(t, Config{ConsecutiveFailures: 3, FailureRatio: -1, OpenFor: time.Second, Jitter: -1}, WithListener(rec.Transition))
+		b := mustNew(t, Config{ConsecutiveFailures: 3, FailureRatio: -1, OpenFor: time.Second, Jitter: -1},
+			WithListener(rec.Transition))
 		tl := newTimeline(t, b)
 		tl.run(
 			row{0, "success*5 failure*2", "closed"},
@@ -25,9 +26,9 @@ func TestNoRuleNoWindow(t *testing.T) {
 		if s.Successes != 6 || s.Failures != 4 || s.Overloads != 1 || s.Ignored != 1 || s.Admitted != 12 || s.InFlight != 0 {
 			t.Errorf("totals: %+v", s)
 		}
-		// B4: however far apart the failures lie. B8: the longest gap there is.
+		// B4: a streak does not expire. B8: after any gap.
 		tl.run(row{50 * 365 * 24 * time.Hour, "failure", "open"})
-		e := rec.heard()
+		e := rec.received()
 		if len(e) != 1 || e[0].Rule != RuleConsecutive || e[0].Counts != (Counts{ConsecutiveFailures: 3}) {
 			t.Errorf("events: %+v", e)
 		}
@@ -40,14 +41,14 @@ func TestNoRuleNoWindow(t *testing.T) {
 	})
 }
 
-// A rule of one's own looks at the window, so there is one; and Apply makes one and drops it.
-func TestAWindowWhereARuleLooks(t *testing.T) {
+// A custom rule uses the window, so there is one. Apply makes and drops a window when a rule is switched on and off.
+func TestAWindowForACustomRule(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, off, WithTrip(func(c Counts) bool { return c.Calls() >= 4 && c.Failures >= 2 }))
 		newTimeline(t, b).run(
 			row{0, "success*2 failure", "closed"},
-			row{10 * time.Second, "success*2 failure", "closed"}, // the first three are forgotten
+			row{10 * time.Second, "success*2 failure", "closed"}, // the first three have left the window
 			row{10 * time.Second, "failure", "open"},
 		)
 	})
@@ -76,15 +77,15 @@ func TestAWindowWhereARuleLooks(t *testing.T) {
 	})
 }
 
-// B33: a breaker without a window reads no clock for a success, so what it goes by is whether a call came since it
-// was looked at last.
-func TestB33_WithoutAWindowTheUnusedGoesFirst(t *testing.T) {
+// B33: a breaker without a window reads no clock for a success. So eviction uses whether a call came since the last
+// check.
+func TestB33_WithoutAWindowTheUnusedIsEvictedFirst(t *testing.T) {
 	for _, cfg := range []Config{{FailureRatio: -1}, {FailureRatio: -1, MaxConcurrent: 10}} {
-		checkTheUnusedGoesFirst(t, cfg)
+		wantUnusedEvictedFirst(t, cfg)
 	}
 }
 
-func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
+func wantUnusedEvictedFirst(t *testing.T, cfg Config) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, cfg, WithMaxBreakers(5))
@@ -95,7 +96,7 @@ func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
 			}
 		}
 		newest := methodKey(5)
-		for i := range 6 { // the sixth has the others looked at, and one of them go
+		for i := range 6 { // the sixth key checks the others and evicts one
 			use(methodKey(i))
 		}
 		for i := 6; i < 40; i++ {
@@ -109,21 +110,24 @@ func checkTheUnusedGoesFirst(t *testing.T, cfg Config) {
 			}
 			use(methodKey(i))
 			if _, ok := g.Lookup(unused); ok {
-				t.Errorf("%v is still there, though all others but the newest were used since", unused)
+				t.Errorf("%v was not evicted, though all others but the newest were used since", unused)
 			}
 			if _, ok := g.Lookup(newest); !ok {
-				t.Errorf("%v went before anybody looked at it", newest)
+				t.Errorf("%v was evicted before its first check", newest)
 			}
 			newest = methodKey(i)
 		}
 	})
 }
 
-// B33: what has no window goes by calls also where its admissions take the lock, and once an override or a ramp is
-// over.
-func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
+// B33: the same for a breaker without a window whose admissions took the lock, after an override or a ramp is over.
+func TestB33_WithoutAWindowTheUnusedIsEvictedAfterALock(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *Breaker){
-		"an override that is over": func(t *testing.T, b *Breaker) { t.Helper(); setOverride(t, b, ForceClosed, time.Second) },
+		"an override that is over": func(t *testing.T, b *Breaker) {
+			t.Helper()
+			setOverride(t, b, ForceClosed,
+				time.Second)
+		},
 		"a ramp that is over": func(t *testing.T, b *Breaker) {
 			t.Helper()
 			b.Trip(t.Context(), "test")
@@ -142,16 +146,17 @@ func TestB33_WithoutAWindowTheUnusedGoesFirstWhateverItsKind(t *testing.T) {
 				time.Sleep(2 * time.Second)
 			}
 			if _, ok := g.Lookup(Key{Method: "unused"}); ok {
-				t.Errorf("%s: unused while 5 others came and went, and still there", name)
+				t.Errorf("%s: unused while 5 other keys were used, and not evicted", name)
 			}
 		})
 	}
 }
 
-// The rules of WithPolicy have the rule of one's own too.
-func TestAWindowWhereARuleOfOnesOwnLooksUnderAPolicy(t *testing.T) {
+// The custom rule also applies to breakers with the Config of a PolicyRule.
+func TestCustomRuleHasAWindowUnderAPolicy(t *testing.T) {
 	off := Config{ConsecutiveFailures: -1, FailureRatio: -1}
-	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }), WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
+	g := mustGroup(t, off, WithTrip(func(c Counts) bool { return c.Failures >= 2 }),
+		WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: off}))
 	b := g.Get(Key{Method: "m"})
 	report(t, b, 2, Failure)
 	if b.State() != Open {
@@ -159,8 +164,8 @@ func TestAWindowWhereARuleOfOnesOwnLooksUnderAPolicy(t *testing.T) {
 	}
 }
 
-// B4: a success that runs beside Apply ends the row of failures, also where the window is another one then.
-func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
+// B4: a success during Apply ends the failure streak, also if Apply replaces the window.
+func TestB34_ASuccessDuringApplyConcurrentSafe(t *testing.T) {
 	cfgs := []Config{{}, {FailureRatio: -1}}
 	g := mustGroup(t, cfgs[1])
 	b := g.Get(Key{})
@@ -183,7 +188,7 @@ func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
 		}
 		wg.Wait()
 		if b.Snapshot().Window.ConsecutiveFailures != 0 {
-			t.Fatalf("round %d: the success did not end the row", i)
+			t.Fatalf("round %d: the success did not end the streak", i)
 		}
 	}
 	if s := b.Snapshot(); s.InFlight != 0 || s.Successes != 20_000 {
@@ -191,7 +196,7 @@ func TestB34_ASuccessBesideApplyConcurrentSafe(t *testing.T) {
 	}
 }
 
-// G9: doubt goes over to another window with the row.
+// G5: doubt and the failure streak are copied to another window.
 func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 	g := mustGroup(t, Config{})
 	b := g.Get(Key{})
@@ -200,12 +205,12 @@ func TestB34_DoubtSurvivesAnotherWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	if doubtOf(acquire(t, b)) != inDoubt {
-		t.Error("after a failure and Apply the callee is not in doubt")
+		t.Error("after a failure and Apply the backend is not in doubt")
 	}
 }
 
-// A straggler of an earlier stay ends no row of the present one.
-func TestB15_AStragglerEndsNoRow(t *testing.T) {
+// A late success of an earlier generation does not end the failure streak of the current one.
+func TestB15_ALateSuccessEndsNoStreak(t *testing.T) {
 	b := mustNew(t, Config{})
 	then := b.phase.Load()
 	b.Reset(t.Context())

@@ -15,8 +15,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// The floor: what no breaker that knows the time and counts a call can do without. It is that of package breaker, here
-// again so that one run gives the ratio.
+// The floor is the least that a breaker must do: read the time and count a call. Package breaker has the same
+// benchmark. It is repeated here, so that one run gives the ratio.
 var (
 	floorStart = time.Now()
 	floorState atomic.Pointer[int]
@@ -79,7 +79,7 @@ func BenchmarkUnaryParallel(b *testing.B) {
 	checkSuccesses(b, g)
 }
 
-// checkSuccesses makes sure that the benchmark measured guarded calls.
+// checkSuccesses checks that the benchmark measured guarded calls.
 func checkSuccesses(b *testing.B, g *Guard) {
 	b.Helper()
 	if s := onlyBreaker(b, g).Snapshot(); s.Successes != s.Admitted || s.Admitted < uint64(b.N) {
@@ -94,7 +94,7 @@ func BenchmarkUnaryRejection(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err == nil {
-			b.Fatal("let through")
+			b.Fatal("admitted")
 		}
 	}
 	checkRejections(b, g)
@@ -108,7 +108,7 @@ func BenchmarkUnaryRejectionParallel(b *testing.B) {
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce); err == nil {
-				b.Error("let through")
+				b.Error("admitted")
 				return
 			}
 		}
@@ -123,8 +123,8 @@ func checkRejections(b *testing.B, g *Guard) {
 	}
 }
 
-// BenchmarkUnaryFailure is a call that fails with a status while every rule is off: what a failure costs beyond a
-// success.
+// BenchmarkUnaryFailure measures a call that fails with a status while all rules are off, to show what a failure costs
+// more than a success.
 func BenchmarkUnaryFailure(b *testing.B) {
 	g := newGuard(b, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
 	ctx := context.Background()
@@ -132,7 +132,7 @@ func BenchmarkUnaryFailure(b *testing.B) {
 	fails := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return err }
 	b.ReportAllocs()
 	for b.Loop() {
-		if got := g.Unary(ctx, fullMethod, nil, nil, nil, fails); got != err { //nolint:errorlint // G1: the very same
+		if got := g.Unary(ctx, fullMethod, nil, nil, nil, fails); got != err { //nolint:errorlint // the same value (G1)
 			b.Fatal(got)
 		}
 	}
@@ -141,7 +141,7 @@ func BenchmarkUnaryFailure(b *testing.B) {
 	}
 }
 
-// BenchmarkUnaryEvidence is what WithPeerEvidence costs on this side of grpc.
+// BenchmarkUnaryEvidence measures the cost of WithPeerEvidence without grpc.
 func BenchmarkUnaryEvidence(b *testing.B) {
 	g := newGuard(b, breaker.Config{}, WithPeerEvidence())
 	ctx := context.Background()
@@ -154,18 +154,23 @@ func BenchmarkUnaryEvidence(b *testing.B) {
 	checkSuccesses(b, g)
 }
 
-// BenchmarkUnaryDoubt is a call over real grpc, in memory, while nothing has failed for a Window; for a Window after a
-// failure, when grpc is asked for the peer; and while the last outcome was no success, when it is asked for header and
-// trailer too. Without a guard for comparison.
+// BenchmarkUnaryDoubt measures a call over real grpc, in memory. NoDoubt: all outcomes of the last Window were
+// successes. Troubled: an earlier outcome was not a success, so the guard requests the peer from grpc. InDoubt: the
+// last outcome was not a success, so the guard also requests header and trailer. NoGuard is for comparison.
 func BenchmarkUnaryDoubt(b *testing.B) {
 	srv := new(testpb.Server)
 	backend := testpb.StartBufconn(b, srv)
 	for _, bm := range []struct {
 		name   string
 		before breaker.Outcome // of the call before each
-		keep   bool            // the backend stays in doubt
+		keep   bool            // the breaker stays in doubt
 		plain  bool
-	}{{name: "NoGuard", plain: true}, {name: "NoDoubt"}, {name: "Troubled", before: breaker.Ignored}, {name: "InDoubt", before: breaker.Ignored, keep: true}} {
+	}{
+		{name: "NoGuard", plain: true},
+		{name: "NoDoubt"},
+		{name: "Troubled", before: breaker.Ignored},
+		{name: "InDoubt", before: breaker.Ignored, keep: true},
+	} {
 		b.Run(bm.name, func(b *testing.B) {
 			g := newGuard(b, breaker.Config{Window: time.Hour}, WithKey(oneKey))
 			dial := g.DialOptions()
@@ -192,7 +197,7 @@ func BenchmarkUnaryDoubt(b *testing.B) {
 	}
 }
 
-// BenchmarkUnaryKeyFunc is Unary without handles: each call has a Call made of it, and its key hashed.
+// BenchmarkUnaryKeyFunc measures Unary without the cache of breakers: each call makes a Call and hashes its key.
 func BenchmarkUnaryKeyFunc(b *testing.B) {
 	g := newGuard(b, breaker.Config{}, WithKey(keyfunc.TargetMethod))
 	ctx := context.Background()

@@ -29,8 +29,8 @@ func newConn(t *testing.T, target string) *grpc.ClientConn {
 	return cc
 }
 
-// G11: however many methods and targets share a place among the handles, each call goes to its own breaker.
-func TestG11_HandlesKeepKeysApart(t *testing.T) {
+// G11: each call goes to the breaker of its key, although several methods and targets share a slot of the cache.
+func TestG11_CacheSeparatesKeys(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(10_000))
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first two share a place, as place looks at their ends; the third has the key of the first.
+	// The first two share a slot, because slotHash uses their ends. The third has the key of the first.
 	conns := []*grpc.ClientConn{
 		newConn(t, "passthrough:///a.example:443"), newConn(t, "passthrough:///b.example:443"),
 		newConn(t, "passthrough:///a.example:443"), nil,
@@ -51,7 +51,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 	methods = append(methods, "", "/", "/a/b", "/b/a", "a/b", "no slash at all")
 	places := map[uint64]int{}
 	want := map[breaker.Key]uint64{}
-	for range 3 { // the first makes the handles, the others use them
+	for range 3 { // the first fills the cache, the others use it
 		for _, cc := range conns {
 			for _, method := range methods {
 				g.mustSucceed(t, method, cc)
@@ -61,7 +61,7 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 		}
 	}
 	if len(places) == len(methods) {
-		t.Fatal("no two methods share a place: this test shows nothing")
+		t.Fatal("no two methods share a slot, so the test checks nothing")
 	}
 	for key, n := range want {
 		b, ok := group.Lookup(key)
@@ -77,8 +77,8 @@ func TestG11_HandlesKeepKeysApart(t *testing.T) {
 	}
 }
 
-// B33: a handle does not outlive its breaker.
-func TestB33_HandlesFollowEvictions(t *testing.T) {
+// B33: the cache does not return a breaker that was evicted.
+func TestB33_CacheSkipsEvictedBreakers(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(1))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestB33_HandlesFollowEvictions(t *testing.T) {
 	for range 3 {
 		for _, name := range []string{"One", "Two"} {
 			key, method := breaker.Key{Service: "pkg.Service", Method: name}, "/pkg.Service/"+name
-			g.mustSucceed(t, method, nil) // evicts the other one
+			g.mustSucceed(t, method, nil) // evicts the breaker of the other method
 			for range 4 {
 				g.mustSucceed(t, method, nil)
 			}
@@ -103,14 +103,14 @@ func TestB33_HandlesFollowEvictions(t *testing.T) {
 			}
 			known := g.cache[(slotHash(method)*31+slotHash(""))%uint64(len(g.cache))].Load()
 			if known == nil || known.breaker != b {
-				t.Errorf("%v: the handle is not that of its breaker", key)
+				t.Errorf("%v: the cache does not hold the breaker of the group", key)
 			}
 		}
 	}
 }
 
-// B33: a key that shared the overflow breaker has one of its own once there is room.
-func TestB33_OverflowIsNotRemembered(t *testing.T) {
+// B33: a key that used the overflow breaker gets its own breaker once there is room.
+func TestB33_OverflowIsNotCached(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.WithMaxBreakers(1))
 	if err != nil {
 		t.Fatal(err)
@@ -126,10 +126,10 @@ func TestB33_OverflowIsNotRemembered(t *testing.T) {
 	g.mustSucceed(t, second, nil)
 	key := breaker.Key{Service: "pkg.Service", Method: "Two"}
 	if _, ok := group.Lookup(key); ok {
-		t.Fatal("the group made a breaker beyond its bound: this test shows nothing")
+		t.Fatal("the group made a breaker beyond its bound, so the test checks nothing")
 	}
 	held.Reset(t.Context())
-	for range 100 { // a search for room that found none is not repeated at once
+	for range 100 { // the group does not search for room in each call
 		g.mustSucceed(t, second, nil)
 		if _, ok := group.Lookup(key); ok {
 			return

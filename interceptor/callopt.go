@@ -6,13 +6,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Bypass lets this one call past its breaker: it is neither rejected nor counted. A connection without a Guard takes it
-// and does nothing.
+// Bypass returns an option for a call that is not guarded: it is neither rejected nor counted. On a connection without
+// a Guard the option has no effect.
 func Bypass() grpc.CallOption { return bypassOption{} }
 
-// Tag sets Key.Tag for this one call, in place of what the key function gave. Give it values from a small set: each
-// is a breaker of its own. A connection without a Guard takes it and does nothing. If it comes more than once, the
-// last one counts.
+// Tag returns an option that sets Key.Tag for a call, in place of the tag from the key function. Use few different
+// values, because each has a breaker of its own. If a call has the option more than once, the last one counts. On a
+// connection without a Guard the option has no effect.
 func Tag(tag string) grpc.CallOption { return &tagOption{tag: tag} }
 
 type bypassOption struct{ grpc.EmptyCallOption }
@@ -22,16 +22,17 @@ type tagOption struct {
 	tag string
 }
 
-// guardMark is a call option that a guard adds to probes, to calls in doubt, and to its first calls. A guard further in
-// that finds its own breaker in a mark is installed twice, or shares a group with the outer one. It lets a probe pass:
-// otherwise it would take the probe for a second one and reject it, and no probe would ever succeed.
+// guardMark is a call option that a guard adds to a call. If a guard gets a call with a mark of the same breaker, the
+// guard is installed twice, or two guards share a group. The inner guard does not guard a marked probe. Otherwise it
+// would count the probe as a second one and reject it, and no probe would ever succeed.
 type guardMark struct {
 	grpc.EmptyCallOption
 	breaker *breaker.Breaker
 	probe   bool
 }
 
-func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, mark *guardMark) {
+// callOptions returns the options of this package in opts.
+func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, marked bool) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case bypassOption:
@@ -39,8 +40,19 @@ func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, mark *gua
 		case *tagOption:
 			tag = o
 		case *guardMark:
-			mark = o
+			marked = true
 		}
 	}
-	return bypass, tag, mark
+	return bypass, tag, marked
+}
+
+// findMark returns the mark of b in opts. If guards of several breakers follow one another, a call may have several
+// marks, also of one breaker; a mark of a probe is preferred. It returns nil if there is none.
+func findMark(opts []grpc.CallOption, b *breaker.Breaker) (mark *guardMark) {
+	for _, o := range opts {
+		if m, ok := o.(*guardMark); ok && m.breaker == b && (mark == nil || m.probe) {
+			mark = m
+		}
+	}
+	return mark
 }

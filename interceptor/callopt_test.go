@@ -16,22 +16,24 @@ import (
 
 func TestBypass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		heard := new(settlements)
-		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, saying("instead"), OnFailure()))
-		before, events := snapshots(s.guard), len(heard.transitions)
+		rec := new(settlements)
+		s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, answering("instead"), OnFailure()))
+		before, events := snapshots(s.guard), len(rec.transitions)
 		wantCode(t, "past an open breaker", s.plain(Bypass()), codes.OK)
 		s.srv.Set(failing(down))
-		wantCode(t, "past it, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")), codes.Unavailable)
+		wantCode(t, "past an open breaker, and failing", s.plain(grpc.WaitForReady(true), Bypass(), Tag("gold")),
+			codes.Unavailable)
 		if got := s.srv.Total(); got != 2 {
 			t.Errorf("%d calls reached the server, want 2", got)
 		}
 		if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(s.guard))); diff != "" {
 			t.Errorf("calls that bypass the guard were counted (-before +after):\n%s", diff)
 		}
-		if len(heard.settled) != 0 || len(heard.fellBack) != 0 || len(heard.transitions) != events || s.guard.Group().Stats().Unguarded != 0 {
-			t.Errorf("somebody heard of calls that bypass the guard: %+v", heard)
+		if len(rec.settled) != 0 || len(rec.fellBack) != 0 || len(rec.transitions) != events ||
+			s.guard.Group().Stats().Unguarded != 0 {
+			t.Errorf("hooks were called for calls that bypass the guard: %+v", rec)
 		}
-		// This one call, and no other.
+		// The options apply only to their own call.
 		wantCode(t, "the next call", s.plain(), codes.OK)
 		wantTally(t, "the next call", s.guard, tally{Rejected: 1, Served: 1})
 	})
@@ -73,7 +75,7 @@ func TestTag(t *testing.T) {
 	}
 }
 
-// A connection without a guard, and grpc itself, take both and do nothing.
+// Without a guard, grpc accepts both options, and they have no effect.
 func TestCallOptionsWithoutAGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cc := testpb.Bufconn(t, new(testpb.Server), grpc.WithDefaultCallOptions(Tag("gold"), Bypass()))
@@ -91,16 +93,16 @@ func TestCallOptionsWithoutAGuard(t *testing.T) {
 	})
 }
 
-// As the default of a connection they hold for all its calls, and a call's own tag wins.
+// As default call options of a connection they apply to all its calls. The tag of a call replaces the default.
 func TestCallOptionsAsDefaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{}, WithKey(oneKey))
 		s := newScene(t, g, "", grpc.WithDefaultCallOptions(Tag("gold")))
 		wantCode(t, "default", s.plain(), codes.OK)
-		wantCode(t, "its own", s.plain(Tag("silver")), codes.OK)
+		wantCode(t, "a tag of its own", s.plain(Tag("silver")), codes.OK)
 		for _, tag := range []string{"gold", "silver"} {
 			if b, ok := g.Group().Lookup(breaker.Key{Tag: tag}); !ok || b.Snapshot().Successes != 1 {
-				t.Errorf("tag %q has no call of its own", tag)
+				t.Errorf("tag %q does not have one call", tag)
 			}
 		}
 		if got := g.Group().Len(); got != 2 {

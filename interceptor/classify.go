@@ -15,38 +15,48 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Classifier judges how a call ended. It runs when the call has ended; for a probe stream, at the first message or when
-// the stream is old, if that is earlier. It runs at most once for a call that was let through, and not if the call
-// panicked. It must be safe for concurrent use. Its time is not part of the call's. If it panics, DefaultClassifier
-// judges.
+// Classifier returns the outcome of a call from how it ended. It runs when the call has ended. For a probe that is a
+// stream, it runs at the first message, or when the stream is Old, if that is earlier. ctx is the context of the call.
 //
-// A unary call that its caller canceled after more than breaker.Config.SlowCall is slow even if it is Ignored.
+// It runs at most once for each admitted call. It does not run if the call panicked, or if nothing shows how a stream
+// has ended. It must be safe for concurrent use. The time that it takes does not count as time of the call. If it
+// panics, the outcome is that of DefaultClassifier. A value that is no Outcome counts as Failure.
+//
+// If Config.SlowCall is set, a unary call that took longer than that before its caller canceled it counts as slow, even
+// if it is Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
-// DefaultClassifier is the Classifier of a Guard that is given no other. A custom one should fall back on it. It
-// looks at nothing but the Result and the context:
+// DefaultClassifier is the Classifier of a Guard without WithClassifier. A custom classifier should call it for results
+// that it does not handle. It uses only the Result and the context:
 //
 //	Success   OK, InvalidArgument, NotFound, AlreadyExists, PermissionDenied, Unauthenticated, FailedPrecondition,
-//	          Aborted, OutOfRange, Unimplemented: the peer is there and answered. A message too large for its receiver
-//	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and every code above 16. Canceled by the peer.
-//	          Any code that grpc made of what an HTTP proxy answered
+//	          Aborted, OutOfRange and Unimplemented, because the backend has answered. Also a message that was too large
+//	          for its receiver
+//	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and each code above 16. Also Canceled, if the
+//	          peer ended the call, and any code that grpc made from the answer of an HTTP proxy
 //	Overload  ResourceExhausted
-//	Ignored   a call that its caller canceled, or whose connection the caller has closed; a rejection by any circuit
-//	          breaker, here or at a remote hop; an error that this side made before anything was asked of the peer
-//	          (message too large to send, marshalling, unknown compressor, bad metadata, credentials);
-//	          DeadlineExceeded where ShortBudget is set and the budget is spent
+//	Ignored   a call that its caller canceled, or whose connection the caller closed;
+//	          a rejection by a circuit breaker, of this process or of a remote hop;
+//	          an error that was made in this process before the backend got the request (message too large to send,
+//	          marshalling, unknown compressor, bad metadata, credentials, resolver or balancer);
+//	          Canceled, if an interceptor between the guard and grpc may have canceled the call;
+//	          DeadlineExceeded, if ShortBudget is set and the caller's deadline has passed
 //
-// Streams differ. A stream that was Answered is a success also if its caller cancels it. A LongLived one is a success
-// also if it ends by Unavailable, by Canceled, or by the caller's deadline: connections rotate and servers restart.
-// One that is Old and was not answered is ignored if it ends by Unavailable or Canceled: it may be a quiet watch,
-// because some servers send their header with the first message. At its deadline it is a failure.
+// Canceled is the peer's if Direct is set or the text of the error contains RST_STREAM, and neither the context is done
+// nor its deadline has passed.
 //
-// Codes as in https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
+// Streams differ. A stream that was Answered is a success also if its caller cancels it or closes its connection. A
+// LongLived stream is a success also if it ends with Unavailable, with Canceled, or at the caller's deadline, because
+// connections rotate and servers restart. An Old stream that was not Answered is ignored if it ends with Unavailable or
+// Canceled. It may be a quiet watch, because some servers send their header with the first message. At its deadline it
+// is a failure.
+//
+// The codes are those of https://github.com/grpc/grpc/blob/master/doc/statuscodes.md.
 func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	if r.Err == nil {
 		return breaker.Success
 	}
-	if IsRejected(r.Err) { // G7, whatever WithRejectionCode makes of it
+	if IsRejected(r.Err) { // with any code, because WithRejectionCode may change it (G7)
 		return breaker.Ignored
 	}
 	if endedByCaller(ctx, r) {
@@ -64,13 +74,13 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	case r.Peer != PeerAnswered && hasPrefix(text, localTexts[r.Code]):
 		return breaker.Ignored
 	case r.Peer == PeerUnreached && !ranOutOfTime(ctx, r, text):
-		return judgeUnreached(r)
+		return classifyUnreached(r)
 	}
 	return byCode(ctx, r, text)
 }
 
 // endedByCaller reports whether the call ended because its caller canceled it or closed the connection (G3). grpc
-// returns Canceled, or Unavailable if the call noticed the closed connection first.
+// returns Canceled, or Unavailable if the call found the closed connection first.
 func endedByCaller(ctx context.Context, r Result) bool {
 	switch r.Code {
 	case codes.Canceled:
@@ -81,25 +91,25 @@ func endedByCaller(ctx context.Context, r Result) bool {
 	return false
 }
 
-// ranOutOfTime reports whether the call ran into the caller's deadline, or into the timeout of a service config, while grpc
-// waited for a connection or for a free stream.
+// ranOutOfTime reports whether the deadline of the caller, or the timeout of a service config, ended the call while
+// grpc waited for a connection or for a free stream.
 func ranOutOfTime(ctx context.Context, r Result, text string) bool {
 	return r.Code == codes.DeadlineExceeded && (BudgetSpent(ctx) || strings.HasPrefix(text, deadlineText))
 }
 
-// judgeUnreached judges a call that reached no connection. If the channel is READY, then credentials, a resolver or a
-// balancer made the error. If it is not, the backend could not be reached (G5).
-func judgeUnreached(r Result) breaker.Outcome {
+// classifyUnreached returns the outcome of a call that reached no connection. If the channel is READY, credentials, a
+// resolver or a balancer made the error. Otherwise the backend could not be reached (G5).
+func classifyUnreached(r Result) breaker.Outcome {
 	if r.Ready || meansAnswered(r.Code) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
 }
 
-// meansAnswered reports whether a server that sends code is there and has answered.
+// meansAnswered reports whether code means that the server is up and has answered.
 func meansAnswered(code codes.Code) bool {
 	switch code {
-	case codes.OK, // an error whose status is OK: the peer answered, and an interceptor returned the wrong error
+	case codes.OK, // an error with status OK: the server answered, and an interceptor returned the wrong error
 		codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
 		return true
@@ -107,7 +117,7 @@ func meansAnswered(code codes.Code) bool {
 	return false
 }
 
-// byCode judges an error that the peer or the connection to it made (G2, S2).
+// byCode returns the outcome of an error that came from the peer or from the connection to it (G2, S2).
 func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 	if meansAnswered(r.Code) {
 		return breaker.Success
@@ -127,7 +137,7 @@ func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 		return breaker.Failure
 	case codes.Canceled:
 		if !r.Direct && !strings.Contains(text, resetText) {
-			return breaker.Ignored // an interceptor with a context of its own may have canceled it
+			return breaker.Ignored // an interceptor may have canceled a context that it made
 		}
 		return endedByNetwork(r)
 	case codes.Unavailable:
@@ -136,7 +146,7 @@ func byCode(ctx context.Context, r Result, text string) breaker.Outcome {
 	return breaker.Failure
 }
 
-// endedByNetwork judges a call that the peer or the network ended.
+// endedByNetwork returns the outcome of a call that the peer or the network ended.
 func endedByNetwork(r Result) breaker.Outcome {
 	switch {
 	case r.LongLived():
@@ -147,22 +157,23 @@ func endedByNetwork(r Result) breaker.Outcome {
 	return breaker.Failure
 }
 
-// BudgetSpent reports whether ctx is done, canceled included, or its deadline has passed before ctx is done. The latter
-// happens in one of ten concurrent calls that reach their deadline: the peer's reset comes before the timer.
+// BudgetSpent reports whether ctx is done, also if it was canceled, or whether its deadline has passed. A deadline may
+// pass before the context is done: in one of ten concurrent calls that reach their deadline, the reset from the peer
+// arrives before the timer of the context runs.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
 
-// canceledByCaller reports whether an ignored call ended because its caller canceled it. If it was slow by then, the slow rule
-// counts it (B6). Other calls end with the same code and tell nothing about the backend's speed: one whose connection
-// the caller closed, one that a breaker rejected, and one that was canceled further down while the caller still waited.
-// A stream may be canceled at any age, because only the time to its first message is judged (S10).
+// canceledByCaller reports whether an ignored call ended because its caller canceled it. If it was slow by then, the
+// slow rule counts it (B6). Other calls end with the same code but show nothing about the speed of the backend: the
+// caller closed the connection, a breaker rejected the call, or an interceptor canceled it while the caller waited.
+// Streams do not count, because the slow rule measures only the time to their first message (S10).
 func canceledByCaller(ctx context.Context, r Result) bool {
 	return r.Code == codes.Canceled && r.Call.Typ == interceptors.Unary && !r.Closed &&
 		errors.Is(ctx.Err(), context.Canceled) && !IsRejected(r.Err)
 }
 
-// pastDeadline reads the clock for calls that have a deadline, and only for those.
+// pastDeadline reports whether the deadline of ctx has passed. It reads the clock only if there is a deadline.
 func pastDeadline(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !time.Now().Before(deadline)
@@ -170,10 +181,10 @@ func pastDeadline(ctx context.Context) bool {
 
 type grpcStatus interface{ GRPCStatus() *status.Status }
 
-// statusOf finds the status that err is or wraps, and nil where there is none. It does what status.FromError does
-// without copying a wrapped status and rendering its message, which takes 250 times as long (G6).
+// statusOf returns the status that err is or wraps, or nil if there is none. It finds the same status as
+// status.FromError, but does not copy a wrapped status and format its message, which takes 250 times as long (G6).
 func statusOf(err error) *status.Status {
-	if s, ok := err.(grpcStatus); ok { // the quick way first
+	if s, ok := err.(grpcStatus); ok { // faster than errors.As
 		return s.GRPCStatus()
 	}
 	var s grpcStatus
@@ -183,7 +194,8 @@ func statusOf(err error) *status.Status {
 	return nil
 }
 
-// codeOf is status.Code where err is or wraps a status, the code of a context error, and Unknown for anything else.
+// codeOf returns the code of the status that err is or wraps. Without a status it returns the code of a context error,
+// and Unknown for other errors.
 func codeOf(err error) codes.Code {
 	if err == nil {
 		return codes.OK
@@ -200,12 +212,12 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// grpc does not mark the errors that it makes on this side, so they are recognised by the beginning of their texts.
-// The texts are looked at only for calls that have failed, and for the codes that these errors have. A test makes
-// each of the errors for real, and fails when grpc changes a text (G5).
+// grpc does not mark the errors that it makes in the client. They are recognised by the beginning of their texts. The
+// texts are compared only for calls that failed with the codes of these errors. A test provokes each of the errors, and
+// fails if grpc changes a text (G5).
 
-// localTexts begin errors that are made before the peer gets a request. grpc servers use some of them too, so they
-// count only if the peer is not known to have answered.
+// localTexts are the beginnings of errors that are made before the peer gets a request. grpc servers use some of them
+// too, so they count only if the peer is not known to have answered.
 var localTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"trying to send message larger than max ",
@@ -229,7 +241,8 @@ var localTexts = map[codes.Code][]string{
 	},
 }
 
-// receiptTexts are those of a message that was too large to receive, for this side or for the peer: the peer answered.
+// receiptTexts are the beginnings of errors for a message that was too large to receive, in this process or at the
+// peer. In both cases the peer has answered.
 var receiptTexts = map[codes.Code][]string{
 	codes.ResourceExhausted: {
 		"grpc: received message larger than max ",
@@ -239,12 +252,12 @@ var receiptTexts = map[codes.Code][]string{
 }
 
 const (
-	deadlineText = "context deadline exceeded"                        // what grpc says when a context of its own, or the caller's, has ended
-	proxyText    = "unexpected HTTP status code received from server" // what grpc makes of an answer that is not gRPC's
-	resetText    = "RST_STREAM"                                       // in the text of a stream that the peer has reset
+	deadlineText = "context deadline exceeded"                        // grpc's context or the caller's has ended
+	proxyText    = "unexpected HTTP status code received from server" // the answer was HTTP but not gRPC
+	resetText    = "RST_STREAM"                                       // part of the text if the peer reset the stream
 )
 
-// textOf returns the message of err's status, and "" if it has none.
+// textOf returns the message of the status of err, or "" if there is no status.
 func textOf(err error) string {
 	if s := statusOf(err); s != nil {
 		return s.Message()
@@ -261,8 +274,8 @@ func hasPrefix(text string, prefixes []string) bool {
 	return false
 }
 
-// retryAfter is the time that the peer asked for, in the trailer that service-config retries heed or in the status,
-// and 0 if it did not; the longer of the two (G9). Negative and unparsable values count as 0.
+// retryAfter returns the pushback of the peer: the longer of the trailer that gRFC A6 defines for retries and the
+// RetryInfo in the status (G9). Missing, negative and unparsable values count as 0.
 func retryAfter(r Result) time.Duration {
 	var d time.Duration
 	if v := r.Trailer.Get("grpc-retry-pushback-ms"); len(v) == 1 { // gRFC A6

@@ -15,7 +15,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// lateTimer is a context whose deadline passes without anybody saying so: its timer has not come to run yet.
+// lateTimer is a context whose deadline may have passed although it is not done yet, because its timer has not run.
 type lateTimer struct {
 	context.Context
 	deadline time.Time
@@ -26,7 +26,7 @@ func (l lateTimer) Deadline() (time.Time, bool) { return l.deadline, true }
 func TestG04_BudgetSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		cancelled, cancel := context.WithCancel(t.Context())
+		canceled, cancel := context.WithCancel(t.Context())
 		cancel()
 		expired, cancel := context.WithDeadline(t.Context(), now)
 		defer cancel()
@@ -38,7 +38,7 @@ func TestG04_BudgetSpent(t *testing.T) {
 			want bool
 		}{
 			{"no deadline", t.Context(), false},
-			{"cancelled", cancelled, true},
+			{"canceled", canceled, true},
 			{"expired", expired, true},
 			{"a nanosecond before", live, false},
 			{"at the deadline, not done yet", lateTimer{t.Context(), now}, true},
@@ -52,9 +52,9 @@ func TestG04_BudgetSpent(t *testing.T) {
 	})
 }
 
-// T9: real time and a real race. When callers run into their deadlines side by side, the peer's reset overtakes the
-// local timer for some, and ctx.Err() is still nil. Half the callers have told the guard to ignore that, and half
-// have not.
+// This test uses real time and a real race. If callers reach their deadlines at the same time, the peer's reset arrives
+// before the local timer for some of them, and ctx.Err() is still nil. One half of the callers has WithMinBudget, and
+// the other has not.
 func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 	const (
 		callers = 16
@@ -72,12 +72,12 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 		{"default", nil, func(n uint64) tally { return tally{Failure: n} }},
 		{"WithMinBudget", []Option{WithMinBudget(time.Second)}, func(n uint64) tally { return tally{Ignored: n} }},
 	} {
-		var judged, spent, undone atomic.Int32
-		judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+		var classified, spent, undone atomic.Int32
+		classify := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 			if r.Code != codes.DeadlineExceeded {
 				t.Errorf("%s: a call ended with %v", tt.name, r.Err)
 			}
-			judged.Add(1)
+			classified.Add(1)
 			if ctx.Err() == nil {
 				undone.Add(1)
 			}
@@ -86,7 +86,7 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 			}
 			return DefaultClassifier(ctx, r)
 		})
-		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1}, append(tt.opts, judge)...)
+		g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1}, append(tt.opts, classify)...)
 		client := testpb.NewTestClient(backend.Dial(t, g.DialOptions()...))
 		var wg sync.WaitGroup
 		for range callers {
@@ -99,10 +99,10 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// On a machine in trouble a deadline may pass before the call begins: then there is nothing to judge (B24).
-		n := judged.Load()
+		// On an overloaded machine a deadline may pass before the call begins. The classifier is then not called (B24).
+		n := classified.Load()
 		if n < callers*rounds/2 {
-			t.Errorf("%s: only %d of %d calls were judged", tt.name, n, callers*rounds)
+			t.Errorf("%s: only %d of %d calls were classified", tt.name, n, callers*rounds)
 		}
 		if got := spent.Load(); got != n {
 			t.Errorf("%s: the budget was spent in %d of %d calls, want all", tt.name, got, n)
@@ -112,7 +112,7 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 	}
 }
 
-// T9 for one call, at will: the callee says DeadlineExceeded, and the deadline has passed although ctx does not say so.
+// A single call for which the backend returns DeadlineExceeded, and whose deadline has passed although ctx is not done.
 func TestG04_MinBudget(t *testing.T) {
 	deadline := status.Error(codes.DeadlineExceeded, "context deadline exceeded")
 	for _, tt := range []struct {
@@ -127,12 +127,15 @@ func TestG04_MinBudget(t *testing.T) {
 		{"short, spent", 50 * time.Millisecond, 49 * time.Millisecond, 49 * time.Millisecond, deadline, breaker.Ignored},
 		{"a nanosecond short, spent", 50 * time.Millisecond, 50*time.Millisecond - 1, time.Second, deadline, breaker.Ignored},
 		{"just enough, spent", 50 * time.Millisecond, 50 * time.Millisecond, time.Second, deadline, breaker.Failure},
-		// The callee, or a timeout between, gave up before the caller did: that is the callee's doing.
+		// The backend, or a timeout between, ended the call before the caller's deadline. That is a failure of the backend.
 		{"short, not spent", 50 * time.Millisecond, 49 * time.Millisecond, 48 * time.Millisecond, deadline, breaker.Failure},
 		{"no deadline", 50 * time.Millisecond, 0, time.Hour, deadline, breaker.Failure},
 		{"short, spent, another failure", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, down, breaker.Failure},
 		{"short, spent, success", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, nil, breaker.Success},
-		{"short, context error", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, context.DeadlineExceeded, breaker.Ignored},
+		{
+			"short, context error", 50 * time.Millisecond, 49 * time.Millisecond, time.Second, context.DeadlineExceeded,
+			breaker.Ignored,
+		},
 	} {
 		for _, evidence := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
@@ -155,8 +158,8 @@ func TestG04_MinBudget(t *testing.T) {
 	}
 }
 
-// ShortBudget is a custom classifier's to judge by, and false without the option: even if the deadline had passed
-// when the call began, and the guard knows when that was.
+// ShortBudget is set for a custom classifier too. Without the option it is false, even if the deadline had passed when
+// the call began and the guard has read the clock then.
 func TestG04_ShortBudgetInTheResult(t *testing.T) {
 	for _, tt := range []struct {
 		opts   []Option
@@ -165,18 +168,18 @@ func TestG04_ShortBudgetInTheResult(t *testing.T) {
 	}{
 		{nil, time.Second, false},
 		{nil, 1, false},
-		{[]Option{WithHooks(hooksOf(deafToAll{}))}, time.Second, false},
+		{[]Option{WithHooks(hooksOf(noopCallHooks{}))}, time.Second, false},
 		{[]Option{WithMinBudget(time.Minute)}, time.Second, true},
 		{[]Option{WithMinBudget(time.Minute)}, 1, true},
 		{[]Option{WithMinBudget(time.Minute)}, time.Minute, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got Result
-			judge := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+			classify := WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
 				got = r
 				return breaker.Ignored
 			})
-			g := newGuard(t, breaker.Config{}, append(tt.opts, judge)...)
+			g := newGuard(t, breaker.Config{}, append(tt.opts, classify)...)
 			_ = (&calls{guard: g}).call(lateTimer{t.Context(), time.Now().Add(tt.budget)}, down)
 			if got.ShortBudget != tt.want {
 				t.Errorf("%d options, budget %v: ShortBudget is %v, want %v", len(tt.opts), tt.budget, got.ShortBudget, tt.want)

@@ -16,10 +16,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// classOf is rule G2, written down a second time, for calls that have reached the peer through an interceptor (G3).
+// classOf is rule G2, written independently of the code, for calls that reached the peer through an interceptor (G3).
 func classOf(c codes.Code) breaker.Outcome {
 	switch c {
-	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
+		codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
 		return breaker.Success
 	case codes.Canceled:
@@ -34,7 +35,7 @@ func classOf(c codes.Code) breaker.Outcome {
 
 var everyCode = []codes.Code{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 77, 1<<32 - 1}
 
-// T11: a table indexed by code panics beyond 16.
+// A table indexed by code would panic beyond 16.
 func TestG02_CodeTable(t *testing.T) {
 	for _, c := range everyCode {
 		r := Result{Err: status.Error(c, "x"), Code: c}
@@ -49,7 +50,7 @@ func TestG02_CodeTable(t *testing.T) {
 	}
 }
 
-// The same codes from a real server.
+// The same codes, from a real server.
 func TestG02_CodesOfAServer(t *testing.T) {
 	for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -70,17 +71,17 @@ func TestG02_CodesOfAServer(t *testing.T) {
 				wantTally(t, c.String(), g, want)
 			}
 			if want.Success != 9 || want.Failure != 10 || want.Overload != 1 || want.Ignored != 1 {
-				t.Errorf("not all classes were met: %+v", want)
+				t.Errorf("the codes do not cover all outcomes: %+v", want)
 			}
 		})
 	}
 }
 
-// An error whose status is OK: somebody between the guard and grpc was careless, and the peer answered.
+// An interceptor between the guard and grpc returned an error with status OK. The peer has answered.
 func TestG02_ErrorWithStatusOK(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	own := okError{}
-	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) { //nolint:errorlint // untouched
+	if err := (&calls{guard: g}).call(t.Context(), own); err != error(own) { //nolint:errorlint // the same value
 		t.Errorf("got %v, want %v", err, own)
 	}
 	wantTally(t, "status OK", g, one(breaker.Success))
@@ -88,7 +89,7 @@ func TestG02_ErrorWithStatusOK(t *testing.T) {
 
 type okError struct{}
 
-func (okError) Error() string              { return "an error, they say" }
+func (okError) Error() string              { return "an error with status OK" }
 func (okError) GRPCStatus() *status.Status { return status.New(codes.OK, "") }
 
 type nilStatusError struct{}
@@ -96,22 +97,22 @@ type nilStatusError struct{}
 func (nilStatusError) Error() string              { return "a status that is nil" }
 func (nilStatusError) GRPCStatus() *status.Status { return nil }
 
-// T8: a storm of cancelled calls neither opens a breaker nor closes one.
-func TestG03_CancelledCallsDecideNothing(t *testing.T) {
+// Canceled calls neither open a breaker nor close one, however many there are.
+func TestG03_CanceledCallsDecideNothing(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	c := &calls{guard: g}
 	for range 1000 {
 		_ = c.call(t.Context(), status.Error(codes.Canceled, "context canceled"))
 	}
-	wantTally(t, "1000 cancelled calls", g, tally{Ignored: 1000})
-	wantState(t, "1000 cancelled calls", g, breaker.Closed)
+	wantTally(t, "1000 canceled calls", g, tally{Ignored: 1000})
+	wantState(t, "1000 canceled calls", g, breaker.Closed)
 	if got := onlyBreaker(t, g).Snapshot().Window.Calls(); got != 0 {
 		t.Errorf("%d calls in the window, want 0", got)
 	}
 }
 
-// G3: what ends because the caller closed the connection says nothing of the peer. grpc says Canceled as a rule, and
-// Unavailable where the transport went first.
+// G3: a call that ends because the caller closed the connection shows nothing about the backend. grpc usually returns
+// Canceled, and Unavailable if the transport was closed first.
 func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 	open, err := grpc.NewClient("passthrough:///open", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -130,11 +131,11 @@ func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 			closed bool
 		}{{"open", open, false}, {"closed", shut, true}, {"none", nil, false}} {
 			var got Result
-			judge := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+			classify := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				got = r
 				return DefaultClassifier(ctx, r)
 			})
-			for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {judge}} {
+			for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {classify}} {
 				g := newGuard(t, breaker.Config{}, opts...)
 				_ = g.Unary(t.Context(), fullMethod, nil, nil, tt.cc, takes(0, status.Error(c, "x")))
 				want := classOf(c)
@@ -150,7 +151,7 @@ func TestG03_ConnectionClosedByTheCaller(t *testing.T) {
 	}
 }
 
-// A Result that a caller of DefaultClassifier has made by hand.
+// Results that a caller of DefaultClassifier may construct.
 func TestG02_ResultByHand(t *testing.T) {
 	for _, tt := range []struct {
 		r    Result
@@ -173,8 +174,8 @@ func TestG02_ResultByHand(t *testing.T) {
 	}
 }
 
-// S2, by hand: the table of how a stream ends against its age and whether it was answered. DefaultClassifier needs no
-// more than the Result has, and the context (S15).
+// S2: the table of how a stream ends, its age, and whether it was answered. DefaultClassifier needs only the Result and
+// the context (S15).
 func TestS02_TableByHand(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -197,7 +198,7 @@ func TestS02_TableByHand(t *testing.T) {
 			[4]breaker.Outcome{i, i, s, s},
 		},
 		{
-			"the caller closes the connection, the transport goes first", t.Context(),
+			"the caller closes the connection, the transport is closed first", t.Context(),
 			Result{Code: codes.Unavailable, Closed: true},
 			[4]breaker.Outcome{i, i, s, s},
 		},
@@ -239,7 +240,7 @@ func TestS02_TableByHand(t *testing.T) {
 	}
 }
 
-func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
+func TestG06_ErrorsThatAreNotStatuses(t *testing.T) {
 	unavailable := status.Error(codes.Unavailable, "x")
 	for _, tt := range []struct {
 		name string
@@ -252,29 +253,42 @@ func TestG06_ErrorsThatAreNoPlainStatus(t *testing.T) {
 		{"wrapped twice", fmt.Errorf("a: %w", fmt.Errorf("b: %w", unavailable)), codes.Unavailable, breaker.Failure},
 		{"wrapped NotFound", fmt.Errorf("a: %w", status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
 		{"wrapped Canceled", fmt.Errorf("a: %w", status.Error(codes.Canceled, "x")), codes.Canceled, breaker.Ignored},
-		{"wrapped by two", fmt.Errorf("%w and %w", errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
+		{
+			"wrapped by two", fmt.Errorf("%w and %w", errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound,
+			breaker.Success,
+		},
 		{"joined", errors.Join(errors.New("a"), status.Error(codes.NotFound, "x")), codes.NotFound, breaker.Success},
-		{"joined, two statuses", errors.Join(status.Error(codes.NotFound, "x"), unavailable), codes.NotFound, breaker.Success},
+		{
+			"joined, two statuses", errors.Join(status.Error(codes.NotFound, "x"), unavailable), codes.NotFound,
+			breaker.Success,
+		},
 		{"context.Canceled", context.Canceled, codes.Canceled, breaker.Ignored},
 		{"context.Canceled, wrapped", fmt.Errorf("a: %w", context.Canceled), codes.Canceled, breaker.Ignored},
 		{"context.DeadlineExceeded", context.DeadlineExceeded, codes.DeadlineExceeded, breaker.Failure},
-		{"context.DeadlineExceeded, wrapped", fmt.Errorf("a: %w", context.DeadlineExceeded), codes.DeadlineExceeded, breaker.Failure},
+		{
+			"context.DeadlineExceeded, wrapped", fmt.Errorf("a: %w", context.DeadlineExceeded), codes.DeadlineExceeded,
+			breaker.Failure,
+		},
 		{"a status before a context error", errors.Join(context.Canceled, unavailable), codes.Unavailable, breaker.Failure},
 		{"plain", errors.New("x"), codes.Unknown, breaker.Failure},
-		{"wrapped by text only", fmt.Errorf("a: %v", unavailable), codes.Unknown, breaker.Failure}, //nolint:errorlint // on purpose
+		//nolint:errorlint // on purpose
+		{"wrapped by text only", fmt.Errorf("a: %v", unavailable), codes.Unknown, breaker.Failure},
 		{"a nil status", nilStatusError{}, codes.Unknown, breaker.Failure},
 		{"a nil status, wrapped", fmt.Errorf("a: %w", nilStatusError{}), codes.Unknown, breaker.Failure},
-		{"a nil status, joined with a context error", errors.Join(nilStatusError{}, context.Canceled), codes.Canceled, breaker.Ignored},
+		{
+			"a nil status, joined with a context error", errors.Join(nilStatusError{}, context.Canceled), codes.Canceled,
+			breaker.Ignored,
+		},
 	} {
 		var seen Result
 		g := newGuard(t, breaker.Config{}, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 			seen = r
 			return DefaultClassifier(ctx, r)
 		}))
-		if err := (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+		if err := (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // the same value
 			t.Errorf("%s: the caller got %v, want %v", tt.name, err, tt.err)
 		}
-		if seen.Code != tt.code || seen.Err != tt.err { //nolint:errorlint // untouched
+		if seen.Code != tt.code || seen.Err != tt.err { //nolint:errorlint // the same value
 			t.Errorf("%s: the classifier got %v of %v, want %v of %v", tt.name, seen.Code, seen.Err, tt.code, tt.err)
 		}
 		wantTally(t, tt.name, g, one(tt.want))

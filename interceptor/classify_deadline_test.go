@@ -13,8 +13,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// G3, with G4's meaning of a budget that is spent: the deadline has passed and the context does not know yet. Such a
-// call goes straight on, takes no probe's slot and counts nothing.
+// G3: the deadline has passed, but the context is not done yet (G4). The guard passes such a call to grpc. It takes no
+// probe slot and counts nothing.
 func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 	late := status.Error(codes.DeadlineExceeded, "context deadline exceeded")
 	for _, budget := range []time.Duration{0, -1, -time.Hour} {
@@ -25,7 +25,7 @@ func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 			runs := 0
 			call := func(ctx context.Context) {
 				t.Helper()
-				if err := (&calls{guard: g}).call(ctx, late); err != late { //nolint:errorlint // the very same
+				if err := (&calls{guard: g}).call(ctx, late); err != late { //nolint:errorlint // the same value
 					t.Errorf("a call: got %v, want %v", err, late)
 				}
 				runs++
@@ -37,7 +37,7 @@ func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 						runs++
 						return nil, late
 					})
-				if err != late { //nolint:errorlint // the very same
+				if err != late { //nolint:errorlint // the same value
 					t.Errorf("a stream: got %v, want %v", err, late)
 				}
 			}
@@ -45,7 +45,7 @@ func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 			stream()
 			wantTally(t, "late before they began", g, tally{})
 			b.Trip(t.Context(), "test")
-			call(ctx) // no rejection either: grpc ends it
+			call(ctx) // not rejected: grpc ends it
 			time.Sleep(time.Second)
 			ctx.deadline = time.Now()
 			call(ctx)
@@ -54,9 +54,9 @@ func TestG03_DeadlineBeforeTheCall(t *testing.T) {
 				t.Errorf("%v, %d admitted, ready: %v; want open, 0, true: no slot is taken", s.State, s.Admitted, s.Ready)
 			}
 			if runs != 5 {
-				t.Errorf("%d of 5 went straight on", runs)
+				t.Errorf("%d of 5 calls reached grpc, want 5", runs)
 			}
-			ctx.deadline = time.Now().Add(1) // one that has a budget is a call like any other
+			ctx.deadline = time.Now().Add(1) // time is left, so the call is guarded
 			call(ctx)
 			wantTally(t, "with a nanosecond left", g, one(breaker.Failure))
 		})

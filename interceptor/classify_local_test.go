@@ -20,19 +20,19 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// localError is an error that grpc makes on this side, and how to have it made.
+// localError is an error that grpc makes in the client, and how to provoke it.
 type localError struct {
 	name string
 	code codes.Code
 	text string // one of localTexts, or of receiptTexts
-	// answered: the peer's answer is what cannot be taken, so the text is one of receiptTexts and the call a success.
+	// answered: the client cannot receive the peer's response. The text is one of receiptTexts, and the call is a success.
 	answered bool
 	server   []grpc.ServerOption
 	dial     []grpc.DialOption
 	call     func(ctx context.Context, cc *grpc.ClientConn) error
 }
 
-// withOptions is a plain call with opts.
+// withOptions returns a function that makes a unary call with opts.
 func withOptions(opts ...grpc.CallOption) func(context.Context, *grpc.ClientConn) error {
 	return func(ctx context.Context, cc *grpc.ClientConn) error {
 		_, err := testpb.NewTestClient(cc).Unary(ctx, &testpb.Request{Payload: make([]byte, 10_000)}, opts...)
@@ -40,7 +40,7 @@ func withOptions(opts ...grpc.CallOption) func(context.Context, *grpc.ClientConn
 	}
 }
 
-// withMetadata is a plain call with one pair of metadata.
+// withMetadata returns a function that makes a unary call with one pair of metadata.
 func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) error {
 	return func(ctx context.Context, cc *grpc.ClientConn) error {
 		ctx = metadata.NewOutgoingContext(ctx, metadata.MD{key: {value}})
@@ -49,7 +49,7 @@ func withMetadata(key, value string) func(context.Context, *grpc.ClientConn) err
 	}
 }
 
-// localErrors has every text of localTexts and receiptTexts at least once: TestG05_EveryTextIsMade holds that.
+// localErrors has each text of localTexts and receiptTexts at least once. TestG05_EveryTextHasATest checks that.
 func localErrors() []localError {
 	tokenless := errors.New("no token")
 	return []localError{
@@ -74,7 +74,8 @@ func localErrors() []localError {
 		{
 			name: "response too large once decompressed, the old way", code: codes.ResourceExhausted,
 			text: "grpc: message after decompression larger than max ", answered: true,
-			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())}, //nolint:staticcheck // deprecated, and some still use it
+			//nolint:staticcheck // deprecated but still in use
+			dial: []grpc.DialOption{grpc.WithDecompressor(grpc.NewGZIPDecompressor())},
 			call: withOptions(grpc.UseCompressor("gzip"), grpc.MaxCallRecvMsgSize(1000)),
 		},
 
@@ -86,11 +87,13 @@ func localErrors() []localError {
 		},
 		{
 			name: "compressor fails", code: codes.Internal, text: "grpc: error while compressing: ",
-			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})}, //nolint:staticcheck // deprecated, and needs no global registration
+			//nolint:staticcheck // deprecated, but needs no global registration
+			dial: []grpc.DialOption{grpc.WithCompressor(brokenCompressor{})},
 			call: withOptions(),
 		},
 		{
-			name: "unknown compressor", code: codes.Internal, text: "grpc: Compressor is not installed for requested grpc-encoding ",
+			name: "unknown compressor", code: codes.Internal,
+			text: "grpc: Compressor is not installed for requested grpc-encoding ",
 			call: withOptions(grpc.UseCompressor("none such")),
 		},
 		{
@@ -148,7 +151,8 @@ func localErrors() []localError {
 		},
 
 		{
-			name: "credentials of the connection fail", code: codes.Unauthenticated, text: "transport: per-RPC creds failed due to error: ",
+			name: "credentials of the connection fail", code: codes.Unauthenticated,
+			text: "transport: per-RPC creds failed due to error: ",
 			dial: []grpc.DialOption{grpc.WithPerRPCCredentials(credentialsOf{err: tokenless})},
 			call: withOptions(),
 		},
@@ -160,7 +164,7 @@ func localErrors() []localError {
 	}
 }
 
-// hugeCodec marshals everything to 4 GiB and a byte, which take 64 KiB of memory.
+// hugeCodec marshals any message to 4 GiB and one byte, with 64 KiB of memory.
 type hugeCodec struct{}
 
 func (hugeCodec) Name() string                         { return "proto" }
@@ -177,9 +181,9 @@ type brokenCompressor struct{}
 func (brokenCompressor) Do(io.Writer, []byte) error { return errors.New("no dictionary") }
 func (brokenCompressor) Type() string               { return "gzip" }
 
-// Every text is made by grpc itself: this fails when grpc changes one. A response that this side could not take is a
-// success, and everything else is ignored.
-func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
+// grpc itself makes each text, so this test fails if grpc changes one. A response that the client cannot receive is a
+// success. All other errors are ignored.
+func TestG05_ErrorsOfTheClientAreIgnored(t *testing.T) {
 	for _, tt := range localErrors() {
 		for name, opts := range map[string][]Option{"default": nil, "evidence": {WithPeerEvidence()}} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
@@ -189,7 +193,7 @@ func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 					err := tt.call(t.Context(), b.Dial(t, append(g.DialOptions(), tt.dial...)...))
 					s := status.Convert(err)
 					if s.Code() != tt.code || !strings.HasPrefix(s.Message(), tt.text) {
-						t.Errorf("grpc says %v %q, want %v %q…: localTexts is out of date", s.Code(), s.Message(), tt.code, tt.text)
+						t.Errorf("grpc returned %v %q, want %v %q…: localTexts is out of date", s.Code(), s.Message(), tt.code, tt.text)
 					}
 					want := breaker.Ignored
 					if tt.answered {
@@ -202,7 +206,7 @@ func TestG05_ErrorsOfThisSideAreIgnored(t *testing.T) {
 	}
 }
 
-func TestG05_EveryTextIsMade(t *testing.T) {
+func TestG05_EveryTextHasATest(t *testing.T) {
 	type entry struct {
 		code codes.Code
 		text string
@@ -222,7 +226,7 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 			for _, text := range texts {
 				listed++
 				if !made[entry{code, text}] {
-					t.Errorf("no test makes %v %q of %s for real", code, text, name)
+					t.Errorf("no test makes %v %q of %s with grpc", code, text, name)
 				}
 			}
 		}
@@ -232,9 +236,9 @@ func TestG05_EveryTextIsMade(t *testing.T) {
 	}
 }
 
-// What a peer says in the same words is its own, where somebody looked whether it spoke. A message that was too large
-// to receive is a success whoever says so: the peer answered.
-func TestG05_ThePeerSaysTheSame(t *testing.T) {
+// An error of the peer with one of these texts counts as the peer's if the guard knows that the peer answered. A
+// message that was too large to receive is always a success, because the peer answered.
+func TestG05_SameTextsFromThePeer(t *testing.T) {
 	sendHeader := func(ctx context.Context) { _ = grpc.SendHeader(ctx, metadata.Pairs("key", "value")) }
 	for _, tt := range localErrors() {
 		for _, way := range []struct {
@@ -271,14 +275,17 @@ func TestG05_ThePeerSaysTheSame(t *testing.T) {
 	}
 }
 
-// Only the beginning counts, and only under the code that grpc uses.
+// Only the beginning of a text counts, and only with the code that grpc uses.
 func TestG05_SimilarTexts(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		err  error
 		want breaker.Outcome
 	}{
-		{"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"), breaker.Overload},
+		{
+			"in the middle", status.Error(codes.ResourceExhausted, "quota: trying to send message larger than max (2 vs. 1)"),
+			breaker.Overload,
+		},
 		{"cut short", status.Error(codes.ResourceExhausted, "trying to send message"), breaker.Overload},
 		{"another case", status.Error(codes.Internal, "Grpc: error while marshaling: x"), breaker.Failure},
 		{"empty", status.Error(codes.Internal, ""), breaker.Failure},
@@ -290,7 +297,10 @@ func TestG05_SimilarTexts(t *testing.T) {
 			"a receipt's under Internal", status.Error(codes.Internal, "grpc: received message larger than max "),
 			breaker.Failure,
 		},
-		{"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"), breaker.Overload},
+		{
+			"Internal's under ResourceExhausted", status.Error(codes.ResourceExhausted, "grpc: error while marshaling: x"),
+			breaker.Overload,
+		},
 		{"under Unavailable", status.Error(codes.Unavailable, "grpc: error while marshaling: x"), breaker.Failure},
 		{"under Unknown", status.Error(codes.Unknown, "trying to send message larger than max (2 vs. 1)"), breaker.Failure},
 		{"no status", errors.New("trying to send message larger than max (2 vs. 1)"), breaker.Failure},
@@ -302,7 +312,7 @@ func TestG05_SimilarTexts(t *testing.T) {
 	}
 }
 
-// T12: one caller with a bug must not take the others' backend away.
+// A bug of one caller must not open the breaker for others.
 func TestG05_OneCallerWithABug(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{}, WithKey(oneKey))
@@ -315,7 +325,7 @@ func TestG05_OneCallerWithABug(t *testing.T) {
 	})
 }
 
-// What the classifier is told of the peer.
+// The Peer field of the Result.
 func TestG05_EvidenceInTheResult(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -323,15 +333,23 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 		call func(*scene) error
 		want PeerEvidence
 	}{
-		{"nobody looks", nil, func(s *scene) error { return s.plain() }, PeerUnknown},
+		{"the guard does not look", nil, func(s *scene) error { return s.plain() }, PeerUnknown},
 		{"success", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain() }, PeerAnswered},
 		{"status", []Option{WithPeerEvidence()}, func(s *scene) error {
 			s.srv.Set(failing(down))
 			return s.plain()
 		}, PeerAnswered},
-		{"too large to send", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent},
-		{"too large to receive", []Option{WithPeerEvidence()}, func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered},
-		{"cancelled", []Option{WithPeerEvidence()}, func(s *scene) error {
+		{
+			"too large to send",
+			[]Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallSendMsgSize(1)) }, PeerSilent,
+		},
+		{
+			"too large to receive",
+			[]Option{WithPeerEvidence()},
+			func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) }, PeerAnswered,
+		},
+		{"canceled", []Option{WithPeerEvidence()}, func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, PeerSilent},
 		{"stopped", []Option{WithPeerEvidence()}, func(s *scene) error {
@@ -340,10 +358,11 @@ func TestG05_EvidenceInTheResult(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
-			g := newGuard(t, breaker.Config{}, append(tt.opts, WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
-				got = append(got, r)
-				return DefaultClassifier(ctx, r)
-			}))...)
+			g := newGuard(t, breaker.Config{}, append(tt.opts,
+				WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+					got = append(got, r)
+					return DefaultClassifier(ctx, r)
+				}))...)
 			_ = tt.call(newScene(t, g, ""))
 			if len(got) != 1 {
 				t.Fatalf("%s: the classifier ran %d times, want once", tt.name, len(got))

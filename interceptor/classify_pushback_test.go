@@ -19,7 +19,7 @@ import (
 
 const pushbackKey = "grpc-retry-pushback-ms"
 
-// pushingBack is a server that fails with err and asks for time in its trailer.
+// pushingBack returns a script that fails with err and has a pushback in the trailer.
 func pushingBack(err error, values ...string) testpb.Script {
 	return testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
 		if values != nil {
@@ -29,7 +29,8 @@ func pushingBack(err error, values ...string) testpb.Script {
 	}}
 }
 
-// pushbackConfig opens on the second failure or overload, for a second; the server may ask for up to a minute (B18).
+// pushbackConfig opens on the second failure or overload, for one second. A pushback may extend that to one minute
+// (B18).
 var pushbackConfig = breaker.Config{
 	ConsecutiveFailures: 2, FailureRatio: 1, MinCalls: 2, OpenFor: time.Second, MaxOpenFor: 10 * time.Second, Backoff: 1,
 }
@@ -111,7 +112,7 @@ func TestG09_PushbackOnAFailedProbe(t *testing.T) {
 	}
 }
 
-// An overloaded server is the one that has most reason to ask for time.
+// A pushback is most likely from an overloaded server.
 func TestG09_PushbackOfAnOverload(t *testing.T) {
 	busy := withDetails(t, codes.ResourceExhausted, "busy")
 	for _, tt := range []pushback{
@@ -133,8 +134,8 @@ func TestG09_PushbackOfAnOverload(t *testing.T) {
 	}
 }
 
-// The trailer of a unary call is looked at while the backend is in doubt, and with WithPeerEvidence always. Where one
-// failure is enough to open, every call is in doubt. RetryInfo is always there.
+// The guard reads the trailer of a unary call in doubt, and with WithPeerEvidence that of each call. If one failure
+// opens the breaker, each call is in doubt. The guard always reads RetryInfo.
 func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -142,7 +143,10 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 		pushback
 	}{
 		{"default", nil, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
-		{"default", nil, pushback{"RetryInfo", withDetails(t, codes.Unavailable, "", retryIn(3*time.Second)), nil, 3 * time.Second}},
+		{"default", nil, pushback{
+			"RetryInfo", withDetails(t, codes.Unavailable, "", retryIn(3*time.Second)), nil,
+			3 * time.Second,
+		}},
 		{"evidence", []Option{WithPeerEvidence()}, pushback{"trailer", down, []string{"2500"}, 2500 * time.Millisecond}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -157,8 +161,8 @@ func TestG09_PushbackOnTheFirstFailure(t *testing.T) {
 	}
 }
 
-// With an interceptor between the guard and grpc, no option for the trailer goes inside unless WithPeerEvidence asks:
-// then a pushback in the trailer is not known, whether the call is a probe or not, and RetryInfo still is.
+// With an interceptor between, the guard requests the trailer only with WithPeerEvidence. Otherwise it does not see a
+// pushback in the trailer, also not that of a probe. It always sees RetryInfo.
 func TestG09_PushbackThroughAnInterceptor(t *testing.T) {
 	withInfo := withDetails(t, codes.Unavailable, "down", retryIn(3*time.Second))
 	for _, tt := range []struct {
@@ -189,7 +193,7 @@ func TestG09_PushbackThroughAnInterceptor(t *testing.T) {
 	}
 }
 
-// What a failure asked for that did not open, or a call that is no failure, counts for nothing.
+// A pushback of a failure that does not open the breaker has no effect, nor has that of a call that is not a failure.
 func TestG09_PushbackElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, pushbackConfig, WithKey(oneKey), WithPeerEvidence())

@@ -8,21 +8,23 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// WithConnectionReset has a probe reset grpc's connection back-off if the channel is in TRANSIENT_FAILURE, and then
-// wait for a connection, for up to wait. Without it a probe that is not wait-for-ready fails with the error of the
-// last attempt to connect, made up to two minutes ago, although the backend may be back by now.
+// WithConnectionReset makes a probe reset grpc's connection back-off if the channel is in TRANSIENT_FAILURE, and then
+// wait for a connection, for at most wait. Without it, a probe that is not wait-for-ready fails with the error of the
+// last attempt to connect. That attempt may be two minutes old, and the backend may have recovered since.
 //
-// The price is more attempts to connect during an outage. Each probe makes one at once, and then grpc's back-off starts
-// from its beginning: with default settings some five attempts for each probe, 247 in ten minutes instead of 14. That
-// is why it is not the default. It uses ClientConn.ResetConnectBackoff, which grpc calls experimental.
+// The cost is more attempts to connect during an outage. Each probe causes one attempt at once, and then grpc's
+// back-off starts from its beginning. With default settings that is about five attempts for each probe, and 247 in ten
+// minutes instead of 14. The option uses ClientConn.ResetConnectBackoff, which grpc calls experimental.
 //
-// wait is from 1 ms to one minute; anything else is an error. A probe waits for half of Config.ProbeTimeout at most. It should be longer than a connection takes with TLS, and
-// longer than the 1 s after which grpc makes its second attempt: 1.5 s. While the backend is down, the caller of a
-// probe waits for all of it, or until its context ends, also if the backend refuses connections at once. Default: off.
+// wait must be from 1 ms to one minute; anything else is an error. A good value is 1.5 s. It should be longer than a
+// connection with TLS takes, and longer than the 1 s after which grpc makes its second attempt. A probe waits for at
+// most half of Config.ProbeTimeout. While the backend is down, the caller of a probe waits for the whole time, or until
+// its context ends, also if the backend refuses connections at once. Default: off.
 func WithConnectionReset(wait time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if wait < minDuration || wait > maxResetWait {
-			return errorf("WithConnectionReset: the wait is %v, want from 1ms to %v%s", wait, maxResetWait, missingUnit(wait))
+			return errorf("WithConnectionReset: the wait is %v, want from 1ms to %v%s",
+				wait, maxResetWait, missingUnit(wait))
 		}
 		o.resetFor = wait
 		return nil
@@ -39,7 +41,7 @@ func (c *pending) reconnect(ctx context.Context, cc *grpc.ClientConn) {
 	}
 	start := time.Now()
 	defer func() { c.waited = time.Since(start) }()
-	// Half of the lease is for the call: a probe that reports after its lease is no verdict.
+	// Half of the lease is for the call. A probe that reports after its lease decides nothing.
 	ctx, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.breaker.Config().ProbeTimeout/2))
 	defer cancel()
 	cc.ResetConnectBackoff()

@@ -15,7 +15,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// inBackoff is a connection that has failed and waits before it dials again, for a minute at least, and its backend.
+// inBackoff returns a connection that has failed and waits at least one minute before it dials again, and its backend.
 func inBackoff(t *testing.T, g *Guard) (*testpb.Backend, *grpc.ClientConn) {
 	t.Helper()
 	backend := testpb.StartBufconn(t, new(testpb.Server))
@@ -29,7 +29,8 @@ func inBackoff(t *testing.T, g *Guard) (*testpb.Backend, *grpc.ClientConn) {
 	return backend, cc
 }
 
-// G14: without the option a fail-fast probe fails although the backend is back; with it, it connects. A stream too.
+// G14: without the option, a fail-fast probe fails although the backend has recovered. With it, the probe connects. The
+// same applies to streams.
 func TestG14_ProbeConnects(t *testing.T) {
 	for name, call := range map[string]func(context.Context, testpb.TestClient) error{
 		"unary": func(ctx context.Context, c testpb.TestClient) error {
@@ -68,7 +69,7 @@ func TestG14_ProbeConnects(t *testing.T) {
 	}
 }
 
-// G14: the wait is bounded by the option and by the caller's context, and ordinary calls do not wait.
+// G14: the option and the caller's context limit the wait. Calls that are not probes do not wait.
 func TestG14_BoundedWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig, WithKey(oneKey), WithConnectionReset(3*time.Second))
@@ -83,7 +84,7 @@ func TestG14_BoundedWait(t *testing.T) {
 			return time.Since(start)
 		}
 		if got := took(t.Context()); got > 0 {
-			t.Errorf("a call that is no probe waits for %v", got)
+			t.Errorf("a call that is not a probe waits for %v, want 0", got)
 		}
 		halfOpen(t, g, breaker.Key{})
 		if got := took(t.Context()); got != 3*time.Second {
@@ -99,7 +100,7 @@ func TestG14_BoundedWait(t *testing.T) {
 	})
 }
 
-// G14: a channel that is not in TRANSIENT_FAILURE is left alone, and so is one that is not there.
+// G14: the guard does not reset a channel that is not in TRANSIENT_FAILURE. cc may be nil.
 func TestG14_NothingToReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig, WithKey(oneKey), WithConnectionReset(time.Minute))
@@ -129,7 +130,10 @@ func TestG14_Option(t *testing.T) {
 	}{
 		{WithConnectionReset(0), "interceptor: WithConnectionReset: the wait is 0s, want from 1ms to 1m0s"},
 		{WithConnectionReset(-time.Second), "interceptor: WithConnectionReset: the wait is -1s, want from 1ms to 1m0s"},
-		{WithConnectionReset(time.Minute + 1), "interceptor: WithConnectionReset: the wait is 1m0.000000001s, want from 1ms to 1m0s"},
+		{
+			WithConnectionReset(time.Minute + 1),
+			"interceptor: WithConnectionReset: the wait is 1m0.000000001s, want from 1ms to 1m0s",
+		},
 		{WithConnectionReset(1), "probably 1*time.Second or 1*time.Millisecond was meant"},
 		{WithLongStream(0), "interceptor: WithLongStream: the duration is 0s, want 1ms or more"},
 		{WithLongStream(10), "probably 10*time.Second or 10*time.Millisecond was meant"},
@@ -147,13 +151,16 @@ func TestG14_Option(t *testing.T) {
 	}
 }
 
-// B2: which durations get a hint that their unit was forgotten, and which hint.
+// B2: the hint for durations that probably lack a unit.
 func TestB02_MissingUnit(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond", 10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
-		10 * time.Microsecond: "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond", 100 * time.Microsecond: "",
+		-1: "", 0: "", 1: "1*time.Second or 1*time.Millisecond",
+		10*time.Microsecond - 1: "9999*time.Second or 9999*time.Millisecond",
+		10 * time.Microsecond:   "10000*time.Millisecond", 100*time.Microsecond - 1: "99999*time.Millisecond",
+		100 * time.Microsecond: "",
 	} {
-		if got := missingUnit(d); (got == "") != (want == "") || !strings.HasSuffix(strings.TrimSuffix(got, " was meant"), want) {
+		if got := missingUnit(d); (got == "") != (want == "") ||
+			!strings.HasSuffix(strings.TrimSuffix(got, " was meant"), want) {
 			t.Errorf("%d: got %q, want %q", int64(d), got, want)
 		}
 	}

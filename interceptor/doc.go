@@ -1,68 +1,80 @@
-// Package interceptor guards the calls of a gRPC client with circuit breakers: a [Guard] is a unary and a stream client
-// interceptor.
+// Package interceptor guards the calls of a gRPC client with circuit breakers. A [Guard] is a unary client interceptor
+// and a stream client interceptor.
 //
 //	guard, err := interceptor.New(group)                        // breaker.NewGroup made the group
 //	conn, err := grpc.NewClient(target, append(guard.DialOptions(), …)...)
 //
-// The way of a call, from the outside in:
+// A call passes these layers, from the outside in:
 //
 //	┌ your code ─────────────────────────────────────────────────────────────┐
 //	│ ┌ telemetry interceptors, if any: they see rejections too ───────────┐ │
-//	│ │ ┌ retry: asks an open breaker once, see Retriable ───────────────┐ │ │
+//	│ │ ┌ retry: stops at a rejection, see Retriable ────────────────────┐ │ │
 //	│ │ │ ┌ Guard ─────────────────────────────────────────────────────┐ │ │ │
 //	│ │ │ │ key → breaker → admit ── or reject, fall back, return      │ │ │ │
 //	│ │ │ │ ┌ auth, logging, a timeout for each attempt ─────────────┐ │ │ │ │
 //	│ │ │ │ │ ┌ grpc: service-config retries, balancing, spans ────┐ │ │ │ │ │
 //	│ │ │ │ │ └────────────────────────────────────────────────────┘ │ │ │ │ │
 //	│ │ │ │ └────────────────────────────────────────────────────────┘ │ │ │ │
-//	│ │ │ │ classify the status → settle the permit → tell observers   │ │ │ │
+//	│ │ │ │ classify the status → settle the permit → call the hooks   │ │ │ │
 //	│ │ │ └────────────────────────────────────────────────────────────┘ │ │ │
 //	│ │ └────────────────────────────────────────────────────────────────┘ │ │
 //	│ └────────────────────────────────────────────────────────────────────┘ │
 //	└────────────────────────────────────────────────────────────────────────┘
 //
-// Any other order is correct too, and means something else: with retry inside the guard, all attempts of a call are one
-// outcome.
+// Another order is correct too, but has another meaning. For example, with retry inside the guard, all attempts of a
+// call are one outcome.
 //
 // # What a caller sees
 //
-// A call that is let through comes back untouched: its context, options, reply and error are what they would be
-// without the guard. One that is rejected fails at once with a [*RejectedError], whose status code is Unavailable
-// unless WithRejectionCode says otherwise. It matches errors.Is(err, breaker.ErrRejected), and its status carries
-// google.rpc.ErrorInfo and RetryInfo. Nothing is sent, no connection is made, and grpc.Header, grpc.Trailer and
-// grpc.Peer options of the caller are left alone; grpc.OnFinish is called. Wait-for-ready does not change that.
+// The guard does not change a call that it admits: the context, options, reply and error are what they would be without
+// it. The exception is [OnFailure], with which a fallback may answer a call that failed.
+//
+// A rejected call fails at once with a [*RejectedError], unless a fallback answers it. The status code of the error is
+// Unavailable or that of [WithRejectionCode]. The error matches errors.Is(err, breaker.ErrRejected), and its status has
+// a google.rpc.ErrorInfo and a google.rpc.RetryInfo. The guard sends nothing and makes no connection, also for a
+// wait-for-ready call. It calls grpc.OnFinish options, and does not set what grpc.Header, grpc.Trailer and grpc.Peer
+// options point to. A fallback sets the trailer, see [FallbackTrailer].
 //
 // # Probes and grpc's connection back-off
 //
-// After an outage a channel waits before it dials again, up to two minutes by default, and until then a fail-fast
-// call fails at once with the last connection error. So does a probe, although the server may be back by then: it
-// opens the breaker again, for longer. [WithConnectionReset] makes probes reset the back-off and wait for the
-// connection. Without it keep the MaxDelay of grpc.WithConnectParams at or below Config.MaxOpenFor, and start from
-// backoff.DefaultConfig and a MinConnectTimeout of 20 s, which are grpc's: fields of ConnectParams that are left at
-// zero are no defaults, and with BaseDelay and MinConnectTimeout at zero a dial gets no time at all. A wait-for-ready
-// probe waits for the connection, and holds its slot for Config.ProbeTimeout at most, whatever becomes of its call.
+// After a failed attempt to connect, a channel waits before it dials again, up to two minutes by default. Until then a
+// fail-fast call fails at once with the last connection error. A probe fails in the same way, although the server may
+// be back by then. It then opens the breaker again, for longer. [WithConnectionReset] makes probes reset the back-off
+// and wait for the connection.
+//
+// Without that option, keep the MaxDelay of grpc.WithConnectParams at or below Config.MaxOpenFor. Start from the
+// defaults of grpc, which are backoff.DefaultConfig and a MinConnectTimeout of 20 s. A field of ConnectParams that is
+// zero does not get a default. If BaseDelay and MinConnectTimeout are both zero, a dial gets no time at all.
+//
+// A wait-for-ready probe waits for the connection. It holds its slot for at most Config.ProbeTimeout, however long its
+// call runs.
 //
 // # Whose error it is
 //
-// grpc does not say whether an error is the peer's or was made on this side. The guard recognises the texts of errors
-// that grpc makes. While a backend is in doubt it also asks grpc for the peer, the header and the trailer of a call:
-// with failed credentials there is no peer, and a server that uses one of grpc's own texts has sent a header or a
-// trailer. It asks only if no interceptor stands between the guard and grpc. [WithPeerEvidence] asks through
-// interceptors too, but does not find failed credentials there. Interceptors that fail calls themselves belong
-// outside the guard. A call in doubt costs six allocations more than others, and one within a Window after a failure two
-// (BenchmarkUnaryDoubt).
+// The status of an error does not show whether the backend sent it or grpc made it in this process. The guard
+// recognises the texts of the errors that grpc makes. While a backend is in doubt, the guard also gets the peer, the
+// header and the trailer of a call from grpc. If credentials fail, there is no peer. If a server uses one of grpc's own
+// texts, it has sent a header or a trailer. A backend is in doubt if the call is a probe, if the last outcome was not a
+// success, or if Config.ConsecutiveFailures is 1.
+//
+// The guard does this only if no interceptor is between it and grpc. [WithPeerEvidence] does it through interceptors
+// too, but does not find failed credentials there. Interceptors that fail calls themselves belong outside the guard.
+// A unary call in doubt costs six more allocations. Other unary calls cost two more within a Config.Window after an
+// outcome that was not a success (BenchmarkUnaryDoubt).
 //
 // # Streams
 //
-// The outcome of a stream is decided when it ends: by an error from RecvMsg (io.EOF is success), the only response of
-// a client stream, an error from SendMsg other than io.EOF, grpc's OnFinish, or the end of the context.
-// [DefaultClassifier] maps each end to an outcome. A stream that is neither read to its end nor canceled holds its
-// permit until its context ends or its connection is closed; as a probe, no longer than Config.ProbeTimeout. A probe
-// succeeds at the first message received, and one that is still open after the time of [WithLongStream] closes its
-// breaker. So a watch that lives for hours does not hold a half-open breaker. Messages are not outcomes. What the
-// slow rule looks at is the time to the first message.
+// The outcome of a stream is decided when it ends. The end is an error from RecvMsg (io.EOF is success), the only
+// response of a client stream, an error from SendMsg or CloseSend other than io.EOF, grpc's OnFinish, or the end of the
+// context. [DefaultClassifier] lists the outcome of each end. Messages are not outcomes. The slow rule measures the
+// time to the first message.
 //
-// A guarded stream starts no goroutine. With an interceptor between the guard and grpc the guard watches the call's
-// context; if that is of a type that is not from package context, package context starts a goroutine until the stream
-// ends.
+// A stream that is neither read to its end nor canceled holds its permit until its context ends or its connection is
+// closed. A probe holds its slot for at most Config.ProbeTimeout. A probe succeeds at the first message received. A
+// probe that is still open after the time of [WithLongStream] closes its breaker. So a watch that lives for hours does
+// not hold a half-open breaker.
+//
+// A guarded stream starts no goroutine. A probe has one timer, which stops when the stream ends. If an interceptor is
+// between the guard and grpc, the guard watches the call's context. If the type of that context is not from package
+// context, package context starts a goroutine that runs until the stream ends.
 package interceptor

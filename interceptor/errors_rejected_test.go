@@ -26,7 +26,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// rejectionOf makes the guard's breaker for fullMethod open and returns what a call gets.
+// rejectionOf opens the guard's breaker for fullMethod and returns the rejection of a call.
 func rejectionOf(t *testing.T, g *Guard) *RejectedError {
 	t.Helper()
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
@@ -56,7 +56,7 @@ func retryIn(d time.Duration) *errdetails.RetryInfo {
 	return &errdetails.RetryInfo{RetryDelay: durationpb.New(d)}
 }
 
-func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
+func TestG08_RejectedError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: 10 * time.Second})
 		start := time.Now()
@@ -66,9 +66,10 @@ func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
 		}
 		core, ok := errors.AsType[*breaker.RejectedError](err)
 		if !ok {
-			t.Fatalf("%v is no *breaker.RejectedError", err)
+			t.Fatalf("%v does not wrap a *breaker.RejectedError", err)
 		}
-		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen || !core.Until.Equal(start.Add(10*time.Second)) {
+		if core.Key != methodKey || core.State != breaker.Open || core.Reason != breaker.ReasonOpen ||
+			!core.Until.Equal(start.Add(10*time.Second)) {
 			t.Errorf("got %+v until %v, want %v, open, until %v", core, core.Until, methodKey, start.Add(10*time.Second))
 		}
 		if want := "circuit breaker open for pkg.Service/Method: test; next probe in 10s"; err.Error() != want {
@@ -80,7 +81,7 @@ func TestG08_RejectionIsAllThatItShouldBe(t *testing.T) {
 		}
 		wantDetails(t, "at once", err, plainInfo, retryIn(10*time.Second))
 
-		// The status is made when it is asked for: the time in it is what is left then.
+		// The status is made when GRPCStatus is called, so its RetryInfo has the time that is left then.
 		time.Sleep(4 * time.Second)
 		wantDetails(t, "after 4s", err, plainInfo, retryIn(6*time.Second))
 		time.Sleep(6 * time.Second)
@@ -103,7 +104,7 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 			t.Errorf("got %v, want a rejection", err)
 		}
 		if len(finished) != 1 || !errors.Is(finished[0], err) {
-			t.Errorf("OnFinish heard %v, want the rejection, once", finished)
+			t.Errorf("OnFinish got %v, want the rejection, once", finished)
 		}
 		if header != nil || trailer != nil || p.Addr != nil {
 			t.Errorf("header %v, trailer %v, peer %v; want none", header, trailer, p.Addr)
@@ -112,42 +113,45 @@ func TestG08_RejectionDoesNothingElse(t *testing.T) {
 			t.Errorf("the connection is %v, want IDLE", got)
 		}
 		if s.srv.Total() != 0 || s.spy.runs != 0 || time.Since(start) != 0 {
-			t.Errorf("%d calls reached the server, %d the next interceptor, in %v; want none, at once", s.srv.Total(), s.spy.runs, time.Since(start))
+			t.Errorf("%d calls reached the server, %d the next interceptor, in %v; want none, at once", s.srv.Total(),
+				s.spy.runs, time.Since(start))
 		}
 		wantTally(t, "after a rejection", g, tally{Rejected: 1})
 	})
 }
 
-// OnFinish options of whoever stands outside hear how the call ended, as they do from grpc where it cannot start a
-// call.
-func TestG08_RejectionTellsOnFinish(t *testing.T) {
+// The guard calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. Interceptors
+// outside the guard depend on that.
+func TestG08_RejectionCallsOnFinish(t *testing.T) {
 	answer := Fallback(func(_ context.Context, req *int, cause error) (*int, error) {
 		if *req == 0 {
 			return nil, cause
 		}
 		return new(7), nil
 	})
-	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithFallback(ForMethods(fullMethod), answer))
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour},
+		WithFallback(ForMethods(fullMethod), answer))
 	g.Group().Get(methodKey).Trip(t.Context(), "test")
 	for _, answered := range []bool{false, true} {
-		var heard []error
-		hear := grpc.OnFinish(func(err error) { heard = append(heard, err) })
-		rude := grpc.OnFinish(func(error) { panic("user code") })
+		var rec []error
+		record := grpc.OnFinish(func(err error) { rec = append(rec, err) })
+		panics := grpc.OnFinish(func(error) { panic("user code") })
 		req := new(int)
 		if answered {
 			*req = 1
 		}
-		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, hear, rude, grpc.OnFinish(nil), hear)
+		err := g.Unary(t.Context(), fullMethod, req, new(int), nil, returnsAtOnce, record, panics, grpc.OnFinish(nil),
+			record)
 		if IsRejected(err) == answered {
 			t.Errorf("answered %v: got %v", answered, err)
 		}
-		if len(heard) != 2 || heard[0] != err || heard[1] != err { //nolint:errorlint // the very same
-			t.Errorf("answered %v: OnFinish heard %v, want %v, twice", answered, heard, err)
+		if len(rec) != 2 || rec[0] != err || rec[1] != err { //nolint:errorlint // the same value
+			t.Errorf("answered %v: OnFinish got %v, want %v, twice", answered, rec, err)
 		}
 	}
 }
 
-func TestG08_OneErrorForAStay(t *testing.T) {
+func TestG08_OneErrorPerGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group, err := breaker.NewGroup(breaker.Config{OpenFor: time.Second})
 		if err != nil {
@@ -157,13 +161,13 @@ func TestG08_OneErrorForAStay(t *testing.T) {
 		two, _ := New(group, WithRejectionCode(codes.Aborted))
 		first := rejectionOf(t, one)
 		if again := rejected(t, (&calls{guard: one}).call(t.Context(), nil)); again != first {
-			t.Error("two rejections of one stay are two errors")
+			t.Error("two rejections of one generation have two errors")
 		}
 		other := rejected(t, (&calls{guard: two}).call(t.Context(), nil))
 		wantCode(t, "the first guard", first, codes.Unavailable)
 		wantCode(t, "the second guard", other, codes.Aborted)
-		if next := rejectionOf(t, one); next == first { // Trip begins a stay
-			t.Error("two stays have one error")
+		if next := rejectionOf(t, one); next == first { // Trip begins a generation
+			t.Error("two generations have one error")
 		}
 	})
 }
@@ -178,7 +182,12 @@ func TestG08_EveryReason(t *testing.T) {
 			prepare func(*testing.T, *breaker.Breaker)
 			want    []any
 		}{
-			{breaker.ReasonOpen, "open", breaker.Config{}, func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") }, []any{plainInfo, retryIn(time.Second)}},
+			{
+				breaker.ReasonOpen, "open",
+				breaker.Config{},
+				func(_ *testing.T, b *breaker.Breaker) { b.Trip(ctx, "test") },
+				[]any{plainInfo, retryIn(time.Second)},
+			},
 			{breaker.ReasonHalfOpen, "half_open", breaker.Config{}, func(t *testing.T, b *breaker.Breaker) {
 				t.Helper()
 				b.Trip(ctx, "test")
@@ -224,12 +233,12 @@ func TestG08_RejectionCode(t *testing.T) {
 			t.Errorf("codeOf: %v, want %v", got, c)
 		}
 		if !IsRejected(err) || !IsRejected(overTheWire(t, err)) {
-			t.Errorf("%v is not known for a rejection", c)
+			t.Errorf("IsRejected(%v) is false, want true", c)
 		}
 	}
 }
 
-// overTheWire is what a client gets if a server returns err.
+// overTheWire returns the error that a client gets if a server returns err.
 func overTheWire(t *testing.T, err error) error {
 	t.Helper()
 	st, _ := status.FromError(err)
@@ -244,11 +253,11 @@ func overTheWire(t *testing.T, err error) error {
 	return status.ErrorProto(p)
 }
 
-func TestG08_NoNamesUnlessAskedFor(t *testing.T) {
+func TestG08_NoNamesByDefault(t *testing.T) {
 	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
-	whatever := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
+	withKey := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
 	wire := func(opts ...Option) string {
-		g := newGuard(t, breaker.Config{}, append(opts, whatever)...)
+		g := newGuard(t, breaker.Config{}, append(opts, withKey)...)
 		g.Group().Get(key).Trip(t.Context(), "WHY")
 		b, err := proto.Marshal(status.Convert(rejected(t, (&calls{guard: g}).call(t.Context(), nil))).Proto())
 		if err != nil {
@@ -259,10 +268,10 @@ func TestG08_NoNamesUnlessAskedFor(t *testing.T) {
 	plain, detailed := wire(), wire(WithRejectionDetails())
 	for _, name := range []string{"TARGET", "SERVICE", "METHOD", "TAG"} {
 		if strings.Contains(plain, name) {
-			t.Errorf("the status names %s unasked: %q", name, plain)
+			t.Errorf("the status names %s without WithRejectionDetails: %q", name, plain)
 		}
 		if !strings.Contains(detailed, name) {
-			t.Errorf("the status does not name %s although it was asked to: %q", name, detailed)
+			t.Errorf("the status does not name %s with WithRejectionDetails: %q", name, detailed)
 		}
 	}
 }
@@ -276,14 +285,15 @@ func TestG08_Details(t *testing.T) {
 				"target": "", "service": "pkg.Service", "method": "Method", "tag": "", "state": "open", "reason": "open",
 			},
 		}, retryIn(time.Second))
-		if got, want := status.Convert(err).Message(), "circuit breaker open for pkg.Service/Method: test; next probe in 1s"; got != want {
+		want := "circuit breaker open for pkg.Service/Method: test; next probe in 1s"
+		if got := status.Convert(err).Message(); got != want {
 			t.Errorf("the message is %q, want %q", got, want)
 		}
 	})
 }
 
-// A key is any string, and a protobuf string is not: the status must still say what it is.
-func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
+// A key is any string, but a protobuf string must be valid UTF-8. The status must still have its details.
+func TestG08_DetailsOfAnInvalidUTF8Key(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const method = "/pkg.S\xffrvice/M\xfethod"
 		g := newGuard(t, breaker.Config{}, WithRejectionDetails(), WithKey(keyfunc.Method))
@@ -298,20 +308,21 @@ func TestG08_DetailsOfAKeyThatIsNoUTF8(t *testing.T) {
 		if len(details) != 2 {
 			t.Fatalf("the status has %d details (%v), want ErrorInfo and RetryInfo", len(details), details)
 		}
-		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason || info.GetDomain() != ErrorDomain {
+		if info, ok := details[0].(*errdetails.ErrorInfo); !ok || info.GetReason() != ErrorReason ||
+			info.GetDomain() != ErrorDomain {
 			t.Errorf("the first detail is %v, want an ErrorInfo of a rejection", details[0])
 		}
 		if diff := cmp.Diff(retryIn(time.Second), details[1], protocmp.Transform()); diff != "" {
 			t.Errorf("the second detail (-want +got):\n%s", diff)
 		}
 		if !IsRejected(overTheWire(t, err)) {
-			t.Error("a remote hop would not know it for a rejection")
+			t.Error("a remote hop would not recognise the rejection")
 		}
 	})
 }
 
-// The same over a real server: what a handler returns is what its client sees.
-func TestG08_AServerHandsItOn(t *testing.T) {
+// The same over a real server: a handler returns the rejection, and its client gets it.
+func TestG08_RejectionThroughAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: 30 * time.Second})
 		err := rejectionOf(t, inner)
@@ -321,10 +332,10 @@ func TestG08_AServerHandsItOn(t *testing.T) {
 		wantCode(t, "the client of the server", got, codes.Unavailable)
 		wantDetails(t, "the client of the server", got, plainInfo, retryIn(30*time.Second))
 		if !IsRejected(got) {
-			t.Errorf("%v is not known for a rejection", got)
+			t.Errorf("IsRejected(%v) is false, want true", got)
 		}
 		if errors.Is(got, breaker.ErrRejected) {
-			t.Error("what came over the wire claims to be made here")
+			t.Error("the error of a remote hop matches breaker.ErrRejected")
 		}
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// withDetails is a status that a server might send.
+// withDetails returns a status error as a server might send it.
 func withDetails(t *testing.T, code codes.Code, text string, details ...protoadapt.MessageV1) error {
 	t.Helper()
 	s, err := status.New(code, text).WithDetails(details...)
@@ -26,7 +26,8 @@ func withDetails(t *testing.T, code codes.Code, text string, details ...protoada
 
 func TestG07_IsRejected(t *testing.T) {
 	local := rejectionOf(t, newGuard(t, breaker.Config{}))
-	remote := withDetails(t, codes.Unavailable, "no", retryIn(1), &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
+	remote := withDetails(t, codes.Unavailable, "no", retryIn(1),
+		&errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
 	for _, tt := range []struct {
 		name string
 		err  error
@@ -42,8 +43,10 @@ func TestG07_IsRejected(t *testing.T) {
 		{"remote", remote, true},
 		{"remote, wrapped", fmt.Errorf("get: %w", remote), true},
 		{"remote, wrapped at the hop", overTheWire(t, fmt.Errorf("get: %w", local)), true},
-		{"another reason", withDetails(t, codes.Unavailable, "no", &errdetails.ErrorInfo{Reason: "QUOTA", Domain: ErrorDomain}), false},
-		{"another domain", withDetails(t, codes.Unavailable, "no", &errdetails.ErrorInfo{Reason: ErrorReason, Domain: "example.com"}), false},
+		{"another reason", withDetails(t, codes.Unavailable, "no",
+			&errdetails.ErrorInfo{Reason: "QUOTA", Domain: ErrorDomain}), false},
+		{"another domain", withDetails(t, codes.Unavailable, "no",
+			&errdetails.ErrorInfo{Reason: ErrorReason, Domain: "example.com"}), false},
 		{"no details", status.Error(codes.Unavailable, ErrorReason), false},
 		{"no status", errors.New("circuit breaker rejected the call: open"), false},
 		{"a status that is nil", nilStatusError{}, false},

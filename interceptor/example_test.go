@@ -20,15 +20,15 @@ import (
 	"github.com/grpcircuit/grpcircuit/interceptor"
 )
 
-// A backend that nothing listens at, so that the examples need no network.
+// target is a backend that refuses each connection, so that the examples need no network.
 const target = "passthrough:///orders"
 
-var nobodyThere = grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+var connectionRefused = grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 	return nil, errors.New("connection refused")
 })
 
 func dial(opts ...grpc.DialOption) *grpc.ClientConn {
-	opts = append(opts, nobodyThere, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	opts = append(opts, connectionRefused, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient(target, opts...)
 	if err != nil {
 		panic(err)
@@ -36,8 +36,8 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	return conn
 }
 
-// A guard goes into a connection as dial options. Calls of every method, unary or streaming, are guarded from then on.
-// FailingFor is negative so that the second failure opens at once; by default failures must last for a second.
+// With the dial options of a guard, the unary calls and the streams of a connection are guarded. FailingFor is
+// negative, so that the second failure opens the breaker at once. By default, failures must last for one second.
 func Example() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second})
 	if err != nil {
@@ -48,7 +48,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	conn, err := grpc.NewClient(target, append(guard.DialOptions(),
-		nobodyThere,
+		connectionRefused,
 		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		log.Fatal(err)
@@ -70,14 +70,15 @@ func Example() {
 	// passthrough:///orders grpc.health.v1.Health/Check open
 }
 
-// A fallback answers the calls that are rejected; with OnFailure also those that fail. Who answered stands in the
-// trailer.
+// A fallback answers rejected calls, and with OnFailure also failed calls. The trailer shows that a fallback answered.
 func ExampleFallback() {
 	guard, err := interceptor.New(nil, interceptor.WithFallback(
 		interceptor.ForMethods(health.Health_Check_FullMethodName),
-		interceptor.Fallback(func(_ context.Context, req *health.HealthCheckRequest, cause error) (*health.HealthCheckResponse, error) {
+		interceptor.Fallback(func(
+			_ context.Context, req *health.HealthCheckRequest, cause error,
+		) (*health.HealthCheckResponse, error) {
 			if req.GetService() == "payments" {
-				return nil, cause // nothing to say: the caller sees the cause
+				return nil, cause // no answer: the caller gets the cause
 			}
 			return &health.HealthCheckResponse{Status: health.HealthCheckResponse_UNKNOWN}, nil
 		}),
@@ -100,7 +101,7 @@ func ExampleFallback() {
 	// Unavailable
 }
 
-// A rejection is a gRPC status, and a Go error that says more.
+// The error of a rejection is a gRPC status, and has fields that describe the rejection.
 func ExampleRejectedError() {
 	guard, err := interceptor.New(nil)
 	if err != nil {
@@ -121,8 +122,8 @@ func ExampleRejectedError() {
 	// Check open open true
 }
 
-// IsRejected tells a rejection from a failure, also one that a server further on has returned: there the call may
-// have run in part, and still the server that answered is well.
+// IsRejected distinguishes a rejection from a failure. It also finds a rejection that a remote hop returned. In that
+// case the call may have run in part, and the server that answered is not at fault.
 func ExampleIsRejected() {
 	for _, err := range []error{
 		nil,
@@ -133,7 +134,7 @@ func ExampleIsRejected() {
 		case err == nil:
 			fmt.Println("answered")
 		case interceptor.IsRejected(err):
-			fmt.Println("rejected: not worth a retry before the breaker lets calls through")
+			fmt.Println("rejected: not worth a retry before the breaker admits calls")
 		default:
 			fmt.Println("failed:", status.Code(err))
 		}
@@ -141,11 +142,12 @@ func ExampleIsRejected() {
 	// Output:
 	// answered
 	// failed: Unavailable
-	// rejected: not worth a retry before the breaker lets calls through
+	// rejected: not worth a retry before the breaker admits calls
 }
 
-// Retries go outside the guard: each attempt is judged, and Retriable ends them once the breaker is open. FailingFor is
-// negative so that the second attempt opens it, however soon it comes after the first.
+// A retry interceptor belongs outside the guard. Then each attempt has an outcome, and Retriable ends the retries once
+// the breaker is open. FailingFor is negative, so that the second attempt opens the breaker, however soon it follows
+// the first.
 func ExampleRetriable() {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
 	if err != nil {
@@ -176,14 +178,15 @@ func ExampleRetriable() {
 	// attempts: 2 rejections: 1
 }
 
-// A classifier of one's own handles what it knows better, and leaves the rest to DefaultClassifier.
+// A custom classifier handles some results, and calls DefaultClassifier for the rest.
 func ExampleWithClassifier() {
-	guard, err := interceptor.New(nil, interceptor.WithClassifier(func(ctx context.Context, r interceptor.Result) breaker.Outcome {
+	classify := func(ctx context.Context, r interceptor.Result) breaker.Outcome {
 		if r.Code == codes.NotFound && r.Call.Method == "GetLeader" {
 			return breaker.Failure // a cluster without a leader is down
 		}
 		return interceptor.DefaultClassifier(ctx, r)
-	}))
+	}
+	guard, err := interceptor.New(nil, interceptor.WithClassifier(classify))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -201,7 +204,7 @@ func ExampleWithClassifier() {
 	// GetLog failures: 0
 }
 
-// Bypass and Tag are call options of a single call.
+// Tag and Bypass are options of one call.
 func ExampleTag() {
 	guard, err := interceptor.New(nil)
 	if err != nil {

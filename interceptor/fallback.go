@@ -20,34 +20,35 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// FallbackTrailer is the key that marks the answer of a fallback in the trailer of a call: its value is
-// FallbackRejected or FallbackFailed. A caller that wants to know passes grpc.Trailer; no backend sends this key.
+// FallbackTrailer is a metadata key that marks the answer of a fallback. Its value is FallbackRejected or
+// FallbackFailed. The guard sets it in the metadata of the caller's grpc.Trailer options. It is never sent.
 const (
 	FallbackTrailer  = "grpcircuit-fallback"
-	FallbackRejected = "rejected" // the call was not let through
-	FallbackFailed   = "failed"   // the call ran and failed
+	FallbackRejected = "rejected" // the breaker rejected the call
+	FallbackFailed   = "failed"   // the call was admitted and failed
 )
 
-// FallbackHandler answers calls in a backend's stead. Fallback makes one.
+// FallbackHandler answers calls in place of a backend. It comes from Fallback; the zero value is an error in
+// WithFallback.
 type FallbackHandler struct {
 	answer    func(ctx context.Context, req any, cause error) (resp any, err error)
 	req, resp reflect.Type // of *Req and *Resp
 }
 
-// Fallback makes a handler of a typed function. The function gets the call's context, the request, and the error that
-// the caller would see; what it returns goes into the caller's reply. If it returns an error or a nil response, or
-// panics, the caller sees the original error. It runs outside the permit, so a slow one occupies no slot of the
-// breaker, and it may make calls of its own. Calls that it makes with its context get no fallback, whatever guard
-// they pass, so a handler that calls the same method elsewhere cannot recurse. After a deadline that context is done;
-// context.WithTimeout(context.WithoutCancel(ctx), d) gives such a call time and keeps the mark. With a context that
-// is not derived from it calls get a fallback.
+// Fallback makes a handler from f. f gets the context of the call, the request, and the error that the caller would
+// get. Its response is copied to the caller's reply. If f returns an error or a nil response, or panics, the caller
+// gets the original error. f must be safe for concurrent use.
 //
-// The reply is a copy of the handler's response if both are protobuf messages. With another codec it is a shallow
-// copy, which shares what the response points to with the caller: the handler must make a new response for each call,
-// and must not change it afterwards.
+// f runs after the permit is settled, so a slow f holds no slot of the breaker. It may make calls. Calls with the
+// context of f, or one derived from it, get no fallback from any guard, so a handler that calls the same method cannot
+// recurse. If the call ran into its deadline, the context of f is done. Then
+// context.WithTimeout(context.WithoutCancel(ctx), d) gives a call of f the time d, and still excludes fallbacks.
 //
-// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets
-// status Internal, which wraps the original error.
+// If the messages are protobuf, the reply is a deep copy of the response. With another codec it is a shallow copy that
+// shares memory with the response. Then f must make a new response for each call, and must not change it afterwards.
+//
+// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets an
+// error with code Internal that wraps the original error. A nil f is an error in WithFallback.
 func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)) FallbackHandler {
 	if f == nil {
 		return FallbackHandler{}
@@ -65,13 +66,14 @@ func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)
 	}
 }
 
-// ForMethods matches the methods with these full names, "/pkg.Service/Method". New checks the names, and in
-// WithFallback the handler's message types, as far as the services' generated code is linked in.
+// ForMethods returns a matcher for the methods with these full names, of the form "/pkg.Service/Method". New checks the
+// names, and in WithFallback the message types of the handler. It can check only services whose generated code is
+// linked in.
 func ForMethods(fullMethods ...string) selector.Matcher { return methods(slices.Clone(fullMethods)) }
 
 type methods []string
 
-// Match compares without building the full name.
+// Match reports whether c is a call of one of the methods. It does not allocate a string for the full name.
 func (m methods) Match(_ context.Context, c interceptors.CallMeta) bool {
 	for _, full := range m {
 		if service, method, ok := cutMethod(full); ok && service == c.Service && method == c.Method {
@@ -81,7 +83,7 @@ func (m methods) Match(_ context.Context, c interceptors.CallMeta) bool {
 	return false
 }
 
-// cutMethod is splitMethod for names that people wrote.
+// cutMethod splits a full name like splitMethod, but reports a missing slash.
 func cutMethod(full string) (service, method string, ok bool) {
 	if !strings.HasPrefix(full, "/") {
 		return "", "", false
@@ -89,15 +91,15 @@ func cutMethod(full string) (service, method string, ok bool) {
 	return strings.Cut(full[1:], "/")
 }
 
-// FallbackOption changes when a fallback answers.
+// FallbackOption changes when a fallback answers. OnFailure is the only one.
 type FallbackOption interface{ apply(*fallback) }
 
 type onFailure struct{}
 
 func (onFailure) apply(f *fallback) { f.onFailure = true }
 
-// OnFailure has the fallback answer calls that ran and failed too: those that the classifier judged Failure or
-// Overload. The backend's outcome stays what it was.
+// OnFailure makes the fallback also answer calls that were admitted and whose outcome is Failure or Overload. The
+// breaker still counts that outcome. Default: off, the fallback answers only rejected calls.
 func OnFailure() FallbackOption { return onFailure{} }
 
 type fallback struct {
@@ -106,15 +108,18 @@ type fallback struct {
 	onFailure bool
 }
 
-// WithFallback has h answer the unary calls that where matches when the breaker rejects them, and with OnFailure also
-// when they fail. It may be given more than once: the first that matches answers. Streams have no fallback.
+// WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, and with
+// OnFailure also if they fail. Streams have no fallback. WithFallback may be given more than once; the first whose
+// matcher matches answers, and for a failed call the first of those with OnFailure. A matcher that panics does not
+// match.
 //
-// An answer is marked in the call's trailer (FallbackTrailer), counted, and never an outcome of the backend. With a
-// retry interceptor outside, OnFailure answers the first attempt that fails, so nothing is retried.
+// The answer of a fallback is marked (see FallbackTrailer) and counted, and is not an outcome of the backend. With a
+// retry interceptor outside the guard, OnFailure answers the first attempt that fails, so nothing is retried.
 //
-// A nil matcher and a handler without a function are errors. So are the names of ForMethods that cannot be right:
-// none, one that is not of the form "/service/method", and, of services whose descriptors are linked in, a method
-// that the service does not have, one that is a stream, and one whose messages are not the handler's. Default: none.
+// A nil matcher, a handler without a function and a nil option are errors. It is also an error if ForMethods has no
+// name or a name that is not of the form "/service/method". If the descriptor of the service is linked in, these are
+// errors too: a method that the service does not have, a streaming method, and a method whose messages differ from
+// those of the handler. Default: none.
 func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOption) Option {
 	return optionFunc(func(o *options) error {
 		if where == nil {
@@ -146,9 +151,8 @@ func WithFallback(where selector.Matcher, h FallbackHandler, opts ...FallbackOpt
 	})
 }
 
-// check finds the methods whose descriptors are linked in. Names that cannot be right are errors: none at all, one
-// that is not of the form, one of a linked-in service without such a method. They would match nothing, and nobody
-// would notice.
+// check returns the methods whose descriptors are linked in. No name at all, a name of another form, and a method that
+// a linked-in service does not have are errors. Otherwise a misspelled name would match nothing without any sign.
 func (m methods) check(option string) (known []protoreflect.MethodDescriptor, err error) {
 	if len(m) == 0 {
 		return nil, errorf("%s: ForMethods has no names", option)
@@ -175,7 +179,8 @@ func (m methods) check(option string) (known []protoreflect.MethodDescriptor, er
 	return known, nil
 }
 
-// check compares the handler's types with the method's, as far as they can be known.
+// check returns an error if m is a stream, or if the message types of m and of the handler differ. The name of a
+// dynamic message type is not known, so such types pass.
 func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
 	name := fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
 	if m.IsStreamingClient() || m.IsStreamingServer() {
@@ -187,7 +192,8 @@ func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
 		want protoreflect.FullName
 	}{{"request", h.req, m.Input().FullName()}, {"response", h.resp, m.Output().FullName()}} {
 		if !side.have.Implements(reflect.TypeFor[proto.Message]()) {
-			return errorf("WithFallback: the %s of %s is %s, and the handler has %v", side.name, name, side.want, side.have)
+			return errorf("WithFallback: the %s of %s is %s, and the handler has %v",
+				side.name, name, side.want, side.have)
 		}
 		if have, ok := protoName(side.have); ok && have != side.want {
 			return errorf("WithFallback: the %s of %s is %s, and the handler has %s", side.name, name, side.want, have)
@@ -196,8 +202,8 @@ func (h FallbackHandler) check(m protoreflect.MethodDescriptor) error {
 	return nil
 }
 
-// protoName is the message name of a type that is a proto.Message, if it has one: a dynamic message has none before
-// it is made, and panics.
+// protoName returns the message name of a type that is a proto.Message. ok is false for a dynamic message, which has no
+// name before it is made: its method panics.
 func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -208,29 +214,29 @@ func protoName(t reflect.Type) (name protoreflect.FullName, ok bool) {
 	return m.ProtoReflect().Descriptor().FullName(), true
 }
 
-// inFallback marks the context that a fallback handler gets.
+// inFallback is the key of a context value that marks the context of a fallback handler.
 type inFallback struct{}
 
-// unaryCall is what a fallback needs to know of a call.
+// unaryCall holds the arguments of a unary call and how it ended.
 type unaryCall struct {
 	method     string
 	req, reply any
 	cc         *grpc.ClientConn
 	opts       []grpc.CallOption
-	err        error           // of the rejection, or that the call ended with
-	outcome    breaker.Outcome // of a call that ran
+	err        error           // the rejection, or the error of the call
+	outcome    breaker.Outcome // unless rejected
 	rejected   bool
 }
 
 func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
 
-// tryFallback answers for a call that was rejected or has failed, if there is a fallback for it, and returns what the
-// caller is to see.
+// tryFallback runs the fallback for a call that was rejected or has failed, if there is one. It returns the error that
+// the caller gets.
 func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCall) error {
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
 	}
-	if ctx.Value(inFallback{}) != nil { // the handler's own call: another fallback would make another one, without end
+	if ctx.Value(inFallback{}) != nil { // a call of a fallback handler: a fallback could recurse without end
 		return a.err
 	}
 	f := g.fallbackFor(ctx, a)
@@ -288,7 +294,7 @@ func (g *Guard) serve(ctx context.Context, h FallbackHandler, a *unaryCall) (ser
 	return true
 }
 
-// markTrailer notes in the trailers that the caller asked for who answered.
+// markTrailer sets FallbackTrailer in the metadata of the caller's grpc.Trailer options.
 func markTrailer(a *unaryCall) {
 	value := FallbackFailed
 	if a.rejected {
@@ -297,7 +303,7 @@ func markTrailer(a *unaryCall) {
 	for _, o := range a.opts {
 		if t, ok := o.(grpc.TrailerCallOption); ok && t.TrailerAddr != nil {
 			md := metadata.MD{}
-			if !a.rejected { // what the backend sent; of a rejected call grpc has written none, and an old one may stand there
+			if !a.rejected { // grpc wrote no trailer of a rejected call, so the metadata may be that of an earlier call
 				md = t.TrailerAddr.Copy()
 			}
 			md.Set(FallbackTrailer, value)
@@ -306,8 +312,8 @@ func markTrailer(a *unaryCall) {
 	}
 }
 
-// fallbackTypeError is a handler that was set up for calls of other types. Its status is Internal; it wraps the error
-// that the fallback was to answer for.
+// fallbackTypeError is the error of a call whose message types are not those of the handler. Its code is Internal. It
+// wraps the rejection or the failure that the fallback should have answered for.
 type fallbackTypeError struct {
 	method     string
 	handler    FallbackHandler

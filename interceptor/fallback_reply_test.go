@@ -22,12 +22,12 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// The reply is what the fallback says and nothing else, and a copy of it: a fallback may hand out the same answer for
-// ever.
+// The reply is a copy of the handler's response and has nothing else. A handler may return the same response each time.
 func TestG15_ReplyIsACopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached", Payload: []byte("abc")}
-		s := openScene(t, WithFallback(forUnary, Fallback(func(context.Context, *request, error) (*response, error) { return cached, nil })))
+		s := openScene(t, WithFallback(forUnary, Fallback(
+			func(context.Context, *request, error) (*response, error) { return cached, nil })))
 		reply := &response{Text: "before", Count: 7}
 		if err := s.cc.Invoke(t.Context(), testpb.Test_Unary_FullMethodName, &request{}, reply); err != nil {
 			t.Fatal(err)
@@ -37,7 +37,7 @@ func TestG15_ReplyIsACopy(t *testing.T) {
 		}
 		reply.Payload[0] = 'x'
 		if got := string(cached.GetPayload()); got != "abc" {
-			t.Errorf("the caller changed the fallback's own message: %q", got)
+			t.Errorf("the caller changed the message of the fallback: %q", got)
 		}
 	})
 }
@@ -45,7 +45,8 @@ func TestG15_ReplyIsACopy(t *testing.T) {
 func TestG15_OneAnswerForAllConcurrentSafe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cached := &response{Text: "cached"}
-		s := openScene(t, WithFallback(forUnary, Fallback(func(context.Context, *request, error) (*response, error) { return cached, nil })))
+		s := openScene(t, WithFallback(forUnary, Fallback(
+			func(context.Context, *request, error) (*response, error) { return cached, nil })))
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -64,7 +65,7 @@ func TestG15_OneAnswerForAllConcurrentSafe(t *testing.T) {
 	})
 }
 
-// Messages need not be protobuf's: grpc takes other codecs.
+// Messages need not be protobuf, because grpc accepts other codecs.
 func TestG15_OtherMessages(t *testing.T) {
 	type question struct{ text string }
 	type answer struct {
@@ -85,8 +86,8 @@ func TestG15_OtherMessages(t *testing.T) {
 	}
 }
 
-// Types that turn out wrong when the call is there: the program is, and must hear of it. What happened to the call is
-// not lost.
+// If the types of the handler do not fit the call, the program has a bug, and the caller gets an error for it. The
+// error wraps the rejection or the failure of the call.
 func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -99,8 +100,8 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 	} {
 		for _, onFailure := range []bool{false, true} {
 			ran := false
-			heard := new(recorder)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), Fallback(
+			rec := new(recorder)
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), Fallback(
 				func(context.Context, *int, error) (*int, error) {
 					ran = true
 					return new(int), nil
@@ -115,7 +116,7 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 			err := g.Unary(t.Context(), fullMethod, tt.req, tt.reply, nil, takes(0, down), grpc.Trailer(&trailer))
 			wantCode(t, tt.name, err, codes.Internal)
 			if !onFailure {
-				cause = heard.rejected[0]
+				cause = rec.rejected[0]
 			}
 			if !errors.Is(err, cause) || IsRejected(err) == onFailure || !strings.Contains(err.Error(), cause.Error()) {
 				t.Errorf("%s: %v does not wrap %v", tt.name, err, cause)
@@ -124,21 +125,22 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 				t.Errorf("%s: the message %q does not name the types and the method", tt.name, s.Message())
 			}
 			if ran || trailer != nil {
-				t.Errorf("%s: ran %v, trailer %v; want neither", tt.name, ran, trailer)
+				t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
 			}
 			wantTally(t, tt.name, g, want)
-			if len(heard.fellBack) != 1 || heard.fellBack[0].Served || heard.fellBack[0].Cause != cause { //nolint:errorlint // the very same
-				t.Errorf("%s: observers heard %+v", tt.name, heard.fellBack)
+			if len(rec.fellBack) != 1 || rec.fellBack[0].Served ||
+				rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
+				t.Errorf("%s: FellBack got %+v", tt.name, rec.fellBack)
 			}
 		}
 	}
 }
 
-// The mark is of this call. A caller who uses one variable for the trailers of all calls must not find an earlier
-// call's.
-func TestG15_MarkIsOfThisCall(t *testing.T) {
+// The mark is that of the current call. A caller may use one variable for the trailers of all calls, and must not find
+// the mark of an earlier call.
+func TestG15_MarkIsOfTheCurrentCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := openScene(t, WithFallback(forUnary, answering("instead"), OnFailure()))
 		want := metadata.Pairs(FallbackTrailer, FallbackRejected)
 		trailer := metadata.Pairs("from", "an earlier call")
 		for range 2 {
@@ -155,15 +157,15 @@ func TestG15_MarkIsOfThisCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := trailer.Get(FallbackTrailer); got != nil {
-			t.Errorf("a call that the backend answered is marked %q", got)
+			t.Errorf("a call that the backend answered has the mark %q", got)
 		}
 	})
 }
 
-// A caller may ask for the trailer more than once, or badly.
+// A caller may have several grpc.Trailer options, also with nil.
 func TestG15_MarksAllTrailers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead")))
+		s := openScene(t, WithFallback(forUnary, answering("instead")))
 		var one, two metadata.MD
 		if err := s.plain(grpc.Trailer(&one), grpc.Trailer(nil), grpc.Trailer(&two)); err != nil {
 			t.Fatal(err)
@@ -177,22 +179,29 @@ func TestG15_MarksAllTrailers(t *testing.T) {
 }
 
 func TestG15_BadFallbacksAreErrors(t *testing.T) {
-	good := saying("x")
+	good := answering("x")
 	other := Fallback(func(context.Context, *response, error) (*response, error) { return nil, nil })
 	third := Fallback(func(context.Context, *request, error) (*request, error) { return nil, nil })
 	const service = "grpcircuit.testpb.Test"
 	for _, tt := range []struct {
 		name string
 		opt  Option
-		want string // in the error; empty: it is good
+		want string // in the error; empty: no error
 	}{
 		{"good", WithFallback(forUnary, good), ""},
-		{"several methods", WithFallback(ForMethods(testpb.Test_Unary_FullMethodName, testpb.Other_Ping_FullMethodName), good), ""},
+		{"several methods", WithFallback(ForMethods(testpb.Test_Unary_FullMethodName, testpb.Other_Ping_FullMethodName),
+			good), ""},
 		{"nil matcher", WithFallback(nil, good), "interceptor: WithFallback: the matcher is nil"},
-		{"nil function", WithFallback(forUnary, Fallback[request, response](nil)), "interceptor: WithFallback: the handler has no function"},
+		{
+			"nil function", WithFallback(forUnary, Fallback[request, response](nil)),
+			"interceptor: WithFallback: the handler has no function",
+		},
 		{"zero handler", WithFallback(forUnary, FallbackHandler{}), "interceptor: WithFallback: the handler has no function"},
 		{"nil option", WithFallback(forUnary, good, OnFailure(), nil), "interceptor: WithFallback: option 1 is nil"},
-		{"empty name", WithFallback(ForMethods(""), good), `interceptor: WithFallback: "" is no full method name, want "/service/method"`},
+		{
+			"empty name", WithFallback(ForMethods(""), good),
+			`interceptor: WithFallback: "" is no full method name, want "/service/method"`,
+		},
 		{"no slash before", WithFallback(ForMethods("a/b"), good), `"a/b" is no full method name`},
 		{"no method", WithFallback(ForMethods("/a"), good), `"/a" is no full method name`},
 		{"empty method", WithFallback(ForMethods("/a/"), good), `"/a/" is no full method name`},
@@ -200,26 +209,46 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"the second name", WithFallback(ForMethods("/a/b", "b"), good), `"b" is no full method name`},
 		{
 			"request", WithFallback(forUnary, other),
-			"interceptor: WithFallback: the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has grpcircuit.testpb.Response",
+			"interceptor: WithFallback: the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, " +
+				"and the handler has grpcircuit.testpb.Response",
 		},
 		{
 			"response", WithFallback(forUnary, third),
-			"interceptor: WithFallback: the response of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Response, and the handler has grpcircuit.testpb.Request",
+			"interceptor: WithFallback: the response of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Response, " +
+				"and the handler has grpcircuit.testpb.Request",
 		},
-		{"client stream", WithFallback(ForMethods("/"+service+"/ClientStream"), good), "/grpcircuit.testpb.Test/ClientStream is a stream, and streams have no fallback"},
+		{
+			"client stream", WithFallback(ForMethods("/"+service+"/ClientStream"), good),
+			"/grpcircuit.testpb.Test/ClientStream is a stream, and streams have no fallback",
+		},
 		{"server stream", WithFallback(ForMethods("/"+service+"/ServerStream"), good), "is a stream"},
 		{"bidi", WithFallback(ForMethods("/"+service+"/Bidi"), good), "is a stream"},
 		{"a service that is not linked in", WithFallback(ForMethods("/example.Unknown/Get"), other), ""},
-		{"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other), `service grpcircuit.testpb.Test has no method "Nothing"`},
+		{
+			"a method that there is not", WithFallback(ForMethods("/"+service+"/Nothing"), other),
+			`service grpcircuit.testpb.Test has no method "Nothing"`,
+		},
 		{"the name of something else", WithFallback(ForMethods("/grpcircuit.testpb/Request"), other), ""},
-		{"no protobuf", WithFallback(forUnary, Fallback(answerNothing)), "the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int"},
-		{"pointers to pointers", WithFallback(forUnary, Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) { return nil, nil })), "and the handler has **testpb.Request"},
-		{"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good), "grpcircuit.testpb.Request is no service"},
+		{
+			"no protobuf", WithFallback(forUnary, Fallback(answerNothing)),
+			"the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, and the handler has *int",
+		},
+		{"pointers to pointers", WithFallback(forUnary,
+			Fallback(func(context.Context, **testpb.Request, error) (**testpb.Response, error) {
+				return nil, nil
+			})), "and the handler has **testpb.Request"},
+		{
+			"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good),
+			"grpcircuit.testpb.Request is no service",
+		},
 		{"no names", WithFallback(ForMethods(), good), "WithFallback: ForMethods has no names"},
 		{"no names for a matcher", WithMatcher(ForMethods()), "WithMatcher: ForMethods has no names"},
-		{"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")), `WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`},
+		{
+			"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")),
+			`WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`,
+		},
 		{"a matcher with a stream", WithMatcher(ForMethods("/" + service + "/Bidi")), ""},
-		{"no protobuf, and nobody knows", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
+		{"no protobuf, and not linked in", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},
 		{"another matcher", WithFallback(selector.MatchFunc(forUnary.Match), other), ""},
 	} {
 		g, err := New(nil, tt.opt)

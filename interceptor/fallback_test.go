@@ -29,14 +29,14 @@ type (
 
 var forUnary = ForMethods(testpb.Test_Unary_FullMethodName)
 
-// saying is a fallback that answers text.
-func saying(text string) FallbackHandler {
+// saying returns a fallback that answers text.
+func answering(text string) FallbackHandler {
 	return Fallback(func(context.Context, *request, error) (*response, error) {
 		return &response{Text: text}, nil
 	})
 }
 
-// openScene is a scene whose breaker is open for an hour.
+// openScene returns a scene whose breaker is open for an hour.
 func openScene(t *testing.T, opts ...Option) *scene {
 	t.Helper()
 	cfg := breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}
@@ -47,20 +47,21 @@ func openScene(t *testing.T, opts ...Option) *scene {
 
 func TestG15_AnswersARejectedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		heard := new(recorder)
+		rec := new(recorder)
 		req := &request{Text: "question"}
 		ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
 		runs := 0
 		var cause error
-		s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, Fallback(
+		s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, Fallback(
 			func(gotCtx context.Context, gotReq *request, err error) (*response, error) {
 				runs++
-				// The context is marked, and is the caller's in everything else.
+				// The fallback's context is that of the caller with a mark.
 				if gotCtx.Value(ctxKey{}) != "mine" || gotCtx.Done() != ctx.Done() || gotReq != req {
-					t.Errorf("the fallback got %v and %v, want what the caller gave", gotCtx, gotReq)
+					t.Errorf("the fallback got %v and %v, want those of the caller", gotCtx, gotReq)
 				}
-				if len(heard.rejected) != 1 || len(heard.fellBack) != 0 {
-					t.Errorf("observers heard of %d rejections and %d fallbacks before the fallback, want 1 and 0", len(heard.rejected), len(heard.fellBack))
+				if len(rec.rejected) != 1 || len(rec.fellBack) != 0 {
+					t.Errorf("hooks got %d rejections and %d fallbacks before the fallback, want 1 and 0", len(rec.rejected),
+						len(rec.fellBack))
 				}
 				cause = err
 				return &response{Text: "answer to " + gotReq.GetText()}, nil
@@ -76,31 +77,31 @@ func TestG15_AnswersARejectedCall(t *testing.T) {
 		if runs != 1 || s.srv.Total() != 0 {
 			t.Errorf("the fallback ran %d times, the server %d times; want 1 and 0", runs, s.srv.Total())
 		}
-		if e := rejected(t, cause); len(heard.rejected) != 1 || e != heard.rejected[0] {
-			t.Errorf("the fallback got %v, the observer %v; want the same", cause, heard.rejected)
+		if e := rejected(t, cause); len(rec.rejected) != 1 || e != rec.rejected[0] {
+			t.Errorf("the fallback got %v, the hook %v; want the same", cause, rec.rejected)
 		}
 		if diff := cmp.Diff(metadata.Pairs("grpcircuit-fallback", "rejected"), trailer); diff != "" || header != nil {
 			t.Errorf("header %v, trailer (-want +got):\n%s", header, diff)
 		}
 		wantTally(t, "answered", s.guard, tally{Rejected: 1, Served: 1})
-		wantFellBack(t, heard, cause, true)
+		wantFellBack(t, rec, cause, true)
 	})
 }
 
-// wantFellBack checks that observers heard of one fallback.
-func wantFellBack(t *testing.T, heard *recorder, cause error, served bool) {
+// wantFellBack checks that FellBack was called once, and its argument.
+func wantFellBack(t *testing.T, rec *recorder, cause error, served bool) {
 	t.Helper()
-	if len(heard.fellBack) != 1 {
-		t.Fatalf("observers heard of %d fallbacks, want 1", len(heard.fellBack))
+	if len(rec.fellBack) != 1 {
+		t.Fatalf("FellBack was called %d times, want 1", len(rec.fellBack))
 	}
-	got := heard.fellBack[0]
-	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the very same
+	got := rec.fellBack[0]
+	if got.Key != (breaker.Key{}) || got.Cause != cause || got.Served != served || //nolint:errorlint // the same value
 		got.Call.Service != "grpcircuit.testpb.Test" || got.Call.Method != "Unary" {
-		t.Errorf("observers heard %+v, want Unary, cause %v, served %v", got, cause, served)
+		t.Errorf("FellBack got %+v, want Unary, cause %v, served %v", got, cause, served)
 	}
 }
 
-// Whatever goes wrong in a fallback, the caller sees the error that it was to answer for, and an untouched reply.
+// If a fallback fails, the caller gets the error of the call, and the reply does not change.
 func TestG15_FallbackThatFails(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -116,9 +117,9 @@ func TestG15_FallbackThatFails(t *testing.T) {
 	} {
 		for _, onFailure := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				heard := new(recorder)
+				rec := new(recorder)
 				h := Fallback(func(context.Context, *request, error) (*response, error) { return tt.f() })
-				s := openScene(t, WithHooks(hooksOf(heard)), WithFallback(forUnary, h, OnFailure()))
+				s := openScene(t, WithHooks(hooksOf(rec)), WithFallback(forUnary, h, OnFailure()))
 				want := tally{Rejected: 1, NotServed: 1}
 				if onFailure {
 					onlyBreaker(t, s.guard).Reset(t.Context())
@@ -133,19 +134,19 @@ func TestG15_FallbackThatFails(t *testing.T) {
 				})
 				cause := s.spy.err
 				if !onFailure {
-					cause = heard.rejected[0]
+					cause = rec.rejected[0]
 				}
-				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the very same
+				if returned == tt.ends || (returned && err != cause) { //nolint:errorlint // the same value
 					t.Errorf("%s: returned %v with %v, want %v with %v", tt.name, returned, err, !tt.ends, cause)
 				}
 				if diff := cmp.Diff(&response{Text: "untouched"}, reply, protocmp.Transform()); diff != "" {
 					t.Errorf("%s: the reply (-want +got):\n%s", tt.name, diff)
 				}
 				if got := trailer.Get(FallbackTrailer); got != nil {
-					t.Errorf("%s: the call is marked as answered by a fallback: %v", tt.name, got)
+					t.Errorf("%s: the trailer has the mark of a fallback: %v", tt.name, got)
 				}
 				wantTally(t, tt.name, s.guard, want)
-				wantFellBack(t, heard, cause, false)
+				wantFellBack(t, rec, cause, false)
 			})
 		}
 	}
@@ -154,12 +155,13 @@ func TestG15_FallbackThatFails(t *testing.T) {
 func TestG15_OnFailure(t *testing.T) {
 	for _, c := range everyCode {
 		if c == 1<<32-1 {
-			continue // no server can send it
+			continue // a server cannot send it
 		}
 		for _, opts := range [][]FallbackOption{nil, {OnFailure()}} {
 			for _, more := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}} {
 				synctest.Test(t, func(t *testing.T) {
-					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey), WithFallback(forUnary, saying("instead"), opts...))...)
+					g := newGuard(t, breaker.Config{}, append(more, WithKey(oneKey),
+						WithFallback(forUnary, answering("instead"), opts...))...)
 					s := newScene(t, g, "")
 					s.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, _ *request) (*response, error) {
 						_ = grpc.SetTrailer(ctx, metadata.Pairs("from", "server"))
@@ -183,7 +185,7 @@ func TestG15_OnFailure(t *testing.T) {
 						}
 					default:
 						wantCode(t, "not answered", err, c)
-						if err != s.spy.err { //nolint:errorlint // untouched
+						if err != s.spy.err { //nolint:errorlint // the same value
 							t.Errorf("%v: got %v, want %v", c, err, s.spy.err)
 						}
 					}
@@ -191,9 +193,9 @@ func TestG15_OnFailure(t *testing.T) {
 						t.Errorf("%v: the mark is %q, want %q", c, got, marks)
 					}
 					if got := trailer.Get("from"); !cmp.Equal(got, []string{"server"}) {
-						t.Errorf("%v: the trailer lost what the server sent: %v", c, trailer)
+						t.Errorf("%v: the trailer does not have what the server sent: %v", c, trailer)
 					}
-					// The backend's outcome stays what it was.
+					// The breaker still counts the outcome of the backend.
 					wantTally(t, c.String(), g, want)
 				})
 			}
@@ -201,11 +203,11 @@ func TestG15_OnFailure(t *testing.T) {
 	}
 }
 
-// A fallback may answer every failure: the breaker still sees them, and opens.
+// A fallback may answer each failure. The breaker still counts them, and opens.
 func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second},
-			WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+			WithKey(oneKey), WithFallback(forUnary, answering("instead"), OnFailure()))
 		s := newScene(t, g, "")
 		s.srv.Set(failing(down))
 		for range 10 {
@@ -218,12 +220,13 @@ func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	})
 }
 
-// A rejection by a guard further in, or at a remote hop, is no failure and not this guard's own: it is not answered.
+// A rejection by an inner guard, or at a remote hop, is not a failure and not a rejection of this guard, so its
+// fallback does not answer.
 func TestG15_RejectedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
 		inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
-		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, saying("instead"), OnFailure()))
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, answering("instead"), OnFailure()))
 		s := newScene(t, g, "", inner.DialOptions()...)
 		if err := s.plain(); !IsRejected(err) {
 			t.Errorf("got %v, want the inner guard's rejection", err)
@@ -232,7 +235,8 @@ func TestG15_RejectedElsewhere(t *testing.T) {
 	})
 }
 
-// A fallback runs outside the permit: while one is slow, the breaker has all its slots, a probe's too.
+// A fallback does not hold the permit. While a fallback is slow, all slots of the breaker are free, also that of a
+// probe.
 func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := Fallback(func(context.Context, *request, error) (*response, error) {
@@ -253,7 +257,7 @@ func TestG15_SlowFallbackHoldsNoSlot(t *testing.T) {
 			synctest.Wait()
 		}
 		begin() // fails, and the fallback sleeps
-		begin() // fails too: MaxConcurrent lets it, and the breaker opens
+		begin() // MaxConcurrent admits it, it fails, and the breaker opens
 		time.Sleep(time.Second)
 		begin() // fails as a probe
 		time.Sleep(time.Second)
@@ -277,14 +281,25 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 		rejects string // what answers a rejected call; empty: nothing
 		fails   string // what answers a failed one
 	}{
-		{"one", []Option{WithFallback(all, saying("a"), OnFailure())}, "a", "a"},
-		{"two", []Option{WithFallback(all, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "a", "a"},
-		{"the first for rejections only", []Option{WithFallback(all, saying("a")), WithFallback(all, saying("b"), OnFailure())}, "a", "b"},
-		{"the first does not match", []Option{WithFallback(never, saying("a"), OnFailure()), WithFallback(all, saying("b"), OnFailure())}, "b", "b"},
-		{"none matches", []Option{WithFallback(never, saying("a"), OnFailure())}, "", ""},
-		{"a matcher panics", []Option{WithFallback(panics, saying("a"), OnFailure())}, "", ""},
-		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), saying("a"))}, "a", ""},
-		{"another name", []Option{WithFallback(ForMethods(testpb.Other_Ping_FullMethodName), saying("a"))}, "", ""},
+		{"one", []Option{WithFallback(all, answering("a"), OnFailure())}, "a", "a"},
+		{
+			"two",
+			[]Option{WithFallback(all, answering("a"), OnFailure()), WithFallback(all, answering("b"), OnFailure())},
+			"a",
+			"a",
+		},
+		{"the first for rejections only", []Option{
+			WithFallback(all, answering("a")),
+			WithFallback(all, answering("b"), OnFailure()),
+		}, "a", "b"},
+		{"the first does not match", []Option{
+			WithFallback(never, answering("a"), OnFailure()),
+			WithFallback(all, answering("b"), OnFailure()),
+		}, "b", "b"},
+		{"none matches", []Option{WithFallback(never, answering("a"), OnFailure())}, "", ""},
+		{"a matcher panics", []Option{WithFallback(panics, answering("a"), OnFailure())}, "", ""},
+		{"by name", []Option{WithFallback(ForMethods("/a/b", testpb.Test_Unary_FullMethodName), answering("a"))}, "a", ""},
+		{"another name", []Option{WithFallback(ForMethods(testpb.Other_Ping_FullMethodName), answering("a"))}, "", ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := openScene(t, tt.opts...)
@@ -305,17 +320,17 @@ func TestG15_TheFirstThatMatches(t *testing.T) {
 	}
 }
 
-// B24: a call whose context is done is grpc's, not the fallback's.
+// B24: grpc ends a call whose context is done, and the fallback does not answer it.
 func TestG15_ContextThatIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := openScene(t, WithFallback(forUnary, saying("instead"), OnFailure()))
+		s := openScene(t, WithFallback(forUnary, answering("instead"), OnFailure()))
 		wantCode(t, "deadline before the call", s.within(-1), codes.DeadlineExceeded)
 		wantTally(t, "deadline before the call", s.guard, tally{})
 	})
 }
 
-// A fallback may call another backend through the same guard, or even the same method. A call with the fallback's
-// context, or one derived from it, does not fall back again, so this does not recurse. With another context it does.
+// A fallback may call another backend through the same guard, or even the same method. Calls with the fallback's
+// context, or one derived from it, get no fallback, so this does not recurse. Calls with another context do.
 func TestG15_FallbackThatCalls(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

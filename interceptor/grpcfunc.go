@@ -9,11 +9,12 @@ import (
 	"google.golang.org/grpc"
 )
 
-// grpcFunc is a function of grpc's own that interceptors end in.
+// grpcFunc is the function of grpc that the innermost interceptor calls. It is recognised by its name. Finding the name
+// of a function is slow, so the last results are kept.
 type grpcFunc struct {
 	name      string
-	entry     atomic.Uintptr // where it begins, once it has been seen
-	lastOther atomic.Uintptr // where the last function began that was another one: finding a name takes long
+	entry     atomic.Uintptr // the address of this function; 0 until it was found
+	lastOther atomic.Uintptr // the address of the last function that was another one
 }
 
 var (
@@ -21,10 +22,9 @@ var (
 	grpcInvoker  = grpcFunc{name: "google.golang.org/grpc.invoke"}
 )
 
-// is reports whether f is grpc's own function: then no interceptor stands between it and the guard, OnFinish is certain
-// to be called, and no other attempt shares the options for header, trailer and peer. If grpc renames the function, every
-// f counts as an interceptor: errors are then judged without evidence (G5), streams cost three allocations more, and
-// tests fail.
+// is reports whether f is this function. If so, no interceptor is between the guard and grpc, grpc calls OnFinish, and
+// no other attempt shares the options for header, trailer and peer. If grpc renames the function, each f counts as an
+// interceptor. Errors are then classified without evidence (G5), streams cost three more allocations, and tests fail.
 func (g *grpcFunc) is(f any) bool {
 	pc := reflect.ValueOf(f).Pointer()
 	switch pc {
@@ -41,7 +41,7 @@ func (g *grpcFunc) is(f any) bool {
 	return true
 }
 
-// fromGRPC reports whether grpc made cs: it is of a type that grpc does not export.
+// fromGRPC reports whether grpc made cs. It recognises the types of package grpc that are not exported.
 func fromGRPC(cs grpc.ClientStream) bool {
 	t := reflect.TypeOf(cs)
 	if t == nil || t.Kind() != reflect.Pointer {

@@ -12,26 +12,26 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// Guard guards the calls of gRPC clients. Its methods Unary and Stream are client interceptors. One Guard serves any
-// number of connections. It is safe for concurrent use and owns no goroutine and no timer. It must come from New; the
-// zero Guard is not usable.
+// A Guard guards the calls of gRPC clients. Its methods Unary and Stream are client interceptors. One Guard serves any
+// number of connections. It is safe for concurrent use. It owns no goroutine and no timer; a guarded stream may have
+// one, see the package documentation. A Guard must come from New; the zero Guard is not usable.
 type Guard struct {
 	group *breaker.Group
 	options
 	cache      breakerCache
 	rejections rejectionCache
-	marks      atomic.Int32 // how many more calls are marked to find a second guard
-	stops      []func()     // end the registrations of hooks with the group
+	marks      atomic.Int32 // how many more calls are marked, so that a second guard finds them
+	stops      []func()     // each ends a registration of hooks with the group
 }
 
-// firstMarks is how many calls a guard marks at first, see Hooks.GuardedTwice.
+// firstMarks is the number of first calls that a guard marks, see Hooks.GuardedTwice.
 const firstMarks = 100
 
-// New returns a Guard that takes its breakers from g. If g is nil, the guard has a group of its own, with the default
-// Config. A nil option and an option with an invalid argument are errors.
+// New returns a Guard that takes its breakers from g. If g is nil, New makes a group with the default Config. A nil
+// option and an option with an invalid argument are errors.
 //
-// Make one Guard for a group and use it for all connections. Use it once for each connection: a call that passes two
-// guards of one group counts twice, also for Config.MaxConcurrent (see Hooks.GuardedTwice).
+// Make one Guard for a group and use it for all connections, once for each. A call that passes two guards of one group
+// counts twice, also for Config.MaxConcurrent (see Hooks.GuardedTwice).
 func New(g *breaker.Group, opts ...Option) (*Guard, error) {
 	o, err := collect(opts)
 	if err != nil {
@@ -52,8 +52,9 @@ func New(g *breaker.Group, opts ...Option) (*Guard, error) {
 	return guard, nil
 }
 
-// Close ends the calls of Hooks.Transition for this guard. A group that outlives its guards otherwise keeps their hooks.
-// Close changes nothing else: calls through the guard are still guarded, and its other hooks are still called.
+// Close removes Hooks.Transition of this guard from the group. Without Close, a group that outlives its guards keeps
+// their hooks. If another guard of the group has the same Hooks, Transition is still called. Close changes nothing
+// else: the guard still guards calls and still calls its other hooks. It may be called more than once.
 func (g *Guard) Close() {
 	for _, stop := range g.stops {
 		stop()
@@ -63,22 +64,23 @@ func (g *Guard) Close() {
 // Group returns the group that the guard takes its breakers from.
 func (g *Guard) Group() *breaker.Group { return g.group }
 
-// DialOptions returns Unary and Stream as chained interceptors. A connection needs both: unary calls never pass stream
-// interceptors, and streams never pass unary ones. Interceptors run in the order in which a connection gets its options.
+// DialOptions returns options that add Unary and Stream to the interceptors of a connection. A connection needs both,
+// because unary calls do not pass stream interceptors, and streams do not pass unary interceptors. Interceptors run in
+// the order in which a connection gets its options.
 func (g *Guard) DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(g.Unary), grpc.WithChainStreamInterceptor(g.Stream)}
 }
 
-// find returns the breaker for a call. It returns nil if the call is not guarded: because of Bypass, the matcher, a
-// panic in the key function, or because it is a probe of this breaker already.
+// find returns the breaker for a call. It returns nil if the call is not guarded: because of Bypass, because of the
+// matcher, because the matcher or the key function panicked, or because the call is already a probe of this breaker.
 func (g *Guard) find(
 	ctx context.Context, method string, desc *grpc.StreamDesc, req any, cc *grpc.ClientConn, opts []grpc.CallOption,
 ) *breaker.Breaker {
-	bypass, tag, mark := callOptions(opts)
+	bypass, tag, marked := callOptions(opts)
 	if bypass {
 		return nil
 	}
-	// Without a key function and a matcher, no user code runs here. Then neither a Call nor a recover is needed.
+	// Without a key function and a matcher, no user code runs, so neither a Call nor a recover is needed.
 	var key breaker.Key
 	var b *breaker.Breaker
 	switch {
@@ -97,7 +99,10 @@ func (g *Guard) find(
 	if b == nil {
 		b = g.group.Get(key)
 	}
-	if mark != nil && mark.breaker == b {
+	if !marked {
+		return b
+	}
+	if mark := findMark(opts, b); mark != nil {
 		if g.hooks.guardedTwice != nil {
 			info := GuardedTwiceInfo{Key: b.Key(), Call: callOf(method, desc, req, cc)}
 			callHooks(ctx, &g.hooks, "GuardedTwice", g.hooks.guardedTwice, info)
@@ -109,7 +114,8 @@ func (g *Guard) find(
 	return b
 }
 
-// mustMark reports whether a call gets a guardMark: each probe, and calls that are checked for a second guard.
+// mustMark reports whether a unary call gets a guardMark. Each probe gets one, and calls that are checked for a second
+// guard.
 func (g *Guard) mustMark(permit breaker.Permit, inDoubt bool) bool {
 	if g.hooks.guardedTwice == nil {
 		return permit.IsProbe()
@@ -117,8 +123,8 @@ func (g *Guard) mustMark(permit breaker.Permit, inDoubt bool) bool {
 	return inDoubt || (g.marks.Load() > 0 && g.marks.Add(-1) >= 0)
 }
 
-// callKeyFunc calls the matcher and the key function. It returns false for a call that the matcher excludes, and for a
-// call where either panics, which is counted (G12).
+// callKeyFunc calls the matcher and the key function. It returns false if the matcher excludes the call or if one of
+// them panics. A panic also counts the call as unguarded (G12).
 func (g *Guard) callKeyFunc(ctx context.Context, call Call, key *breaker.Key) (ok bool) {
 	what := "matcher"
 	defer func() {

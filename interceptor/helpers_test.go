@@ -15,9 +15,9 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// newGuard makes a guard with a group of its own. Unless cfg asks for something else, it has no jitter, so that a test
-// can count the open period to the nanosecond, and no FailingFor: these tests are about what counts as a failure, so
-// the failure that completes a rule opens at once.
+// newGuard returns a guard with a new group. By default it has no jitter, so that a test knows the open period to the
+// nanosecond. It also has no FailingFor, so that the failure that completes a rule opens the breaker at once: these
+// tests are about what counts as a failure.
 func newGuard(tb testing.TB, cfg breaker.Config, opts ...Option) *Guard {
 	tb.Helper()
 	if cfg.Jitter == 0 {
@@ -37,7 +37,7 @@ func newGuard(tb testing.TB, cfg breaker.Config, opts ...Option) *Guard {
 	return g
 }
 
-// onlyBreaker is the one breaker of the guard's group.
+// onlyBreaker returns the breaker of the guard's group. It fails the test if there is not exactly one.
 func onlyBreaker(tb testing.TB, g *Guard) *breaker.Breaker {
 	tb.Helper()
 	if n := g.Group().Len(); n != 1 {
@@ -49,7 +49,7 @@ func onlyBreaker(tb testing.TB, g *Guard) *breaker.Breaker {
 	panic("unreachable")
 }
 
-// tally is what a Snapshot counts, in a shape that fits one line of a table. What a test leaves out must be 0.
+// tally holds the counts of a Snapshot in a short form for tables. A test that leaves a field out wants it to be 0.
 type tally struct {
 	Success, Failure, Overload, Ignored, Late, InFlight uint64
 	Rejected, Served, NotServed                         uint64
@@ -62,7 +62,7 @@ func tallyOf(s breaker.Snapshot) tally {
 	}
 }
 
-// wantTally compares what the guard's only breaker has counted, ever, with want.
+// wantTally compares all that the guard's only breaker has counted with want.
 func wantTally(tb testing.TB, what string, g *Guard, want tally) {
 	tb.Helper()
 	if diff := cmp.Diff(want, tallyOf(onlyBreaker(tb, g).Snapshot())); diff != "" {
@@ -70,7 +70,7 @@ func wantTally(tb testing.TB, what string, g *Guard, want tally) {
 	}
 }
 
-// one is the tally of a single call that ended with o.
+// one returns the tally of a single call with outcome o.
 func one(o breaker.Outcome) (t tally) {
 	switch o {
 	case breaker.Success:
@@ -99,7 +99,7 @@ func wantCode(tb testing.TB, what string, err error, want codes.Code) {
 	}
 }
 
-// failing is a script whose unary methods fail with err, and whose streams fail before their first message.
+// failing returns a script whose unary methods fail with err, and whose streams fail before their first message.
 func failing(err error) testpb.Script {
 	return testpb.Script{
 		OnUnary:        func(context.Context, *testpb.Request) (*testpb.Response, error) { return nil, err },
@@ -110,10 +110,10 @@ func failing(err error) testpb.Script {
 	}
 }
 
-// down is what a backend says that is not there.
+// down is the error of a backend that cannot be reached.
 var down = status.Error(codes.Unavailable, "down")
 
-// calls is what a test makes its unary calls with where no server is needed.
+// calls makes unary calls without a server.
 type calls struct {
 	guard *Guard
 	err   error // what the invoker returns
@@ -129,13 +129,13 @@ func (c *calls) invoke(context.Context, string, any, any, *grpc.ClientConn, ...g
 	return c.err
 }
 
-// call makes one call that ends with err and returns what the guard makes of it.
+// call makes one call that ends with err, and returns the error that the caller gets.
 func (c *calls) call(ctx context.Context, err error, opts ...grpc.CallOption) error {
 	c.err = err
 	return c.guard.Unary(ctx, fullMethod, nil, nil, nil, c.invoke, opts...)
 }
 
-// hooksOf returns Hooks that call the methods of o, as far as it has them.
+// hooksOf returns Hooks with those methods that o has.
 func hooksOf(o any) *Hooks {
 	h := new(Hooks)
 	if o, ok := o.(interface {
@@ -171,7 +171,7 @@ func hooksOf(o any) *Hooks {
 	return h
 }
 
-// recorder has hooks that record what they get. It is safe for concurrent use.
+// recorder has hooks that record their arguments. It is safe for concurrent use.
 type recorder struct {
 	mu          sync.Mutex
 	rejected    []*RejectedError
@@ -197,7 +197,7 @@ func (r *recorder) Transition(_ context.Context, e breaker.Event) {
 	r.transitions = append(r.transitions, e)
 }
 
-// settlements is a recorder that hears of every call as well.
+// settlements is a recorder that also records settlements.
 type settlements struct {
 	recorder
 
@@ -216,7 +216,7 @@ func (s *settlements) Probed(_ context.Context, st Settlement) {
 	s.probed = append(s.probed, st)
 }
 
-// takes is an invoker that returns err after d. For bubbles.
+// takes returns an invoker that returns err after d. It is for bubbles.
 func takes(d time.Duration, err error) grpc.UnaryInvoker {
 	return func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
 		time.Sleep(d)
@@ -224,4 +224,5 @@ func takes(d time.Duration, err error) grpc.UnaryInvoker {
 	}
 }
 
+// noTag is a tag function that returns no tag.
 func noTag(context.Context, Call) string { return "" }

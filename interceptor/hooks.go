@@ -12,41 +12,45 @@ import (
 )
 
 // Hooks are functions that a Guard calls, for logs, metrics and traces. Packages otelbridge and prombridge make some.
-// Each function may be nil, and then costs nothing. A Guard reads them once, in New.
+// A function may be nil, and then costs nothing. A Guard reads them when New is called.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
 //		Transition: func(ctx context.Context, e breaker.Event) { slog.InfoContext(ctx, "circuit breaker", "event", e) },
 //	}))
 //
-// The functions run on the goroutine of the guarded call, with its context, and without any lock held. They must be
-// safe for concurrent use. A panic in one of them changes nothing else, and is reported to Panicked.
+// The functions run with the context of the guarded call and without any lock held. They run on its goroutine. For a
+// stream they may also run on a goroutine of grpc, of a timer or of package context. They must be safe for concurrent
+// use. A panic in a hook does not change the call, and is reported to Panicked. A panic in Transition is reported only
+// to Panicked of the same Hooks, and a panic in Panicked is dropped.
 //
 // Hooks must not be copied after they were given to a Guard.
 type Hooks struct {
-	// Rejected is called for each call that is rejected, before a fallback is tried.
+	// Rejected is called for each rejected call, before a fallback runs.
 	Rejected func(ctx context.Context, e *RejectedError)
-	// Settled is called for each call that was admitted, when its outcome is known, but not if a call below the guard
-	// panicked. With this hook each call reads the clock twice more.
+	// Settled is called for each admitted call after its outcome was reported to the breaker. It is not called for a call
+	// without a Result: one that panicked or exited the goroutine, or a stream of which nothing shows how it ended. With
+	// this hook, a call reads the clock two more times.
 	Settled func(ctx context.Context, s Settlement)
-	// Probed is called for each probe of a half-open breaker, when its outcome is known. A transition that the probe
-	// causes usually comes before. It is also called for a probe that reports after its lease, whose outcome may decide
-	// nothing. It costs other calls nothing.
+	// Probed is called for each probe, when Settled would be called. If the probe causes a transition, Transition is
+	// usually called first. Probed is also called for a probe that ends after its lease; then its outcome may decide
+	// nothing. Calls that are not probes cost nothing more.
 	Probed func(ctx context.Context, s Settlement)
-	// FellBack is called after a fallback was tried.
+	// FellBack is called after a fallback has run, or if its message types do not fit the call.
 	FellBack func(ctx context.Context, f FallbackInfo)
 	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it. If
 	// several guards of one group have the same Hooks, it is called once. breaker.WithListener describes the calls.
 	Transition func(ctx context.Context, e breaker.Event)
-	// Panicked is called when a function of the user has panicked: a key function, matcher, classifier, fallback handler
-	// or hook. The call continues.
+	// Panicked is called after a function of the user has panicked: a key function, matcher, classifier, fallback handler,
+	// hook, or a method of an error. The call continues.
 	Panicked func(ctx context.Context, p PanicInfo)
-	// GuardedTwice is called when a call passes the same breaker twice, because a connection has the same guard twice, or
-	// two guards of one group. Such calls count twice. The first 100 unary calls of a guard, all streams, all probes and
-	// all calls in doubt are checked.
+	// GuardedTwice is called when a call passes the same breaker twice. The connection then has the same guard twice, or
+	// two guards of one group. Such calls count twice, except probes. The guard checks its first 100 unary calls, all
+	// streams, all probes and all calls in doubt. If two guards share a group, both need this hook: the outer guard marks
+	// the call, and the inner one finds the mark.
 	GuardedTwice func(ctx context.Context, g GuardedTwiceInfo)
 
 	mu     sync.Mutex
-	groups map[*breaker.Group]*registration // guarded by mu: those that Transition is registered with
+	groups map[*breaker.Group]*registration // guarded by mu; the groups that Transition is registered with
 }
 
 // registration counts the guards of one group that have the same Hooks.
@@ -55,30 +59,31 @@ type registration struct {
 	stop   func() // removes Transition from the group
 }
 
-// Settlement describes how a call that was admitted has ended.
+// Settlement describes how an admitted call has ended.
 type Settlement struct {
 	Key     breaker.Key
 	Outcome breaker.Outcome
-	Code    codes.Code
-	// Duration is the time from admission to the end of the call, without the time of the classifier and of listeners
-	// after that. For a probe that is a stream, it ends at the first message.
+	Code    codes.Code // see Result.Code
+	// Duration is the time from admission to the end of the call. It does not include the wait of WithConnectionReset, nor
+	// the time of the classifier and of listeners. For a probe that is a stream, it ends at the first message, or when
+	// the stream is Result.Old.
 	Duration time.Duration
 	Probe    bool
 }
 
-// FallbackInfo describes how a fallback went.
+// FallbackInfo describes the result of a fallback.
 type FallbackInfo struct {
 	Key    breaker.Key
 	Call   Call
 	Cause  error // the rejection or the failure that the fallback should answer for
-	Served bool  // false: the caller gets Cause, or an error that wraps it
+	Served bool  // if false, the caller gets Cause or an error that wraps it
 }
 
 // PanicInfo describes a panic in a function of the user.
 type PanicInfo struct {
 	Func  string // what panicked: "key function", "matcher", "classifier", "fallback", "error", "hook Rejected", …
-	Value any    // of the panic
-	Stack []byte // as debug.Stack returns it
+	Value any    // the value of the panic
+	Stack []byte // the result of debug.Stack
 	Call  Call   // zero for a hook
 }
 
@@ -88,7 +93,7 @@ type GuardedTwiceInfo struct {
 	Call Call
 }
 
-// hookFuncs are the functions of all Hooks of a guard, by hook. A hook that nobody uses is nil.
+// hookFuncs holds the functions of all Hooks of a guard, by hook. The list of a hook without a function is nil.
 type hookFuncs struct {
 	rejected     []func(context.Context, *RejectedError)
 	settled      []func(context.Context, Settlement)
@@ -114,8 +119,8 @@ func appendFunc[F any](list []F, f F, ok bool) []F {
 	return append(list, f)
 }
 
-// register calls Transition for the transitions of g, once however often it is called. It returns a function that ends
-// one registration, or nil if there is none.
+// register makes g call Transition. If register is called several times for one group, each transition still causes one
+// call. The returned function ends one registration. It is nil if there is no Transition.
 func (h *Hooks) register(g *breaker.Group) (stop func()) {
 	if h.Transition == nil {
 		return nil
@@ -167,8 +172,8 @@ func callHook[I any](ctx context.Context, f *hookFuncs, name string, hook func(c
 	hook(ctx, info)
 }
 
-// reportPanic calls Panicked with the value of a panic. It is called while the panic is recovered, so that the stack
-// shows where it came from. A panic in Panicked itself is dropped.
+// reportPanic calls Panicked with the value of a panic. It must be called in the deferred function that recovers the
+// panic, so that the stack shows where the panic came from. A panic in Panicked itself is dropped.
 func (f *hookFuncs) reportPanic(ctx context.Context, what string, v any, call Call) {
 	if f.panicked == nil {
 		return
@@ -179,12 +184,13 @@ func (f *hookFuncs) reportPanic(ctx context.Context, what string, v any, call Ca
 	}
 }
 
-// recovered runs a function of the user that must not change what happens to a call (G13), and drops a panic.
+// recovered runs f and drops a panic, so that a function of the user cannot change the result of a call (G13).
 func recovered(f func()) {
 	defer func() { _ = recover() }()
 	f()
 }
 
+// notifySettled calls the hooks Settled and Probed for a call whose outcome has been reported.
 func (g *Guard) notifySettled(ctx context.Context, c *pending, r Result, o breaker.Outcome, took time.Duration) {
 	probe := c.permit.IsProbe()
 	if g.hooks.settled == nil && (!probe || g.hooks.probed == nil) {

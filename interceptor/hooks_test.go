@@ -13,14 +13,14 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What a SettledObserver hears, to the nanosecond.
-func TestSettledTellsHowCallsWent(t *testing.T) {
+// The Settlements of the hook Settled, to the nanosecond.
+func TestSettled(t *testing.T) {
 	for _, cfg := range []breaker.Config{{}, {SlowCall: time.Hour}, {MaxConcurrent: 9}} {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithMinBudget(time.Second)}} {
 			synctest.Test(t, func(t *testing.T) {
-				heard := new(settlements)
+				rec := new(settlements)
 				cfg.ConsecutiveFailures, cfg.OpenFor, cfg.SuccessesToClose = 2, time.Second, 1
-				g := newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...)
+				g := newGuard(t, cfg, append(opts, WithHooks(hooksOf(rec)))...)
 				call := func(d time.Duration, err error) {
 					_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
 				}
@@ -48,10 +48,10 @@ func TestSettledTellsHowCallsWent(t *testing.T) {
 					{Key: methodKey, Outcome: breaker.Success, Code: codes.OK, Duration: 7 * time.Millisecond, Probe: true},
 					{Key: methodKey, Outcome: breaker.Success, Code: codes.NotFound, Duration: 8 * time.Millisecond},
 				}
-				if diff := cmp.Diff(want, heard.settled); diff != "" {
+				if diff := cmp.Diff(want, rec.settled); diff != "" {
 					t.Errorf("Settled (-want +got):\n%s", diff)
 				}
-				if diff := cmp.Diff(want[6:8], heard.probed); diff != "" {
+				if diff := cmp.Diff(want[6:8], rec.probed); diff != "" {
 					t.Errorf("Probed (-want +got):\n%s", diff)
 				}
 			})
@@ -59,9 +59,9 @@ func TestSettledTellsHowCallsWent(t *testing.T) {
 	}
 }
 
-// probeWatcher hears of probes and of nothing else that costs.
+// probeWatcher has only the hook Probed.
 type probeWatcher struct {
-	deaf
+	noopHooks
 	probed []Settlement
 }
 
@@ -69,8 +69,8 @@ func (p *probeWatcher) Probed(_ context.Context, s Settlement) { p.probed = appe
 
 func TestProbedWithoutSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		heard := new(probeWatcher)
-		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithHooks(hooksOf(heard)))
+		rec := new(probeWatcher)
+		g := newGuard(t, breaker.Config{OpenFor: time.Second}, WithHooks(hooksOf(rec)))
 		b := g.Group().Get(methodKey)
 		c := &calls{guard: g}
 		_ = c.call(t.Context(), nil)
@@ -82,27 +82,27 @@ func TestProbedWithoutSettled(t *testing.T) {
 			{Key: methodKey, Outcome: breaker.Success, Code: codes.OK, Duration: time.Millisecond, Probe: true},
 			{Key: methodKey, Outcome: breaker.Failure, Code: codes.Unavailable, Duration: 2 * time.Millisecond, Probe: true},
 		}
-		if diff := cmp.Diff(want, heard.probed); diff != "" {
+		if diff := cmp.Diff(want, rec.probed); diff != "" {
 			t.Errorf("Probed (-want +got):\n%s", diff)
 		}
-		// Nobody has asked for the start of each call.
+		// Without Settled, the guard does not read the clock at the start of each call.
 		if !g.plain {
-			t.Error("an observer of probes slows the closed path")
+			t.Error("the hook Probed adds work to calls of a closed breaker")
 		}
 	})
 }
 
-// Transitions come with the context of the call that caused them, once for each observer of the group, whatever guards
-// share it.
-func TestTransitionsAreHeardOnce(t *testing.T) {
+// Hooks get the context of the call that caused them. Transition is called once for each Hooks, however many guards of
+// the group have them.
+func TestTransitionIsCalledOnce(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := context.WithValue(t.Context(), ctxKey{}, "the call's")
-	heard := &contexts{}
+	rec := &contexts{}
 	other := new(recorder)
-	hooks := hooksOf(heard)
+	hooks := hooksOf(rec)
 	one, err := New(group, WithHooks(hooks), WithHooks(hooksOf(other)))
 	if err != nil {
 		t.Fatal(err)
@@ -115,15 +115,15 @@ func TestTransitionsAreHeardOnce(t *testing.T) {
 	_ = (&calls{guard: two}).call(ctx, nil)
 	_ = (&calls{guard: one}).call(ctx, nil)
 	want := []string{"Transition", "Settled", "Rejected", "Rejected"}
-	if diff := cmp.Diff(want, heard.with[ctx]); diff != "" || len(heard.with) != 1 {
-		t.Errorf("heard with the context of the call (-want +got), in %d contexts:\n%s", len(heard.with), diff)
+	if diff := cmp.Diff(want, rec.with[ctx]); diff != "" || len(rec.with) != 1 {
+		t.Errorf("hooks with the context of the call (-want +got), in %d contexts:\n%s", len(rec.with), diff)
 	}
 	if len(other.transitions) != 1 || len(other.rejected) != 1 {
-		t.Errorf("the other observer heard %+v", other)
+		t.Errorf("the other hooks got %+v", other)
 	}
 }
 
-// contexts notes what came with which context.
+// contexts records which hooks were called with which context.
 type contexts struct {
 	with map[context.Context][]string
 }

@@ -10,10 +10,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// FuzzSplitMethod takes any method apart, as go-grpc-middleware does: a guard without a key function has the keys of
-// keyfunc.TargetMethod, and ForMethods finds the methods that have these very names.
+// FuzzSplitMethod checks that splitMethod splits any method as go-grpc-middleware does. A guard without a key function
+// then has the keys of keyfunc.TargetMethod, and ForMethods matches exactly the methods with these names.
 func FuzzSplitMethod(f *testing.F) {
-	for _, method := range []string{fullMethod, "pkg.Service/Method", "/", "//", "", "nonsense", "/a/b/c", "///", "/\xff/\x00", "a/"} {
+	for _, method := range []string{
+		fullMethod, "pkg.Service/Method", "/", "//", "", "nonsense", "/a/b/c", "///",
+		"/\xff/\x00", "a/",
+	} {
 		f.Add(method)
 	}
 	f.Fuzz(func(t *testing.T, method string) {
@@ -22,7 +25,10 @@ func FuzzSplitMethod(f *testing.F) {
 			t.Errorf("%q: got %q and %q, want %q and %q", method, service, name, meta.Service, meta.Method)
 		}
 		want := keyfunc.TargetMethod(t.Context(), keyfunc.Call{CallMeta: meta})
-		for name, g := range map[string]*Guard{"default": newGuard(t, breaker.Config{}), "TargetMethod": newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))} {
+		for name, g := range map[string]*Guard{
+			"default":      newGuard(t, breaker.Config{}),
+			"TargetMethod": newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod)),
+		} {
 			if got := g.find(t.Context(), method, nil, nil, nil, nil).Key(); got != want {
 				t.Errorf("%q, %s: got key %+v, want %+v", method, name, got, want)
 			}

@@ -6,5 +6,5 @@ import (
 	"go.uber.org/goleak"
 )
 
-// S7, S12: whatever the tests of this package do to calls and streams, no goroutine is left in the end.
+// S7, S12: the tests of this package leave no goroutine behind.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,7 +11,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// Option sets up a Guard. Options come from the With functions of this package.
+// Option configures a Guard. Options come from the With functions of this package.
 type Option interface{ apply(*options) error }
 
 type optionFunc func(*options) error
@@ -23,9 +23,9 @@ type options struct {
 	classifier  Classifier   // nil: DefaultClassifier
 	matcher     selector.Matcher
 	hooks       hookFuncs
-	transitions []*Hooks // those with a function for transitions
+	transitions []*Hooks // those with Transition
 	code        codes.Code
-	codes       []codeRule // for some calls, in place of code
+	codes       []codeRule // codes that replace code for some calls
 	details     bool
 	evidence    bool
 	minBudget   time.Duration
@@ -33,9 +33,10 @@ type options struct {
 	resetFor    time.Duration // how long a probe waits for a connection after a reset; 0: no reset
 	fallbacks   []fallback
 
-	// plain: only the error of a call matters, and a call without an error is a success that no hook needs.
+	// plain is true if only the error of a call matters, and a call without an error is a success for which no hook is
+	// called.
 	plain bool
-	// timed: the classifier, a hook or the budget needs the start of each call.
+	// timed is true if the classifier, the hook Settled or WithMinBudget needs the start of each call.
 	timed bool
 }
 
@@ -54,8 +55,8 @@ func collect(opts []Option) (*options, error) {
 	return o, nil
 }
 
-// WithKey sets the function that says which breaker guards a call. A nil function is an error.
-// Default: keyfunc.TargetMethod.
+// WithKey sets the function that returns the key of the breaker for a call. A nil function is an error. Default:
+// keyfunc.TargetMethod.
 func WithKey(f keyfunc.Func) Option {
 	return optionFunc(func(o *options) error {
 		if f == nil {
@@ -66,7 +67,7 @@ func WithKey(f keyfunc.Func) Option {
 	})
 }
 
-// WithClassifier sets the function that judges how a call ended. A nil function is an error. Default:
+// WithClassifier sets the function that returns the outcome of a call. A nil function is an error. Default:
 // DefaultClassifier.
 func WithClassifier(c Classifier) Option {
 	return optionFunc(func(o *options) error {
@@ -78,9 +79,11 @@ func WithClassifier(c Classifier) Option {
 	})
 }
 
-// WithMatcher guards only the calls that m matches; all others bypass everything, metrics included. Health checks
-// through the connection are a reason: they must pass while a breaker is open. A nil m is an error, and so are the
-// names of ForMethods that cannot be right. Default: every call.
+// WithMatcher restricts the guard to the calls that m matches. Other calls are neither rejected nor counted, and no
+// hook is called for them. Use it for example to exclude health checks, which must pass while a breaker is open. If m
+// panics, the call is not guarded, and is counted as unguarded.
+//
+// A nil m is an error. Names of ForMethods that cannot match a call are errors, as in WithFallback. Default: all calls.
 func WithMatcher(m selector.Matcher) Option {
 	return optionFunc(func(o *options) error {
 		if m == nil {
@@ -94,8 +97,8 @@ func WithMatcher(m selector.Matcher) Option {
 	})
 }
 
-// WithHooks adds functions that the guard calls, see Hooks. It may be given more than once. A nil h is an error.
-// Default: none.
+// WithHooks adds functions that the guard calls, see Hooks. It may be given more than once; all of them are called, in
+// that order. A nil h is an error. Default: none.
 func WithHooks(h *Hooks) Option {
 	return optionFunc(func(o *options) error {
 		if h == nil {
@@ -109,24 +112,25 @@ func WithHooks(h *Hooks) Option {
 	})
 }
 
-// codeRule is the status code of the rejected calls that one of where matches.
+// codeRule is the status code of rejected calls that a matcher of where matches.
 type codeRule struct {
 	where []selector.Matcher
 	code  codes.Code
 }
 
-// WithRejectionCode sets the status code of rejections. c is one of the 16 codes of gRPC that are errors; any other is
-// an error.
+// WithRejectionCode sets the status code of rejections. c must be from 1 (Canceled) to 16 (Unauthenticated); anything
+// else is an error.
 //
-// With matchers, the code is for the calls that one of them matches, so that for example streams differ from unary
-// calls. It may then be given more than once; the first that matches counts. A nil matcher is an error, and so are the
-// names of ForMethods that cannot be right. A matcher that panics does not match.
+// With matchers, the code is only for the calls that one of them matches, for example for streams. The option may then
+// be given more than once, and the first that matches counts. A matcher that panics does not match. A nil matcher is
+// an error. Names of ForMethods that cannot match a call are errors, as in WithFallback.
 //
-// Default: codes.Unavailable, as for gRPC's own circuit breaking (gRFC A32).
+// Default: codes.Unavailable, as in gRPC's own circuit breaking (gRFC A32).
 func WithRejectionCode(c codes.Code, where ...selector.Matcher) Option {
 	return optionFunc(func(o *options) error {
 		if c == codes.OK || c > codes.Unauthenticated {
-			return errorf("WithRejectionCode: the code is %d (%v), want from 1 to %d", uint32(c), c, uint32(codes.Unauthenticated))
+			return errorf("WithRejectionCode: the code is %d (%v), want from 1 to %d",
+				uint32(c), c, uint32(codes.Unauthenticated))
 		}
 		if len(where) == 0 {
 			o.code = c
@@ -145,7 +149,7 @@ func WithRejectionCode(c codes.Code, where ...selector.Matcher) Option {
 	})
 }
 
-// checkNames returns an error if m is from ForMethods and has names that cannot be right.
+// checkNames returns an error if m is from ForMethods and has no names, or a name that cannot match a call.
 func checkNames(option string, m selector.Matcher) error {
 	names, ok := m.(methods)
 	if !ok {
@@ -155,8 +159,9 @@ func checkNames(option string, m selector.Matcher) error {
 	return err
 }
 
-// WithRejectionDetails puts the breaker's key, state and reason into the status of rejections, as the metadata of its
-// ErrorInfo. A server that hands the error on then tells its clients what it depends on. Default: off.
+// WithRejectionDetails adds details to the status of rejections. Its message is then the text of RejectedError.Error,
+// which names the key, what opened the breaker, and who forced it. The metadata of its ErrorInfo has the key, the state
+// and the reason. A server that returns the error as it is then shows its clients which backends it uses. Default: off.
 func WithRejectionDetails() Option {
 	return optionFunc(func(o *options) error {
 		o.details = true
@@ -164,14 +169,16 @@ func WithRejectionDetails() Option {
 	})
 }
 
-// WithPeerEvidence makes the guard ask for the header, the trailer and the peer of each unary call. That distinguishes
-// an error of the peer from one that grpc made in the client with the same text, and finds a pushback in every
-// trailer. Every call then pays for the copies. It has no effect on streams.
+// WithPeerEvidence makes the guard get the header, the trailer and the peer of each unary call from grpc, with call
+// options. The header and the trailer distinguish an error of the backend from one that grpc made in this process with
+// the same text. The trailer may also hold a pushback. Each call then pays for the copies that grpc makes. Streams do
+// not change.
 //
-// The options also pass through interceptors between the guard and grpc. Do not use it with a hedging interceptor
-// there, or another that makes several attempts at once: they would write to the same memory. With an interceptor
-// there, errors of credentials are still judged by code and text. Default: off: the guard asks only while a backend
-// is in doubt and no interceptor is between.
+// The call options also pass through interceptors between the guard and grpc. Do not use WithPeerEvidence with a
+// hedging interceptor there, or another one that makes several attempts at once: the attempts would write to the same
+// memory. With an interceptor there, errors of credentials are still recognised only by code and text.
+//
+// Default: off. The guard then gets them only while a backend is in doubt and no interceptor is between.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true
@@ -179,9 +186,9 @@ func WithPeerEvidence() Option {
 	})
 }
 
-// WithMinBudget ignores calls that ran out of time having had less than d of it when they began, so that callers in a
-// hurry do not open the breaker for all others. d must be at least 1 ms; anything else is an error. Default: off,
-// DeadlineExceeded is a failure.
+// WithMinBudget sets Result.ShortBudget for calls that had less than d until their deadline when they were admitted.
+// DefaultClassifier ignores such a call if it ends at its deadline. So callers with little time do not open the breaker
+// for others. d must be at least 1 ms; anything else is an error. Default: off, DeadlineExceeded is a failure.
 func WithMinBudget(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {
@@ -192,10 +199,14 @@ func WithMinBudget(d time.Duration) Option {
 	})
 }
 
-// WithLongStream sets the age from which the end of a stream by a lost connection is not a failure: see
-// DefaultClassifier. A probe stream that is open at that age closes its breaker. If that is not before
-// Config.ProbeTimeout, its lease may be over, and it counts as a lost probe all the same. d must be at least 1 ms;
-// anything else is an error. Default: 10 s.
+// WithLongStream sets the age at which a stream is Result.Old. A lost connection is then not a failure, see
+// DefaultClassifier. The age counts from when the stream was created, without the wait for a connection.
+//
+// A probe that is still open at that age closes its breaker, unless its channel has lost the connection; then the time
+// starts again. If d is not shorter than Config.ProbeTimeout, the lease of the probe may end first, and the probe also
+// counts as lost.
+//
+// d must be at least 1 ms; anything else is an error. Default: 10 s.
 func WithLongStream(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {
@@ -206,17 +217,18 @@ func WithLongStream(d time.Duration) Option {
 	})
 }
 
-// minDuration is the shortest duration that an option takes. Shorter ones are nearly always a number without its unit.
+// minDuration is the shortest duration that an option takes. A shorter one is nearly always a number without its unit.
 const minDuration = time.Millisecond
 
-// missingUnit is the end of an error text for d: what was probably meant, if d is so short that its unit was
-// forgotten. The words are those of package breaker.
+// missingUnit returns the end of an error text for d. If d is so short that its unit is probably missing, the text says
+// what was probably meant. Package breaker uses the same words.
 func missingUnit(d time.Duration) string {
+	format := "; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant"
 	switch {
 	case d <= 0 || d >= 100*time.Microsecond:
 		return ""
 	case d >= 10*time.Microsecond:
-		return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Millisecond was meant", int64(d))
+		format = "; a number without a unit is nanoseconds, probably %d*time.Millisecond was meant"
 	}
-	return fmt.Sprintf("; a number without a unit is nanoseconds, probably %d*time.Second or %[1]d*time.Millisecond was meant", int64(d))
+	return fmt.Sprintf(format, int64(d))
 }

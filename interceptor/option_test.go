@@ -28,12 +28,18 @@ func TestBadOptionsAreErrors(t *testing.T) {
 		{"hooks", WithHooks(nil), "interceptor: WithHooks: the hooks are nil"},
 		{"code OK", WithRejectionCode(codes.OK), "interceptor: WithRejectionCode: the code is 0 (OK), want from 1 to 16"},
 		{"code 17", WithRejectionCode(17), "interceptor: WithRejectionCode: the code is 17 (Code(17)), want from 1 to 16"},
-		{"code out of any range", WithRejectionCode(1<<32 - 1), "interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16"},
+		{
+			"code out of any range", WithRejectionCode(1<<32 - 1),
+			"interceptor: WithRejectionCode: the code is 4294967295 (Code(4294967295)), want from 1 to 16",
+		},
 		{"no budget", WithMinBudget(0), "interceptor: WithMinBudget: the budget is 0s, want 1ms or more"},
 		{"negative budget", WithMinBudget(-time.Second), "interceptor: WithMinBudget: the budget is -1s, want 1ms or more"},
 		{"budget without a unit", WithMinBudget(50), "interceptor: WithMinBudget: the budget is 50ns, want 1ms or more; " +
 			"a number without a unit is nanoseconds, probably 50*time.Second or 50*time.Millisecond was meant"},
-		{"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1), "interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more"},
+		{
+			"budget of almost a millisecond", WithMinBudget(time.Millisecond - 1),
+			"interceptor: WithMinBudget: the budget is 999.999µs, want 1ms or more",
+		},
 		{"no age", WithLongStream(0), "interceptor: WithLongStream: the duration is 0s, want 1ms or more"},
 		{"negative age", WithLongStream(-time.Second), "interceptor: WithLongStream: the duration is -1s, want 1ms or more"},
 		{"age without a unit", WithLongStream(10), "interceptor: WithLongStream: the duration is 10ns, want 1ms or more; " +
@@ -43,24 +49,24 @@ func TestBadOptionsAreErrors(t *testing.T) {
 			"interceptor: WithLongStream: the duration is 999.999µs, want 1ms or more",
 		},
 	} {
-		heard := new(recorder)
+		rec := new(recorder)
 		group, err := breaker.NewGroup(breaker.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := New(group, WithHooks(hooksOf(heard)), tt.opt, WithPeerEvidence())
+		g, err := New(group, WithHooks(hooksOf(rec)), tt.opt, WithPeerEvidence())
 		if err == nil || err.Error() != tt.want || g != nil {
 			t.Errorf("%s: got %v and %v, want %q", tt.name, g, err, tt.want)
 		}
-		// All or nothing: the observer that came before the bad option has not been registered.
+		// New registered no hooks, also not those of the options before the bad one.
 		group.Get(methodKey).Trip(t.Context(), "test")
-		if len(heard.transitions) != 0 {
-			t.Errorf("%s: a guard that there is not listens to the group", tt.name)
+		if len(rec.transitions) != 0 {
+			t.Errorf("%s: hooks are registered with the group although New failed", tt.name)
 		}
 	}
 }
 
-func TestNilGroupIsOneOfItsOwn(t *testing.T) {
+func TestNilGroupMakesANewGroup(t *testing.T) {
 	one, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +80,7 @@ func TestNilGroupIsOneOfItsOwn(t *testing.T) {
 	}
 }
 
-// A guard without a group has the default Config, which protects: five failures over a second open.
+// A guard without a group has the default Config: five failures over one second open the breaker.
 func TestNilGroupHasTheDefaultConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil)
@@ -93,7 +99,7 @@ func TestNilGroupHasTheDefaultConfig(t *testing.T) {
 	})
 }
 
-func TestGroupIsTheOneGiven(t *testing.T) {
+func TestGroupReturnsTheGivenGroup(t *testing.T) {
 	group, err := breaker.NewGroup(breaker.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -107,39 +113,48 @@ func TestGroupIsTheOneGiven(t *testing.T) {
 	}
 }
 
-// Options given twice: the last one counts, and those that add up do.
+// If an option is given twice, the last one counts, except for options that add up.
 func TestOptionsGivenTwice(t *testing.T) {
 	one, two := new(settlements), new(settlements)
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
-		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithHooks(hooksOf(one)), WithHooks(hooksOf(two)))
+		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithHooks(hooksOf(one)),
+		WithHooks(hooksOf(two)))
 	c := &calls{guard: g}
 	_ = c.call(t.Context(), down)
 	wantCode(t, "rejection", c.call(t.Context(), nil), codes.OutOfRange)
 	for _, o := range []*settlements{one, two} {
 		if len(o.settled) != 1 || len(o.rejected) != 1 || len(o.transitions) != 1 {
-			t.Errorf("an observer heard %+v", o)
+			t.Errorf("a hook got %+v", o)
 		}
 	}
 }
 
-// Rule 1 of grpc-facts.md: chained, so that an interceptor that the user has set runs too, and outside.
+// DialOptions chains the interceptors, so that an interceptor of the user runs too, and outside the guard.
 func TestDialOptionsChain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
 		note := func(name string) grpc.UnaryClientInterceptor {
-			return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+				opts ...grpc.CallOption,
+			) error {
 				order = append(order, name)
 				return invoker(ctx, method, req, reply, cc, opts...)
 			}
 		}
 		streams := 0
-		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
-			order = append(order, "guard")
-			return DefaultClassifier(ctx, r)
-		}))
-		opts := append([]grpc.DialOption{grpc.WithUnaryInterceptor(note("single")), grpc.WithChainUnaryInterceptor(note("before"))}, g.DialOptions()...)
+		g := newGuard(t, breaker.Config{}, WithKey(oneKey),
+			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
+				order = append(order, "guard")
+				return DefaultClassifier(ctx, r)
+			}))
+		opts := append([]grpc.DialOption{
+			grpc.WithUnaryInterceptor(note("single")),
+			grpc.WithChainUnaryInterceptor(note("before")),
+		}, g.DialOptions()...)
 		opts = append(opts, grpc.WithChainUnaryInterceptor(note("after")),
-			grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+				streamer grpc.Streamer, opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				streams++
 				return streamer(ctx, desc, cc, method, opts...)
 			}))

@@ -12,16 +12,17 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/rpccode"
 )
 
-// pending is a call that was admitted and whose outcome is not known yet.
+// pending is an admitted call whose permit is not settled yet.
 type pending struct {
 	guard   *Guard
 	breaker *breaker.Breaker
 	permit  breaker.Permit
-	start   time.Time     // zero if nothing needs it
-	waited  time.Duration // for a connection, as a probe: the time of the backend begins after it
-	short   bool          // the caller's deadline left less than WithMinBudget
+	start   time.Time     // when the call was admitted; zero if nothing needs it
+	waited  time.Duration // how long a probe has waited for a connection, see WithConnectionReset
+	short   bool          // at start, the time to the caller's deadline was less than WithMinBudget
 }
 
+// begin returns the pending call for permit.
 func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit) pending {
 	c := pending{guard: g, breaker: b, permit: permit}
 	if g.timed || permit.IsProbe() {
@@ -35,8 +36,8 @@ func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Pe
 	return c
 }
 
-// elapsed returns the time since the call was admitted, without the wait for a connection, and 0 if the start is not
-// known.
+// elapsed returns the time since the call was admitted, without the wait of WithConnectionReset. It returns 0 if the
+// start is not known.
 func (c *pending) elapsed() time.Duration {
 	if c.start.IsZero() {
 		return 0
@@ -44,14 +45,15 @@ func (c *pending) elapsed() time.Duration {
 	return time.Since(c.start) - c.waited
 }
 
-// settle classifies how the call ended, reports it and returns the outcome. It must run once for each pending call. The
-// permit is settled whatever the functions of the user do (G13).
+// settle classifies how the call ended, reports the outcome, calls the hooks and returns the outcome. It must run at
+// most once for a pending call. It settles the permit even if a function of the user panics or exits the goroutine
+// (G13).
 //
 // latency is for the slow rule; 0 means the time since the call was admitted. undo takes back the sign of life that the
-// first message of a stream gave, or is nil.
+// first message of a stream gave; it is nil if there was none.
 //
-// The call ends when settle begins. The time of the classifier and of listeners is not the backend's, so neither the
-// slow rule nor Settlement.Duration includes it.
+// The call ends when settle begins. The backend does not cause the time of the classifier and of listeners, so neither
+// the slow rule nor Settlement.Duration includes it.
 func (c *pending) settle(
 	ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration, undo func(),
 ) breaker.Outcome {
@@ -65,17 +67,18 @@ func (c *pending) settle(
 	report := breaker.Report{Outcome: breaker.Failure, Latency: latency}
 	reported := false
 	defer func() {
-		if !reported { // the classifier ended the goroutine
+		if !reported { // the classifier exited the goroutine
 			c.report(ctx, report, undo)
 		}
 	}()
 	c.classifyInto(ctx, &r, &report, cc)
 	lost := r.Code == codes.Unavailable
-	if lost || r.LongLived() { // neither says anything about a message that came before, or long ago (S13)
+	if lost || r.LongLived() {
+		// A lost connection, and the end of a long stream, do not show that the first message was no sign of life (S13).
 		undo = nil
 	}
 	if lost && r.Old && report.Outcome == breaker.Ignored && !r.Closed && !c.permit.IsProbe() {
-		// A quiet watch was open for long. No other outcome of quiet watches ends their failure streak (S13).
+		// A quiet watch was open for a long time. Only this ends the failure streak of a backend with quiet watches (S13).
 		c.permit.SignOfLife(ctx)
 	}
 	reported = true
@@ -92,7 +95,7 @@ func (c *pending) report(ctx context.Context, r breaker.Report, undo func()) {
 	c.permit.Report(ctx, r)
 }
 
-// panicked settles a call below which an interceptor or grpc has panicked, or ended the goroutine (G1).
+// panicked settles a call in which an interceptor or grpc has panicked or exited the goroutine (G1).
 func (c *pending) panicked(ctx context.Context, undo func()) {
 	c.report(ctx, breaker.Report{Outcome: breaker.Failure, Cause: causePanic}, undo)
 }
@@ -122,6 +125,7 @@ func (c *pending) classifyInto(ctx context.Context, r *Result, report *breaker.R
 	report.Outcome = outcome
 	switch outcome {
 	case breaker.Success:
+		report.Cause = "" // if the call opens the breaker, then because it was slow
 	case breaker.Failure, breaker.Overload:
 		report.RetryAfter = retryAfter(*r)
 	case breaker.Ignored:
@@ -134,7 +138,7 @@ func closed(cc *grpc.ClientConn) bool {
 	return cc != nil && cc.GetState() == connectivity.Shutdown
 }
 
-// runClassifier calls the classifier. If it panics, the default judges.
+// runClassifier calls the classifier. If it panics, it calls DefaultClassifier.
 func (g *Guard) runClassifier(ctx context.Context, r Result) (o breaker.Outcome) {
 	if g.classifier == nil {
 		return DefaultClassifier(ctx, r)

@@ -13,41 +13,58 @@ import (
 )
 
 // rejectionCache keeps the errors of rejected calls, so that the guard makes one for each error of package breaker, and
-// not one for each call. It has a fixed size. If many breakers reject at once, an error may be made again.
+// not one for each call. It has a fixed size. If many breakers reject calls at the same time, the guard may make an
+// error again.
 type rejectionCache struct {
 	entries [256]atomic.Pointer[RejectedError]
-	victim  atomic.Uint32 // which way of a set is replaced next
+	victim  atomic.Uint32 // the way to replace next
 }
 
-// rejectionWays is how many places an error may have.
+// rejectionWays is the number of entries that may hold a given error.
 const rejectionWays = 4
 
-// get returns the error of this guard for cause, with the given code.
+// get returns the guard's error for cause and code.
 func (c *rejectionCache) get(cause *breaker.RejectedError, code codes.Code, details bool) *RejectedError {
-	// The address is a good hash: the errors live long, and the garbage collector does not move them.
-	set := uint32(reflect.ValueOf(cause).Pointer()>>5) + uint32(code)
-	place := func(way uint32) *atomic.Pointer[RejectedError] {
-		return &c.entries[(set+way)%uint32(len(c.entries))]
-	}
+	// The address identifies an error, because the garbage collector does not move it. It is mixed: the errors have the
+	// same few offsets in each page, and unmixed they would share less than half of the places.
+	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
+	set := uint32(uint64(reflect.ValueOf(cause).Pointer())*odd>>32) + uint32(code)
+	victim := c.victim.Load() % rejectionWays // before the search, so that two calls at once choose the same one
+	var replaced *RejectedError
 	for way := range uint32(rejectionWays) {
-		if e := place(way).Load(); e != nil && e.RejectedError == cause && e.code == code {
+		e := c.place(set, way).Load()
+		if e == nil { // nothing is behind it, because errors are replaced and never removed
+			victim, replaced = way, nil
+			break
+		}
+		if e.RejectedError == cause && e.code == code {
 			return e
+		}
+		if way == victim {
+			replaced = e
 		}
 	}
 	e := &RejectedError{RejectedError: cause, code: code, details: details}
-	for way := range uint32(rejectionWays) {
-		if place(way).CompareAndSwap(nil, e) {
-			return e
-		}
+	if c.place(set, victim).CompareAndSwap(replaced, e) {
+		c.victim.Add(1)
+		return e
 	}
-	place(c.victim.Add(1) % rejectionWays).Store(e)
+	// Another call was faster. Mostly it was rejected by the same breaker.
+	if other := c.place(set, victim).Load(); other.RejectedError == cause && other.code == code {
+		return other
+	}
 	return e
 }
 
+// place returns one of the places of an error.
+func (c *rejectionCache) place(set, way uint32) *atomic.Pointer[RejectedError] {
+	return &c.entries[(set+way)%uint32(len(c.entries))]
+}
+
 // asRejection returns the rejection that err is. It returns nil if err is the error of a context that was done before
-// the call. Such a call goes on to grpc, which ends it with its own status (B24).
+// the call. The guard passes such a call to grpc, which ends it with a status of its own (B24).
 func asRejection(err error) *breaker.RejectedError {
-	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it, and each rejection comes here
+	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it; errors.As is slower
 	return rejected
 }
 
@@ -64,7 +81,8 @@ func (g *Guard) reject(
 	return err
 }
 
-// rejectionCode returns the status code of a rejected call: that of the first WithRejectionCode that matches.
+// rejectionCode returns the status code of a rejected call. It is that of the first WithRejectionCode with a matcher
+// that matches, or the code for all calls.
 func (g *Guard) rejectionCode(ctx context.Context, call Call) codes.Code {
 	for i := range g.codes {
 		for _, m := range g.codes[i].where {
@@ -87,8 +105,8 @@ func (g *Guard) matches(ctx context.Context, m selector.Matcher, call Call) (ok 
 	return m.Match(ctx, call.CallMeta)
 }
 
-// callOnFinish calls the OnFinish options of a rejected call, as grpc does with a call that it cannot start. grpc's own
-// OpenTelemetry plugin, outside the guard, ends the span of a stream there.
+// callOnFinish calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. In its
+// OnFinish option, grpc's OpenTelemetry plugin outside the guard ends the span of a stream.
 func callOnFinish(opts []grpc.CallOption, err error) {
 	for _, o := range opts {
 		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {

@@ -13,58 +13,75 @@ import (
 // Call describes a call to key functions, classifiers and hooks.
 type Call = keyfunc.Call
 
-// Result is how a call ended, for a Classifier to judge. It holds what the guard knows. The guard collects more while
-// a backend is in doubt, so Peer and Trailer may be set for one call and not for the next.
+// Result describes how a call ended, for a Classifier. The guard collects more while a backend is in doubt, so Peer and
+// Trailer may be set for one call and not for the next.
 type Result struct {
+	// Call describes the call. ReqOrNil is nil for a stream.
 	Call Call
-	Err  error      // what ended the call, before any fallback; nil for a success, io.EOF, and a probe stream that is still open
-	Code codes.Code // of Err: its status, also if wrapped; else that of a context error; else Unknown
+	// Err is the error that ended the call, before any fallback. It is nil for a success, for a stream that ended with
+	// io.EOF, and for a probe stream that is still open.
+	Err error
+	// Code is the code of the status that Err is or wraps. Without a status it is the code of a context error, or
+	// Unknown. It is OK if Err is nil.
+	Code codes.Code
 
-	// Peer is how far the call came. For a unary call it is known if the call is in doubt and no interceptor stands
-	// between the guard and grpc, and with WithPeerEvidence. For a stream that succeeds it is known if a message came.
+	// Peer is how far the call got.
+	//
+	// The guard looks at the header, the trailer and the peer of a unary call with WithPeerEvidence, or if the call is in
+	// doubt and Direct is set. For other calls with Direct, it looks only at the peer, and only within a Config.Window
+	// after an outcome that was not a success.
+	//
+	// For a stream, a message or a header that has come means PeerAnswered. It does not if SendMsg was running when the
+	// stream ended, because then the error may be that of the message. PeerSilent and PeerUnreached occur with Direct.
 	Peer PeerEvidence
-	// Trailer is what the peer sent at the end; nil where the guard did not look.
+	// Trailer is the trailer that the peer sent. It is nil if there was none or the guard did not look.
 	Trailer metadata.MD
-	// Answered: a header or a message has come on this stream. False for unary calls, for probes (whose outcome is the
-	// first message or the end), and for a stream that ended with OK and without a message.
+	// Answered is true if a header or a message has come on this stream. It is false for unary calls, and for probes,
+	// whose outcome is the first message or the end. It may be false for a stream that ended with OK and without a
+	// message, because the guard then does not look for a header.
 	Answered bool
-	// Messages is how many messages have come on this stream. 0 for unary calls.
+	// Messages is the number of messages that have come on this stream. It is 0 for unary calls.
 	Messages uint64
-	// Duration is the time since the call was let through, or since the stream was created. For a unary call it is 0,
-	// unless it is a probe, Config.SlowCall is set, or WithMinBudget or a SettledObserver is used.
+	// Duration is the time since the call was admitted. For a unary call it does not include the wait of
+	// WithConnectionReset. It is always set for a custom classifier.
 	Duration time.Duration
-	// Old: the stream has lived for the time of WithLongStream or longer. False for unary calls.
+	// Old is true if the stream was created at least the time of WithLongStream ago. It is false for unary calls.
 	Old bool
-	// Direct: no interceptor stands between the guard and grpc.
+	// Direct is true if no interceptor is between the guard and grpc.
 	Direct bool
-	// Ready: the call failed, and the connection is READY now.
+	// Ready is true if the call failed and its channel is READY now.
 	Ready bool
-	// Closed: the call failed, and the caller has closed the connection.
+	// Closed is true if the call failed and the caller has closed the connection.
 	Closed bool
-	// ShortBudget: the caller's deadline left less than WithMinBudget when the call began. False without that option.
+	// ShortBudget is true if the time to the caller's deadline was less than that of WithMinBudget when the call was
+	// admitted. It is false without that option.
 	ShortBudget bool
 }
 
-// LongLived reports whether the call is a stream that is old and was answered. Such a stream may end by a lost
-// connection or its deadline without a fault of the backend. False for probes.
+// LongLived reports whether the call is a stream that is Old and Answered. A lost connection or the caller's deadline
+// may end such a stream without a fault of the backend. It returns false for unary calls and for probes.
 func (r Result) LongLived() bool { return r.Old && r.Answered }
 
-// PeerEvidence is how far a call came.
+// PeerEvidence is how far a call got.
 type PeerEvidence uint8
 
 const (
-	PeerUnknown   PeerEvidence = iota // the guard did not look, or what came may belong to another attempt
-	PeerAnswered                      // a gRPC server answered: with a header, a message, or a trailer of its own
-	PeerSilent                        // it reached a connection, as far as is known; no gRPC server answered
-	PeerUnreached                     // it reached no connection: credentials failed, or there was none
+	// PeerUnknown means that the guard did not look, or what it found may be that of another attempt.
+	PeerUnknown PeerEvidence = iota
+	// PeerAnswered means that a gRPC server sent a header, a message, or a trailer with a content-type.
+	PeerAnswered
+	// PeerSilent means that the call reached a connection, as far as is known, and no gRPC server answered it.
+	PeerSilent
+	// PeerUnreached means that the call reached no connection, because there was none or because credentials failed.
+	PeerUnreached
 )
 
-// peerAnswered reports whether trailer is a complete response of a gRPC server. A response without a header has its
-// content-type in the trailer; the answer of an HTTP proxy has no such trailer.
+// peerAnswered reports whether trailer shows that a gRPC server answered. A response that consists only of a trailer
+// has its content-type there. The answer of an HTTP proxy has no such trailer.
 func peerAnswered(trailer metadata.MD) bool { return len(trailer["content-type"]) > 0 }
 
-// unreachedPeer reports whether grpc has not filled in p. The address alone may be nil, where the dialer's connection has
-// none.
+// unreachedPeer reports whether grpc has set nothing in p. The address alone may be nil, because the connection of a
+// custom dialer may have none.
 func unreachedPeer(p *peer.Peer) bool {
 	return p.Addr == nil && p.LocalAddr == nil && p.AuthInfo == nil
 }

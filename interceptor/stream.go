@@ -14,9 +14,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Stream guards one streaming call. It is a grpc.StreamClientInterceptor; cc may be nil.
+// Stream guards one stream. It is a grpc.StreamClientInterceptor. cc may be nil.
 func (g *Guard) Stream(
-	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	b := g.find(ctx, method, desc, nil, cc, opts)
 	if b == nil || pastDeadline(ctx) { // as in Unary
@@ -27,7 +28,7 @@ func (g *Guard) Stream(
 		if cause := asRejection(err); cause != nil {
 			err := g.reject(ctx, cause, method, desc, nil, cc)
 			callOnFinish(opts, err)
-			return nil, err // G8: no stream comes with it
+			return nil, err // without a stream (G8)
 		}
 		return streamer(ctx, desc, cc, method, opts...)
 	}
@@ -35,9 +36,9 @@ func (g *Guard) Stream(
 		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
 		pending: g.begin(ctx, b, permit),
 	}
-	s.pending.start = time.Now()
-	// A copy: the caller's slice may be shared (G1). The guard's option goes first, so that the
-	// guard's events are on the span before an interceptor outside ends it in its own OnFinish.
+	s.pending.start = time.Now() // a stream always needs its start
+	// This is a copy, because the caller's slice may be shared (G1). The guard's OnFinish is first, so that the guard adds
+	// its events to a span before an interceptor outside ends the span in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
 	if s.direct {
 		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
@@ -54,57 +55,58 @@ func (g *Guard) Stream(
 	return s.open(func() (grpc.ClientStream, error) { return streamer(ctx, desc, cc, method, inner...) })
 }
 
-// stream is a guarded stream. stream_state.go says what settles its outcome.
+// stream is a guarded stream. stream_state.go describes when its outcome is decided.
 //
-// While the stream is running the guard calls neither its Context nor its Header: either one commits the call to its
-// current attempt, which disables grpc's retries (S9). It calls Header once the stream has ended.
+// While the stream is running, the guard calls neither its Context nor its Header. Both commit the call to its current
+// attempt, which disables grpc's retries (S9). The guard calls Header after the stream has ended.
 type stream struct {
-	grpc.ClientStream // written before the origin is
+	grpc.ClientStream // stored before from
 
 	pending pending
-	ctx     context.Context //nolint:containedctx // the call's; grpc's own stream has it too, for as long
+	ctx     context.Context //nolint:containedctx // of the call; grpc's own stream keeps it for the same time
 	cc      *grpc.ClientConn
 	method  string
 	desc    *grpc.StreamDesc
 
-	direct bool          // grpc itself makes the stream, with no interceptor between
-	from   atomic.Uint32 // an origin; once it is not originOpening, ClientStream, created and stop do not change
-	stop   func() bool   // removes the watch on the context; nil: there is none
+	direct bool          // no interceptor is between the guard and grpc
+	from   atomic.Uint32 // an origin; publishes ClientStream, created and stop once it is not originOpening
+	stop   func() bool   // ends the watch of the context; nil if there is none
 
-	created time.Time // when the streamer returned the stream: it is old that long after
+	created time.Time // when the streamer returned the stream; its age counts from here
 
-	ageTimer  atomic.Pointer[time.Timer] // of a probe: runs until it is old
-	finishErr atomic.Pointer[finish]     // the error of OnFinish; nil: OnFinish has not come
+	ageTimer  atomic.Pointer[time.Timer] // of a probe, runs until the probe is old
+	finishErr atomic.Pointer[finish]     // the error of OnFinish; nil if OnFinish was not called yet
 	undoSign  atomic.Pointer[func()]     // takes back the sign of life that the first message gave (S13)
 
 	ended     atomic.Bool   // the stream has ended
-	settled   atomic.Bool   // its outcome is reported; that of a probe may be while the stream lives on
+	settled   atomic.Bool   // the outcome is reported; for a probe this may be before the stream has ended
 	inCall    atomic.Int32  // running calls whose result decides instead of OnFinish
 	inRecv    atomic.Int32  // running calls of RecvMsg
 	inHeader  atomic.Int32  // running calls of Header
 	inSend    atomic.Int32  // running calls of SendMsg and CloseSend
-	messages  atomic.Uint64 // that have come
-	hasHeader atomic.Bool   // a header was seen; false if nothing has looked for one
+	messages  atomic.Uint64 // received messages
+	hasHeader atomic.Bool   // a header was seen; false if no call has looked for one
 
-	// For the slow rule, in nanoseconds, where it is on: from when to the first answer (S10).
-	requested atomic.Int64 // 1 + the time since admission; 0: not yet
-	latency   atomic.Int64 // 0: no answer yet
+	// For the slow rule (S10), in nanoseconds.
+	requested atomic.Int64 // 1 + the time from admission until the backend could answer; 0 until then
+	latency   atomic.Int64 // the time to the first message; 0 until then
 
-	// Of a direct stream: grpc fills them in before it calls OnFinish.
+	// grpc sets them before it calls OnFinish. Only a direct stream has them.
 	trailer metadata.MD
 	peer    peer.Peer
 
 	mark    guardMark
-	optsBuf [8]grpc.CallOption // so that the guard's options cost most calls no allocation
+	optsBuf [8]grpc.CallOption // avoids an allocation for the guard's options in most calls
 }
 
+// finish holds the error that OnFinish got.
 type finish struct{ err error }
 
 var finishedOK = new(finish)
 
 func (s *stream) origin() origin { return origin(s.from.Load()) }
 
-// open makes the stream, and watches for its end.
+// open calls the streamer and sets up what detects the end of the stream.
 func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientStream, error) {
 	done := false
 	defer func() {
@@ -112,13 +114,13 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 			s.on(panicked, nil)
 		}
 	}()
-	cs, err := streamer() // no lock is held here, nor anywhere: OnFinish may be called before it returns (S4)
+	cs, err := streamer() // OnFinish may be called before it returns (S4)
 	done = true
 	if err != nil {
 		s.on(returned, err)
 		return nil, err // S1
 	}
-	if cs == nil { // an interceptor's mistake, which is for its caller to find
+	if cs == nil { // a mistake of an interceptor; the caller gets what it returned
 		s.endAs(breaker.Ignored)
 		return nil, nil
 	}
@@ -127,11 +129,11 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 	if !s.direct {
 		comesFrom = originWrapped
 		if fromGRPC(cs) {
-			comesFrom = originHandedOn
+			comesFrom = originUnwrapped
 		}
-		// An interceptor may have made attempts before this one, dropped the guard's option, or returned a stream of
-		// another connection. So earlier calls of OnFinish count for nothing, and the context is watched as well. With a
-		// context that is not from package context, that costs a goroutine while the stream is open (S12).
+		// An interceptor may have made attempts before this one, removed the guard's option, or returned a stream of another
+		// connection. So earlier calls of OnFinish are ignored, and the context is watched too. If the type of the context
+		// is not from package context, that costs a goroutine while the stream is open (S12).
 		s.finishErr.Store(nil)
 		if s.ctx.Done() != nil {
 			s.stop = context.AfterFunc(s.ctx, s.onContextDone)
@@ -139,15 +141,16 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 	}
 	s.from.Store(uint32(comesFrom))
 	switch {
-	case s.ended.Load(): // the context ended meanwhile
+	case s.ended.Load(): // the context ended before from was stored
 		s.stopWatching()
 	case s.direct:
-		// OnFinish writes kept first, and then reads the origin, which is written by now. So one of the two sees the other.
+		// onFinish stores finishErr before it loads from, and open stores from before it loads finishErr. So at least one of
+		// them sees the other.
 		if f := s.finishErr.Load(); f != nil {
 			s.on(finished, f.err)
 		}
 	case closed(s.cc):
-		s.on(returned, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparing with, and this is what grpc returns
+		s.on(returned, grpc.ErrClientConnClosing) //nolint:staticcheck // deprecated for comparisons; grpc returns it
 	}
 	if s.pending.permit.IsProbe() && !s.ended.Load() {
 		s.startAgeTimer()
@@ -155,21 +158,22 @@ func (s *stream) open(streamer func() (grpc.ClientStream, error)) (grpc.ClientSt
 	return s, nil
 }
 
-// enter marks the start of a call to the stream below, and leave its end. For a direct stream OnFinish decides, so
-// calls are not counted. In other streams OnFinish during a call may come from an attempt that is retried.
+// enter marks the start of a call to the stream below, and leave its end. The outcome of a direct stream is decided by
+// OnFinish, so its calls are not counted. For other streams, OnFinish during a call may come from an attempt that is
+// retried.
 func (s *stream) enter() {
 	if s.origin() != originDirect {
 		s.inCall.Add(1)
 	}
 }
 
-// leave gets a pointer because it is deferred: *done is false if the call panicked or exited the goroutine.
+// leave is deferred. *done is false if the call panicked or exited the goroutine.
 func (s *stream) leave(done *bool) {
 	if !*done {
 		s.on(panicked, nil)
 	}
-	// The call is subtracted first, and then kept is read. OnFinish writes kept first, and then reads busy. So one of the
-	// two sees the other.
+	// leave decrements inCall before it loads finishErr, and onFinish stores finishErr before it loads inCall. So at least
+	// one of them sees the other.
 	if s.origin() == originDirect || s.inCall.Add(-1) > 0 {
 		return
 	}
@@ -178,12 +182,13 @@ func (s *stream) leave(done *bool) {
 	}
 }
 
+// onFinish is the guard's grpc.OnFinish option.
 func (s *stream) onFinish(err error) {
 	if s.ended.Load() {
 		return
 	}
-	// grpc's Header ends a stream that has no header with nil, also one whose connection was lost, and only RecvMsg returns
-	// the error.
+	// If a stream has no header, grpc's Header ends it with nil, even if its connection was lost. Only RecvMsg returns the
+	// error, so it may still decide.
 	if err == nil && s.inHeader.Load() > 0 && s.messages.Load() == 0 {
 		time.AfterFunc(grace, func() { s.on(noHeader, nil) })
 		return
@@ -200,12 +205,11 @@ func (s *stream) onFinish(err error) {
 	}
 }
 
-// grace is how long a call that knows more may still decide after the end of the context, or after a Header that found
-// nothing.
+// grace is how long the result of a call is preferred after the context ended, or after Header found no header.
 const grace = 50 * time.Millisecond
 
-// onContextDone runs if the caller's context ends before the stream. A running RecvMsg mostly returns at once, and
-// then Header shows whether the stream was answered, so its result is preferred.
+// onContextDone runs if the caller's context ends before the stream. A running RecvMsg usually returns at once. Its
+// result is preferred, because then Header shows whether the stream was answered.
 func (s *stream) onContextDone() {
 	if s.inCall.Load() == 0 {
 		s.on(contextDone, s.ctx.Err())
@@ -214,30 +218,30 @@ func (s *stream) onContextDone() {
 	time.AfterFunc(grace, func() { s.on(contextDone, s.ctx.Err()) })
 }
 
-// end notes that the stream is over, and reports its outcome unless that has been done.
+// end marks the stream as ended, and reports its outcome if that has not been done.
 func (s *stream) end(sig signal, err error) {
-	s.markOver()
-	// While a message is being sent the error may be of that, although the peer has answered. This is read first: a SendMsg
-	// that has returned by now, with an error that ended the stream, has settled it.
+	s.markEnded()
+	// While SendMsg runs, the error may be that of the message that it sends, although the peer has answered. inSend is
+	// loaded before settled: if a SendMsg returned the error before that load, it has settled the stream.
 	sending := s.inSend.Load() > 0
 	if s.settled.Swap(true) {
 		return
 	}
 	if err == nil {
 		if !s.desc.ServerStreams {
-			s.noteFirstAnswer() // the only message comes with the end
+			s.noteFirstMessage() // the only message comes with the end
 		}
 		s.report(Result{}, false)
 		return
 	}
 	r := Result{Err: err}
-	defer func() { s.report(r, sending) }() // also if what is below exits the goroutine
+	defer func() { s.report(r, sending) }() // also if collectEvidence exits the goroutine
 	s.collectEvidence(sig, &r)
 }
 
-// endAs is end for a stream that has no error to judge.
+// endAs marks the stream as ended and reports o without the classifier. It is for a stream without an error.
 func (s *stream) endAs(o breaker.Outcome) {
-	s.markOver()
+	s.markEnded()
 	if !s.settled.Swap(true) {
 		r := breaker.Report{Outcome: o, Latency: s.answerTime()}
 		if o == breaker.Failure {
@@ -247,7 +251,7 @@ func (s *stream) endAs(o breaker.Outcome) {
 	}
 }
 
-// undo returns what takes back the stream's sign of life, or nil if it has given none.
+// undo returns the function that takes back the stream's sign of life, or nil if it has given none.
 func (s *stream) undo() func() {
 	if undo := s.undoSign.Load(); undo != nil {
 		return *undo
@@ -255,8 +259,8 @@ func (s *stream) undo() func() {
 	return nil
 }
 
-// report reports the outcome. The caller has set s.settled. r holds what is known, except for the call and the times. If
-// a message was being sent, what came from the peer proves nothing about the error.
+// report completes r, classifies it and reports the outcome. The caller must have set s.settled. If SendMsg was running
+// at the end, a message or header from the peer does not show whose error it is.
 func (s *stream) report(r Result, sending bool) {
 	if r.Err == nil && s.pending.guard.plain && !s.pending.permit.IsProbe() {
 		s.pending.permit.Report(s.ctx, breaker.Report{Outcome: breaker.Success, Latency: s.answerTime()})
@@ -264,19 +268,19 @@ func (s *stream) report(r Result, sending bool) {
 	}
 	r.Call, r.Direct = callOf(s.method, s.desc, nil, s.cc), s.direct
 	r.Messages = s.messages.Load()
-	// The outcome of a probe is its first message or its end. A header proves nothing (S8).
+	// The outcome of a probe is its first message or its end. A header does not count (S8).
 	r.Answered = !s.pending.permit.IsProbe() && (r.Messages > 0 || s.hasHeader.Load())
 	if !sending && (r.Messages > 0 || s.hasHeader.Load() || peerAnswered(r.Trailer)) {
 		r.Peer = PeerAnswered
 	}
 	r.Duration = time.Since(s.pending.start)
-	// Not while it opens: it waited for a connection, or for attempts that failed.
+	// A stream that is opening is not old, because it was waiting for a connection or for attempts that failed.
 	r.Old = s.origin() != originOpening && time.Since(s.created) >= s.pending.guard.longStream
 	s.pending.settle(s.ctx, r, s.cc, s.answerTime(), s.undo())
 }
 
-// markOver notes that the stream is over. The watch on the context and the timer of a probe are of no use any more.
-func (s *stream) markOver() {
+// markEnded marks the stream as ended, and stops the watch of the context and the timer of a probe.
+func (s *stream) markEnded() {
 	if !s.ended.Swap(true) && s.origin() != originOpening {
 		s.stopWatching()
 	}
@@ -291,8 +295,8 @@ func (s *stream) stopWatching() {
 	}
 }
 
-// collectEvidence fills in what is known of the peer of a stream that has ended with an error. Nothing here waits: Header
-// and Trailer return at once after RecvMsg has returned the end, and in OnFinish.
+// collectEvidence adds to r what is known of the peer of a stream that has ended with an error. It does not block:
+// Header and Trailer return at once in OnFinish, and after RecvMsg has returned the end.
 func (s *stream) collectEvidence(sig signal, r *Result) {
 	from := s.origin()
 	switch {
@@ -301,7 +305,7 @@ func (s *stream) collectEvidence(sig signal, r *Result) {
 			r.Peer = PeerUnreached
 		}
 	case from == originDirect:
-		// Where OnFinish has not come, RecvMsg must have returned the end: then too grpc has filled in trailer and peer.
+		// grpc has set trailer and peer when it calls OnFinish, and when RecvMsg returns the end.
 		if s.finishErr.Load() == nil && sig != received {
 			break
 		}
@@ -317,14 +321,14 @@ func (s *stream) collectEvidence(sig signal, r *Result) {
 	}
 }
 
-// noteHeader notes whether a header has come. The stream must have ended.
+// noteHeader sets hasHeader if a header has come. The stream must have ended.
 func (s *stream) noteHeader() {
-	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // it has ended
+	if md, err := s.ClientStream.Header(); err == nil && len(md) > 0 { //nolint:forbidigo // the stream has ended
 		s.hasHeader.Store(true)
 	}
 }
 
-// RecvMsg receives a message and notes how the stream ends.
+// RecvMsg receives a message, and detects the first message and the end of the stream.
 func (s *stream) RecvMsg(m any) error {
 	if s.ended.Load() {
 		return s.ClientStream.RecvMsg(m)
@@ -337,14 +341,14 @@ func (s *stream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	done = true
 	switch {
-	case err == io.EOF: //nolint:errorlint // RecvMsg returns it as it is; an error that wraps it is something else
+	case err == io.EOF: //nolint:errorlint // RecvMsg does not wrap it, and an error that wraps it is not the end
 		s.on(received, nil)
 	case err != nil:
 		s.on(received, err)
 	default:
 		first := s.messages.Add(1) == 1
 		if !s.desc.ServerStreams {
-			s.on(received, nil) // S3
+			s.on(received, nil) // the only response is success (S3)
 		} else if first {
 			s.firstMessage()
 		}
@@ -352,9 +356,10 @@ func (s *stream) RecvMsg(m any) error {
 	return err
 }
 
-// firstMessage is the success of a probe (S8). For the streams of a closed breaker it is a sign of life (S13).
+// firstMessage handles the first message. It is the success of a probe (S8). For other streams it is a sign of life
+// (S13).
 func (s *stream) firstMessage() {
-	s.noteFirstAnswer()
+	s.noteFirstMessage()
 	switch {
 	case s.pending.permit.IsProbe():
 		if !s.settled.Swap(true) {
@@ -367,7 +372,7 @@ func (s *stream) firstMessage() {
 	}
 }
 
-// SendMsg sends a message and notes whether that ended the stream.
+// SendMsg sends a message. An error other than io.EOF ends the stream.
 func (s *stream) SendMsg(m any) error {
 	if s.desc.ServerStreams && s.desc.ClientStreams {
 		s.noteRequestSent()
@@ -375,7 +380,7 @@ func (s *stream) SendMsg(m any) error {
 	return s.callBelow(func() error { return s.ClientStream.SendMsg(m) })
 }
 
-// CloseSend ends the sending and notes whether that ended the stream.
+// CloseSend closes the sending side. An error other than io.EOF ends the stream.
 func (s *stream) CloseSend() error {
 	if !s.desc.ServerStreams {
 		s.noteRequestSent()
@@ -397,42 +402,43 @@ func (s *stream) callBelow(call func() error) error {
 	return err
 }
 
-// Header waits for the header. It decides only for a stream that grpc made and that ends without a header. With a
-// retry interceptor inside, RecvMsg may make another attempt.
+// Header waits for the header. It decides the outcome only if the stream has ended without a header, and an interceptor
+// returned grpc's stream as it is. For a stream that an interceptor wrapped, RecvMsg may make another attempt.
 func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false
 	defer s.leave(&done)
 	s.inHeader.Add(1)
 	defer s.inHeader.Add(-1)
-	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller's own call, passed on
+	md, err := s.ClientStream.Header() //nolint:forbidigo // the caller calls it
 	done = true
 	if len(md) > 0 {
 		s.hasHeader.Store(true)
-	} else if f := s.finishErr.Load(); f != nil && s.origin() == originHandedOn {
+	} else if f := s.finishErr.Load(); f != nil && s.origin() == originUnwrapped {
 		s.on(received, f.err)
 	}
 	return md, err
 }
 
-// noteRequestSent notes the time from which the backend could answer: CloseSend of a client stream, the first SendMsg of a
-// bidirectional stream. A server stream counts from its creation.
+// noteRequestSent stores the time from which the backend can answer: at CloseSend of a client stream, and at the first
+// SendMsg of a bidirectional stream. A server stream counts from its admission.
 func (s *stream) noteRequestSent() {
 	if s.requested.Load() == 0 {
 		s.requested.CompareAndSwap(0, int64(s.pending.elapsed())+1)
 	}
 }
 
-// noteFirstAnswer notes how long the first answer has taken.
-func (s *stream) noteFirstAnswer() {
+// noteFirstMessage stores how long the first message has taken.
+func (s *stream) noteFirstMessage() {
 	now := int64(s.pending.elapsed())
 	if requested := s.requested.Load(); requested > 0 {
 		now -= requested - 1
 	} else if s.desc.ClientStreams {
-		return // nothing was asked yet
+		return // no request was sent yet
 	}
 	s.latency.CompareAndSwap(0, now)
 }
 
-// answerTime is what the slow rule compares (S10): the time to the first message. Without a message it is 1 ns.
+// answerTime returns the time to the first message, for the slow rule (S10). Without a message it is 1 ns, because 0
+// would make the breaker measure the time of the whole stream.
 func (s *stream) answerTime() time.Duration { return time.Duration(max(1, s.latency.Load())) }

@@ -15,8 +15,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// A guarded stream costs at most four allocations more than an unguarded one, from its creation to io.EOF, over real
-// grpc. The two are measured in turns, because what grpc takes varies by a few from one run to the next.
+// A guarded stream costs at most four more allocations than an unguarded one, from its creation to io.EOF, over real
+// grpc. The test measures both in turns, because the allocations of grpc vary by a few between runs.
 func TestStreamAllocations(t *testing.T) {
 	const budget = 4
 	srv := new(testpb.Server)
@@ -77,7 +77,8 @@ func TestStreamAllocations(t *testing.T) {
 	}
 }
 
-// A message costs nothing: not the first, not one of a probe that has settled, not with observers or the slow rule on.
+// A message costs no allocation: neither the first, nor one of a probe that has settled, nor one with hooks or the slow
+// rule.
 func TestStreamMessagesAllocateNothing(t *testing.T) {
 	synctest.Test(t, testStreamMessagesAllocateNothing)
 }
@@ -91,7 +92,7 @@ func testStreamMessagesAllocateNothing(t *testing.T) {
 	}{
 		"default":       {},
 		"slow rule":     {cfg: breaker.Config{SlowCall: time.Hour}},
-		"observer":      {opts: []Option{WithHooks(hooksOf(new(settlements)))}},
+		"hooks":         {opts: []Option{WithHooks(hooksOf(new(settlements)))}},
 		"peer evidence": {opts: []Option{WithPeerEvidence()}},
 		"probe":         {trip: true},
 	} {
@@ -112,8 +113,7 @@ func testStreamMessagesAllocateNothing(t *testing.T) {
 	}
 }
 
-// S12, S7, T24: open streams cost as many goroutines as without the guard. How many that is, is for a few of them to
-// say.
+// S12, S7: open streams cost no more goroutines than without the guard. A few unguarded streams show how many that is.
 func TestS12_OpenStreamsCostNoGoroutine(t *testing.T) {
 	streams := 10_000
 	if testing.Short() {
@@ -134,7 +134,7 @@ func TestS12_OpenStreamsCostNoGoroutine(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			synctest.Wait() // the server's side of it
+			synctest.Wait() // the server has the stream too
 			return runtime.NumGoroutine() - before
 		}
 		g := newGuard(t, breaker.Config{})
@@ -144,7 +144,7 @@ func TestS12_OpenStreamsCostNoGoroutine(t *testing.T) {
 		const few = 100
 		each := (open(plain, few) + few/2) / few
 		got, want := open(guarded, streams), each*streams
-		if each < 2 || got > want+few/2 { // others of the process may come and go
+		if each < 2 || got > want+few/2 { // other goroutines of the process may start and end
 			t.Errorf("%d open streams cost %d goroutines, want %d as without the guard", streams, got, want)
 		}
 		wantTally(t, "while open", g, tally{InFlight: uint64(streams) + 1})
@@ -154,7 +154,7 @@ func TestS12_OpenStreamsCostNoGoroutine(t *testing.T) {
 	})
 }
 
-// S12, over streams that are not grpc's: the watch on their context is no goroutine either.
+// S12: for streams that are not grpc's own, the guard watches the context. The watch costs no goroutine either.
 func TestS12_WatchedStreamsCostNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -173,7 +173,7 @@ func TestS12_WatchedStreamsCostNoGoroutine(t *testing.T) {
 	})
 }
 
-// settledSignal is an Observer that sends when a call has settled.
+// settledSignal has hooks that send when a call has settled.
 type settledSignal chan struct{}
 
 func (settledSignal) Rejected(context.Context, *RejectedError)  {}
@@ -181,14 +181,14 @@ func (settledSignal) FellBack(context.Context, FallbackInfo)    {}
 func (settledSignal) Transition(context.Context, breaker.Event) {}
 func (s settledSignal) Settled(context.Context, Settlement)     { s <- struct{}{} }
 
-// S12: once a stream has settled and its caller has dropped it, neither guard nor breaker holds on to its context;
-// nor does the context's parent.
+// S12: after a stream has settled and its caller has dropped it, neither the guard nor the breaker keeps its context or
+// the parent of that context alive.
 func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
-	type luggage struct{ _ [64]byte }
+	type ballast struct{ _ [64]byte }
 	type key struct{}
-	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithHooks(hooksOf(deaf{})))
+	g := newGuard(t, breaker.Config{OpenFor: time.Millisecond, SuccessesToClose: 1}, WithHooks(hooksOf(noopHooks{})))
 	settled := make(settledSignal, 1)
-	tells, err := New(g.Group(), WithHooks(hooksOf(settled)))
+	signalling, err := New(g.Group(), WithHooks(hooksOf(settled)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 		},
 		"fake, by its context": func(ctx context.Context) {
 			ctx, cancel := context.WithCancel(ctx)
-			openFake(ctx, t, tells, serverStreams, new(fakeStream))
+			openFake(ctx, t, signalling, serverStreams, new(fakeStream))
 			cancel()
 			<-settled
 		},
@@ -226,19 +226,19 @@ func TestS12_SettledStreamKeepsNoContext(t *testing.T) {
 			}
 		},
 	} {
-		pack := func() weak.Pointer[luggage] {
-			l := new(luggage)
+		pack := func() weak.Pointer[ballast] {
+			l := new(ballast)
 			use(context.WithValue(parent, key{}, l))
 			return weak.Make(l)
 		}
 		packed := pack()
-		for range 100 { // grpc's goroutines may have a word to say yet
+		for range 100 { // a goroutine of grpc may still use the context
 			if runtime.GC(); packed.Value() == nil {
 				break
 			}
 		}
 		if packed.Value() != nil {
-			t.Errorf("%s: the context is held on to", name)
+			t.Errorf("%s: the context is still reachable", name)
 		}
 		for key, b := range g.Group().All() {
 			if s := b.Snapshot(); s.InFlight != 0 {

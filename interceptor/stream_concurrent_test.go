@@ -17,8 +17,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// S11: one goroutine sends, another receives, a third asks for the header, and somebody ends it all: no race, and one
-// outcome a stream.
+// S11: one goroutine sends, another receives, a third calls Header, and something ends the stream. There is no race,
+// and each stream has one outcome.
 func TestS11_SendAndReceiveConcurrentSafe(t *testing.T) {
 	const streams = 10
 	for _, fate := range []string{"none", "cancel", "deadline", "close", "stop"} {
@@ -72,15 +72,15 @@ func TestS11_SendAndReceiveConcurrentSafe(t *testing.T) {
 					t.Errorf("%d of %d streams succeeded", s.Successes, streams)
 				}
 				if fate == "cancel" && s.Failures != 0 {
-					t.Errorf("%d streams failed by the caller's doing", s.Failures)
+					t.Errorf("%d streams failed although their callers ended them", s.Failures)
 				}
 			})
 		})
 	}
 }
 
-// S11, S6: a caller who has all it wanted, and leaves while another of its goroutines still receives.
-func TestS11_LeavesWhileReceivingConcurrentSafe(t *testing.T) {
+// S11, S6: a caller cancels a stream while another of its goroutines receives.
+func TestS11_CancelWhileReceivingConcurrentSafe(t *testing.T) {
 	const streams = 50
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
@@ -99,15 +99,15 @@ func TestS11_LeavesWhileReceivingConcurrentSafe(t *testing.T) {
 			wg.Go(cancel)
 		}
 		wg.Wait()
-		time.Sleep(100 * time.Millisecond) // S6: a call that was running may have delayed it
+		time.Sleep(100 * time.Millisecond) // a running call may delay the outcome (S6)
 		synctest.Wait()
-		// An answered stream that its caller leaves is a success, any other is ignored (S2).
+		// A stream that was answered before its caller canceled it is a success. Others are ignored (S2).
 		n := onlyBreaker(t, g).Snapshot().Successes
 		wantTally(t, "after all have left", g, tally{Success: n, Ignored: streams - min(n, streams)})
 	})
 }
 
-// S4, S11: everything that may end a stream at once, over a stream that is not grpc's.
+// S4, S11: all possible ends of a stream at the same time, for a stream that is not grpc's own.
 func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 	for i := range 100 {
 		synctest.Test(t, func(t *testing.T) {
@@ -154,13 +154,14 @@ func TestS04_AllEndsAtOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// S4: an interceptor may open two streams, hand one on and cancel the other. OnFinish then says something of a stream
-// that the guard has never seen, while its own is about to end.
-func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
+// S4: an interceptor may open two streams, return one and cancel the other. OnFinish then reports the end of a stream
+// that the guard does not have, while its own is about to end.
+func TestS04_DroppedAttemptConcurrentSafe(t *testing.T) {
 	const streams = 100
 	synctest.Test(t, func(t *testing.T) {
 		two := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			lost, cancel := context.WithCancel(ctx)
 			if _, err := streamer(lost, desc, cc, method, opts...); err != nil {
@@ -183,24 +184,25 @@ func TestS04_LoserOfTwoConcurrentSafe(t *testing.T) {
 	})
 }
 
-// S11: streams that were open when the breaker trips go on, to the same end as ever, and what they end with is late
-// (B15).
+// S11: streams that were open when the breaker tripped go on and end as usual. Their results are late (B15).
 func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		inEach(t, func(t arranged) {
 			g := newGuard(t, breaker.Config{OpenFor: 5 * time.Second})
-			r := newStreamRig(t, g, testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
-				for {
-					if _, err := s.Recv(); errors.Is(err, io.EOF) {
-						return end
-					} else if err != nil {
-						return err
+			r := newStreamRig(t, g, testpb.Script{
+				OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
+					for {
+						if _, err := s.Recv(); errors.Is(err, io.EOF) {
+							return end
+						} else if err != nil {
+							return err
+						}
+						if err := s.Send(new(testpb.Response)); err != nil {
+							return err
+						}
 					}
-					if err := s.Send(new(testpb.Response)); err != nil {
-						return err
-					}
-				}
-			}}, t.dial...)
+				},
+			}, t.dial...)
 			s := r.bidi(t.Context())
 			talk := func(when string) {
 				t.Helper()
@@ -232,7 +234,7 @@ func TestS11_OpenStreamsOutliveTheTrip(t *testing.T) {
 	}
 }
 
-// S11: the same while half-open: it is not the probe that decides.
+// S11: the same while the breaker is half-open. Only the probe decides.
 func TestS11_OpenStreamIsNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig)

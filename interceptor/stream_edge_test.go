@@ -20,7 +20,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// headerOnly is a script whose streams send their header and then live until the call's context ends.
+// headerOnly returns a script whose streams send their header, and then stay open until the call's context ends.
 func headerOnly() testpb.Script {
 	return testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 		if err := s.SendHeader(metadata.Pairs("k", "v")); err != nil {
@@ -31,8 +31,10 @@ func headerOnly() testpb.Script {
 	}}
 }
 
-// dialWith is a connection through a dialer of the test's.
-func dialWith(t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, error), opts ...grpc.DialOption) *grpc.ClientConn {
+// dialWith returns a connection that uses the given dialer.
+func dialWith(
+	t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, error), opts ...grpc.DialOption,
+) *grpc.ClientConn {
 	t.Helper()
 	cc, err := grpc.NewClient("passthrough:///test", append(append(g.DialOptions(), opts...),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -44,7 +46,7 @@ func dialWith(t *testing.T, g *Guard, dial func(ctx context.Context) (net.Conn, 
 	return cc
 }
 
-// S2: RecvMsg may return the caller's deadline before OnFinish is called. Then too the guard asks for the header.
+// S2: RecvMsg may return the caller's deadline before OnFinish is called. The guard then calls Header too.
 func TestS02_HeaderOnlyAtItsDeadlineConcurrentSafe(t *testing.T) {
 	for range 300 {
 		synctest.Test(t, func(t *testing.T) {
@@ -59,7 +61,7 @@ func TestS02_HeaderOnlyAtItsDeadlineConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The same where chance does not decide: OnFinish never comes.
+// The same without chance: OnFinish is never called.
 func TestS02_ReceivedBeforeOnFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, lenient)
@@ -73,9 +75,9 @@ func TestS02_ReceivedBeforeOnFinish(t *testing.T) {
 	})
 }
 
-// S2: a stream is old that long after it was created. The wait for a connection does not age it, nor do attempts that an
-// interceptor makes before it returns one.
-func TestS02_TheWaitForAConnectionIsNoAge(t *testing.T) {
+// S2: the age of a stream counts from its creation. It does not include the wait for a connection, nor the attempts
+// that an interceptor makes before it returns a stream.
+func TestS02_TheWaitForAConnectionDoesNotAge(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t.T, lenient, WithKey(oneKey))
 		hang := func(ctx context.Context) (net.Conn, error) {
@@ -86,7 +88,7 @@ func TestS02_TheWaitForAConnectionIsNoAge(t *testing.T) {
 		if _, err := client.ServerStream(t.Context(), new(testpb.Request)); err == nil {
 			t.Fatal("a stream without a connection")
 		}
-		wantTally(t.T, "it could not be created", g, one(breaker.Failure))
+		wantTally(t.T, "creation fails after the wait", g, one(breaker.Failure))
 
 		g = newGuard(t.T, lenient, WithKey(oneKey))
 		r := newStreamRig(t.T, g, failing(down), t.dial...)
@@ -99,7 +101,7 @@ func TestS02_TheWaitForAConnectionIsNoAge(t *testing.T) {
 		}
 		_, _ = drain(s)
 		synctest.Wait()
-		wantTally(t.T, "it was refused as soon as it was created", g, one(breaker.Failure))
+		wantTally(t.T, "fails right after its creation", g, one(breaker.Failure))
 	})
 }
 
@@ -115,8 +117,8 @@ func TestS02_CanceledByThePeer(t *testing.T) {
 	}
 }
 
-// S9: a caller that asks for the header first hides nothing. grpc's Header ends a stream whose connection is lost with
-// nil, and RecvMsg has the error.
+// S9: a caller that calls Header first does not hide the error. If the connection is lost, grpc's Header ends the
+// stream with nil, and RecvMsg returns the error.
 func TestS09_HeaderOfALostStream(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		synctest.Test(t, func(t *testing.T) {
@@ -137,7 +139,7 @@ func TestS09_HeaderOfALostStream(t *testing.T) {
 			}
 			wantTally(t, "RecvMsg decides", g, one(want))
 			time.Sleep(time.Second)
-			wantTally(t, "and nothing else", g, one(want))
+			wantTally(t, "long after RecvMsg", g, one(want))
 		})
 	}
 }
@@ -162,8 +164,8 @@ func TestS08_CanceledProbeWithAHeader(t *testing.T) {
 	})
 }
 
-// S13: what ends a long-lived stream says nothing about a message that came long ago. Watches of a day that a load balancer
-// resets do not add up to a failure streak.
+// S13: the end of a long-lived stream does not show anything about a message that came long ago. If a load balancer
+// resets a watch once a day, that does not add up to a failure streak.
 func TestS13_DayLongWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil, WithKey(oneKey))
@@ -184,7 +186,7 @@ func TestS13_DayLongWatches(t *testing.T) {
 	})
 }
 
-// S13: only the streams of a breaker that is closed give a sign of life, once, and not after their end.
+// S13: a stream gives a sign of life only while the breaker is closed, once, and not after the stream's end.
 func TestS13_NoSignAfterTheEnd(t *testing.T) {
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000})
 	cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
@@ -198,8 +200,8 @@ func TestS13_NoSignAfterTheEnd(t *testing.T) {
 	}
 }
 
-// S14: a stream whose connection is gone proves nothing, although nobody receives and so nobody was told. The channel is
-// IDLE then.
+// S14: a stream that has lost its connection does not close the breaker, even if no RecvMsg reports the loss. The
+// channel is IDLE in that case.
 func TestS14_DeadProbeThatNobodyReads(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t.T, probeConfig, WithKey(oneKey))
@@ -215,7 +217,7 @@ func TestS14_DeadProbeThatNobodyReads(t *testing.T) {
 	})
 }
 
-// S14: the same for one that was read before.
+// S14: the same for a stream that was read before.
 func TestS14_DeadProbeThatNobodyReadsAnyMore(t *testing.T) {
 	inEach(t, func(t arranged) {
 		cfg := probeConfig
@@ -234,7 +236,7 @@ func TestS14_DeadProbeThatNobodyReadsAnyMore(t *testing.T) {
 	})
 }
 
-// S9: once Header has returned, OnFinish is right again.
+// S9: after Header has returned, OnFinish decides again.
 func TestS09_OnFinishAfterHeader(t *testing.T) {
 	g := newGuard(t, lenient)
 	cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{
@@ -242,11 +244,11 @@ func TestS09_OnFinishAfterHeader(t *testing.T) {
 	})
 	_, _ = cs.Header()
 	finish(nil)
-	wantTally(t, "ended well", g, one(breaker.Success))
+	wantTally(t, "ended with success", g, one(breaker.Success))
 }
 
-// S14: an observer that exits the goroutine of the timer does not keep the breaker half-open.
-func TestS14_ObserverThatExits(t *testing.T) {
+// S14: if a hook exits the goroutine of the timer, the breaker still closes.
+func TestS14_HookThatExits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		cfg.SuccessesToClose = 5
@@ -259,11 +261,11 @@ func TestS14_ObserverThatExits(t *testing.T) {
 	})
 }
 
-type exits struct{ deafToAll }
+type exits struct{ noopCallHooks }
 
 func (exits) Probed(context.Context, Settlement) { runtime.Goexit() }
 
-// G5: a call that waits for a free stream until the timeout of a service config fails too.
+// G5: a call that waits for a free stream until the timeout of a service config is a failure too.
 func TestG05_NoFreeStreamWithinAServiceConfigTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil, WithKey(oneKey))
@@ -277,7 +279,7 @@ func TestG05_NoFreeStreamWithinAServiceConfigTimeout(t *testing.T) {
 			`{"methodConfig": [{"name": [{"service": "grpcircuit.testpb.Test", "method": "Unary"}], "timeout": "0.2s"}]}`))...))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		s, err := client.ServerStream(ctx, new(testpb.Request), Bypass()) // has the only one
+		s, err := client.ServerStream(ctx, new(testpb.Request), Bypass()) // uses the only stream
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +298,7 @@ type noAddr struct{ net.Conn }
 func (noAddr) RemoteAddr() net.Addr { return nil }
 func (noAddr) LocalAddr() net.Addr  { return nil }
 
-// G5: a dialer may make connections without addresses. Their calls reach the backend all the same.
+// G5: a dialer may make connections without addresses. Their calls reach the backend too.
 func TestG05_ConnectionWithoutAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil, WithKey(oneKey))
@@ -327,14 +329,15 @@ func TestG05_ConnectionWithoutAddresses(t *testing.T) {
 	})
 }
 
-// G14: the wait for the connection is not the backend's. It makes no probe slow, and is no part of its duration.
-func TestG14_TheWaitIsNotCharged(t *testing.T) {
+// G14: the wait for the connection does not count as time of the backend. It does not make a probe slow, and is not
+// part of Settlement.Duration.
+func TestG14_TheWaitDoesNotCount(t *testing.T) {
 	for _, kind := range []string{"unary", "stream"} {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := probeConfig
 			cfg.SlowCall = 200 * time.Millisecond
-			obs := new(settlements)
-			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithHooks(hooksOf(obs)))
+			rec := new(settlements)
+			g := newGuard(t, cfg, WithKey(oneKey), WithConnectionReset(2*time.Second), WithHooks(hooksOf(rec)))
 			backend := testpb.StartBufconn(t, new(testpb.Server))
 			backend.Stop()
 			cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
@@ -358,14 +361,14 @@ func TestG14_TheWaitIsNotCharged(t *testing.T) {
 				_, _ = drain(s)
 			}
 			wantState(t, kind+": the backend answered at once", g, breaker.Closed)
-			if len(obs.settled) != 1 || obs.settled[0].Duration > 100*time.Millisecond {
-				t.Errorf("%s: the observer was told of %+v", kind, obs.settled)
+			if len(rec.settled) != 1 || rec.settled[0].Duration > 100*time.Millisecond {
+				t.Errorf("%s: Settled got %+v, want one settlement of at most 100ms", kind, rec.settled)
 			}
 		})
 	}
 }
 
-// G14: a wait longer than the lease would leave no probe with a verdict.
+// G14: a wait as long as the lease would leave no time for the call, so the probe could not decide.
 func TestG14_TheWaitLeavesTimeForTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig, WithKey(oneKey), WithConnectionReset(time.Minute))
@@ -381,13 +384,14 @@ func TestG14_TheWaitLeavesTimeForTheCall(t *testing.T) {
 	})
 }
 
-// G9: where an interceptor stands between, a pushback in the trailer is seen only with WithPeerEvidence, RetryInfo always.
-// That of a connection that is lost is none.
+// G9: with an interceptor between, the guard sees a pushback in the trailer only with WithPeerEvidence. It always sees
+// RetryInfo. A lost connection has no pushback.
 func TestG09_NoPushbackOfALostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
 		g := newGuard(t, cfg, WithKey(oneKey))
-		cc := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") }).Dial(t, g.DialOptions()...)
+		backend := testpb.StartRaw(t, func(*http2.Framer, uint32) error { return errors.New("closed") })
+		cc := backend.Dial(t, g.DialOptions()...)
 		b := halfOpen(t, g, breaker.Key{})
 		_, err := testpb.NewTestClient(cc).Unary(t.Context(), new(testpb.Request))
 		wantCode(t, "lost", err, codes.Unavailable)

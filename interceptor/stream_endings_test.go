@@ -16,21 +16,22 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// streamEnding is one way for a stream to end: a row of the table of grpc-facts.md, 2.2. Whoever calls has left after
-// run, and does not come back.
+// streamEnding is one way for a stream to end. After run has returned, the caller makes no more calls on the stream.
 type streamEnding struct {
 	name   string
 	script testpb.Script
 	dial   []grpc.DialOption
 	run    func(ctx context.Context, r *streamRig, cancel context.CancelFunc)
-	want   tally // 60 ms after that, before anything is cancelled
-	// wrapped: what is so in the arrangement of that name, where OnFinish decides nothing in a call of the guard's.
+	want   tally // 60 ms after run, before the cancel or the close
+	// wrapped replaces want in the arrangement "wrapped", where OnFinish during a call decides nothing. nil: no
+	// difference.
 	wrapped *tally
-	// inside: what is so where an interceptor stands between the guard and grpc.
+	// inside replaces want if an interceptor is between the guard and grpc. nil: no difference.
 	inside *tally
-	// cancelled: what the streams come to that are in flight until they are cancelled or their connection is closed. A
-	// header that nobody has asked for is known only where no interceptor stands between (S9).
-	cancelled, cancelledInside breaker.Outcome
+	// canceled is the outcome of a stream that is in flight until it is canceled or its connection is closed.
+	// canceledInside is that with an interceptor between. The guard then does not know of a header unless the caller has
+	// called Header (S9).
+	canceled, canceledInside breaker.Outcome
 }
 
 var (
@@ -48,7 +49,9 @@ func (r *streamRig) server(ctx context.Context, opts ...grpc.CallOption) grpc.Se
 	return s
 }
 
-func (r *streamRig) bidi(ctx context.Context, opts ...grpc.CallOption) grpc.BidiStreamingClient[testpb.Request, testpb.Response] {
+func (r *streamRig) bidi(
+	ctx context.Context, opts ...grpc.CallOption,
+) grpc.BidiStreamingClient[testpb.Request, testpb.Response] {
 	r.Helper()
 	s, err := r.client.Bidi(ctx, opts...)
 	if err != nil {
@@ -57,7 +60,9 @@ func (r *streamRig) bidi(ctx context.Context, opts ...grpc.CallOption) grpc.Bidi
 	return s
 }
 
-func (r *streamRig) upload(ctx context.Context, opts ...grpc.CallOption) grpc.ClientStreamingClient[testpb.Request, testpb.Response] {
+func (r *streamRig) upload(
+	ctx context.Context, opts ...grpc.CallOption,
+) grpc.ClientStreamingClient[testpb.Request, testpb.Response] {
 	r.Helper()
 	s, err := r.client.ClientStream(ctx, opts...)
 	if err != nil {
@@ -66,7 +71,7 @@ func (r *streamRig) upload(ctx context.Context, opts ...grpc.CallOption) grpc.Cl
 	return s
 }
 
-// endsWith drains a stream and compares its status.
+// endsWith drains a stream and compares its status code.
 func endsWith[M any](tb testing.TB, s interface{ Recv() (*M, error) }, want codes.Code) {
 	tb.Helper()
 	_, err := drain(s)
@@ -88,7 +93,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "messages read, EOF never", script: sends(3, nil), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Success,
+		canceled: breaker.Success, canceledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.server(ctx)
 			for range 3 {
@@ -100,22 +105,22 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "abandoned, server live", script: lives(0), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server done OK", script: sends(0, nil), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored, // a trailers-only response has no header
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored, // a trailers-only response has no header
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, server failed", script: sends(0, down), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
 		name: "abandoned, message not read", script: lives(1), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored,
+		canceled: breaker.Success, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) { r.server(ctx) },
 	},
 	{
@@ -208,7 +213,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "nobody reading, connection closed", script: lives(1), want: one(breaker.Success), inside: &ignored,
+		name: "no RecvMsg, connection closed", script: lives(1), want: one(breaker.Success), inside: &ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			r.server(ctx)
 			synctest.Wait()
@@ -217,7 +222,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, failed without one", script: sends(0, down), want: one(breaker.Failure), wrapped: &inFlight,
-		cancelledInside: breaker.Ignored,
+		canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.server(ctx).Header(); md != nil || err != nil {
 				r.Errorf("Header: got %v, %v, want nil, nil", md, err)
@@ -226,7 +231,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header only, done OK without one", script: sends(0, nil), want: one(breaker.Ignored), wrapped: &inFlight,
-		cancelledInside: breaker.Ignored,
+		canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			_, _ = r.server(ctx).Header()
 		},
@@ -241,7 +246,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "Header received, nothing else", script: lives(1), want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Success,
+		canceled: breaker.Success, canceledInside: breaker.Success,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if md, err := r.bidi(ctx).Header(); md == nil || err != nil {
 				r.Errorf("Header: got %v, %v, want one", md, err)
@@ -264,7 +269,7 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, Send has EOF, Recv never", script: failing(down), want: inFlight,
-		cancelled: breaker.Ignored, cancelledInside: breaker.Ignored,
+		canceled: breaker.Ignored, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.upload(ctx)
 			synctest.Wait()
@@ -275,7 +280,8 @@ var streamEndings = []streamEnding{
 	},
 	{
 		name: "upload, CloseSend only", script: testpb.Script{}, want: inFlight,
-		cancelled: breaker.Success, cancelledInside: breaker.Ignored, // the response has come, and nobody reads it
+		// the response has come, and the caller does not read it
+		canceled: breaker.Success, canceledInside: breaker.Ignored,
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			if err := r.upload(ctx).CloseSend(); err != nil {
 				r.Error(err)
@@ -319,7 +325,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "Send too large, server done", want: one(breaker.Ignored), // G5: what the peer has said is another matter
+		name: "Send too large, server done", want: one(breaker.Ignored), // an answer of the peer does not change this (G5)
 		script: pushesBack(0, down, pushbackTrailer, "30000"),
 		run: func(ctx context.Context, r *streamRig, _ context.CancelFunc) {
 			s := r.bidi(ctx, grpc.MaxCallSendMsgSize(10))
@@ -377,7 +383,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "creation, refused, waits for ready until cancelled", script: lives(0), want: one(breaker.Ignored),
+		name: "creation, refused, waits for ready until canceled", script: lives(0), want: one(breaker.Ignored),
 		run: func(ctx context.Context, r *streamRig, cancel context.CancelFunc) {
 			r.backend.Stop()
 			time.AfterFunc(time.Minute, cancel)
@@ -409,7 +415,7 @@ var streamEndings = []streamEnding{
 		},
 	},
 	{
-		name: "received too large", want: one(breaker.Success), // G5: the peer has answered
+		name: "received too large", want: one(breaker.Success), // the peer has answered (G5)
 		script: testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
 			return s.Send(&testpb.Response{Payload: make([]byte, 100)})
 		}},
@@ -427,10 +433,9 @@ var streamEndings = []streamEnding{
 	},
 }
 
-// TestS02_StreamEndings has each way for a stream to end, in each arrangement: one outcome, of the right class, and
-// never a permit kept (S1, S2, S3, S4, S6). Where a caller leaves a stream that lives (S7), the permit stays out, for
-// an hour and longer, and is back within 100 ms of the end of what kept the stream alive: the context's, or the
-// connection's. T2.
+// TestS02_StreamEndings tests each way for a stream to end, in each arrangement. Each stream has one outcome, of the
+// right kind, and no permit is kept (S1, S2, S3, S4, S6). If a caller abandons an open stream (S7), the stream keeps
+// its permit, here for an hour. It settles within 100 ms after its context has ended or its connection was closed.
 func TestS02_StreamEndings(t *testing.T) {
 	for _, row := range streamEndings {
 		for _, a := range streamArrangements {
@@ -445,16 +450,16 @@ func TestS02_StreamEndings(t *testing.T) {
 
 func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 	t.Helper()
-	want, cancelled := row.want, row.cancelled
+	want, canceled := row.want, row.canceled
 	if a.name != "bare" {
-		cancelled = row.cancelledInside
+		canceled = row.canceledInside
 		if row.inside != nil {
 			want = *row.inside
 		}
 	}
 	if a.wraps() && row.wrapped != nil {
 		if fate == "close" {
-			return // grpc has ended the stream already: only the context can say that its caller has left
+			return // grpc has ended the stream, and the close changes nothing: only the context still ends it
 		}
 		want = *row.wrapped
 	}
@@ -472,7 +477,7 @@ func (row streamEnding) check(t *testing.T, a streamArrangement, fate string) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		wantTally(t, "an hour later", g, want)
-		after = one(cancelled)
+		after = one(canceled)
 	}
 	if fate == "cancel" {
 		cancel()

@@ -18,18 +18,20 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// S4: how often OnFinish fires while the streamer runs is no matter, if a stream comes of it. That it fires there
-// must not hang either.
+// S4: while the streamer runs, OnFinish may be called any number of times. It decides nothing if the streamer then
+// returns a stream. It also must not block.
 func TestS04_OnFinishInsideStreamer(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
-		for _, said := range []error{nil, down, statusError(codes.Canceled)} {
+	for _, times := range []int{0, 1, 3} {
+		for _, finishErr := range []error{nil, down, statusError(codes.Canceled)} {
 			for _, end := range []error{nil, down} {
 				g := newGuard(t, breaker.Config{})
-				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", said, fires, end)
+				what := fmt.Sprintf("OnFinish(%v) x%d, then %v", finishErr, times, end)
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-						for range fires {
-							finisher(opts)(said)
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+						opts ...grpc.CallOption,
+					) (grpc.ClientStream, error) {
+						for range times {
+							finisher(opts)(finishErr)
 						}
 						return &fakeStream{recv: func(any) error { return eofOr(end) }}, nil
 					})
@@ -48,35 +50,36 @@ func TestS04_OnFinishInsideStreamer(t *testing.T) {
 	}
 }
 
-// S4: with grpc directly below, what OnFinish says is the outcome, the first time.
+// S4: with grpc directly below, the error of the first OnFinish is the outcome.
 func TestS04_OnFinishDecides(t *testing.T) {
 	for _, code := range allCodes() {
 		g := newGuard(t, breaker.Config{})
-		said := statusError(code)
+		finishErr := statusError(code)
 		want := one(directOutcomeOf(code))
-		cs, finish := openDirect(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(said) }})
-		finish(said)
+		cs, finish := openDirect(t.Context(), t, g, serverStreams,
+			&fakeStream{recv: func(any) error { return eofOr(finishErr) }})
+		finish(finishErr)
 		wantTally(t, code.String()+": once", g, want)
 		finish(down)
 		finish(nil)
 		_, _ = drainRaw(cs)
-		wantTally(t, code.String()+": and no more", g, want)
+		wantTally(t, code.String()+": a second time", g, want)
 	}
 }
 
-// S4: of a wrapped stream OnFinish decides nothing, whatever it says and however often: it may be about an attempt that
-// lost. What RecvMsg returns decides, or the end of the context.
+// S4: for a wrapped stream OnFinish decides nothing, whatever its error and however often it is called, because it may
+// be that of another attempt. The result of RecvMsg or the end of the context decides.
 func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	for _, code := range allCodes() {
-		for _, fires := range []int{1, 3} {
+		for _, times := range []int{1, 3} {
 			synctest.Test(t, func(t *testing.T) {
-				what := fmt.Sprintf("%v x%d", code, fires)
+				what := fmt.Sprintf("%v x%d", code, times)
 				g := newGuard(t, breaker.Config{})
 				busy := statusError(codes.ResourceExhausted)
 				cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return busy }})
 				ctx, cancel := context.WithCancel(t.Context())
 				_, finishOther := openFake(ctx, t, g, serverStreams, new(fakeStream))
-				for range fires {
+				for range times {
 					finish(statusError(code))
 					finishOther(statusError(code))
 				}
@@ -92,8 +95,8 @@ func TestS04_OnFinishOfWrappedDecidesNothing(t *testing.T) {
 	}
 }
 
-// S4, S6: once the caller has closed the connection no attempt lives, and OnFinish ends a wrapped stream too: at once,
-// or when the last of the guard's calls has returned.
+// S4, S6: if the caller has closed the connection, no attempt is left, so OnFinish ends a wrapped stream too. It ends
+// at once, or when the last running call has returned.
 func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 	for _, inside := range []bool{false, true} {
 		cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -117,25 +120,25 @@ func TestS04_OnFinishOnClosedConnection(t *testing.T) {
 	}
 }
 
-// S4: what OnFinish says after the end changes nothing.
+// S4: OnFinish after the end changes nothing.
 func TestS04_OnFinishLate(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
+	for _, times := range []int{0, 1, 3} {
 		g := newGuard(t, breaker.Config{})
 		cs, finish := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
 		if _, err := drainRaw(cs); err != nil {
 			t.Fatal(err)
 		}
-		for range fires {
+		for range times {
 			finish(down)
 		}
-		wantTally(t, fmt.Sprintf("OnFinish x%d", fires), g, one(breaker.Success))
+		wantTally(t, fmt.Sprintf("OnFinish x%d", times), g, one(breaker.Success))
 	}
 }
 
-// S5: what OnFinish says while one of the guard's calls runs over a stream that is not grpc's own decides nothing:
-// there may be an interceptor that tries again.
+// S5: for a stream that is not grpc's own, OnFinish during a call decides nothing, because an interceptor may make
+// another attempt.
 func TestS05_OnFinishInsideCalls(t *testing.T) {
-	for _, said := range []error{nil, down} {
+	for _, finishErr := range []error{nil, down} {
 		for name, call := range map[string]func(grpc.ClientStream) error{
 			"RecvMsg":   func(cs grpc.ClientStream) error { return cs.RecvMsg(nil) },
 			"SendMsg":   func(cs grpc.ClientStream) error { return cs.SendMsg(nil) },
@@ -149,14 +152,14 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 			var finish func(error)
 			over := false
 			f := &fakeStream{
-				send:      func(any) error { finish(said); return nil },
-				closeSend: func() error { finish(said); return nil },
-				header:    func() (metadata.MD, error) { finish(said); return nil, nil },
+				send:      func(any) error { finish(finishErr); return nil },
+				closeSend: func() error { finish(finishErr); return nil },
+				header:    func() (metadata.MD, error) { finish(finishErr); return nil, nil },
 				recv: func(any) error {
 					if over {
 						return statusError(codes.ResourceExhausted)
 					}
-					finish(said)
+					finish(finishErr)
 					return nil
 				},
 			}
@@ -165,7 +168,7 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 			if err := call(cs); err != nil {
 				t.Fatal(err)
 			}
-			wantTally(t, name+": OnFinish fired in it", g, tally{InFlight: 1})
+			wantTally(t, name+": OnFinish was called in it", g, tally{InFlight: 1})
 			over = true
 			_ = cs.RecvMsg(nil)
 			wantTally(t, name+": the status decides", g, one(breaker.Overload))
@@ -173,9 +176,9 @@ func TestS05_OnFinishInsideCalls(t *testing.T) {
 	}
 }
 
-// S6 where nothing but the context tells: it ends after the stream has opened, or while it opens, or it cannot end at
-// all.
-func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
+// S6: only the context shows the end of the stream. It ends after the stream was opened or while it opens, or it can
+// never end.
+func TestS06_ContextOfOtherStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -185,9 +188,9 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 		wantTally(t, "abandoned", g, tally{InFlight: 1})
 		cancel()
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled after a message", g, one(breaker.Success))
+		wantTally(t, "canceled after a message", g, one(breaker.Success))
 		finish(down)
-		wantTally(t, "cancelled after a message, OnFinish after it", g, one(breaker.Success))
+		wantTally(t, "canceled after a message, OnFinish after it", g, one(breaker.Success))
 
 		g = newGuard(t, breaker.Config{})
 		ctx, cancel = context.WithCancel(t.Context())
@@ -195,9 +198,9 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 		time.Sleep(time.Hour)
 		cancel()
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled before a message", g, one(breaker.Ignored))
+		wantTally(t, "canceled before a message", g, one(breaker.Ignored))
 		finish(down)
-		wantTally(t, "cancelled before a message, OnFinish after it", g, one(breaker.Ignored))
+		wantTally(t, "canceled before a message, OnFinish after it", g, one(breaker.Ignored))
 
 		g = newGuard(t, breaker.Config{})
 		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
@@ -212,14 +215,14 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 		ctx, cancel = context.WithCancel(t.Context())
 		_, err := g.Stream(ctx, serverStreams, nil, fullMethod,
 			func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-				cancel() // after the guard looked, before it watches
+				cancel() // after Acquire and before the guard watches the context
 				return new(fakeStream), nil
 			})
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		wantTally(t, "cancelled while it opened", g, one(breaker.Ignored))
+		wantTally(t, "canceled while it opened", g, one(breaker.Ignored))
 
 		g = newGuard(t, breaker.Config{})
 		cs, _ = openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, new(fakeStream))
@@ -230,8 +233,8 @@ func TestS06_ContextOfStreamNotGRPCs(t *testing.T) {
 	})
 }
 
-// S6 for types that an interceptor may make: one of grpc's, which says nothing about where the stream comes from, and
-// one that is no pointer.
+// S6: stream types that an interceptor may make. One is a type of grpc, which does not show that grpc made the stream,
+// and one is not a pointer.
 func TestS06_ContextOfOddTypes(t *testing.T) {
 	for _, f := range []grpc.ClientStream{
 		&grpc.GenericClientStream[int, int]{ClientStream: new(fakeStream)},
@@ -243,12 +246,12 @@ func TestS06_ContextOfOddTypes(t *testing.T) {
 			openFake(ctx, t, g, serverStreams, f)
 			cancel()
 			time.Sleep(100 * time.Millisecond)
-			wantTally(t, fmt.Sprintf("%T, cancelled", f), g, one(breaker.Ignored))
+			wantTally(t, fmt.Sprintf("%T, canceled", f), g, one(breaker.Ignored))
 		})
 	}
 }
 
-// What a classifier and an observer of every call get to see of a stream.
+// The Result of a stream that a classifier gets, and the Settlement that a hook gets.
 func TestStreamResult(t *testing.T) {
 	header := func() (metadata.MD, error) { return metadata.Pairs("content-type", "application/grpc"), nil }
 	for _, tt := range []struct {
@@ -289,11 +292,12 @@ func TestStreamResult(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []Result
-			obs := new(settlements)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(obs)), WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
-				got = append(got, r)
-				return breaker.Overload
-			}))
+			rec := new(settlements)
+			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
+				WithClassifier(func(_ context.Context, r Result) breaker.Outcome {
+					got = append(got, r)
+					return breaker.Overload
+				}))
 			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
 				recv: func(any) error {
 					if tt.messages--; tt.messages >= 0 {
@@ -303,7 +307,7 @@ func TestStreamResult(t *testing.T) {
 				},
 				header: tt.header, trailer: tt.trailer,
 			})
-			if err := cs.SendMsg(nil); err != nil { // what was sent before says nothing about the end
+			if err := cs.SendMsg(nil); err != nil { // earlier messages do not change the end
 				t.Fatal(err)
 			}
 			time.Sleep(tt.after)
@@ -311,7 +315,7 @@ func TestStreamResult(t *testing.T) {
 			if len(got) != 1 {
 				t.Fatalf("%s: the classifier ran %d times, want 1", tt.name, len(got))
 			}
-			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same
+			if got[0].Err != tt.end || got[0].Call.Method != "Method" { //nolint:errorlint // the same value
 				t.Errorf("%s: the classifier got %v of %q, want %v of Method", tt.name, got[0].Err, got[0].Call.Method, tt.end)
 			}
 			wantResult := tt.want
@@ -323,18 +327,18 @@ func TestStreamResult(t *testing.T) {
 				t.Errorf("%s: the classifier got %s, want %s", tt.name, got, want)
 			}
 			want := Settlement{Key: methodKey, Outcome: breaker.Overload, Code: tt.want.Code, Duration: tt.after}
-			if !slices.Equal(obs.settled, []Settlement{want}) {
-				t.Errorf("%s: the observer heard %+v, want %+v", tt.name, obs.settled, want)
+			if !slices.Equal(rec.settled, []Settlement{want}) {
+				t.Errorf("%s: Settled got %+v, want %+v", tt.name, rec.settled, want)
 			}
 			wantTally(t, tt.name, g, one(breaker.Overload))
 		})
 	}
 }
 
-// G1: context, description, method, options, messages, errors and metadata pass through as they are, and the caller's
-// slice of options is never written to (T21), nor kept.
+// G1: the guard does not change context, description, method, options, messages, errors and metadata. It neither writes
+// to the caller's slice of options nor keeps it.
 func TestG01_StreamUntouched(t *testing.T) {
-	for n := range 10 { // as many options, to either side of what fits into the stream itself
+	for n := range 10 { // numbers of options around the size of optsBuf
 		g := newGuard(t, breaker.Config{})
 		backing := make([]grpc.CallOption, n, n+3)
 		for i := range backing {
@@ -353,7 +357,9 @@ func TestG01_StreamUntouched(t *testing.T) {
 		ctx := context.WithValue(t.Context(), key{}, n)
 		var got []grpc.CallOption
 		cs, err := g.Stream(ctx, serverStreams, nil, fullMethod,
-			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(c context.Context, d *grpc.StreamDesc, cc *grpc.ClientConn, m string,
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				if c != ctx || d != serverStreams || cc != nil || m != fullMethod {
 					t.Errorf("the streamer got %v, %v, %v, %q", c, d, cc, m)
 				}
@@ -376,10 +382,10 @@ func TestG01_StreamUntouched(t *testing.T) {
 		if err := cs.SendMsg(in); err != nil {
 			t.Error(err)
 		}
-		if h, err := cs.Header(); h.Get("k")[0] != "v" || err != down { //nolint:errorlint // the very same value
+		if h, err := cs.Header(); h.Get("k")[0] != "v" || err != down { //nolint:errorlint // the same value
 			t.Errorf("Header: got %v, %v", h, err)
 		}
-		if err := cs.RecvMsg(out); err != down { //nolint:errorlint // the very same value
+		if err := cs.RecvMsg(out); err != down { //nolint:errorlint // the same value
 			t.Errorf("RecvMsg: got %v", err)
 		}
 		if !slices.Equal(messages, []any{in, out}) {
@@ -394,7 +400,7 @@ func TestG01_StreamUntouched(t *testing.T) {
 	}
 }
 
-// T21 under the race detector: calls that share a slice with room to spare, as default call options do.
+// G1: calls that share a slice with spare capacity, as default call options do. For the race detector.
 func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	shared := make([]grpc.CallOption, 1, 8)
@@ -404,7 +410,9 @@ func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 		wg.Go(func() {
 			for range 100 {
 				cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+						opts ...grpc.CallOption,
+					) (grpc.ClientStream, error) {
 						finisher(opts)(nil)
 						return new(fakeStream), nil
 					}, shared...)
@@ -420,13 +428,15 @@ func TestG01_SharedOptionsConcurrentSafe(t *testing.T) {
 	wantTally(t, "after all", g, tally{Success: 800})
 }
 
-// G12 for streams: one that is left out, or whose key function panics, bypasses everything and is handed on as it is.
+// G12: a stream that the matcher excludes, or whose key function panics, is not guarded. The caller gets it as it is.
 func TestG12_UnguardedStream(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	f := new(fakeStream)
 	for range 2 {
 		cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				if len(opts) != 1 {
 					t.Errorf("the streamer got %v, want the one option", opts)
 				}

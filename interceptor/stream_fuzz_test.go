@@ -18,7 +18,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// errorOf makes an error of a number, and says what rules G2, G3, G6 and G7 make of it at the end of a stream.
+// errorOf returns the error with number n, and its outcome at the end of a stream by rules G2, G3, G6 and G7.
 func errorOf(n byte) (breaker.Outcome, error) {
 	switch n %= 24; n {
 	case 0:
@@ -42,13 +42,13 @@ func errorOf(n byte) (breaker.Outcome, error) {
 	}
 }
 
-// fuzzedStream is what a fuzzer makes happen to one stream, and what should come of it: the first event that decides
-// does.
+// fuzzedStream is the state of one fuzzed stream, and its expected outcome. The first event that decides sets the
+// outcome.
 type fuzzedStream struct {
 	server, probe, deadline bool
 	opening                 byte
 
-	message bool // one has come
+	message bool // a message has come
 	decided bool
 	outcome breaker.Outcome
 	trace   []string
@@ -60,8 +60,9 @@ func (e *fuzzedStream) decide(o breaker.Outcome) {
 	}
 }
 
-// left is what the end of the context comes to (S2). The stream of a deadline is old by then: a probe has closed the
-// breaker (S14), and another stream is long-lived if a message has come. A header is not known then (S9).
+// left returns the outcome if the context ends the stream (S2). With a deadline the stream is old by then. A probe has
+// then closed the breaker (S14). Another stream is long-lived if a message has come. The guard does not know of a
+// header (S9).
 func (e *fuzzedStream) left() breaker.Outcome {
 	switch {
 	case e.deadline && !e.message && !e.probe:
@@ -76,14 +77,14 @@ func (e *fuzzedStream) note(format string, args ...any) {
 	e.trace = append(e.trace, fmt.Sprintf(format, args...))
 }
 
-// How a stream opens, and what its Header and its Trailer do where the guard asks for them.
+// How a stream opens, and what its Header and Trailer do when the guard calls them.
 const (
 	openPlain   = iota // neither
-	openTrailer        // that of a gRPC server
+	openTrailer        // the trailer of a gRPC server
 	openTrailerPanics
 	openTrailerExits
-	openTrailerFinishes // OnFinish fires in it
-	openTrailerOther    // of somebody who is no gRPC server
+	openTrailerFinishes // OnFinish is called in Trailer
+	openTrailerOther    // a trailer that is not from a gRPC server
 	openHeader
 	openHeaderPanics
 	openNothing // neither a stream nor an error
@@ -93,8 +94,8 @@ const (
 	openings
 )
 
-// answered is what an error at the end comes to: after a message or a header, or with the trailer of a gRPC server, the
-// peer has answered, so the error is the peer's whatever it says (G5).
+// answered returns the outcome of an error at the end. After a message or a header, or with the trailer of a gRPC
+// server, the error is the peer's even if its text is one of grpc's (G5).
 func (e *fuzzedStream) answered(class breaker.Outcome, how byte) breaker.Outcome {
 	if how&0x1f%24 != 23 {
 		return class
@@ -109,16 +110,16 @@ func (e *fuzzedStream) answered(class breaker.Outcome, how byte) breaker.Outcome
 	return class
 }
 
-// FuzzStreamEndings has a stream that is not grpc's end in any order of events: what it returns from its methods,
-// OnFinish early, late, inside its methods and several times, panics, exits, the context's end. Whatever comes, there
-// is one outcome, its class is that of the first event that decides, and nothing is in flight in the end (S1 to S6,
-// G1). OnFinish decides nothing, because the stream is wrapped and its connection is not closed.
+// FuzzStreamEndings ends a stream that is not grpc's own by any sequence of events: results of its methods, OnFinish
+// early, late, inside its methods and several times, panics, exits, and the end of the context. Each sequence has one
+// outcome. It is that of the first event that decides, and no call is in flight in the end (S1 to S6, G1). OnFinish
+// decides nothing, because the stream is wrapped and its connection is not closed.
 func FuzzStreamEndings(f *testing.F) {
 	const ( // flags
 		server, probe, deadline = 1, 2, 4
-		early1, early3          = 1 << 3, 3 << 3 // how often OnFinish fires in the streamer
+		early1, early3          = 1 << 3, 3 << 3 // how often OnFinish is called in the streamer
 		unavailable             = byte(codes.Unavailable)
-		inside                  = 0x80 // OnFinish fires in the call, twice
+		inside                  = 0x80 // OnFinish is called twice in the call
 	)
 	for _, seed := range [][]byte{
 		{server, 0, opMessage, 0, opMessage, 0, opEOF, 0},
@@ -130,28 +131,28 @@ func FuzzStreamEndings(f *testing.F) {
 		{server | early1, openNothing, opFinish, 3},
 		{server | early3, openPanics},
 		{server, openExits},
-		{server, 0, opLeave, 0}, // cancelled
+		{server, 0, opLeave, 0}, // canceled
 		{server, openTrailer, opMessage, 0, opError, 23, opFinish, 0},
 		{server, openTrailerPanics, opError, 8},
 		{0, openTrailerExits, opSend, 0, opErrorThrice, unavailable},
 		{server, openTrailerFinishes, opHeader, 6, opError, 23 | inside},
-		{server, openTrailerOther, opError, 23}, // nobody has answered
+		{server, openTrailerOther, opError, 23}, // no gRPC server has answered
 		{server, openHeader, opFinish, 14, opError, 23},
 		{server, openHeader, opLeave, 0},
 		{server, openHeaderPanics, opMessage, 0, opError, 23},
 		{server, 0, opMessage, 0, opLeave, 0},
 		{server | deadline, 0, opMessage, 0}, // long-lived
-		{server | probe | deadline, 0},       // S14
+		{server | probe | deadline, 0},       // closes the breaker (S14)
 		{server, 0, opMessage, 0, opSendError, 23},
 		{server, 0, opFinish, unavailable, opEOF, 0},
 		{server | deadline, 0}, // abandoned until its deadline
 		{server, 0, opSendEOF, 0, opEOF, 0, opFinish, unavailable, opFinish, 0},
-		{server, 0, opSendError, 23, opError, unavailable}, // made on this side
+		{server, 0, opSendError, 23, opError, unavailable}, // grpc made the error in the client
 		{server, 0, opRecvPanics, 0},
 		{server, 0, opSendExits, inside, opEOF, 0},
 		{server, 0, opHeader, 5 | inside, opCloseError, 3},
 		{server, 0, opErrorThrice, 18, opLeave, 0, opRecvPanics, 0, opFinish, 0},
-		{probe, 0, opError, 22}, // a rejection by somebody else
+		{probe, 0, opError, 22}, // a rejection by another breaker
 	} {
 		f.Add(seed)
 	}
@@ -208,7 +209,9 @@ func playStream(t *testing.T, script []byte) {
 	what := leaves(func() {
 		var err error
 		cs, err = g.Stream(ctx, &grpc.StreamDesc{ServerStreams: e.server, ClientStreams: true}, nil, fullMethod,
-			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+				opts ...grpc.CallOption,
+			) (grpc.ClientStream, error) {
 				finish = finisher(opts)
 				_, early := errorOf(flags >> 5)
 				for range flags >> 3 & 3 {
@@ -231,7 +234,7 @@ func playStream(t *testing.T, script []byte) {
 		}
 	})
 	if (what != nil) != (e.opening == openPanics || e.opening == openExits) {
-		t.Errorf("opening %d: it left with %v", e.opening, what)
+		t.Errorf("opening %d: Stream ended with %v", e.opening, what)
 	}
 	switch e.opening {
 	case openNothing:
@@ -241,7 +244,7 @@ func playStream(t *testing.T, script []byte) {
 	}
 	for i := 2; i+1 < len(script); i += 2 {
 		if cs == nil {
-			finish(nil) // S4: late
+			finish(nil) // after the end (S4)
 			continue
 		}
 		e.step(cs, fake, finish, leave, script[i], script[i+1])
@@ -254,7 +257,7 @@ const (
 	opMessage = iota
 	opEOF
 	opError
-	opErrorThrice // OnFinish fires in it three times
+	opErrorThrice // OnFinish is called three times in it
 	opSend
 	opSendEOF
 	opSendError
@@ -268,8 +271,8 @@ const (
 	ops
 )
 
-// step makes one event happen. how is a number for errorOf, and the top bit: whether OnFinish fires with that in the
-// call.
+// step makes one event happen. The low bits of how are a number for errorOf. Its top bit means that OnFinish is called
+// with that error during the call.
 func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(error), leave func(), op, how byte) {
 	class, err := errorOf(how & 0x1f)
 	inside := func() {
@@ -280,7 +283,7 @@ func (e *fuzzedStream) step(cs grpc.ClientStream, fake *fakeStream, finish func(
 	}
 	receive := func(result error) {
 		fake.recv = func(any) error { inside(); return result }
-		leaves(func() { _ = cs.RecvMsg(nil) }) // for a Trailer that exits
+		leaves(func() { _ = cs.RecvMsg(nil) }) // Trailer may exit the goroutine
 	}
 	send := func(result error) {
 		fake.send = func(any) error { inside(); return result }

@@ -9,8 +9,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// G1: an interceptor inside that returns neither a stream nor an error makes a mistake, which the guard neither hides
-// nor pays for with a permit.
+// G1: an interceptor inside returns neither a stream nor an error, which is a mistake. The guard returns the same, and
+// the permit is settled.
 func TestG01_NeitherStreamNorError(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,

@@ -30,7 +30,7 @@ type streamCase struct {
 type streamEnd struct {
 	name   string
 	err    error                 // the handler's; nil: io.EOF
-	by     func(*streamRig)      // what ends it, if not the handler
+	by     func(*streamRig)      // ends the stream, if the handler does not
 	budget bool                  // the caller's deadline ends it
 	cancel bool                  // the caller cancels it
 	want   [2][2]breaker.Outcome // by young or old, and by not answered or answered
@@ -58,7 +58,7 @@ func streamEnds() []streamEnd {
 	}
 }
 
-// S2 cell by cell, with the default of WithLongStream: old is 10 s.
+// S2: each cell of the table, with the default of WithLongStream, which is 10 s.
 func TestS02_TableOverGRPC(t *testing.T) {
 	for _, end := range streamEnds() {
 		for _, answer := range []string{"", "header", "message"} {
@@ -74,7 +74,9 @@ func TestS02_TableOverGRPC(t *testing.T) {
 func (c streamCase) run() {
 	g := newGuard(c.T, lenient, WithKey(oneKey))
 	ended := make(chan struct{})
-	r := newStreamRig(c.T, g, testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+	r := newStreamRig(c.T, g, testpb.Script{OnServerStream: func(
+		_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+	) error {
 		switch c.answer {
 		case "header":
 			if err := s.SendHeader(metadata.Pairs("k", "v")); err != nil {
@@ -122,14 +124,17 @@ func (c streamCase) run() {
 		answered = 1
 	}
 	if c.age == 0 && (c.end.by != nil || c.end.budget || c.end.cancel) {
-		return // whether the answer comes first is chance
+		return // the order of the answer and the end is random
 	}
 	wantTally(c.T, c.name, g, one(c.end.want[old][answered]))
 }
 
-// S2 with another age.
+// S2: the same with other ages of WithLongStream.
 func TestS02_WithLongStream(t *testing.T) {
-	for age, want := range map[time.Duration]breaker.Outcome{59 * time.Second: breaker.Failure, time.Minute: breaker.Success} {
+	for age, want := range map[time.Duration]breaker.Outcome{
+		59 * time.Second: breaker.Failure,
+		time.Minute:      breaker.Success,
+	} {
 		inEach(t, func(t arranged) {
 			g := newGuard(t.T, lenient, WithKey(oneKey), WithLongStream(time.Minute))
 			r := newStreamRig(t.T, g, paced(down, age, 0), t.dial...)
@@ -140,7 +145,7 @@ func TestS02_WithLongStream(t *testing.T) {
 	}
 }
 
-// S2, G3: a peer that resets the stream. Only grpc's text tells where an interceptor stands between.
+// S2, G3: the peer resets the stream. With an interceptor between, only grpc's text shows that.
 func TestS02_Resets(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -170,8 +175,8 @@ func TestS02_Resets(t *testing.T) {
 	}
 }
 
-// G3 for streams that are canceled by neither their caller nor, as far as is known, the peer. The handler's own
-// Canceled is the peer's where grpc is directly below.
+// G3: streams with Canceled that their caller did not cancel. With grpc directly below, Canceled from the handler is
+// the peer's. Otherwise it is not known who canceled.
 func TestG03_StreamCanceledInside(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t.T, lenient, WithKey(oneKey))
@@ -186,21 +191,22 @@ func TestG03_StreamCanceledInside(t *testing.T) {
 	})
 }
 
-// G5 for streams: credentials that fail, and texts that the server has from grpc.
+// G5: streams whose credentials fail, and servers that send the texts of grpc.
 func TestG05_StreamErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		script testpb.Script
 		opts   []grpc.CallOption
 		stop   bool
-		want   map[string]breaker.Outcome // by arrangement; "" for those that are not named
+		want   map[string]breaker.Outcome // by arrangement; "" is for all others
 	}{
 		{
 			name: "credentials", opts: []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: down})},
 			want: map[string]breaker.Outcome{"bare": breaker.Ignored, "": breaker.Failure},
 		},
 		{
-			name: "credentials answer", opts: []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(codes.PermissionDenied)})},
+			name: "credentials answer",
+			opts: []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(codes.PermissionDenied)})},
 			want: map[string]breaker.Outcome{"bare": breaker.Ignored, "": breaker.Success},
 		},
 		{
@@ -212,7 +218,8 @@ func TestG05_StreamErrors(t *testing.T) {
 			want: map[string]breaker.Outcome{"": breaker.Failure},
 		},
 		{
-			name: "the server cannot marshal, after a message", script: sends(1, status.Error(codes.Internal, "grpc: error while marshaling: x")),
+			name: "the server cannot marshal, after a message", script: sends(1,
+				status.Error(codes.Internal, "grpc: error while marshaling: x")),
 			want: map[string]breaker.Outcome{"": breaker.Failure},
 		},
 		{
@@ -251,7 +258,7 @@ func TestG05_StreamErrors(t *testing.T) {
 	}
 }
 
-// mustUnary makes a unary call that succeeds: the channel is READY after it.
+// mustUnary makes a unary call that succeeds, so that the channel is READY after it.
 func mustUnary(tb testing.TB, r *streamRig) *testpb.Response {
 	tb.Helper()
 	resp, err := r.client.Unary(tb.Context(), new(testpb.Request))
@@ -261,7 +268,7 @@ func mustUnary(tb testing.TB, r *streamRig) *testpb.Response {
 	return resp
 }
 
-// S15: what a classifier is told.
+// S15: the Result of a stream.
 func TestS15_ResultOfAStream(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -12,7 +12,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// leaves runs f on a goroutine of its own and returns what it panicked with; "exited" if it exited the goroutine.
+// leaves runs f on a new goroutine. It returns the value that f panicked with, or "exited" if f exited the goroutine.
 func leaves(f func()) (with any) {
 	done := make(chan any)
 	go func() {
@@ -33,8 +33,8 @@ func leaves(f func()) (with any) {
 	return <-done
 }
 
-// G1, T23: whatever is below panics or exits the goroutine, it is one failure, the permit is back, the watch on the
-// context is taken back, and the panic goes on unchanged.
+// G1: a panic or an exit in a call below the guard is one failure. The permit is settled, the watch of the context
+// ends, and the panic goes on unchanged.
 func TestG01_StreamPanics(t *testing.T) {
 	type boom struct{ n int }
 	for want, leave := range map[any]func(){
@@ -71,9 +71,9 @@ func TestG01_StreamPanics(t *testing.T) {
 	}
 }
 
-// G1, S13: a panic is a failure like any other but Unavailable, so it takes the sign of life back that the first
-// message was: the row of failures goes on where it stood.
-func TestS13_PanicTakesTheSignBack(t *testing.T) {
+// G1, S13: a panic is a failure with a code other than Unavailable, so it takes back the sign of life of the first
+// message. The failure streak goes on.
+func TestS13_PanicUndoesTheSignOfLife(t *testing.T) {
 	for _, leave := range []func(){func() { panic("broken") }, runtime.Goexit} {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 2})
 		_ = (&calls{guard: g}).call(t.Context(), down)
@@ -92,7 +92,7 @@ func TestS13_PanicTakesTheSignBack(t *testing.T) {
 	}
 }
 
-// G1 for Header, which is no end otherwise.
+// G1: a panic in Header. Otherwise Header does not end the stream.
 func TestG01_StreamHeaderPanics(t *testing.T) {
 	for want, leave := range map[any]func(){
 		"no header": func() { panic("no header") },
@@ -103,7 +103,9 @@ func TestG01_StreamHeaderPanics(t *testing.T) {
 	}
 }
 
-func panicsOnce(t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string, call func(grpc.ClientStream), want any) {
+func panicsOnce(
+	t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string, call func(grpc.ClientStream), want any,
+) {
 	t.Helper()
 	g := newGuard(t, breaker.Config{})
 	ctx := newWatchedContext(t.Context())
@@ -113,15 +115,15 @@ func panicsOnce(t *testing.T, desc *grpc.StreamDesc, f *fakeStream, what string,
 	}
 	wantTally(t, what, g, one(breaker.Failure))
 	if got := ctx.watchers(); got != 0 {
-		t.Errorf("%s: %d watches on the context are left, want 0", what, got)
+		t.Errorf("%s: the context still has %d watches, want 0", what, got)
 	}
 	finish(nil)
 	_ = leaves(func() { call(cs) })
 	wantTally(t, what+", again", g, one(breaker.Failure))
 }
 
-// G1: Trailer belongs to the stream below as well. If it cannot be had, the outcome stands without it, and so does the
-// caller's error.
+// G1: Trailer of the stream below may panic too. The outcome is then decided without a trailer, and the caller gets its
+// error.
 func TestG01_TrailerPanics(t *testing.T) {
 	for want, leave := range map[any]func(){
 		nil:      func() { panic("no trailer") },
@@ -134,7 +136,7 @@ func TestG01_TrailerPanics(t *testing.T) {
 		}
 		cs, _ := openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, f)
 		got := leaves(func() {
-			if err := cs.RecvMsg(nil); err != down { //nolint:errorlint // the very same value
+			if err := cs.RecvMsg(nil); err != down { //nolint:errorlint // the same value
 				t.Errorf("got %v, want %v", err, down)
 			}
 		})
@@ -145,12 +147,13 @@ func TestG01_TrailerPanics(t *testing.T) {
 	}
 }
 
-// G13 for streams: a classifier and observers that panic change neither the outcome nor what the caller sees.
+// G13: for a stream, a classifier and hooks that panic change neither the outcome nor the caller's error.
 func TestG13_StreamClassifierPanics(t *testing.T) {
 	for _, end := range []error{nil, down} {
-		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panicky{})), WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no verdict") }))
+		g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(panickingHooks{})),
+			WithClassifier(func(context.Context, Result) breaker.Outcome { panic("no outcome") }))
 		cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return eofOr(end) }})
-		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the very same value
+		if _, err := drainRaw(cs); err != end { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, end)
 		}
 		want := one(breaker.Success)
@@ -161,9 +164,9 @@ func TestG13_StreamClassifierPanics(t *testing.T) {
 	}
 }
 
-type panicky struct{}
+type panickingHooks struct{}
 
-func (panicky) Rejected(context.Context, *RejectedError)  { panic("rejected") }
-func (panicky) FellBack(context.Context, FallbackInfo)    { panic("fell back") }
-func (panicky) Transition(context.Context, breaker.Event) { panic("transition") }
-func (panicky) Settled(context.Context, Settlement)       { panic("settled") }
+func (panickingHooks) Rejected(context.Context, *RejectedError)  { panic("rejected") }
+func (panickingHooks) FellBack(context.Context, FallbackInfo)    { panic("fell back") }
+func (panickingHooks) Transition(context.Context, breaker.Event) { panic("transition") }
+func (panickingHooks) Settled(context.Context, Settlement)       { panic("settled") }

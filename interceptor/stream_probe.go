@@ -7,18 +7,18 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// The stream of a probe that stays open closes its breaker when it is old (S14).
+// A probe stream that is still open when it is old closes its breaker (S14).
 
-// startAgeTimer starts the timer of a probe, until it is old (S14).
+// startAgeTimer starts the timer that fires when the probe is old.
 func (s *stream) startAgeTimer() {
 	const never = time.Duration(math.MaxInt64)
 	timer := time.AfterFunc(never, func() { s.on(probeIsOld, nil) })
-	s.ageTimer.Store(timer) // before it may run
+	s.ageTimer.Store(timer) // before it can fire
 	s.restart(timer, s.pending.guard.longStream)
 }
 
-// restart has the timer run for d, unless the stream is over. The end of a stream is written first, and then stops the
-// timer, so one of the two sees the other.
+// restart makes the timer run for d, unless the stream has ended. markEnded stores ended before it stops the timer, and
+// restart starts the timer before it loads ended. So at least one of them stops it.
 func (s *stream) restart(timer *time.Timer, d time.Duration) {
 	timer.Reset(d)
 	if s.ended.Load() {
@@ -26,10 +26,10 @@ func (s *stream) restart(timer *time.Timer, d time.Duration) {
 	}
 }
 
-// sustain closes the breaker because the stream of a probe is still open (S14). It waits for another period if the
-// stream has no connection.
+// sustain closes the breaker because the probe is still open and old (S14). If the stream may have no connection, it
+// starts the timer again instead.
 func (s *stream) sustain() {
-	if s.ended.Load() { // it ended after the timer had fired
+	if s.ended.Load() { // the stream ended after the timer had fired
 		return
 	}
 	connected := s.connected()
@@ -47,8 +47,9 @@ func (s *stream) sustain() {
 	}
 }
 
-// connected reports whether the stream may have a connection. RecvMsg returns when the connection is lost, so while it
-// runs an idle channel is no sign of that: after a GOAWAY a live stream has one. Without RecvMsg it is.
+// connected reports whether the stream has a connection, as far as that is known. RecvMsg returns when the connection
+// is lost. While it runs, a channel that is IDLE or CONNECTING does not mean that the stream has lost its connection,
+// because a stream goes on after a GOAWAY. While RecvMsg does not run, such a channel counts as a lost connection.
 func (s *stream) connected() bool {
 	if s.cc == nil {
 		return true

@@ -15,10 +15,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// probeConfig has one probe out at a time, and closes after the first that succeeds.
-var probeConfig = breaker.Config{OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1, SuccessesToClose: 1}
+// probeConfig allows one probe at a time, and closes the breaker after one success.
+var probeConfig = breaker.Config{
+	OpenFor: 5 * time.Second, ProbeTimeout: 10 * time.Second, MaxProbes: 1,
+	SuccessesToClose: 1,
+}
 
-// newProbeRig is a rig whose next call, if it is of method, is a probe.
+// newProbeRig returns a rig whose next call of method is a probe.
 func newProbeRig(tb testing.TB, method string, script testpb.Script, a streamArrangement, opts ...Option) *streamRig {
 	tb.Helper()
 	g := newGuard(tb, probeConfig, opts...)
@@ -34,7 +37,7 @@ func wantProbeCounts(tb testing.TB, what string, g *Guard, want breaker.ProbeCou
 	}
 }
 
-// S8: the first message is a probe's success, while the stream lives on; what becomes of the stream later is no
+// S8: the first message is the success of a probe while the stream goes on. The end of the stream is then not an
 // outcome.
 func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	for _, end := range []error{nil, down} {
@@ -60,7 +63,7 @@ func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 			wantTally(t, "after the first message", r.guard, one(breaker.Success))
 			wantProbeCounts(t, "after the first message", r.guard, breaker.ProbeCounts{Success: 1})
 			if _, err := s.Recv(); err != nil {
-				t.Errorf("the stream ended with its probe: %v", err)
+				t.Errorf("the stream ended when its probe was settled: %v", err)
 			}
 			release <- struct{}{}
 			endsWith(t, s, codeOfEnd(end))
@@ -71,10 +74,10 @@ func TestS08_FirstMessageSettlesProbe(t *testing.T) {
 	}
 }
 
-// neverOld has no stream of a test become old, so that S14 closes no breaker.
+// neverOld is an age that no stream of a test reaches, so that S14 closes no breaker.
 var neverOld = WithLongStream(10_000 * time.Hour)
 
-// S8, B22: a quiet watch, whose first message comes after its lease, lets the backend back in as well.
+// S8, B22: a quiet watch whose first message comes after its lease closes the breaker too.
 func TestS08_FirstMessageAfterTheLease(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", testpb.Script{
@@ -85,7 +88,7 @@ func TestS08_FirstMessageAfterTheLease(t *testing.T) {
 		}, t.streamArrangement, neverOld)
 		s := r.server(t.Context())
 		time.Sleep(30 * time.Second)
-		wantState(t, "in the silence", r.guard, breaker.HalfOpen)
+		wantState(t, "before the first message", r.guard, breaker.HalfOpen)
 		if _, err := s.Recv(); err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +107,7 @@ func codeOfEnd(err error) codes.Code {
 	return codeOf(err)
 }
 
-// S8: or its end: without a message, or with the only one.
+// S8: the end of the stream settles a probe too, without a message or with the only one.
 func TestS08_EndSettlesProbe(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -133,7 +136,7 @@ func TestS08_EndSettlesProbe(t *testing.T) {
 	}
 }
 
-// S8: a probe that never got its stream has failed.
+// S8: a probe whose stream could not be created has failed.
 func TestS08_ProbeNotCreated(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", testpb.Script{}, t.streamArrangement)
@@ -145,7 +148,7 @@ func TestS08_ProbeNotCreated(t *testing.T) {
 	})
 }
 
-// S8: a header is no message: a probe that has seen no more has not succeeded yet.
+// S8: a header is not a message, so a probe that has only a header has not succeeded yet.
 func TestS08_HeaderIsNoMessage(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "Bidi", testpb.Script{
@@ -165,8 +168,8 @@ func TestS08_HeaderIsNoMessage(t *testing.T) {
 	})
 }
 
-// S8: a watch that lives for hours, through a trip and a recovery, is one call, and holds nothing. That it ends with
-// Unavailable then is no failure (S2).
+// S8: a watch that is open for hours, through a trip and a recovery, is one call and does not hold a slot. If it ends
+// with Unavailable then, that is not a failure (S2).
 func TestS08_WatchLivesForHours(t *testing.T) {
 	inEach(t, func(t arranged) {
 		tick := testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -201,7 +204,7 @@ func TestS08_WatchLivesForHours(t *testing.T) {
 	})
 }
 
-// T34: messages are not outcomes: next to ten calls that failed, a stream of 100 000 messages is one call.
+// S8: messages are not outcomes. Beside ten calls that failed, a stream of 100 000 messages is one call.
 func TestS08_MessagesAreNotCalls(t *testing.T) {
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, MinCalls: 100})
 	c := &calls{guard: g}
@@ -233,9 +236,9 @@ func TestS08_MessagesAreNotCalls(t *testing.T) {
 	}
 }
 
-// S7, B22: a probe that stays silent holds its slot for the lease, and no longer, and what it says later is late. The
-// breaker is not stuck, not even if that goes on.
-func TestS07_SilentProbeIsALease(t *testing.T) {
+// S7, B22: a probe without an answer holds its slot only for the lease, and its later result is late. Even a sequence
+// of such probes does not keep the breaker half-open.
+func TestS07_SilentProbeHoldsItsLease(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement, neverOld)
 		forever := context.WithoutCancel(t.Context())
@@ -254,7 +257,7 @@ func TestS07_SilentProbeIsALease(t *testing.T) {
 		if _, err := r.server(forever).Recv(); err != nil {
 			t.Fatal(err)
 		}
-		wantState(t, "after a probe that spoke", r.guard, breaker.Closed)
+		wantState(t, "after a probe with a message", r.guard, breaker.Closed)
 		_ = r.conn.Close()
 		synctest.Wait()
 		wantTally(t, "after the connection's end", r.guard, tally{Success: 1, Late: 5, Rejected: 5})
@@ -262,8 +265,8 @@ func TestS07_SilentProbeIsALease(t *testing.T) {
 	})
 }
 
-// S14: a probe that is still open when it is old closes the breaker, though nothing has come, and although its lease
-// has run out: one that has settled by its first message where one success is not enough, too.
+// S14: a probe that is still open when it is old closes the breaker, even if no message has come and its lease has run
+// out. So does a probe that has settled at its first message while one success is not enough.
 func TestS14_OldProbeCloses(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -303,7 +306,7 @@ func TestS14_OldProbeCloses(t *testing.T) {
 	}
 }
 
-// T16: a probe may wait for a connection for as long as it likes; others may probe after its lease.
+// A probe may wait for a connection for any time. After its lease there may be other probes.
 func TestS08_ProbeWaitsForReady(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", sends(1, nil), t.streamArrangement)
@@ -323,14 +326,14 @@ func TestS08_ProbeWaitsForReady(t *testing.T) {
 		wantCode(t, "after the lease", err, codes.Unavailable)
 		wantProbeCounts(t, "after the lease", r.guard, breaker.ProbeCounts{Lost: 1, Failure: 1})
 		cancel()
-		wantCode(t, "the one that waited", <-created, codes.Canceled)
+		wantCode(t, "the probe that waited", <-created, codes.Canceled)
 		wantTally(t, "in the end", r.guard, tally{Failure: 1, Late: 1})
 	})
 }
 
-// S6, B21: a probe whose caller leaves gives its slot back, within 100 ms and with no verdict; so does one whose
-// connection is closed.
-func TestS06_ProbeCancelled(t *testing.T) {
+// S6, B21: if the caller cancels a probe or closes its connection, its slot is free within 100 ms, and it decides
+// nothing.
+func TestS06_ProbeCanceled(t *testing.T) {
 	for _, reading := range []bool{false, true} {
 		inEach(t, func(t arranged) {
 			r := newProbeRig(t, "ServerStream", lives(0), t.streamArrangement)
@@ -359,11 +362,11 @@ func TestS06_ProbeCancelled(t *testing.T) {
 	}
 }
 
-// S8 with observers: they hear of a probe once, at its first message.
-func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
+// S8: the hooks get a probe once, at its first message.
+func TestS08_HooksGetAProbeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		obs := new(settlements)
-		g := newGuard(t, probeConfig, WithHooks(hooksOf(obs)))
+		rec := new(settlements)
+		g := newGuard(t, probeConfig, WithHooks(hooksOf(rec)))
 		halfOpen(t, g, methodKey)
 		cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return nil }})
 		time.Sleep(time.Second)
@@ -372,10 +375,10 @@ func TestS08_ObserversHearOfProbeOnce(t *testing.T) {
 		}
 		finish(down)
 		want := []Settlement{{Key: methodKey, Outcome: breaker.Success, Duration: time.Second, Probe: true}}
-		if diff := cmp.Diff(want, obs.probed); diff != "" {
+		if diff := cmp.Diff(want, rec.probed); diff != "" {
 			t.Errorf("probed (-want +got):\n%s", diff)
 		}
-		if diff := cmp.Diff(want, obs.settled); diff != "" {
+		if diff := cmp.Diff(want, rec.settled); diff != "" {
 			t.Errorf("settled (-want +got):\n%s", diff)
 		}
 	})

@@ -20,7 +20,7 @@ import (
 
 const pushbackTrailer = "grpc-retry-pushback-ms"
 
-// pushesBack is a script whose streams send n messages and fail, with a trailer.
+// pushesBack returns a script whose streams send n messages and then fail, with a trailer.
 func pushesBack(n int, err error, trailer ...string) testpb.Script {
 	md := metadata.Pairs(trailer...)
 	return testpb.Script{
@@ -47,7 +47,7 @@ func asksFor(d time.Duration) error {
 	return s.Err()
 }
 
-// opensAfterOne opens at the first failure, for five seconds unless somebody asks for more, up to a minute (B18).
+// opensAfterOne opens on the first failure for five seconds. A pushback may extend that to one minute (B18).
 var opensAfterOne = breaker.Config{ConsecutiveFailures: 1, OpenFor: 5 * time.Second, MaxOpenFor: 10 * time.Second}
 
 func wantPeriod(tb testing.TB, what string, g *Guard, want time.Duration) {
@@ -58,7 +58,7 @@ func wantPeriod(tb testing.TB, what string, g *Guard, want time.Duration) {
 	}
 }
 
-// G9: the time that a stream's peer asked for, in the trailer or the status, reaches the open period.
+// G9: a pushback in the trailer or the status of a stream extends the open period.
 func TestG09_StreamPushback(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -95,7 +95,7 @@ func TestG09_StreamPushback(t *testing.T) {
 	}
 }
 
-// G9: no matter what the caller called before RecvMsg, or at the same time.
+// G9: calls before RecvMsg, or at the same time, do not matter.
 func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
 	inEach(t, func(t arranged) {
 		for name, before := range map[string]func(grpc.BidiStreamingClient[testpb.Request, testpb.Response]){
@@ -118,7 +118,7 @@ func TestG09_StreamPushbackAfterOtherCalls(t *testing.T) {
 	})
 }
 
-// G9, B18: a probe that fails may ask for time too.
+// G9, B18: the pushback of a failed probe.
 func TestG09_StreamProbePushback(t *testing.T) {
 	inEach(t, func(t arranged) {
 		r := newProbeRig(t, "ServerStream", pushesBack(0, down, pushbackTrailer, "30000"), t.streamArrangement)
@@ -127,7 +127,7 @@ func TestG09_StreamProbePushback(t *testing.T) {
 	})
 }
 
-// G9: a stream that succeeds may carry a pushback too; it asks nothing of anybody.
+// G9: the pushback of a stream that succeeds has no effect.
 func TestG09_StreamPushbackWithoutFailure(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, opensAfterOne)
@@ -140,7 +140,7 @@ func TestG09_StreamPushbackWithoutFailure(t *testing.T) {
 	})
 }
 
-// G1: the caller's own option for the trailer gets what it would without the guard.
+// G1: the caller's own grpc.Trailer option gets the same as without the guard.
 func TestG01_StreamTrailerOption(t *testing.T) {
 	for _, end := range []error{nil, errNotFound, down} {
 		inEach(t, func(t arranged) {

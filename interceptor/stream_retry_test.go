@@ -18,12 +18,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// retryConfig has grpc itself retry, up to two times.
+// retryConfig is a service config with up to two retries by grpc itself.
 const retryConfig = `{"methodConfig": [{"name": [{}], "retryPolicy": {
 	"maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1,
 	"retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
-// failsTimes is a script whose streams fail n times, before a message, and then send three and succeed.
+// failsTimes returns a script whose streams fail n times before a message. Later streams send three messages and
+// succeed.
 func failsTimes(n int32) testpb.Script {
 	var calls atomic.Int32
 	answer := func(s sender) error {
@@ -38,14 +39,14 @@ func failsTimes(n int32) testpb.Script {
 	}
 }
 
-// retryInside is a retry interceptor for up to three attempts, to be put inside the guard.
+// retryInside returns a retry interceptor with up to three attempts, for use inside the guard.
 func retryInside(opts ...retry.CallOption) grpc.DialOption {
 	return grpc.WithChainStreamInterceptor(retry.StreamClientInterceptor(append([]retry.CallOption{
 		retry.WithMax(3), retry.WithBackoff(retry.BackoffLinear(time.Second)),
 	}, opts...)...))
 }
 
-// T6: with a retry interceptor inside, OnFinish fires for each attempt; the last one decides.
+// S5: with a retry interceptor inside, OnFinish is called for each attempt. The last attempt decides.
 func TestS05_RetryInside(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -70,7 +71,7 @@ func TestS05_RetryInside(t *testing.T) {
 				if got := r.srv.Received(testpb.Test_ServerStream_FullMethodName); got != tt.served {
 					t.Errorf("the server saw %d calls, want %d", got, tt.served)
 				}
-				endsWith(t, s, tt.code) // S4; a retry interceptor may try again for that
+				endsWith(t, s, tt.code) // received again after the end (S4); a retry interceptor may make another attempt
 				_ = r.conn.Close()
 				synctest.Wait()
 				wantTally(t, "in the end", g, one(tt.want))
@@ -79,7 +80,7 @@ func TestS05_RetryInside(t *testing.T) {
 	}
 }
 
-// failsLate is failsTimes with two messages before each failure.
+// failsLate is like failsTimes, but sends two messages before each failure.
 func failsLate(n int32) testpb.Script {
 	var calls atomic.Int32
 	return testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -92,7 +93,7 @@ func failsLate(n int32) testpb.Script {
 
 var errNotFound = statusError(codes.NotFound)
 
-// S5: while a retry interceptor waits for its next attempt, nothing is decided; who cancels then is ignored (S6).
+// S5: while a retry interceptor waits for its next attempt, nothing is decided. A cancel then is ignored (S6).
 func TestS05_CancelBetweenAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -115,7 +116,7 @@ func TestS05_CancelBetweenAttempts(t *testing.T) {
 	})
 }
 
-// S5: Header ends an attempt that failed without one, and RecvMsg then makes another.
+// S5: Header ends an attempt that failed without a header, and RecvMsg then makes another attempt.
 func TestS05_HeaderBeforeRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -130,12 +131,13 @@ func TestS05_HeaderBeforeRetry(t *testing.T) {
 	})
 }
 
-// S5: an interceptor may try again to open a stream, and hand on the one that opened as grpc made it. What OnFinish
-// said of the others is no news of this one.
+// S5: an interceptor may open a stream several times, and return the one that opened as grpc made it. The OnFinish of
+// earlier attempts does not count for that stream.
 func TestS05_CreationRetriedInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		again := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			expired, cancel := context.WithTimeout(ctx, 0)
 			defer cancel()
@@ -153,13 +155,14 @@ func TestS05_CreationRetriedInside(t *testing.T) {
 	})
 }
 
-// G10: with retry outside, each attempt is an outcome of its own.
+// G10: with retry outside, each attempt is one outcome.
 func TestG10_RetryOutsideStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		r := &streamRig{TB: t, srv: new(testpb.Server), guard: g}
 		r.srv.Set(failsTimes(2))
-		r.conn = testpb.Bufconn(t, r.srv, retryInside(retry.WithRetriable(Retriable)), grpc.WithChainStreamInterceptor(g.Stream))
+		r.conn = testpb.Bufconn(t, r.srv, retryInside(retry.WithRetriable(Retriable)),
+			grpc.WithChainStreamInterceptor(g.Stream))
 		r.client = testpb.NewTestClient(r.conn)
 		endsWith(t, r.server(t.Context()), codes.OK)
 		wantTally(t, "three attempts", g, tally{Success: 1, Failure: 2})
@@ -176,7 +179,7 @@ func TestG10_RetryOutsideStreams(t *testing.T) {
 	})
 }
 
-// S9, T20: service-config retries go on working through the guard, and are one outcome (G10).
+// S9: service-config retries work through the guard. All attempts are one outcome (G10).
 func TestS09_ServiceConfigRetries(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -191,9 +194,10 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inEach(t, func(t arranged) {
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, failsTimes(tt.fails), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+				r := newStreamRig(t, g, failsTimes(tt.fails),
+					append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
 				s := r.bidi(t.Context())
-				// The server's failure must not be there yet when the stream opens, nor be settled by a call to Send.
+				// The failure of the server must come after the stream was opened, and must not be the result of a Send.
 				synctest.Wait()
 				endsWith(t, s, tt.code)
 				wantTally(t, "at the end", g, one(tt.want))
@@ -205,11 +209,12 @@ func TestS09_ServiceConfigRetries(t *testing.T) {
 	}
 }
 
-// S9 for a probe, whose first message the guard waits for.
+// S9: the same for a probe, for which the guard waits for the first message.
 func TestS09_ProbeRetries(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{SuccessesToClose: 1})
-		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)}, t.dial...)...)
+		r := newStreamRig(t, g, sends(1, nil), append([]grpc.DialOption{grpc.WithDefaultServiceConfig(retryConfig)},
+			t.dial...)...)
 		endsWith(t, r.bidi(t.Context()), codes.OK)
 		halfOpen(t, g, onlyBreaker(t, g).Key())
 		r.srv.Set(failsTimes(2))
@@ -223,10 +228,9 @@ func TestS09_ProbeRetries(t *testing.T) {
 	})
 }
 
-// S9, from the stream's side: whatever is called and however it ends, the guard does not call Context, and calls Header
-// and Trailer only once RecvMsg has returned an error. A stream that ends well it asks for neither, nor one that has
-// settled.
-func TestS09_NeverAsksWhileItRuns(t *testing.T) {
+// S9: the guard never calls Context. It calls Header and Trailer only after RecvMsg has returned an error. It calls
+// neither for a stream that ends with success or has settled.
+func TestS09_NoHeaderWhileTheStreamRuns(t *testing.T) {
 	for _, probe := range []bool{false, true} {
 		for _, end := range []error{nil, down} {
 			synctest.Test(t, func(t *testing.T) {
@@ -235,17 +239,17 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 					halfOpen(t, g, methodKey)
 				}
 				messages, over := 0, false
-				var asked []string
-				ask := func(method string) {
-					asked = append(asked, method)
+				var called []string
+				record := func(method string) {
+					called = append(called, method)
 					if !over {
 						t.Errorf("the guard called %s before the end", method)
 					}
 				}
 				f := &fakeStream{
 					context: func() context.Context { t.Error("the guard called Context"); return nil },
-					header:  func() (metadata.MD, error) { ask("Header"); return nil, nil },
-					trailer: func() metadata.MD { ask("Trailer"); return nil },
+					header:  func() (metadata.MD, error) { record("Header"); return nil, nil },
+					trailer: func() metadata.MD { record("Trailer"); return nil },
 				}
 				f.recv = func(any) error {
 					if messages++; messages <= 3 {
@@ -267,24 +271,24 @@ func TestS09_NeverAsksWhileItRuns(t *testing.T) {
 				if end != nil && !probe { // a probe has settled at its first message
 					want = []string{"Header", "Trailer"}
 				}
-				if !slices.Equal(asked, want) {
-					t.Errorf("probe: %v, ends with %v: the guard called %v, want %v", probe, end, asked, want)
+				if !slices.Equal(called, want) {
+					t.Errorf("probe: %v, ends with %v: the guard called %v, want %v", probe, end, called, want)
 				}
 			})
 		}
 	}
 }
 
-// S9: nor when OnFinish fires, which need not be about this stream, nor when the context ends.
-func TestS09_OnFinishAsksForNothing(t *testing.T) {
+// S9: the same when OnFinish is called, which may be for another stream, and when the context ends.
+func TestS09_OnFinishCallsNoHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
 		f := &fakeStream{
 			header: func() (metadata.MD, error) {
-				t.Error("the guard called Header of a stream that lives")
+				t.Error("the guard called Header of an open stream")
 				return nil, nil
 			},
-			trailer: func() metadata.MD { t.Error("the guard called Trailer of a stream that lives"); return nil },
+			trailer: func() metadata.MD { t.Error("the guard called Trailer of an open stream"); return nil },
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		_, finish := openFake(ctx, t, g, serverStreams, f)
@@ -296,9 +300,9 @@ func TestS09_OnFinishAsksForNothing(t *testing.T) {
 	})
 }
 
-// S9: nor where it ends in another way than by RecvMsg: by SendMsg, by CloseSend, or because its connection was closed
-// while it opened. RecvMsg has returned no error then, and Header of a stream that is not grpc's might wait.
-func TestS09_AsksOnlyAfterReceive(t *testing.T) {
+// S9: the same if SendMsg or CloseSend ends the stream, or if its connection was closed while it opened. RecvMsg has
+// not returned an error then, so Header might block for a stream that is not grpc's.
+func TestS09_HeaderOnlyAfterRecvMsg(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end    func(grpc.ClientStream)
 		closed bool
@@ -316,11 +320,11 @@ func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 		f := &fakeStream{
 			send: func(any) error { return down }, closeSend: func() error { return down },
 			header: func() (metadata.MD, error) {
-				t.Errorf("%s: the guard called Header, and RecvMsg has returned no error", name)
+				t.Errorf("%s: the guard called Headerbefore RecvMsg returned an error", name)
 				return nil, nil
 			},
 			trailer: func() metadata.MD {
-				t.Errorf("%s: the guard called Trailer, and RecvMsg has returned no error", name)
+				t.Errorf("%s: the guard called Trailerbefore RecvMsg returned an error", name)
 				return nil
 			},
 		}
@@ -334,10 +338,10 @@ func TestS09_AsksOnlyAfterReceive(t *testing.T) {
 	}
 }
 
-// S9: OnFinish of a stream with grpc directly below is about this very stream, which is over. If it ends badly, its
-// header tells whether it was answered. Its Trailer must not be called before RecvMsg has returned, so the option
-// tells.
-func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
+// S9: with grpc directly below, OnFinish means that this stream has ended. If it ended with an error, its header shows
+// whether it was answered. Trailer must not be called before RecvMsg has returned, so the guard reads the trailer from
+// its option.
+func TestS09_OnFinishOfDirectCallsHeader(t *testing.T) {
 	for _, header := range []metadata.MD{nil, metadata.Pairs("k", "v")} {
 		for _, end := range []error{nil, down} {
 			var got []Result
@@ -345,11 +349,11 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 				got = append(got, r)
 				return DefaultClassifier(ctx, r)
 			}))
-			asked, over := 0, false
+			called, over := 0, false
 			f := &fakeStream{
 				context: func() context.Context { t.Error("the guard called Context"); return nil },
 				header: func() (metadata.MD, error) {
-					asked++
+					called++
 					if !over {
 						t.Error("the guard called Header before the end")
 					}
@@ -365,8 +369,8 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 			if end != nil {
 				want = 1
 			}
-			if asked != want {
-				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, asked, want)
+			if called != want {
+				t.Errorf("ends with %v: the guard called Header %d times, want %d", end, called, want)
 			}
 			if len(got) != 1 || end != nil && (got[0].Answered != (header != nil) || got[0].Code != codeOf(end)) {
 				t.Errorf("header %v, ends with %v: the classifier got %+v", header, end, got)
@@ -375,15 +379,15 @@ func TestS09_OnFinishOfDirectAsksForHeader(t *testing.T) {
 	}
 }
 
-// S9, over grpc's own: an interceptor opens two streams, hands one on, and cancels the other before the one that it
-// handed on has failed and is retried. Trailer of that one would have committed it.
-func TestS09_LoserOfTwoAndRetries(t *testing.T) {
+// S9: over grpc's own streams: an interceptor opens two streams, returns one, and cancels the other. The first then
+// fails and is retried. A call of its Trailer would have committed it to the failed attempt.
+func TestS09_DroppedAttemptAndRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
 		release := make(chan struct{})
 		script := testpb.Script{OnBidi: func(s grpc.BidiStreamingServer[testpb.Request, testpb.Response]) error {
 			switch calls.Add(1) {
-			case 1: // the one to be cancelled
+			case 1: // will be canceled
 				<-s.Context().Done()
 				return s.Context().Err()
 			case 2:
@@ -394,7 +398,8 @@ func TestS09_LoserOfTwoAndRetries(t *testing.T) {
 			}
 		}}
 		two := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			loser, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
@@ -408,7 +413,7 @@ func TestS09_LoserOfTwoAndRetries(t *testing.T) {
 		r := newStreamRig(t, g, script, grpc.WithDefaultServiceConfig(retryConfig), grpc.WithChainStreamInterceptor(two))
 		s := r.bidi(t.Context())
 		time.Sleep(time.Second)
-		synctest.Wait() // OnFinish has fired for the one that was cancelled
+		synctest.Wait() // OnFinish was called for the canceled one
 		close(release)
 		if n, err := drain(s); n != 3 || err != nil {
 			t.Errorf("got %d messages and %v, want the 3 of the retry", n, err)
@@ -416,8 +421,8 @@ func TestS09_LoserOfTwoAndRetries(t *testing.T) {
 	})
 }
 
-// G7, G10: of two guards, one inside the other, the outer one hears of the same end; what the inner one rejects is no
-// failure of the backend's.
+// G7, G10: of two guards, one inside the other, both get the same end. A rejection by the inner guard is not a failure
+// for the outer one.
 func TestG07_StackedStreamGuards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		outer, inner := newGuard(t, breaker.Config{}), newGuard(t, breaker.Config{})
@@ -431,7 +436,7 @@ func TestG07_StackedStreamGuards(t *testing.T) {
 		wantTally(t, "outer, after a failure", outer, tally{Success: 1, Failure: 1})
 		wantTally(t, "inner, after a failure", inner, tally{Success: 1, Failure: 1})
 
-		r.srv.Set(lives(0)) // with a header or a message it would be a success
+		r.srv.Set(lives(0)) // no header and no message, or the cancel would be a success
 		ctx, cancel := context.WithCancel(t.Context())
 		r.server(ctx)
 		cancel()

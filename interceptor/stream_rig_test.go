@@ -33,7 +33,7 @@ type streamRig struct {
 	client  testpb.TestClient
 }
 
-// newStreamRig dials with the guard outermost. Interceptors in dial stand inside it.
+// newStreamRig dials with the guard as the outermost interceptor. Interceptors in dial are inside it.
 func newStreamRig(tb testing.TB, g *Guard, script testpb.Script, dial ...grpc.DialOption) *streamRig {
 	tb.Helper()
 	r := &streamRig{TB: tb, srv: new(testpb.Server), guard: g}
@@ -44,30 +44,32 @@ func newStreamRig(tb testing.TB, g *Guard, script testpb.Script, dial ...grpc.Di
 	return r
 }
 
-// streamArrangement is what stands between the guard and grpc.
+// streamArrangement is a set of interceptors between the guard and grpc.
 type streamArrangement struct {
 	name string
 	dial []grpc.DialOption
 }
 
-// streamArrangements are three ways for a stream to reach the guard that must make no difference to a caller: as grpc
-// made it; as grpc made it, through an interceptor; and wrapped, so that OnFinish is not the last word.
+// streamArrangements are three ways in which the guard may get a stream. They must make no difference to a caller: from
+// grpc directly, from grpc through an interceptor, and wrapped by an interceptor, so that OnFinish does not decide.
 var streamArrangements = []streamArrangement{
 	{name: "bare"},
-	{name: "handed on", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(handOn)}},
+	{name: "unwrapped", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(passOn)}},
 	{name: "wrapped", dial: []grpc.DialOption{grpc.WithChainStreamInterceptor(wrap)}},
 }
 
 func (a streamArrangement) wraps() bool { return a.name == "wrapped" }
 
-func handOn(
-	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+func passOn(
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	return streamer(ctx, desc, cc, method, opts...)
 }
 
 func wrap(
-	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+	opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	cs, err := streamer(ctx, desc, cc, method, opts...)
 	if err != nil {
@@ -78,13 +80,13 @@ func wrap(
 
 type wrappedStream struct{ grpc.ClientStream }
 
-// arranged is a test in one of them.
+// arranged is a test in one of the arrangements.
 type arranged struct {
 	*testing.T
 	streamArrangement
 }
 
-// inEach runs f in a bubble of its own for each arrangement.
+// inEach runs f once for each arrangement, in a bubble.
 func inEach(t *testing.T, f func(t arranged)) {
 	t.Helper()
 	for _, a := range streamArrangements {
@@ -94,7 +96,7 @@ func inEach(t *testing.T, f func(t arranged)) {
 	}
 }
 
-// drain receives until the stream ends, and returns how many messages came. io.EOF is nil.
+// drain receives until the stream ends. It returns the number of messages, and nil for io.EOF.
 func drain[M any](s interface{ Recv() (*M, error) }) (n int, _ error) {
 	for {
 		if _, err := s.Recv(); errors.Is(err, io.EOF) {
@@ -106,7 +108,7 @@ func drain[M any](s interface{ Recv() (*M, error) }) (n int, _ error) {
 	}
 }
 
-// drainRaw is drain for what an interceptor returns.
+// drainRaw is drain for a grpc.ClientStream.
 func drainRaw(cs grpc.ClientStream) (n int, _ error) {
 	for {
 		if err := cs.RecvMsg(new(testpb.Response)); errors.Is(err, io.EOF) {
@@ -118,7 +120,7 @@ func drainRaw(cs grpc.ClientStream) (n int, _ error) {
 	}
 }
 
-// sends is a script whose streams send n messages each and then end with err.
+// sends returns a script whose streams send n messages each and then end with err.
 func sends(n int, err error) testpb.Script {
 	return testpb.Script{
 		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -136,7 +138,7 @@ func sends(n int, err error) testpb.Script {
 	}
 }
 
-// lives is a script whose streams send n messages each and then live on until the call's context ends.
+// lives returns a script whose streams send n messages each, and then stay open until the call's context ends.
 func lives(n int) testpb.Script {
 	return testpb.Script{
 		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
@@ -177,8 +179,8 @@ func liveOn(s interface {
 	return s.Context().Err()
 }
 
-// hookedCodec stops messages on their way through grpc, so that a test can have a call of the guard's on the stack
-// for as long as it likes.
+// hookedCodec can block messages on their way through grpc, so that a call of the guard keeps running for as long as a
+// test needs.
 type hookedCodec struct {
 	encoding.CodecV2
 
@@ -201,7 +203,7 @@ func (c *hookedCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// fakeStream is a ClientStream that is not grpc's. What a test leaves nil succeeds; RecvMsg then has io.EOF.
+// fakeStream is a ClientStream that is not grpc's. Its functions that are nil succeed, and a nil recv returns io.EOF.
 type fakeStream struct {
 	recv, send func(m any) error
 	closeSend  func() error
@@ -258,7 +260,7 @@ var (
 	bothStream    = &grpc.StreamDesc{StreamName: "Method", ServerStreams: true, ClientStreams: true}
 )
 
-// finisher finds the callbacks that opts has for the end of the call, as grpc would call them.
+// finisher returns a function that calls the OnFinish options in opts, as grpc would.
 func finisher(opts []grpc.CallOption) func(error) {
 	return func(err error) {
 		for _, o := range opts {
@@ -269,7 +271,7 @@ func finisher(opts []grpc.CallOption) func(error) {
 	}
 }
 
-// openFake opens a guarded stream over f. finish is what grpc would call at the end.
+// openFake opens a guarded stream over f. finish does what grpc would do at the end.
 func openFake(
 	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
 ) (cs grpc.ClientStream, finish func(error)) {
@@ -283,7 +285,9 @@ func openFakeOn(
 ) (cs grpc.ClientStream, finish func(error)) {
 	tb.Helper()
 	cs, err := g.Stream(ctx, desc, cc, fullMethod,
-		func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		func(
+			_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
 			finish = finisher(opts)
 			return f, nil
 		})
@@ -293,8 +297,8 @@ func openFakeOn(
 	return cs, finish
 }
 
-// openDirect is openFake for a stream that the guard takes for one of grpc's, with no interceptor between. The stream
-// has reached a connection.
+// openDirect is openFake for a stream that counts as grpc's own, with no interceptor between. The stream has reached a
+// connection.
 func openDirect(
 	ctx context.Context, tb testing.TB, g *Guard, desc *grpc.StreamDesc, f grpc.ClientStream,
 ) (cs grpc.ClientStream, finish func(error)) {
@@ -319,12 +323,12 @@ func openDirect(
 	return cs, finish
 }
 
-// fakeTrailer is a trailer to end with.
+// fakeTrailer returns a Trailer function for a fakeStream.
 func fakeTrailer(kv ...string) func() metadata.MD {
 	return func() metadata.MD { return metadata.Pairs(kv...) }
 }
 
-// halfOpen opens the breaker that key has, and waits until the next call is a probe.
+// halfOpen opens the breaker of key, and waits until the next call is a probe.
 func halfOpen(tb testing.TB, g *Guard, key breaker.Key) *breaker.Breaker {
 	tb.Helper()
 	b := g.Group().Get(key)
@@ -335,7 +339,7 @@ func halfOpen(tb testing.TB, g *Guard, key breaker.Key) *breaker.Breaker {
 
 func statusError(c codes.Code) error { return status.Error(c, "for the test") }
 
-// eofOr is what RecvMsg returns at the end of a stream that ends with err.
+// eofOr returns what RecvMsg returns at the end of a stream that ends with err.
 func eofOr(err error) error {
 	if err == nil {
 		return io.EOF

@@ -15,13 +15,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// slowConfig calls slow what took longer than a second, counts that, and never opens for it.
+// slowConfig counts a call of more than one second as slow, and does not open for it.
 var slowConfig = breaker.Config{
 	SlowCall: time.Second, SlowRatio: 1, MinCalls: 1000, ConsecutiveFailures: -1, FailureRatio: -1,
 }
 
-// paced is a script whose streams send their messages at these times after the call came, and end with err at the last.
-// Bidirectional streams count from their first request.
+// paced returns a script whose streams send a message at each of the given times after the call arrived, and end with
+// err at the time end. For bidirectional streams the times count from the first request.
 func paced(err error, end time.Duration, messages ...time.Duration) testpb.Script {
 	play := func(s sender) error {
 		start := time.Now()
@@ -52,8 +52,8 @@ func paced(err error, end time.Duration, messages ...time.Duration) testpb.Scrip
 	}
 }
 
-// S10: what the slow rule looks at is the time to the first message, and nothing else of a stream's life. A
-// bidirectional stream asks with its first message.
+// S10: the slow rule measures the time to the first message, and nothing else. For a bidirectional stream it starts at
+// the first request.
 func TestS10_TimeToFirstMessage(t *testing.T) {
 	const slow = time.Second + 1
 	for _, tt := range []struct {
@@ -95,7 +95,7 @@ func TestS10_TimeToFirstMessage(t *testing.T) {
 	}
 }
 
-// S10 for streams that nobody reads to the end: their time is up, or the caller leaves.
+// S10: streams that are not read to the end, because of a deadline or a cancel.
 func TestS10_NoMessageNeverSlow(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, slowConfig)
@@ -112,8 +112,8 @@ func TestS10_NoMessageNeverSlow(t *testing.T) {
 	})
 }
 
-// S10 for a stream with one response: that is its first message, and CloseSend asks for it. How long the caller takes
-// to send what it has is no matter.
+// S10: for a client stream, the only response is the first message, and the time starts at CloseSend. The time that the
+// caller takes to send does not count.
 func TestS10_OnlyResponse(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
 		t.Run(after.String(), func(t *testing.T) {
@@ -140,8 +140,8 @@ func TestS10_OnlyResponse(t *testing.T) {
 	}
 }
 
-// answersAfter is a script whose client streams answer so long after their last request, and whose bidirectional
-// streams so long after each.
+// answersAfter returns a script whose client streams answer d after their last request, and whose bidirectional streams
+// answer d after each request.
 func answersAfter(d time.Duration) testpb.Script {
 	return testpb.Script{
 		OnClientStream: func(s grpc.ClientStreamingServer[testpb.Request, testpb.Response]) error {
@@ -170,7 +170,8 @@ func answersAfter(d time.Duration) testpb.Script {
 	}
 }
 
-// S10: a chat whose user thinks before the first message is not a slow backend, and later messages hide no slow one.
+// S10: if the user of a chat waits before the first message, the backend is not slow. Later requests do not hide a slow
+// answer.
 func TestS10_BidiFromTheFirstRequest(t *testing.T) {
 	for after, want := range map[time.Duration]uint64{time.Second: 0, time.Second + 1: 1} {
 		t.Run(after.String(), func(t *testing.T) {
@@ -179,7 +180,7 @@ func TestS10_BidiFromTheFirstRequest(t *testing.T) {
 				r := newStreamRig(t, g, answersAfter(after), t.dial...)
 				s := r.bidi(t.Context())
 				time.Sleep(time.Minute)
-				for range 3 { // the last two while the backend is still at the first
+				for range 3 { // the backend gets the last two while it handles the first
 					if err := s.Send(&testpb.Request{}); err != nil {
 						t.Fatal(err)
 					}
@@ -198,7 +199,7 @@ func TestS10_BidiFromTheFirstRequest(t *testing.T) {
 	}
 }
 
-// S10: a bidirectional stream that has sent nothing is never slow.
+// S10: a bidirectional stream that has sent nothing is not slow.
 func TestS10_BidiThatSendsNothing(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, slowConfig)
@@ -216,7 +217,7 @@ func TestS10_BidiThatSendsNothing(t *testing.T) {
 	})
 }
 
-// S10: a panic ends a stream too, and says nothing about its first message.
+// S10: a panic ends a stream too, and does not make it slow.
 func TestS10_PanicIsNotSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, slowConfig)
@@ -232,7 +233,7 @@ func TestS10_PanicIsNotSlow(t *testing.T) {
 	})
 }
 
-// S10: so slow streams open a breaker, and long ones do not.
+// S10: slow streams open a breaker, and long streams do not.
 func TestS10_SlowStreamsOpen(t *testing.T) {
 	inEach(t, func(t arranged) {
 		cfg := breaker.Config{SlowCall: time.Second, MinCalls: 2}
@@ -247,14 +248,14 @@ func TestS10_SlowStreamsOpen(t *testing.T) {
 		for range 2 {
 			endsWith(t, r.server(t.Context()), codes.OK)
 		}
-		wantState(t, "after slow ones", g, breaker.Open)
+		wantState(t, "after slow streams", g, breaker.Open)
 		if got := onlyBreaker(t, g).Snapshot().Trips; got != (breaker.RuleCounts{Slow: 1}) {
 			t.Errorf("trips: got %+v, want one by the slow rule", got)
 		}
 	})
 }
 
-// S10, B20: a probe whose first message is late has not succeeded.
+// S10, B20: a probe whose first message is slow has not succeeded.
 func TestS10_SlowProbeReopens(t *testing.T) {
 	for after, want := range map[time.Duration]breaker.State{time.Second: breaker.Closed, time.Second + 1: breaker.Open} {
 		synctest.Test(t, func(t *testing.T) {

@@ -17,10 +17,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// Each cell of the table of stream_state.go does what it says, and nothing else.
+// S4: each cell of the table in stream_state.go has the described effect, and no other.
 func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 	names := map[reaction]string{
-		nothing: "nothing", later: "nothing", end: "over", endIfClosed: "nothing", giveUp: "over, ignored", fail: "over, failed", sustain: "closed",
+		nothing: "nothing", later: "nothing", end: "over", endIfClosed: "nothing", giveUp: "over, ignored",
+		fail: "over, failed", sustain: "closed",
 	}
 	closedNames := map[reaction]string{endIfClosed: "over, ignored", sustain: "nothing"}
 	for sig := range signal(signals) {
@@ -76,7 +77,7 @@ func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 	}
 }
 
-// The table once more, as the comment has it, so that a cell does not change unnoticed.
+// The table of reactions, copied from the comment in stream_state.go, so that a change of a cell does not go unnoticed.
 func TestS04_TheTable(t *testing.T) {
 	want := map[signal][origins]reaction{
 		received:    {nothing, end, end, end},
@@ -99,12 +100,13 @@ func TestS04_TheTable(t *testing.T) {
 	}
 }
 
-// S4: attempts that lost. Two streams run inside one, as under a hedging interceptor; the one that loses ends first,
-// by its context, and its OnFinish decides nothing.
+// S4: two streams run inside one guarded stream, as with a hedging interceptor. The stream whose result is dropped ends
+// first, by its context. Its OnFinish decides nothing.
 func TestS04_HedgingConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{}, WithKey(oneKey))
 	hedge := func(
-		ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+		ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+		opts ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
 		loserCtx, cancel := context.WithCancel(ctx)
 		loser, err := streamer(loserCtx, desc, cc, method, opts...)
@@ -113,7 +115,7 @@ func TestS04_HedgingConcurrentSafe(t *testing.T) {
 			return nil, err
 		}
 		winner, err := streamer(ctx, desc, cc, method, opts...)
-		go func() { // as hedging does when the winner has answered
+		go func() { // as a hedging interceptor does after the first answer
 			cancel()
 			_ = loser.RecvMsg(new(testpb.Response))
 		}()
@@ -125,15 +127,16 @@ func TestS04_HedgingConcurrentSafe(t *testing.T) {
 			t.Fatalf("got %d messages and %v, want 3", n, err)
 		}
 	}
-	wantTally(t, "streams of which another attempt was lost", g, tally{Success: 20})
+	wantTally(t, "streams with a dropped attempt", g, tally{Success: 20})
 }
 
-// G5, and the same for unary calls that are hedged by an interceptor inside the guard, in every state of doubt.
+// G5: the same for unary calls with a hedging interceptor inside the guard, in each state of doubt.
 func TestG05_HedgedUnaryConcurrentSafe(t *testing.T) {
 	for _, doubt := range doubts {
 		g := newGuard(t, lenient, WithKey(oneKey))
 		hedge := func(
-			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+			opts ...grpc.CallOption,
 		) error {
 			replies, errs := [2]testpb.Response{}, make(chan error, 2)
 			for i := range replies {
@@ -156,7 +159,7 @@ func TestG05_HedgedUnaryConcurrentSafe(t *testing.T) {
 	}
 }
 
-// S13: the first message of a stream ends the failure streak; a failure that is not a lost connection takes that back.
+// S13: the first message of a stream ends the failure streak. A failure that is not a lost connection takes that back.
 func TestS13_FirstMessageIsASignOfLife(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -197,8 +200,8 @@ func TestS13_FirstMessageIsASignOfLife(t *testing.T) {
 	}
 }
 
-// S13: quiet watches have no message and no success. That one was open for long ends their failure streak, however it
-// ends, unless its caller ended it.
+// S13: quiet watches have no message and no success. If a watch was open for a long time, its end ends the failure
+// streak, unless its caller ended it.
 func TestS13_QuietWatchIsASignOfLife(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -237,8 +240,8 @@ func TestS13_QuietWatchIsASignOfLife(t *testing.T) {
 	}
 }
 
-// S14: a quiet probe closes its breaker when it is old, whatever SuccessesToClose is and although its lease has run
-// out, and its timer ends with the stream.
+// S14: a quiet probe closes its breaker when it is old, for any SuccessesToClose, and even if its lease has run out.
+// Its timer ends with the stream.
 func TestS14_QuietProbe(t *testing.T) {
 	inEach(t, func(t arranged) {
 		cfg := probeConfig
@@ -259,7 +262,7 @@ func TestS14_QuietProbe(t *testing.T) {
 	})
 }
 
-// S14: a probe that has had its message, and one that ends before it is old.
+// S14: probes that have had a message, and probes that end before they are old.
 func TestS14_ProbesThatDoNotSustain(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -267,7 +270,7 @@ func TestS14_ProbesThatDoNotSustain(t *testing.T) {
 		cancel time.Duration // 0: never
 		want   breaker.State
 	}{
-		{"a message, and alive", lives(1), 0, breaker.Closed},
+		{"a message, and still open", lives(1), 0, breaker.Closed},
 		{"a message, and ended", paced(down, time.Second, 0), 0, breaker.HalfOpen},
 		{"a message, and canceled", lives(1), time.Second, breaker.HalfOpen},
 		{"no message, and canceled", lives(0), time.Second, breaker.HalfOpen},
@@ -294,7 +297,8 @@ func TestS14_ProbesThatDoNotSustain(t *testing.T) {
 	}
 }
 
-// S14: while the channel has no connection, a stream that seems to be open proves nothing. The timer runs again.
+// S14: while the channel has no connection, a stream that seems to be open does not close the breaker. The timer starts
+// again.
 func TestS14_NotWithoutAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig, WithKey(oneKey))
@@ -321,7 +325,7 @@ func TestS14_NotWithoutAConnection(t *testing.T) {
 	})
 }
 
-// S14: under ForceClosed a probe changes nothing, and is asked again when the override is over.
+// S14: under ForceClosed, an old probe does not change the state. It closes the breaker after the override has ended.
 func TestS14_AfterForceClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := probeConfig
@@ -329,7 +333,10 @@ func TestS14_AfterForceClosed(t *testing.T) {
 		g := newGuard(t, cfg)
 		b := halfOpen(t, g, methodKey)
 		cs, _ := openFake(t.Context(), t, g, serverStreams, new(fakeStream))
-		if err := b.SetOverride(t.Context(), breaker.Override{Mode: breaker.ForceClosed, Why: "test", By: "test"}); err != nil {
+		if err := b.SetOverride(t.Context(), breaker.Override{
+			Mode: breaker.ForceClosed, Why: "test",
+			By: "test",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)
@@ -341,7 +348,7 @@ func TestS14_AfterForceClosed(t *testing.T) {
 	})
 }
 
-// S14, S12: the timer of a probe ends with the stream, however that ends, and with its half-open stay.
+// S14, S12: the timer of a probe ends with the stream, for any end, and with the half-open generation.
 func TestS14_TheTimerEnds(t *testing.T) {
 	for name, end := range map[string]func(cs grpc.ClientStream, cancel func(), b *breaker.Breaker){
 		"RecvMsg": func(cs grpc.ClientStream, _ func(), _ *breaker.Breaker) { _ = cs.RecvMsg(nil) },
@@ -349,7 +356,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 		"panic": func(cs grpc.ClientStream, _ func(), _ *breaker.Breaker) {
 			leaves(func() { _ = cs.SendMsg(nil) })
 		},
-		"another stay": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(t.Context()) },
+		"another generation": func(_ grpc.ClientStream, _ func(), b *breaker.Breaker) { b.Reset(t.Context()) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, probeConfig)
@@ -360,8 +367,8 @@ func TestS14_TheTimerEnds(t *testing.T) {
 			s := cs.(*stream)
 			end(cs, cancel, b)
 			synctest.Wait()
-			if name == "another stay" {
-				time.Sleep(time.Minute) // the timer comes by once more, and not again
+			if name == "another generation" {
+				time.Sleep(time.Minute) // the timer may fire once more, and then stops
 				synctest.Wait()
 			}
 			if s.ageTimer.Load().Stop() {
@@ -371,7 +378,7 @@ func TestS14_TheTimerEnds(t *testing.T) {
 	}
 }
 
-// S14: a stream becomes old after it was created, however long that took.
+// S14: the age of a stream counts from its creation, however long that took.
 func TestS14_SlowStreamer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig)
@@ -385,15 +392,15 @@ func TestS14_SlowStreamer(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		wantState(t, "a stream that is new when it comes", g, breaker.HalfOpen)
+		wantState(t, "right after the creation", g, breaker.HalfOpen)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		wantState(t, "and old", g, breaker.Closed)
+		wantState(t, "when it is old", g, breaker.Closed)
 	})
 }
 
-// S10: what the slow rule looks at is the backend's time: of a client stream from CloseSend, of a bidirectional
-// stream from the first message that it sends, to the first answer.
+// S10: the slow rule measures the time of the backend. For a client stream, it runs from CloseSend to the response. For
+// a bidirectional stream, it runs from the first request to the first message.
 func TestS10_FromTheRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -463,7 +470,7 @@ func TestS10_FromTheRequest(t *testing.T) {
 	}
 }
 
-// G15: a fallback that calls the same guard runs once, not without end.
+// G15: a fallback that makes a call through the same guard runs once for the call, and does not recurse.
 func TestG15_FallbackThatCallsItself(t *testing.T) {
 	g := newGuard(t, breaker.Config{}, WithKey(oneKey))
 	ran := 0
@@ -472,7 +479,8 @@ func TestG15_FallbackThatCallsItself(t *testing.T) {
 		ran++
 		return testpb.NewTestClient(cc).Unary(ctx, req)
 	})
-	g, err := New(g.Group(), WithKey(oneKey), WithFallback(ForMethods(testpb.Test_Unary_FullMethodName), region, OnFailure()))
+	g, err := New(g.Group(), WithKey(oneKey), WithFallback(ForMethods(testpb.Test_Unary_FullMethodName), region,
+		OnFailure()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,7 +497,7 @@ func TestG15_FallbackThatCallsItself(t *testing.T) {
 	}
 }
 
-// S14: a timer that has fired already when its stream ends decides nothing.
+// S14: a timer that has fired when its stream ends decides nothing.
 func TestS14_FiredAsTheStreamEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, probeConfig)
@@ -504,13 +512,15 @@ func TestS14_FiredAsTheStreamEnded(t *testing.T) {
 	})
 }
 
-// S9: a closed connection says nothing of a stream that an interceptor got elsewhere, so its Header might block.
+// S9: if an interceptor got the stream from elsewhere, a closed connection does not show that the stream has ended, so
+// its Header might block.
 func TestS09_StreamFromElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		other := testpb.StartBufconn(t, new(testpb.Server)).Dial(t)
 		g := newGuard(t, breaker.Config{})
 		elsewhere := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, _ grpc.Streamer, opts ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, _ grpc.Streamer,
+			opts ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			_ = cc.Close()
 			return other.NewStream(ctx, desc, method, opts...)
@@ -531,7 +541,7 @@ func TestS09_StreamFromElsewhere(t *testing.T) {
 	})
 }
 
-// G5: what is known before the peer is looked at counts, also if the look exits the goroutine.
+// G5: what the guard knows before it looks at the peer counts, even if that look exits the goroutine.
 func TestG05_TrailerThatExits(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	left := 1

@@ -16,10 +16,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// outcomeOf is rule G2, and G3 where an interceptor stands between the guard and grpc.
+// outcomeOf is rule G2, and G3 with an interceptor between the guard and grpc.
 func outcomeOf(c codes.Code) breaker.Outcome {
 	switch c {
-	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated,
+	case codes.OK, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
+		codes.Unauthenticated,
 		codes.FailedPrecondition, codes.Aborted, codes.OutOfRange, codes.Unimplemented:
 		return breaker.Success
 	case codes.ResourceExhausted:
@@ -31,7 +32,7 @@ func outcomeOf(c codes.Code) breaker.Outcome {
 	}
 }
 
-// directOutcomeOf is outcomeOf with grpc directly below: nobody but the peer can have canceled then (G3).
+// directOutcomeOf is outcomeOf with grpc directly below. Only the peer can have canceled the call then (G3).
 func directOutcomeOf(c codes.Code) breaker.Outcome {
 	if c == codes.Canceled {
 		return breaker.Failure
@@ -47,49 +48,51 @@ func allCodes() []codes.Code {
 	return list
 }
 
-// S1: one outcome of the right class, no stream, and the error as it came. T32, T22: OnFinish fires before the streamer
-// returns, as it does for a refused connection, and nothing hangs.
+// S1: one outcome, no stream, and the same error. OnFinish is called before the streamer returns, as for a refused
+// connection, and nothing blocks.
 func TestS01_CreationFails(t *testing.T) {
-	for _, fires := range []int{0, 1, 3} {
+	for _, times := range []int{0, 1, 3} {
 		for _, code := range allCodes()[1:] {
 			want := one(outcomeOf(code))
 			if code == codes.OK {
-				continue // status.Error makes no error of it
+				continue // status.Error returns nil
 			}
 			g := newGuard(t, breaker.Config{})
 			inner := status.Error(code, "no stream today")
 			cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
-				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-					for range fires {
+				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string,
+					opts ...grpc.CallOption,
+				) (grpc.ClientStream, error) {
+					for range times {
 						finisher(opts)(inner)
 					}
 					return nil, inner
 				})
 			if cs != nil {
-				t.Errorf("%v, OnFinish x%d: got a stream %v, want nil", code, fires, cs)
+				t.Errorf("%v, OnFinish x%d: got a stream %v, want nil", code, times, cs)
 			}
-			if err != inner { //nolint:errorlint // the very same value
-				t.Errorf("%v, OnFinish x%d: got error %v, want %v, the same value", code, fires, err, inner)
+			if err != inner { //nolint:errorlint // the same value
+				t.Errorf("%v, OnFinish x%d: got error %v, want %v, the same value", code, times, err, inner)
 			}
 			wantTally(t, code.String(), g, want)
 		}
 	}
 }
 
-// S1: a stream that comes with an error is not handed out.
+// S1: if a stream comes with an error, the caller does not get the stream.
 func TestS01_CreationFailsWithStream(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	cs, err := g.Stream(t.Context(), serverStreams, nil, fullMethod,
 		func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
 			return new(fakeStream), down
 		})
-	if cs != nil || err != down { //nolint:errorlint // the very same value
+	if cs != nil || err != down { //nolint:errorlint // the same value
 		t.Errorf("got %v, %v, want nil, %v", cs, err, down)
 	}
 	wantTally(t, "after it", g, one(breaker.Failure))
 }
 
-// T32: a rejection is no stream and an error that says so; nothing is asked of the backend, and no OnFinish fires.
+// G8: a rejected stream is nil and the error. The backend gets no call, and OnFinish is called once.
 func TestG08_StreamRejection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
@@ -100,8 +103,9 @@ func TestG08_StreamRejection(t *testing.T) {
 		synctest.Wait()
 		onlyBreaker(t, g).Trip(t.Context(), "for the test")
 		desc := &testpb.Test_ServiceDesc.Streams[1]
-		fired := 0
-		cs, err := r.conn.NewStream(t.Context(), desc, testpb.Test_ServerStream_FullMethodName, grpc.OnFinish(func(error) { fired++ }))
+		calls := 0
+		cs, err := r.conn.NewStream(t.Context(), desc, testpb.Test_ServerStream_FullMethodName,
+			grpc.OnFinish(func(error) { calls++ }))
 		if cs != nil {
 			t.Errorf("got a stream %v, want nil", cs)
 		}
@@ -114,18 +118,18 @@ func TestG08_StreamRejection(t *testing.T) {
 		wantCode(t, "rejection", err, codes.Unavailable)
 		synctest.Wait()
 		if got := r.srv.Total(); got != 1 {
-			t.Errorf("the server saw %d calls, want the 1 of before", got)
+			t.Errorf("the server saw %d calls, want the 1 from before", got)
 		}
-		if fired != 1 {
-			t.Errorf("OnFinish fired %d times, want 1", fired)
+		if calls != 1 {
+			t.Errorf("OnFinish was called %d times, want 1", calls)
 		}
 	})
 }
 
-// S2: the status at the end decides, whatever came before it, by its class.
+// S2: the status at the end decides, whatever came before.
 func TestS02_StatusAtTheEnd(t *testing.T) {
 	inEach(t, func(t arranged) {
-		// Each status in a breaker of its own: none opens because of another.
+		// Each status has its own breaker, so that none opens because of another.
 		type call struct{ messages int }
 		for _, code := range allCodes() {
 			for _, c := range []call{{0}, {3}} {
@@ -150,8 +154,8 @@ func TestS02_StatusAtTheEnd(t *testing.T) {
 	})
 }
 
-// T1: streams that open and then fail open the breaker. A first message ends the row of failures; it goes on unless the
-// stream ends with Unavailable (S13). Then the ratio rule opens, when it has seen its 20 calls.
+// S2: streams that open and then fail open the breaker. A first message ends the failure streak. It goes on if the
+// stream then fails, unless with Unavailable (S13). In that case the ratio rule opens after its 20 calls.
 func TestS02_FailuresAfterCreationOpen(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -193,7 +197,7 @@ func TestS02_FailuresAfterCreationOpen(t *testing.T) {
 	}
 }
 
-// T4: io.EOF is a success. T31: and it is recorded as one.
+// S2: io.EOF is a success, and is counted as one.
 func TestS02_CleanStreamsSucceed(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
@@ -211,7 +215,7 @@ func TestS02_CleanStreamsSucceed(t *testing.T) {
 	})
 }
 
-// S2: io.EOF itself is the end of a stream; an error that wraps it is an error.
+// S2: io.EOF is the end of a stream. An error that wraps io.EOF is a failure.
 func TestS02_WrappedEOFIsAnError(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{recv: func(any) error { return errors.Join(io.EOF) }})
@@ -221,7 +225,7 @@ func TestS02_WrappedEOFIsAnError(t *testing.T) {
 	wantTally(t, "after it", g, one(breaker.Failure))
 }
 
-// T5: the only response of a client stream is its success, at once.
+// S3: the only response of a client stream is its success, at once.
 func TestS03_OnlyResponseSettles(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
@@ -244,7 +248,7 @@ func TestS03_OnlyResponseSettles(t *testing.T) {
 	})
 }
 
-// S3 where nothing of grpc's helps: RecvMsg's nil is all there is.
+// S3: the same without OnFinish. Only the nil of RecvMsg shows the success.
 func TestS03_OnlyResponseSettlesWithoutOnFinish(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	cs, _ := openFake(t.Context(), t, g, clientStreams, &fakeStream{recv: func(any) error { return nil }})
@@ -254,7 +258,7 @@ func TestS03_OnlyResponseSettlesWithoutOnFinish(t *testing.T) {
 	wantTally(t, "right after the response", g, one(breaker.Success))
 }
 
-// S3: a message of a stream that may send more is no outcome.
+// S3: a message of a stream that may send more is not an outcome.
 func TestS03_MessageIsNoOutcome(t *testing.T) {
 	for _, desc := range []*grpc.StreamDesc{serverStreams, bothStream} {
 		g := newGuard(t, breaker.Config{})
@@ -268,8 +272,8 @@ func TestS03_MessageIsNoOutcome(t *testing.T) {
 	}
 }
 
-// S3: SendMsg's io.EOF is no outcome; what RecvMsg then says is. T29: stats.End would have it a success.
-func TestS03_SendEOFLeavesItToReceive(t *testing.T) {
+// S3: io.EOF from SendMsg is not an outcome. The error that RecvMsg then returns is. stats.End would report a success.
+func TestS03_SendEOFIsNoOutcome(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{}, WithLongStream(time.Hour)) // the end of an old one would be ignored (S2)
 		r := newStreamRig(t, g, failing(down), t.dial...)
@@ -289,7 +293,7 @@ func TestS03_SendEOFLeavesItToReceive(t *testing.T) {
 	})
 }
 
-// S3: any other error of SendMsg is the end, and nobody need call RecvMsg: a generated stub does not.
+// S3: any other error of SendMsg ends the stream, without a call of RecvMsg. A generated stub makes none.
 func TestS03_OtherSendErrorSettles(t *testing.T) {
 	for _, code := range allCodes() {
 		if code == codes.OK {
@@ -311,7 +315,7 @@ func TestS03_OtherSendErrorSettles(t *testing.T) {
 	}
 }
 
-// S3: io.EOF from CloseSend says no more than from SendMsg.
+// S3: the same for io.EOF from CloseSend.
 func TestS03_CloseSendEOFIsNoOutcome(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	cs, _ := openFake(t.Context(), t, g, bothStream, &fakeStream{closeSend: func() error { return io.EOF }})
@@ -321,7 +325,7 @@ func TestS03_CloseSendEOFIsNoOutcome(t *testing.T) {
 	wantTally(t, "after CloseSend", g, tally{InFlight: 1})
 }
 
-// T3, S4: once the stream is over, RecvMsg may be called again, and that is no second call.
+// S4: after the end, RecvMsg may be called again. That is not a second outcome.
 func TestS04_ReceiveAgain(t *testing.T) {
 	for _, end := range []error{nil, down} {
 		inEach(t, func(t arranged) {
@@ -339,7 +343,7 @@ func TestS04_ReceiveAgain(t *testing.T) {
 			if end != nil {
 				want = one(breaker.Failure)
 			}
-			wantTally(t, "after four times to the end", g, want)
+			wantTally(t, "after RecvMsg at the end, four times", g, want)
 		})
 	}
 }

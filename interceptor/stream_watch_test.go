@@ -13,14 +13,14 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// watchedContext counts who watches it. It has an AfterFunc of its own, which package context uses where there is one.
+// watchedContext counts its watches. It has a method AfterFunc, which package context uses if a context has one.
 type watchedContext struct {
 	context.Context
 
 	done chan struct{}
 
 	mu sync.Mutex
-	// Guarded by mu.
+	// mu guards these.
 	ids     int
 	waiting map[int]func()
 	ever    int
@@ -76,9 +76,9 @@ func (c *watchedContext) watchers() int {
 	return len(c.waiting)
 }
 
-// S12: while a stream that is not grpc's own is open, its context is watched; once it has settled, however that came,
-// it no longer is. So a context that many streams share does not grow.
-func TestS12_WatchIsTakenBack(t *testing.T) {
+// S12: while a stream that is not grpc's own is open, the guard watches its context. After the stream has settled, for
+// any reason, it does not. So a context that many streams share does not grow.
+func TestS12_WatchEnds(t *testing.T) {
 	for name, tt := range map[string]struct {
 		desc   *grpc.StreamDesc
 		f      *fakeStream
@@ -132,9 +132,9 @@ func TestS12_WatchIsTakenBack(t *testing.T) {
 	}
 }
 
-// S12, S14: a probe has settled at its first message, but it may close the breaker for as long as the stream lives. So
-// its watch is taken back when the stream ends, whatever ends it. Nothing closes the breaker after that.
-func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
+// S12, S14: a probe has settled at its first message, but may close the breaker while the stream is open. So its watch
+// ends with the stream, for any end. After that, nothing closes the breaker.
+func TestS12_ProbeWatchEnds(t *testing.T) {
 	for name, end := range map[string]func(cs grpc.ClientStream, f *fakeStream, ctx *watchedContext){
 		"io.EOF": func(cs grpc.ClientStream, f *fakeStream, _ *watchedContext) {
 			f.recv = nil
@@ -171,8 +171,8 @@ func TestS12_ProbeWatchIsTakenBack(t *testing.T) {
 	}
 }
 
-// S12: no watch where there is nothing to watch: a stream that failed to open, one that did not get so far, a context
-// that cannot end.
+// S12: no watch if there is nothing to watch: the stream failed to open, it ended while it opened, or the context
+// cannot end.
 func TestS12_NoWatchWithoutStream(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	ctx := newWatchedContext(t.Context())
@@ -191,7 +191,7 @@ func TestS12_NoWatchWithoutStream(t *testing.T) {
 	}
 }
 
-// S12, S7: a stream that grpc made needs no watch: OnFinish hears of the context's end.
+// S12, S7: a stream that grpc made needs no watch, because grpc calls OnFinish when the context ends.
 func TestS12_NoWatchOnGRPCsOwn(t *testing.T) {
 	g := newGuard(t, breaker.Config{})
 	r := newStreamRig(t, g, lives(1))
@@ -206,7 +206,7 @@ func TestS12_NoWatchOnGRPCsOwn(t *testing.T) {
 		t.Cleanup(func() { _ = cs.CloseSend() })
 		return ctx.ever - before
 	}
-	open(plain) // the connection's own, once
+	open(plain) // the connection watches the context once
 	open(r.conn)
 	without, with := open(plain), open(r.conn)
 	if with != without {

@@ -13,11 +13,12 @@ import (
 
 // Unary guards one unary call. It is a grpc.UnaryClientInterceptor. cc may be nil.
 func (g *Guard) Unary(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
 ) error {
-	opts = slices.Clip(opts) // an interceptor below that appends must not write into the caller's memory (G1)
+	opts = slices.Clip(opts) // an append of an interceptor below must not write into the caller's memory (G1)
 	b := g.find(ctx, method, nil, req, cc, opts)
-	if b == nil || pastDeadline(ctx) { // grpc ends a call that is too late, which says nothing about the backend (G3)
+	if b == nil || pastDeadline(ctx) { // grpc ends a call that is too late; that is not an outcome of the backend (G3)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	permit, err := b.Acquire(ctx)
@@ -28,7 +29,8 @@ func (g *Guard) Unary(
 		}
 		err = g.reject(ctx, cause, method, nil, req, cc)
 		if g.fallbacks != nil {
-			err = g.tryFallback(ctx, b, &unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true})
+			call := unaryCall{method: method, req: req, reply: reply, cc: cc, opts: opts, err: err, rejected: true}
+			err = g.tryFallback(ctx, b, &call)
 		}
 		callOnFinish(opts, err)
 		return err
@@ -40,7 +42,7 @@ func (g *Guard) Unary(
 	}
 	settled := false
 	defer func() {
-		if !settled { // the invoker panicked or ended the goroutine (G1)
+		if !settled { // the invoker panicked or exited the goroutine (G1)
 			permit.Report(ctx, breaker.Report{Outcome: breaker.Failure, Cause: causePanic})
 		}
 	}()
@@ -54,8 +56,8 @@ func (g *Guard) Unary(
 	return g.settleFailure(ctx, b, permit, call, invoker)
 }
 
-// settleFailure is the rest of Unary for a call that ended with an error. It is a separate function so that a success
-// does not pay for what it allocates.
+// settleFailure is the rest of Unary for a call that ended with an error. It is a separate function, so that its
+// variables do not cost a successful call an allocation.
 func (g *Guard) settleFailure(
 	ctx context.Context, b *breaker.Breaker, permit breaker.Permit, call unaryCall, invoker grpc.UnaryInvoker,
 ) error {
@@ -63,7 +65,7 @@ func (g *Guard) settleFailure(
 	return c.settleUnary(ctx, &call, Result{Direct: grpcInvoker.is(invoker)})
 }
 
-// settleUnary settles the call as r says, and tries a fallback.
+// settleUnary completes r, settles the call, and tries a fallback if the call failed.
 func (c *pending) settleUnary(ctx context.Context, call *unaryCall, r Result) error {
 	r.Call, r.Err = call.call(), call.err
 	call.outcome = c.settle(ctx, r, call.cc, 0, nil)
@@ -73,7 +75,7 @@ func (c *pending) settleUnary(ctx context.Context, call *unaryCall, r Result) er
 	return c.guard.tryFallback(ctx, c.breaker, call)
 }
 
-// unaryWithEvidence is the rest of Unary for a call of which more than the error matters.
+// unaryWithEvidence is the rest of Unary for a call for which the guard needs more than the error.
 func (g *Guard) unaryWithEvidence(
 	ctx context.Context, b *breaker.Breaker, permit breaker.Permit, mark bool, call unaryCall, invoker grpc.UnaryInvoker,
 ) error {
@@ -97,18 +99,18 @@ func (g *Guard) unaryWithEvidence(
 	return c.settleUnary(ctx, &call, r)
 }
 
-// evidence is what the guard requests from grpc to find out whose error a unary call ends with (G5), and the pushback
-// in the trailer (G9). A nil evidence requests nothing.
+// evidence is what the guard requests from grpc for a unary call. It shows whose error ended the call (G5), and the
+// trailer may hold a pushback (G9). A nil evidence requests nothing.
 type evidence struct {
 	header, trailer metadata.MD
 	peer            peer.Peer
-	onlyPeer        bool
-	direct          bool
+	onlyPeer        bool // request neither header nor trailer
+	direct          bool // no interceptor is between the guard and grpc
 }
 
-// evidenceFor returns what to request. grpc then copies metadata and allocates, so the result is nil while all calls
-// succeed. With an interceptor between the guard and grpc it is nil unless WithPeerEvidence is set: a hedging
-// interceptor uses the same options for concurrent attempts.
+// evidenceFor returns what to request. A request makes grpc copy metadata and allocate, so evidenceFor returns nil
+// while all calls succeed. With an interceptor between the guard and grpc it also returns nil, because a hedging
+// interceptor would use the same options for concurrent attempts. WithPeerEvidence overrides both.
 func (g *Guard) evidenceFor(permit breaker.Permit, direct bool) *evidence {
 	recently, inDoubt := permit.InDoubt()
 	switch {
@@ -120,8 +122,8 @@ func (g *Guard) evidenceFor(permit breaker.Permit, direct bool) *evidence {
 	return nil
 }
 
-// options returns opts followed by the options of e and the guard's mark. The result has no spare capacity. If options
-// are added it is a copy, because the caller's slice may be shared (G1).
+// options returns opts followed by the options of e and, if mark is set, a guardMark. The result has no spare capacity.
+// If it adds options, it returns a copy, because the caller's slice may be shared (G1).
 func (e *evidence) options(
 	opts []grpc.CallOption, mark bool, permit breaker.Permit, b *breaker.Breaker,
 ) []grpc.CallOption {

@@ -16,18 +16,18 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// deaf is an Observer that does nothing.
-type deaf struct{}
+// noopHooks has hooks for rare events that do nothing.
+type noopHooks struct{}
 
-func (deaf) Rejected(context.Context, *RejectedError)  {}
-func (deaf) FellBack(context.Context, FallbackInfo)    {}
-func (deaf) Transition(context.Context, breaker.Event) {}
+func (noopHooks) Rejected(context.Context, *RejectedError)  {}
+func (noopHooks) FellBack(context.Context, FallbackInfo)    {}
+func (noopHooks) Transition(context.Context, breaker.Event) {}
 
-// deafToAll hears of every call and does nothing.
-type deafToAll struct{ deaf }
+// noopCallHooks also has the hooks for each call.
+type noopCallHooks struct{ noopHooks }
 
-func (deafToAll) Settled(context.Context, Settlement) {}
-func (deafToAll) Probed(context.Context, Settlement)  {}
+func (noopCallHooks) Settled(context.Context, Settlement) {}
+func (noopCallHooks) Probed(context.Context, Settlement)  {}
 
 func answerNothing(context.Context, *int, error) (*int, error) { return nil, nil }
 
@@ -49,7 +49,7 @@ func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
 		call []grpc.CallOption
 	}{
 		{name: "default"},
-		// G11: CanonicalTarget would allocate here.
+		// With CanonicalTarget, this call would allocate (G11).
 		{name: "connection", cc: cc},
 		{name: "deadline", ctx: deadline},
 		{name: "call options", call: []grpc.CallOption{grpc.Header(&header), grpc.WaitForReady(true), grpc.StaticMethod()}},
@@ -57,8 +57,8 @@ func TestO01_ClosedCallAllocatesNothing(t *testing.T) {
 		{name: "bypass", call: []grpc.CallOption{Bypass()}},
 		{name: "slow rule", cfg: breaker.Config{SlowCall: time.Hour}},
 		{name: "bounded", cfg: breaker.Config{MaxConcurrent: 5}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(deaf{}))}},
-		{name: "settled observer", opts: []Option{WithHooks(hooksOf(deafToAll{}))}},
+		{name: "hooks", opts: []Option{WithHooks(hooksOf(noopHooks{}))}},
+		{name: "hook Settled", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "classifier", opts: []Option{WithClassifier(DefaultClassifier)}},
 		{name: "matcher", opts: []Option{WithMatcher(ForMethods(fullMethod))}},
 		{name: "key", opts: []Option{WithKey(keyfunc.Tagged(nil, noTag))}},
@@ -97,7 +97,7 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 	}{
 		{name: "default"},
 		{name: "details", opts: []Option{WithRejectionDetails()}},
-		{name: "observer", opts: []Option{WithHooks(hooksOf(deafToAll{}))}},
+		{name: "hooks", opts: []Option{WithHooks(hooksOf(noopCallHooks{}))}},
 		{name: "fallback for another method", opts: []Option{WithFallback(ForMethods("/a/b"), Fallback(answerNothing))}},
 	} {
 		g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, tt.opts...)
@@ -111,16 +111,16 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 		if got != 0 {
 			t.Errorf("%s: %v allocations a rejection, want 0", tt.name, got)
 		}
-		// The status is made when somebody asks, and that does allocate: or the measurement above has found nothing to count.
+		// GRPCStatus makes the status and allocates. Otherwise the measurement above would not detect allocations.
 		err := g.Unary(ctx, fullMethod, nil, nil, nil, returnsAtOnce)
 		if got := testing.AllocsPerRun(100, func() { status.Code(err) }); got == 0 {
-			t.Errorf("%s: the status came for nothing", tt.name)
+			t.Errorf("%s: the status costs no allocation, so the test checks nothing", tt.name)
 		}
 	}
 }
 
-// G5: what it costs to look at a call more closely, over real grpc: nothing while nothing has failed for a Window. The
-// calls are measured in turns, because what grpc takes varies by a few from one run to the next.
+// G5: the cost of looking at the peer, over real grpc. There is none while all outcomes of the last Window were
+// successes. The test measures the calls in turns, because the allocations of grpc vary by a few between runs.
 func TestG05_CostOfDoubt(t *testing.T) {
 	backend := testpb.StartBufconn(t, new(testpb.Server))
 	plain := testpb.NewTestClient(backend.Dial(t))
@@ -157,12 +157,13 @@ func TestG05_CostOfDoubt(t *testing.T) {
 		}
 		slices.Sort(diffs)
 		if got := diffs[rounds/2]; got > tt.most {
-			t.Errorf("%s: a guarded call costs %v allocations more than an unguarded one, want at most %v", tt.name, got, tt.most)
+			t.Errorf("%s: a guarded call costs %v allocations more than an unguarded one, want at most %v", tt.name, got,
+				tt.most)
 		}
 	}
 }
 
-// G6: what status.FromError takes for a wrapped status (8 allocations) is not spent.
+// G6: a failure does not cost what status.FromError takes for a wrapped status, which is 8 allocations.
 func TestG06_FailureAllocatesLittle(t *testing.T) {
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
 	for _, tt := range []struct {
@@ -170,9 +171,9 @@ func TestG06_FailureAllocatesLittle(t *testing.T) {
 		err  error
 		want float64
 	}{
-		// 3: the option for the trailer, which is looked at while the callee is in doubt.
+		// 3 are for the options, which the guard adds while the backend is in doubt.
 		{"status", down, 3},
-		// And what errors.As takes to find it.
+		// The others are for errors.As.
 		{"wrapped status", wrapped(down), 3 + 2*3},
 	} {
 		ctx := t.Context()

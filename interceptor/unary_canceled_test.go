@@ -23,17 +23,17 @@ func (s *scene) cancels(d time.Duration) {
 	wantCode(s.T, "a call that its caller canceled", err, codes.Canceled)
 }
 
-// waysThroughTheGuard are the paths that a unary call can take through it.
-var waysThroughTheGuard = map[string][]Option{
+// guardPaths are the paths of a unary call through the guard.
+var guardPaths = map[string][]Option{
 	"plain":      nil,
 	"evidence":   {WithPeerEvidence()},
 	"classifier": {WithClassifier(DefaultClassifier)},
-	"observer":   {WithHooks(hooksOf(deafToAll{}))},
+	"hooks":      {WithHooks(hooksOf(noopCallHooks{}))},
 	"min budget": {WithMinBudget(time.Millisecond)},
 }
 
-// B6: a backend hangs and its callers give up. Their calls are ignored, and yet they are slow: the slow rule opens.
-func TestB06_CallersThatGiveUpOpen(t *testing.T) {
+// B6: a backend hangs, and its callers cancel. Their calls are ignored, but count as slow, so the slow rule opens.
+func TestB06_CanceledSlowCallsOpen(t *testing.T) {
 	const slow = time.Second
 	for _, tt := range []struct {
 		name     string
@@ -47,7 +47,7 @@ func TestB06_CallersThatGiveUpOpen(t *testing.T) {
 		{"sooner", slow, slow / 2, breaker.Closed, 0},
 		{"no SlowCall", 0, time.Minute, breaker.Closed, 0},
 	} {
-		for way, opts := range waysThroughTheGuard {
+		for way, opts := range guardPaths {
 			synctest.Test(t, func(t *testing.T) {
 				what := tt.name + ", " + way
 				cfg := breaker.Config{SlowCall: tt.slowCall, MinCalls: 4, FailingFor: time.Second}
@@ -76,9 +76,9 @@ func TestB06_CallersThatGiveUpOpen(t *testing.T) {
 	}
 }
 
-// B6, B20, B21: a probe that its caller cancels after more than SlowCall has failed. Sooner, or without SlowCall, it
-// says nothing and its slot is free again.
-func TestB06_ProbeThatItsCallerGivesUp(t *testing.T) {
+// B6, B20, B21: a probe that its caller cancels after more than SlowCall has failed. If it is canceled earlier, or
+// without SlowCall, it decides nothing, and its slot is free again.
+func TestB06_CanceledProbe(t *testing.T) {
 	const slow = time.Second
 	for _, tt := range []struct {
 		name     string
@@ -92,7 +92,7 @@ func TestB06_ProbeThatItsCallerGivesUp(t *testing.T) {
 		{"sooner", slow, slow / 2, breaker.HalfOpen, breaker.ProbeCounts{Ignored: 1}},
 		{"no SlowCall", 0, 5 * time.Second, breaker.HalfOpen, breaker.ProbeCounts{Ignored: 1}},
 	} {
-		for way, opts := range waysThroughTheGuard {
+		for way, opts := range guardPaths {
 			synctest.Test(t, func(t *testing.T) {
 				what := tt.name + ", " + way
 				g := newGuard(t, breaker.Config{SlowCall: tt.slowCall}, append(opts, WithKey(oneKey))...)
@@ -110,8 +110,7 @@ func TestB06_ProbeThatItsCallerGivesUp(t *testing.T) {
 	}
 }
 
-// B6: of the calls that are ignored only those count as slow that their caller canceled. Each of these takes twice
-// SlowCall.
+// B6: an ignored call counts as slow only if its caller canceled it. Each of these calls takes twice SlowCall.
 func TestB06_WhoCanceled(t *testing.T) {
 	const slow = time.Second
 	canceled := status.Error(codes.Canceled, "context canceled")
@@ -137,7 +136,7 @@ func TestB06_WhoCanceled(t *testing.T) {
 			name: "ignored by a classifier", err: down, outcome: breaker.Ignored,
 			opts: []Option{WithClassifier(func(context.Context, Result) breaker.Outcome { return breaker.Ignored })},
 		},
-		// These are slow with or without the cancellation.
+		// These are slow with and without the cancel.
 		{name: "a failure all the same", err: down, outcome: breaker.Failure, want: 1},
 		{name: "a success all the same", err: nil, outcome: breaker.Success, want: 1},
 	} {
@@ -145,7 +144,7 @@ func TestB06_WhoCanceled(t *testing.T) {
 			g := newGuard(t, breaker.Config{SlowCall: slow, SlowRatio: 1, MinCalls: 100}, tt.opts...)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
-			if !tt.waits { // the cause makes no difference
+			if !tt.waits { // with any cause
 				time.AfterFunc(2*slow-1, func() { cancel(context.DeadlineExceeded) })
 			}
 			_ = g.Unary(ctx, fullMethod, nil, nil, nil, takes(2*slow, tt.err))
@@ -157,7 +156,7 @@ func TestB06_WhoCanceled(t *testing.T) {
 	}
 }
 
-// B6, G3: a call whose connection the caller closes is no slow call, whether or not the caller cancels it too.
+// B6, G3: a call whose connection the caller closes does not count as slow, whether or not the caller cancels it too.
 func TestB06_ClosedConnectionIsNotSlow(t *testing.T) {
 	for name, cancels := range map[string]bool{"closed": false, "closed and canceled": true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -180,7 +179,8 @@ func TestB06_ClosedConnectionIsNotSlow(t *testing.T) {
 	}
 }
 
-// B6, G3: a call that ran into a deadline that was short from the start is ignored, and not canceled.
+// B6, G3: a call that was admitted with a short budget and reached its deadline is ignored. It was not canceled, so it
+// is not slow.
 func TestB06_ShortBudgetIsNotSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{SlowCall: time.Second, MinCalls: 1}, WithKey(oneKey), WithMinBudget(time.Minute))
@@ -194,9 +194,8 @@ func TestB06_ShortBudgetIsNotSlow(t *testing.T) {
 	})
 }
 
-// S6, S10: a stream may be canceled at any age. That does not make it slow, with or without a message, and not as a
-// probe either. It is a success if it was answered (S2), and then the time to its first message counts as that of any
-// other.
+// S6, S10: a stream may be canceled at any age, with or without a message. That does not make it slow, also not as a
+// probe. If it was answered it is a success (S2), and the time to its first message counts for the slow rule.
 func TestS10_CanceledStreamIsNotSlow(t *testing.T) {
 	for name, tt := range map[string]struct {
 		script   testpb.Script
@@ -209,7 +208,7 @@ func TestS10_CanceledStreamIsNotSlow(t *testing.T) {
 		"one message":        {lives(1), 1, false, breaker.Success, 0},
 		"late message":       {paced(nil, time.Hour, 2*time.Second), 1, false, breaker.Success, 1},
 		"probe, no message":  {lives(0), 0, true, breaker.Ignored, 0},
-		"probe, one message": {lives(1), 1, true, breaker.Success, 0}, // S8
+		"probe, one message": {lives(1), 1, true, breaker.Success, 0}, // the first message settles a probe (S8)
 	} {
 		t.Run(name, func(t *testing.T) {
 			inEach(t, func(t arranged) {
@@ -229,7 +228,7 @@ func TestS10_CanceledStreamIsNotSlow(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				cancel()
 				endsWith(t, s, codes.Canceled)
-				synctest.Wait() // the watch on the context may be the one that reports
+				synctest.Wait() // the watch of the context may report the outcome
 				wantTally(t, "after the cancel", g, one(tt.want))
 				got := onlyBreaker(t, g).Snapshot()
 				if got.SlowCalls != tt.slow || got.Trips.Slow != tt.slow || got.Trips.Probe != 0 {

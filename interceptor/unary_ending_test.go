@@ -22,7 +22,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// scene is a connection over real grpc, with a guard and a spy inside of it, in a bubble.
+// scene is a connection over real grpc, with a guard and a spy inside it. It lives in a bubble.
 type scene struct {
 	*testing.T
 
@@ -34,7 +34,7 @@ type scene struct {
 	spy     *spy
 }
 
-// spy is an interceptor between the guard and grpc. It may be asked once the calls are over.
+// spy is an interceptor between the guard and grpc. Its fields may be read after the calls have ended.
 type spy struct {
 	mu   sync.Mutex
 	runs int
@@ -42,7 +42,8 @@ type spy struct {
 }
 
 func (s *spy) unary(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
 ) error {
 	err := invoker(ctx, method, req, reply, cc, opts...)
 	s.mu.Lock()
@@ -52,10 +53,10 @@ func (s *spy) unary(
 	return err
 }
 
-// oneKey keeps all calls under one breaker, whatever is called.
+// oneKey is a key function that returns the same key for all calls.
 func oneKey(context.Context, keyfunc.Call) breaker.Key { return breaker.Key{} }
 
-// newScene must run in a bubble.
+// newScene returns a scene. It must run in a bubble.
 func newScene(t *testing.T, guard *Guard, target string, dial ...grpc.DialOption) *scene {
 	t.Helper()
 	spy := new(spy)
@@ -64,7 +65,7 @@ func newScene(t *testing.T, guard *Guard, target string, dial ...grpc.DialOption
 	return s
 }
 
-// newDirectScene is newScene with grpc directly below the guard: there is no spy.
+// newDirectScene returns a scene without a spy: grpc is directly below the guard.
 func newDirectScene(t *testing.T, guard *Guard, target string, dial ...grpc.DialOption) *scene {
 	t.Helper()
 	s := &scene{T: t, srv: new(testpb.Server), guard: guard}
@@ -91,7 +92,8 @@ func (s *scene) within(d time.Duration, opts ...grpc.CallOption) error {
 	return err
 }
 
-// inFlight makes one call that the server does not answer, runs during in the midst of it, and returns how it ended.
+// inFlight makes one call that the server does not answer, runs during while the call runs, and returns the error of
+// the call.
 func (s *scene) inFlight(during func(cancel context.CancelFunc)) error {
 	s.srv.Set(silent)
 	ctx, cancel := context.WithCancel(s.Context())
@@ -106,13 +108,13 @@ func (s *scene) inFlight(during func(cancel context.CancelFunc)) error {
 	return <-ended
 }
 
-// silent is a server that answers nothing.
+// silent is a script that does not answer unary calls.
 var silent = testpb.Script{OnUnary: func(ctx context.Context, _ *testpb.Request) (*testpb.Response, error) {
 	<-ctx.Done()
 	return nil, status.FromContextError(ctx.Err()).Err()
 }}
 
-// firstFail is a server that fails the first n calls and answers the rest.
+// firstFail returns a script that fails the first n calls and answers the others.
 func firstFail(n int, err error) testpb.Script {
 	return testpb.Script{OnUnary: func(context.Context, *testpb.Request) (*testpb.Response, error) {
 		if n--; n >= 0 {
@@ -126,7 +128,7 @@ var refused = grpc.WithContextDialer(func(context.Context, string) (net.Conn, er
 	return nil, errors.New("connection refused")
 })
 
-// retries is a service config that has grpc itself try up to four times.
+// retries is a service config with which grpc makes up to four attempts.
 var retries = grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "retryPolicy": {
 	"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "0.1s", "backoffMultiplier": 1,
 	"retryableStatusCodes": ["UNAVAILABLE"]}}]}`)
@@ -139,12 +141,12 @@ type unaryEnding struct {
 	dial   []grpc.DialOption // after the guard's
 	call   func(s *scene) error
 
-	code    codes.Code
-	want    breaker.Outcome
-	unasked bool // B24: the breaker was not asked
+	code       codes.Code
+	want       breaker.Outcome
+	notReached bool // the call did not reach the breaker (B24)
 }
 
-// unaryEndings are the ways of a unary call to end that grpc-facts.md §2.2 has, and some more.
+// unaryEndings are the ways for a unary call to end.
 func unaryEndings() []unaryEnding {
 	noAddresses := manual.NewBuilderWithScheme("empty")
 	noAddresses.InitialState(resolver.State{})
@@ -166,13 +168,16 @@ func unaryEndings() []unaryEnding {
 			return s.cc.Invoke(s.Context(), "/grpcircuit.testpb.Test/Nothing", &testpb.Request{}, &testpb.Response{})
 		}, code: codes.Unimplemented, want: breaker.Success},
 
-		{name: "ctx cancelled before", call: func(s *scene) error {
+		{name: "ctx canceled before", call: func(s *scene) error {
 			ctx, cancel := context.WithCancel(s.Context())
 			cancel()
 			_, err := s.client.Unary(ctx, &testpb.Request{})
 			return err
-		}, code: codes.Canceled, unasked: true},
-		{name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded, unasked: true},
+		}, code: codes.Canceled, notReached: true},
+		{
+			name: "deadline before", call: func(s *scene) error { return s.within(-time.Second) }, code: codes.DeadlineExceeded,
+			notReached: true,
+		},
 		{name: "cancel in flight", call: func(s *scene) error {
 			return s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		}, code: codes.Canceled, want: breaker.Ignored},
@@ -229,7 +234,7 @@ func unaryEndings() []unaryEnding {
 		},
 		{
 			name: "response too large", call: func(s *scene) error { return s.plain(grpc.MaxCallRecvMsgSize(1)) },
-			code: codes.ResourceExhausted, want: breaker.Success, // G5: the peer has answered
+			code: codes.ResourceExhausted, want: breaker.Success, // the peer has answered (G5)
 		},
 		{name: "marshal error", call: func(s *scene) error {
 			return s.cc.Invoke(s.Context(), testpb.Test_Unary_FullMethodName, "no message", &testpb.Response{})
@@ -249,7 +254,8 @@ func unaryEndings() []unaryEnding {
 			return s.plain()
 		}, code: codes.Unavailable, want: breaker.Failure},
 		{
-			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused}, call: func(s *scene) error { return s.plain() },
+			name: "grpc retries, refused", dial: []grpc.DialOption{retries, refused},
+			call: func(s *scene) error { return s.plain() },
 			code: codes.Unavailable, want: breaker.Failure,
 		},
 		{name: "deadline while grpc waits to retry", dial: []grpc.DialOption{retries}, call: func(s *scene) error {
@@ -267,7 +273,7 @@ func unaryEndings() []unaryEnding {
 	}
 }
 
-// TestG01_EveryEndingSettlesOnce takes each ending through every way that a call has through the guard.
+// TestG01_EveryEndingSettlesOnce tests each ending on each path through the guard.
 func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 	for _, way := range []struct {
 		name  string
@@ -283,10 +289,10 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 		for _, e := range unaryEndings() {
 			t.Run(way.name+"/"+e.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					heard := new(settlements)
+					rec := new(settlements)
 					opts := append([]Option{WithKey(oneKey)}, way.opts...)
-					if way.name != "plain" { // the short way of a success is closed to who hears of it
-						opts = append(opts, WithHooks(hooksOf(heard)))
+					if way.name != "plain" { // a success with the hook Settled takes the longer path
+						opts = append(opts, WithHooks(hooksOf(rec)))
 					}
 					s := newScene(t, newGuard(t, breaker.Config{OpenFor: time.Second}, opts...), e.target, e.dial...)
 					if way.probe {
@@ -297,30 +303,31 @@ func TestG01_EveryEndingSettlesOnce(t *testing.T) {
 					err := e.call(s)
 
 					wantCode(t, "the caller", err, e.code)
-					if err != s.spy.err || s.spy.runs != 1 { //nolint:errorlint // untouched means the very same
-						t.Errorf("the caller saw %v, the invoker returned %v in %d runs; want the same, in one run", err, s.spy.err, s.spy.runs)
+					if err != s.spy.err || s.spy.runs != 1 { //nolint:errorlint // the same value
+						t.Errorf("the caller got %v, the invoker returned %v in %d runs; want the same error and one run", err, s.spy.err,
+							s.spy.runs)
 					}
 					want := one(e.want)
-					if e.unasked {
+					if e.notReached {
 						want = tally{}
 					}
 					wantTally(t, "after the call", s.guard, want)
 					if way.probe {
 						wantProbes(t, s.guard, e)
 					}
-					wantSettled(t, heard, e, way.name == "plain", way.probe)
+					wantSettled(t, rec, e, way.name == "plain", way.probe)
 				})
 			})
 		}
 	}
 }
 
-// wantProbes checks that the call was the probe, or left no trace (B24), and that its slot is free again.
+// wantProbes checks that the call was the probe, or did not reach the breaker (B24), and that its slot is free again.
 func wantProbes(t *testing.T, g *Guard, e unaryEnding) {
 	t.Helper()
 	var want breaker.ProbeCounts
 	switch {
-	case e.unasked:
+	case e.notReached:
 	case e.want == breaker.Success:
 		want.Success = 1
 	case e.want == breaker.Ignored:
@@ -338,17 +345,17 @@ func wantProbes(t *testing.T, g *Guard, e unaryEnding) {
 	}
 }
 
-// wantSettled checks that observers heard of the call once, or not at all where there are none.
-func wantSettled(t *testing.T, heard *settlements, e unaryEnding, none, probe bool) {
+// wantSettled checks that Settled got the call once, or not at all if there are no hooks.
+func wantSettled(t *testing.T, rec *settlements, e unaryEnding, none, probe bool) {
 	t.Helper()
 	var want []Settlement
-	if !none && !e.unasked {
+	if !none && !e.notReached {
 		want = []Settlement{{Outcome: e.want, Code: e.code, Probe: probe}}
 	}
-	got := heard.settled
+	got := rec.settled
 	for i := range got {
 		if d := got[i].Duration; d < 0 || d > time.Minute {
-			t.Errorf("the call took %v", d)
+			t.Errorf("the duration of the call is %v", d)
 		}
 		got[i].Duration = 0
 	}
@@ -358,15 +365,15 @@ func wantSettled(t *testing.T, heard *settlements, e unaryEnding, none, probe bo
 	if !probe {
 		want = nil
 	}
-	for i := range heard.probed {
-		heard.probed[i].Duration = 0
+	for i := range rec.probed {
+		rec.probed[i].Duration = 0
 	}
-	if diff := cmp.Diff(want, heard.probed); diff != "" {
+	if diff := cmp.Diff(want, rec.probed); diff != "" {
 		t.Errorf("Probed (-want +got):\n%s", diff)
 	}
 }
 
-// credentialsOf are credentials of a single call.
+// credentialsOf are credentials for a single call.
 type credentialsOf struct {
 	md     map[string]string
 	err    error

@@ -17,39 +17,41 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// T26: two targets, one dead.
+// G11: two targets. One is up, and the other is down.
 func TestG11_OneGuardTwoTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{})
-		well, dead := new(testpb.Server), new(testpb.Server)
-		dead.Set(failing(down))
-		toWell := testpb.NewTestClient(testpb.StartBufconn(t, well).DialTarget(t, "passthrough:///well", g.DialOptions()...))
-		toDead := testpb.NewTestClient(testpb.StartBufconn(t, dead).DialTarget(t, "passthrough:///dead", g.DialOptions()...))
+		up, stopped := new(testpb.Server), new(testpb.Server)
+		stopped.Set(failing(down))
+		dial := func(srv *testpb.Server, target string) testpb.TestClient {
+			return testpb.NewTestClient(testpb.StartBufconn(t, srv).DialTarget(t, target, g.DialOptions()...))
+		}
+		toUp, toStopped := dial(up, "passthrough:///up"), dial(stopped, "passthrough:///down")
 		for range 50 {
-			_, err := toWell.Unary(t.Context(), &testpb.Request{})
-			wantCode(t, "the target that is well", err, codes.OK)
-			_, err = toDead.Unary(t.Context(), &testpb.Request{})
-			wantCode(t, "the dead target", err, codes.Unavailable)
+			_, err := toUp.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the target that is up", err, codes.OK)
+			_, err = toStopped.Unary(t.Context(), &testpb.Request{})
+			wantCode(t, "the target that is down", err, codes.Unavailable)
 		}
 		got := map[breaker.Key]tally{}
 		for k, b := range g.Group().All() {
 			got[k] = tallyOf(b.Snapshot())
 		}
 		want := map[breaker.Key]tally{
-			{Target: "passthrough:///well", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Success: 50},
-			{Target: "passthrough:///dead", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Failure: 5, Rejected: 45},
+			{Target: "passthrough:///up", Service: "grpcircuit.testpb.Test", Method: "Unary"}:   {Success: 50},
+			{Target: "passthrough:///down", Service: "grpcircuit.testpb.Test", Method: "Unary"}: {Failure: 5, Rejected: 45},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("breakers (-want +got):\n%s", diff)
 		}
-		if got := dead.Total(); got != 5 {
-			t.Errorf("%d calls reached the dead target, want 5", got)
+		if got := stopped.Total(); got != 5 {
+			t.Errorf("%d calls reached the target that is down, want 5", got)
 		}
 	})
 }
 
-// The target is the one that the user wrote, which is there for nothing. That the canonical one is not asked for is
-// held by TestO01_ClosedCallAllocatesNothing too: it would allocate.
+// G11: the target is the one that the user gave to grpc.NewClient. TestO01_ClosedCallAllocatesNothing also checks that
+// the guard does not call CanonicalTarget, which would allocate.
 func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -57,7 +59,7 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 	}
 	defer cc.Close()
 	if cc.CanonicalTarget() == cc.Target() {
-		t.Fatal("the target cannot tell one from the other")
+		t.Fatal("both have the same target, so the test checks nothing")
 	}
 	req := new(testpb.Request)
 	for _, tt := range []struct {
@@ -77,9 +79,9 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 		}}},
 	} {
 		ctx := context.WithValue(t.Context(), ctxKey{}, tt.name)
-		asked := 0
+		ran := 0
 		g := newGuard(t, breaker.Config{}, WithKey(func(gotCtx context.Context, got keyfunc.Call) breaker.Key {
-			asked++
+			ran++
 			if gotCtx != ctx {
 				t.Errorf("%s: the key function got another context", tt.name)
 			}
@@ -91,14 +93,13 @@ func TestG11_WhatTheKeyFunctionGets(t *testing.T) {
 		if err := g.Unary(ctx, tt.method, req, nil, tt.cc, returnsAtOnce); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if got := onlyBreaker(t, g).Key(); asked != 1 || got != (breaker.Key{Tag: "from the function"}) {
-			t.Errorf("%s: asked %d times, and the breaker is %v", tt.name, asked, got)
+		if got := onlyBreaker(t, g).Key(); ran != 1 || got != (breaker.Key{Tag: "from the function"}) {
+			t.Errorf("%s: the key function ran %d times, and the breaker is %v", tt.name, ran, got)
 		}
 	}
 }
 
-// The default key is made without a Call. It is the one that keyfunc.TargetMethod makes of the Call, whatever the
-// method.
+// The default key is made without a Call. It is the key that keyfunc.TargetMethod returns, for any method.
 func TestG11_DefaultKey(t *testing.T) {
 	cc, err := grpc.NewClient("localhost:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -107,21 +108,23 @@ func TestG11_DefaultKey(t *testing.T) {
 	defer cc.Close()
 	for _, conn := range []*grpc.ClientConn{nil, cc} {
 		for _, method := range []string{
-			fullMethod, "pkg.Service/Method", "", "/", "//", "/a", "a/", "/a/", "//b", "/a/b/c", "///", "nonsense", "/a\xff/b\xfe",
+			fullMethod, "pkg.Service/Method", "", "/", "//", "/a", "a/", "/a/", "//b", "/a/b/c", "///", "nonsense",
+			"/a\xff/b\xfe",
 		} {
 			g := newGuard(t, breaker.Config{})
 			if err := g.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			asked := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
-			if err := asked.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
+			withFunc := newGuard(t, breaker.Config{}, WithKey(keyfunc.TargetMethod))
+			if err := withFunc.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			matched := newGuard(t, breaker.Config{}, WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })))
+			all := selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool { return true })
+			matched := newGuard(t, breaker.Config{}, WithMatcher(all))
 			if err := matched.Unary(t.Context(), method, nil, nil, conn, returnsAtOnce); err != nil {
 				t.Fatal(err)
 			}
-			want := onlyBreaker(t, asked).Key()
+			want := onlyBreaker(t, withFunc).Key()
 			if got := onlyBreaker(t, g).Key(); got != want {
 				t.Errorf("%q: the default key is %q, want that of TargetMethod, %q", method, got, want)
 			}
@@ -135,25 +138,25 @@ func TestG11_DefaultKey(t *testing.T) {
 	}
 }
 
-// What the matcher leaves out bypasses everything: breaker, counts, observers, fallback. T30: health checks pass while
-// the breaker is open.
+// G12: a call that the matcher excludes does not reach the breaker, the counts, the hooks and the fallback. So health
+// checks pass while the breaker is open.
 func TestG12_Matcher(t *testing.T) {
-	heard := new(settlements)
+	rec := new(settlements)
 	guarded := true
-	asked := 0
+	ran := 0
 	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
-		WithHooks(hooksOf(heard)), WithPeerEvidence(),
+		WithHooks(hooksOf(rec)), WithPeerEvidence(),
 		WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure()),
 		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
-			asked++
+			ran++
 			if c.Service != "pkg.Service" || c.Method != "Method" || c.Typ != interceptors.Unary {
-				t.Errorf("the matcher was asked about %+v", c)
+				t.Errorf("the matcher got %+v", c)
 			}
 			return guarded
 		})))
 	c := &calls{guard: g}
 	_ = c.call(t.Context(), down)
-	before, heardBefore := snapshots(g), len(heard.settled)
+	before, heardBefore := snapshots(g), len(rec.settled)
 	if before.State != breaker.Open {
 		t.Fatalf("the breaker is %v, want open", before.State)
 	}
@@ -161,21 +164,21 @@ func TestG12_Matcher(t *testing.T) {
 	guarded = false
 	c.runs = 0
 	for _, want := range []error{nil, down} {
-		if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+		if err := c.call(t.Context(), want); err != want { //nolint:errorlint // the same value
 			t.Errorf("got %v, want %v", err, want)
 		}
 	}
-	if c.runs != 2 || asked != 3 {
-		t.Errorf("%d runs, the matcher was asked %d times; want 2 and 3", c.runs, asked)
+	if c.runs != 2 || ran != 3 {
+		t.Errorf("%d runs, the matcher ran %d times; want 2 and 3", c.runs, ran)
 	}
 	if diff := cmp.Diff(tallyOf(before), tallyOf(snapshots(g))); diff != "" {
-		t.Errorf("calls that are left out were counted (-before +after):\n%s", diff)
+		t.Errorf("excluded calls were counted (-before +after):\n%s", diff)
 	}
-	if len(heard.settled) != heardBefore || len(heard.rejected) != 0 || len(heard.fellBack) != heardBefore {
-		t.Errorf("observers heard of calls that are left out: %+v", heard)
+	if len(rec.settled) != heardBefore || len(rec.rejected) != 0 || len(rec.fellBack) != heardBefore {
+		t.Errorf("hooks were called for excluded calls: %+v", rec)
 	}
 	if got := g.Group().Stats().Unguarded; got != 0 {
-		t.Errorf("%d calls are counted as unguarded, want 0: they were left out on purpose", got)
+		t.Errorf("%d calls are counted as unguarded, want 0, because the matcher excluded them", got)
 	}
 
 	guarded = true
@@ -204,7 +207,7 @@ func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
 		g := newGuard(t, breaker.Config{}, tt.opt)
 		c := &calls{guard: g}
 		for _, want := range []error{nil, down} {
-			if err := c.call(t.Context(), want); err != want { //nolint:errorlint // untouched
+			if err := c.call(t.Context(), want); err != want { //nolint:errorlint // the same value
 				t.Errorf("%s: got %v, want %v", tt.name, err, want)
 			}
 		}
@@ -214,18 +217,18 @@ func TestG12_PanicGoesUnguardedAndIsCounted(t *testing.T) {
 	}
 }
 
-// Bypass comes before matcher and key function: neither is asked.
-func TestG12_BypassAsksNobody(t *testing.T) {
+// G12: with Bypass, neither the matcher nor the key function runs.
+func TestG12_BypassRunsNoUserCode(t *testing.T) {
 	g := newGuard(t, breaker.Config{},
 		WithMatcher(selector.MatchFunc(func(context.Context, interceptors.CallMeta) bool {
-			t.Error("the matcher was asked")
+			t.Error("the matcher ran")
 			return true
 		})),
 		WithKey(func(context.Context, keyfunc.Call) breaker.Key {
-			t.Error("the key function was asked")
+			t.Error("the key function ran")
 			return breaker.Key{}
 		}))
-	if err := (&calls{guard: g}).call(t.Context(), down, Bypass()); err != down { //nolint:errorlint // untouched
+	if err := (&calls{guard: g}).call(t.Context(), down, Bypass()); err != down { //nolint:errorlint // the same value
 		t.Errorf("got %v, want %v", err, down)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// Two guards in a row: what the inner one rejects says nothing of the backend, so the outer one does not count it.
+// G7: two guards in a row. A rejection by the inner one shows nothing about the backend, so the outer one ignores it.
 func TestG07_NestedGuards(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
@@ -31,7 +31,7 @@ func TestG07_NestedGuards(t *testing.T) {
 				wantTally(t, "the outer guard", outer, tally{Ignored: 100})
 				wantTally(t, "the inner guard", inner, tally{Rejected: 100})
 
-				// A probe of the outer one that meets the inner one's rejection gives its slot back, and no verdict (B21).
+				// If the inner guard rejects a probe of the outer guard, the probe frees its slot and decides nothing (B21).
 				outer.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
 				time.Sleep(time.Second)
 				inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
@@ -51,8 +51,9 @@ func TestG07_NestedGuards(t *testing.T) {
 	}
 }
 
-// The same guard twice in a row, or two that share a group: the probe of the one is a call to the same breaker for the
-// other. It must not be rejected as a second probe, or the breaker never closes again (B22).
+// B22: a connection has the same guard twice, or two guards of one group. A probe of the outer guard reaches the same
+// breaker in the inner one. The inner guard must not reject it as a second probe, or the breaker would never close
+// again.
 func TestB22_GuardInstalledTwice(t *testing.T) {
 	for name, other := range map[string]func(*Guard) *Guard{
 		"the same guard": func(g *Guard) *Guard { return g },
@@ -75,13 +76,14 @@ func TestB22_GuardInstalledTwice(t *testing.T) {
 	}
 }
 
-// T33: A calls B, B calls C, C is down. B's breaker for C rejects, and A's breaker for B must not mind: B is well.
+// G7: A calls B, and B calls C, which is down. If B's breaker for C rejects a call, A's breaker for B must ignore that,
+// because B is up.
 func TestG07_RemoteHop(t *testing.T) {
 	hand := map[string]func(error) error{
 		"as it is": func(err error) error { return err },
 		"wrapped":  func(err error) error { return fmt.Errorf("calling C: %w", err) },
 	}
-	for how, handOn := range hand {
+	for how, passOn := range hand {
 		for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 			synctest.Test(t, func(t *testing.T) {
 				atB := newGuard(t, breaker.Config{OpenFor: 30 * time.Second}, WithKey(oneKey), WithRejectionCode(c))
@@ -94,7 +96,7 @@ func TestG07_RemoteHop(t *testing.T) {
 				a.srv.Set(testpb.Script{OnUnary: func(ctx context.Context, req *testpb.Request) (*testpb.Response, error) {
 					resp, err := toC.Unary(ctx, req)
 					if err != nil {
-						return nil, handOn(err)
+						return nil, passOn(err)
 					}
 					return resp, nil
 				}})
@@ -123,8 +125,8 @@ func TestG07_RemoteHop(t *testing.T) {
 	}
 }
 
-// T13: rejections are no failures of the breaker that makes them either. Under constant load it closes once the
-// server is back.
+// G7: rejections are also not failures of the breaker that rejects. Under constant load it closes after the server has
+// recovered.
 func TestG07_OwnRejectionsUnderConstantLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second, Backoff: 1}, WithKey(oneKey))
@@ -139,7 +141,7 @@ func TestG07_OwnRejectionsUnderConstantLoad(t *testing.T) {
 		}
 		wantState(t, "a second after the server came back", g, breaker.Closed)
 		got := tallyOf(onlyBreaker(t, g).Snapshot())
-		// Five failures open, a second passes, and by then the server is back.
+		// Five failures open the breaker. The open period is one second, and by its end the server has recovered.
 		if want := (tally{Success: 96, Failure: 5, Rejected: 99}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

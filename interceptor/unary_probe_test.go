@@ -16,8 +16,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// T16: a wait-for-ready call to a dead target has no end of its own. As a probe it holds a half-open breaker for
-// ProbeTimeout and no longer (B22); and however long that goes on, few hang.
+// G14: a wait-for-ready call to a dead target may wait forever. As a probe it holds its slot only for ProbeTimeout
+// (B22). Over a long outage, only few such calls hang.
 func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
@@ -60,7 +60,7 @@ func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 			t.Errorf("after %d leases %d probes are out, want some dozens at most", cycles, out)
 		}
 		if got, want := len(ended), cycles-int(out); got != want {
-			t.Errorf("%d calls have ended, want the %d that were no probes", got, want)
+			t.Errorf("%d calls have ended, want the %d that were not probes", got, want)
 		}
 
 		up.Store(true)
@@ -74,16 +74,18 @@ func TestG14_WaitForReadyProbesDoNotHoldTheBreaker(t *testing.T) {
 			wantCode(t, "a probe of a backend that is back", s.plain(), codes.OK)
 		}
 		wantState(t, "in the end", g, breaker.Closed)
-		if got := tallyOf(onlyBreaker(t, g).Snapshot()); got.Late != out || got.Success != 2 || got.InFlight != 0 || got.Failure != 0 {
+		if got := tallyOf(onlyBreaker(t, g).Snapshot()); got.Late != out || got.Success != 2 || got.InFlight != 0 ||
+			got.Failure != 0 {
 			t.Errorf("got %+v, want the %d probes that hung late, and two successes", got, out)
 		}
 	})
 }
 
-// The same with a backend that takes calls and never answers.
+// The same with a backend that accepts calls and never answers.
 func TestG14_SilentBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGuard(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: 10 * time.Second, SuccessesToClose: 1}, WithKey(oneKey))
+		g := newGuard(t, breaker.Config{OpenFor: time.Second, ProbeTimeout: 10 * time.Second, SuccessesToClose: 1},
+			WithKey(oneKey))
 		s := newScene(t, g, "")
 		g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
 		time.Sleep(time.Second)
@@ -102,8 +104,8 @@ func TestG14_SilentBackend(t *testing.T) {
 	})
 }
 
-// T8: a probe that its caller cancels says nothing; the next call may probe at once.
-func TestB21_CancelledProbeGivesItsSlotBack(t *testing.T) {
+// B21: a probe that its caller cancels decides nothing, and the next call may be a probe at once.
+func TestB21_CanceledProbeFreesItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second, SuccessesToClose: 1}, WithKey(oneKey))
 		s := newScene(t, g, "")
@@ -111,14 +113,14 @@ func TestB21_CancelledProbeGivesItsSlotBack(t *testing.T) {
 		time.Sleep(time.Second)
 		err := s.inFlight(func(cancel context.CancelFunc) { cancel() })
 		wantCode(t, "the probe", err, codes.Canceled)
-		wantState(t, "after a cancelled probe", g, breaker.HalfOpen)
+		wantState(t, "after a canceled probe", g, breaker.HalfOpen)
 		s.srv.Set(testpb.Script{})
 		wantCode(t, "the next probe", s.plain(), codes.OK)
 		wantState(t, "after the next probe", g, breaker.Closed)
 	})
 }
 
-// B15, T18: a call that was let through before the breaker opened reports to nobody.
+// B15: a call that was admitted before the breaker opened does not count.
 func TestB15_LateResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{OpenFor: time.Second, SuccessesToClose: 1}, WithKey(oneKey))

@@ -13,13 +13,13 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// retryThree is go-grpc-middleware's retry: three attempts, a second before each but the first.
+// retryThree returns go-grpc-middleware's retry with three attempts, and one second before each but the first.
 func retryThree(opts ...retry.CallOption) grpc.DialOption {
 	opts = append([]retry.CallOption{retry.WithMax(3), retry.WithBackoff(retry.BackoffLinear(time.Second))}, opts...)
 	return grpc.WithChainUnaryInterceptor(retry.UnaryClientInterceptor(opts...))
 }
 
-// TestG10_OrderOfGuardAndRetry is the table of grpc-facts.md §4.2.
+// TestG10_OrderOfGuardAndRetry has the guard inside and outside of the retries.
 func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 	const (
 		outside = true // the guard is outside the retries
@@ -30,17 +30,41 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 		name  string
 		guard bool
 		retry []grpc.DialOption
-		open  bool // the breaker; else the server does, so many times
+		open  bool // the breaker is open; otherwise the server fails this many times
 		fails int
 		code  codes.Code
-		calls int // that reach the server
+		calls int // calls that reach the server
 		want  tally
 		takes time.Duration
 	}{
-		{"outside, server down", outside, []grpc.DialOption{retryThree()}, false, 9, codes.Unavailable, 3, tally{Failure: 1}, 2 * time.Second},
-		{"outside, two fail", outside, []grpc.DialOption{retryThree()}, false, 2, codes.OK, 3, tally{Success: 1}, 2 * time.Second},
-		{"inside, server down", inside, []grpc.DialOption{retryThree()}, false, 9, codes.Unavailable, 3, tally{Failure: 3}, 2 * time.Second},
-		{"inside, two fail", inside, []grpc.DialOption{retryThree()}, false, 2, codes.OK, 3, tally{Success: 1, Failure: 2}, 2 * time.Second},
+		{
+			"outside, server down", outside,
+			[]grpc.DialOption{retryThree()},
+			false, 9, codes.Unavailable, 3,
+			tally{Failure: 1},
+			2 * time.Second,
+		},
+		{
+			"outside, two fail", outside,
+			[]grpc.DialOption{retryThree()},
+			false, 2, codes.OK, 3,
+			tally{Success: 1},
+			2 * time.Second,
+		},
+		{
+			"inside, server down", inside,
+			[]grpc.DialOption{retryThree()},
+			false, 9, codes.Unavailable, 3,
+			tally{Failure: 3},
+			2 * time.Second,
+		},
+		{
+			"inside, two fail", inside,
+			[]grpc.DialOption{retryThree()},
+			false, 2, codes.OK, 3,
+			tally{Success: 1, Failure: 2},
+			2 * time.Second,
+		},
 		{
 			"inside, Retriable, server down", inside,
 			[]grpc.DialOption{retryThree(retriable)},
@@ -49,8 +73,20 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 			tally{Failure: 3},
 			2 * time.Second,
 		},
-		{"inside, no retries", inside, []grpc.DialOption{retryThree(retry.Disable())}, false, 9, codes.Unavailable, 1, tally{Failure: 1}, 0},
-		{"service config, server down", outside, []grpc.DialOption{retries}, false, 9, codes.Unavailable, 4, tally{Failure: 1}, -1},
+		{
+			"inside, no retries", inside,
+			[]grpc.DialOption{retryThree(retry.Disable())},
+			false, 9, codes.Unavailable, 1,
+			tally{Failure: 1},
+			0,
+		},
+		{
+			"service config, server down", outside,
+			[]grpc.DialOption{retries},
+			false, 9, codes.Unavailable, 4,
+			tally{Failure: 1},
+			-1,
+		},
 		{"service config, three fail", outside, []grpc.DialOption{retries}, false, 3, codes.OK, 4, tally{Success: 1}, -1},
 		{
 			"service config, disabled", outside,
@@ -61,9 +97,21 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 			0,
 		},
 		{"open, outside", outside, []grpc.DialOption{retryThree()}, true, 0, codes.Unavailable, 0, tally{Rejected: 1}, 0},
-		// T14: what Retriable is for.
-		{"open, inside", inside, []grpc.DialOption{retryThree()}, true, 0, codes.Unavailable, 0, tally{Rejected: 3}, 2 * time.Second},
-		{"open, inside, Retriable", inside, []grpc.DialOption{retryThree(retriable)}, true, 0, codes.Unavailable, 0, tally{Rejected: 1}, 0},
+		// Retriable ends the retries at a rejection.
+		{
+			"open, inside", inside,
+			[]grpc.DialOption{retryThree()},
+			true, 0, codes.Unavailable, 0,
+			tally{Rejected: 3},
+			2 * time.Second,
+		},
+		{
+			"open, inside, Retriable", inside,
+			[]grpc.DialOption{retryThree(retriable)},
+			true, 0, codes.Unavailable, 0,
+			tally{Rejected: 1},
+			0,
+		},
 		{"open, service config", outside, []grpc.DialOption{retries}, true, 0, codes.Unavailable, 0, tally{Rejected: 1}, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -95,8 +143,8 @@ func TestG10_OrderOfGuardAndRetry(t *testing.T) {
 	}
 }
 
-// An attempt that runs into the retry interceptor's own timeout: inside, the guard sees a context that is done;
-// outside, one that is not. It is the backend's failure either way.
+// G10: an attempt reaches the timeout of the retry interceptor. With retry outside, the guard gets a context that is
+// done; with retry inside, one that is not. In both cases it is a failure of the backend.
 func TestG10_TimeoutOfAnAttempt(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -121,7 +169,7 @@ func TestG10_TimeoutOfAnAttempt(t *testing.T) {
 	}
 }
 
-// The breaker opens in the midst of the retries: they end there.
+// G10: the breaker opens during the retries, and they end.
 func TestG10_OpensBetweenAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 2, OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))

@@ -14,18 +14,18 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// What user code may do instead of returning.
+// misdeeds are what a function of the user may do instead of returning.
 var misdeeds = []struct {
 	name string
 	do   func()
-	ends bool // the goroutine
+	ends bool // it ends the goroutine
 }{
 	{"panic", func() { panic("user code") }, false},
 	{"panic with nil", func() { panic(nil) }, false},
 	{"Goexit", runtime.Goexit, true},
 }
 
-// apart runs f on a goroutine of its own, waits for its end, and says whether it returned.
+// apart runs f on a new goroutine, waits for its end, and reports whether f returned.
 func apart(f func()) (returned bool) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -53,11 +53,11 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 				g := newGuard(t, breaker.Config{}, opts...)
 				var err error
 				returned := apart(func() { err = (&calls{guard: g}).call(t.Context(), tt.err) })
-				want := one(tt.want) // the default's judgement
+				want := one(tt.want) // DefaultClassifier decides
 				if m.ends {
-					want = one(breaker.Failure) // nobody has judged
+					want = one(breaker.Failure) // no classifier returned
 				}
-				if returned == m.ends || (returned && err != tt.err) { //nolint:errorlint // untouched
+				if returned == m.ends || (returned && err != tt.err) { //nolint:errorlint // the same value
 					t.Errorf("%s: returned %v with %v, want %v with %v", m.name, returned, err, !m.ends, tt.err)
 				}
 				wantTally(t, m.name, g, want)
@@ -66,50 +66,52 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 	}
 }
 
-// A verdict that is none is a failure, for everybody.
+// G13: a classifier's result that is no Outcome is a failure, also for fallbacks and hooks.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
-	heard := new(settlements)
-	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(heard)), WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
-		WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
+	rec := new(settlements)
+	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
+		WithClassifier(func(context.Context, Result) breaker.Outcome { return 99 }),
+		WithFallback(ForMethods(fullMethod),
+			Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil }), OnFailure()))
 	if err := g.Unary(t.Context(), fullMethod, new(int), new(int), nil, takes(0, down)); err != nil {
 		t.Errorf("got %v, want an answer of the fallback", err)
 	}
 	wantTally(t, "outcome 99", g, tally{Failure: 1, Served: 1})
-	if len(heard.settled) != 1 || heard.settled[0].Outcome != breaker.Failure {
-		t.Errorf("observers heard %+v, want a failure", heard.settled)
+	if len(rec.settled) != 1 || rec.settled[0].Outcome != breaker.Failure {
+		t.Errorf("Settled got %+v, want a failure", rec.settled)
 	}
 }
 
-// rude is an observer that misbehaves on one occasion.
-type rude struct {
+// rude has hooks of which one panics or exits the goroutine.
+type misbehavingHooks struct {
 	on map[string]func()
 }
 
-func (r rude) when(occasion string) {
+func (r misbehavingHooks) when(occasion string) {
 	if f := r.on[occasion]; f != nil {
 		f()
 	}
 }
 
-func (r rude) Rejected(context.Context, *RejectedError)  { r.when("Rejected") }
-func (r rude) FellBack(context.Context, FallbackInfo)    { r.when("FellBack") }
-func (r rude) Transition(context.Context, breaker.Event) { r.when("Transition") }
-func (r rude) Settled(context.Context, Settlement)       { r.when("Settled") }
-func (r rude) Probed(context.Context, Settlement)        { r.when("Probed") }
+func (r misbehavingHooks) Rejected(context.Context, *RejectedError)  { r.when("Rejected") }
+func (r misbehavingHooks) FellBack(context.Context, FallbackInfo)    { r.when("FellBack") }
+func (r misbehavingHooks) Transition(context.Context, breaker.Event) { r.when("Transition") }
+func (r misbehavingHooks) Settled(context.Context, Settlement)       { r.when("Settled") }
+func (r misbehavingHooks) Probed(context.Context, Settlement)        { r.when("Probed") }
 
-func TestG13_ObserverMisbehaves(t *testing.T) {
+func TestG13_HookMisbehaves(t *testing.T) {
 	answer := Fallback(func(context.Context, *int, error) (*int, error) { return new(7), nil })
 	for _, m := range misdeeds {
 		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
 			synctest.Test(t, func(t *testing.T) {
 				happened := 0
-				first := rude{on: map[string]func(){occasion: func() {
+				first := misbehavingHooks{on: map[string]func(){occasion: func() {
 					happened++
 					m.do()
 				}}}
-				heard := new(settlements)
+				rec := new(settlements)
 				g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-					WithHooks(hooksOf(first)), WithHooks(hooksOf(heard)), WithFallback(ForMethods(fullMethod), answer))
+					WithHooks(hooksOf(first)), WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), answer))
 				call := func(what string, result, want error) {
 					var err error
 					var reply int
@@ -119,7 +121,7 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 					if !returned && !m.ends {
 						t.Errorf("%s, %s in %s: the call did not return", what, m.name, occasion)
 					}
-					if returned && err != want { //nolint:errorlint // untouched
+					if returned && err != want { //nolint:errorlint // the same value
 						t.Errorf("%s, %s in %s: got %v, want %v", what, m.name, occasion, err, want)
 					}
 				}
@@ -135,24 +137,23 @@ func TestG13_ObserverMisbehaves(t *testing.T) {
 				want := tally{Failure: 1, Success: 2, Rejected: 1, Served: 1}
 				switch {
 				case !m.ends:
-				case occasion == "Rejected": // the goroutine ended before the fallback's turn
+				case occasion == "Rejected": // the goroutine ended before the fallback ran
 					want.Served = 0
 				case occasion == "Transition":
-					// The goroutine ended while its call was let through as a probe. The call was not made, so it is
-					// not counted.
+					// The goroutine ended while its call was admitted as a probe. The call was not made, so it is not counted.
 					want.Success = 1
 				}
 				wantTally(t, m.name+" in "+occasion, g, want)
-				if !m.ends && (len(heard.rejected) != 1 || len(heard.fellBack) != 1 || len(heard.transitions) != 3 ||
-					len(heard.settled) != 3 || len(heard.probed) != 1) {
-					t.Errorf("%s in %s: the second observer heard %+v", m.name, occasion, heard)
+				if !m.ends && (len(rec.rejected) != 1 || len(rec.fellBack) != 1 || len(rec.transitions) != 3 ||
+					len(rec.settled) != 3 || len(rec.probed) != 1) {
+					t.Errorf("%s in %s: the other hooks got %+v", m.name, occasion, rec)
 				}
 			})
 		}
 	}
 }
 
-// An error has methods, and the guard calls them: they are user code too.
+// G13: the methods of an error are user code too, and the guard calls them.
 func TestG13_ErrorMisbehaves(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -165,7 +166,12 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 		{"As", &rudeAsError{}},
 		{"Unwrap", &rudeUnwrapError{}},
 	} {
-		for _, opts := range [][]Option{nil, {WithPeerEvidence()}, {WithClassifier(DefaultClassifier)}, {WithHooks(hooksOf(deafToAll{}))}} {
+		for _, opts := range [][]Option{
+			nil,
+			{WithPeerEvidence()},
+			{WithClassifier(DefaultClassifier)},
+			{WithHooks(hooksOf(noopCallHooks{}))},
+		} {
 			g := newGuard(t, breaker.Config{MaxConcurrent: 1}, opts...)
 			var err error
 			func() {
@@ -174,7 +180,7 @@ func TestG13_ErrorMisbehaves(t *testing.T) {
 						t.Errorf("%s: the call panicked: %v", tt.name, v)
 					}
 				}()
-				if err = (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // untouched
+				if err = (&calls{guard: g}).call(t.Context(), tt.err); err != tt.err { //nolint:errorlint // the same value
 					t.Errorf("%s: got another error than the invoker's", tt.name)
 				}
 			}()
@@ -208,15 +214,15 @@ type rudeUnwrapError struct{}
 func (*rudeUnwrapError) Error() string { return "rude" }
 func (*rudeUnwrapError) Unwrap() error { panic("keep out") }
 
-// B30: user code runs outside every lock, so it may ask the breaker, and make guarded calls of its own.
+// B30: user code runs without any lock held, so it may call the breaker, and make guarded calls.
 func TestG13_UserCodeMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g *Guard
-		asked := map[string]int{}
-		ask := func(occasion string) func() {
+		ran := map[string]int{}
+		run := func(occasion string) func() {
 			return func() {
-				if asked[occasion]++; asked[occasion] > 1 {
-					return // or it would go on for ever
+				if ran[occasion]++; ran[occasion] > 1 {
+					return // otherwise it would recurse
 				}
 				b := g.Group().Get(methodKey)
 				b.State()
@@ -226,16 +232,16 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		}
 		on := map[string]func(){}
 		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed"} {
-			on[occasion] = ask(occasion)
+			on[occasion] = run(occasion)
 		}
 		g = newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Second, SuccessesToClose: 1},
-			WithHooks(hooksOf(rude{on: on})),
+			WithHooks(hooksOf(misbehavingHooks{on: on})),
 			WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
-				ask("classifier")()
+				run("classifier")()
 				return DefaultClassifier(ctx, r)
 			}),
 			WithFallback(ForMethods(fullMethod), Fallback(func(context.Context, *int, error) (*int, error) {
-				ask("fallback")()
+				run("fallback")()
 				return new(7), nil
 			})))
 		c := &calls{guard: g}
@@ -244,8 +250,11 @@ func TestG13_UserCodeMayCallBack(t *testing.T) {
 		_ = g.Unary(t.Context(), fullMethod, new(int), reply, nil, c.invoke)
 		time.Sleep(time.Second)
 		_ = c.call(t.Context(), nil)
-		for _, occasion := range []string{"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier", "fallback"} {
-			if asked[occasion] == 0 {
+		for _, occasion := range []string{
+			"Rejected", "FellBack", "Transition", "Settled", "Probed", "classifier",
+			"fallback",
+		} {
+			if ran[occasion] == 0 {
 				t.Errorf("%s never happened", occasion)
 			}
 		}

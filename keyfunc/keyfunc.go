@@ -55,8 +55,8 @@ func TargetService(_ context.Context, c Call) breaker.Key {
 }
 
 // MapTarget returns a key function that calls base with target(Call.Target) in place of the target. Use it if targets
-// of one backend differ, for example because they hold an address or a pointer: each target has breakers of its own, and
-// a target that changes with each connection makes new breakers each time.
+// of one backend differ, for example because they hold an address or a pointer: each target has breakers of its own,
+// and a target that changes with each connection makes new breakers each time.
 //
 //	keyfunc.MapTarget(nil, func(string) string { return "etcd" }) // all connections of an etcd client
 //
@@ -79,7 +79,8 @@ const Other = "other"
 
 // Tagged returns a key function that adds a tag to the keys of base: the result of tag if it is one of allowed, and
 // Other if not. The empty string is Other too, unless it is allowed. So a tag may come from data that anybody can set,
-// such as request metadata, and still cannot create any number of keys. A nil base means TargetMethod. A nil tag panics.
+// such as request metadata, and still cannot create any number of keys. A nil base means TargetMethod. A nil tag
+// panics.
 func Tagged(base Func, tag func(ctx context.Context, call Call) string, allowed ...string) Func {
 	if tag == nil {
 		panic("keyfunc: Tagged: the tag function is nil")

@@ -15,7 +15,10 @@ import (
 // FuzzKeyFunctions makes keys of any method, target and tag: each function fills the parts that it names, as they came,
 // and no tag but the allowed ones gets into a key.
 func FuzzKeyFunctions(f *testing.F) {
-	for _, method := range []string{"/shop.Orders/Get", "shop.Orders/Get", "//", "/", "", "nonsense", "/a/b/c", "///", "/\xff/\x00", "/ / "} {
+	for _, method := range []string{
+		"/shop.Orders/Get", "shop.Orders/Get", "//", "/", "", "nonsense", "/a/b/c", "///",
+		"/\xff/\x00", "/ / ",
+	} {
 		f.Add(method, "dns:///orders:443", "gold", "gold,silver")
 	}
 	f.Add("/s/m", "", "", "")

@@ -31,14 +31,29 @@ func TestFuncs(t *testing.T) {
 		{"Method", keyfunc.Method, get, breaker.Key{Service: "shop.Orders", Method: "Get"}},
 		{"Service", keyfunc.Service, get, breaker.Key{Service: "shop.Orders"}},
 		{"Target", keyfunc.Target, get, breaker.Key{Target: "dns:///orders:443"}},
-		{"TargetMethod", keyfunc.TargetMethod, get, breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"}},
+		{"TargetMethod", keyfunc.TargetMethod, get, breaker.Key{
+			Target: "dns:///orders:443", Service: "shop.Orders",
+			Method: "Get",
+		}},
 		{"TargetService", keyfunc.TargetService, get, breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders"}},
-		{"no ClientConn", keyfunc.TargetMethod, call("", "/shop.Orders/Get"), breaker.Key{Service: "shop.Orders", Method: "Get"}},
-		{"not a method", keyfunc.TargetMethod, call("t", "nonsense"), breaker.Key{Target: "t", Service: "unknown", Method: "unknown"}},
-		{"empty method", keyfunc.TargetMethod, call("t", ""), breaker.Key{Target: "t", Service: "unknown", Method: "unknown"}},
+		{
+			"no ClientConn", keyfunc.TargetMethod, call("", "/shop.Orders/Get"),
+			breaker.Key{Service: "shop.Orders", Method: "Get"},
+		},
+		{
+			"not a method", keyfunc.TargetMethod, call("t", "nonsense"),
+			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"},
+		},
+		{
+			"empty method", keyfunc.TargetMethod, call("t", ""),
+			breaker.Key{Target: "t", Service: "unknown", Method: "unknown"},
+		},
 		{"slash in method", keyfunc.Method, call("t", "/a/b/c"), breaker.Key{Service: "a", Method: "b/c"}},
 		{"invalid UTF-8", keyfunc.Method, call("t", "/a\xff/b\xfe"), breaker.Key{Service: "a\xff", Method: "b\xfe"}},
-		{"huge", keyfunc.Method, call("t", "/s/"+strings.Repeat("m", 1<<20)), breaker.Key{Service: "s", Method: strings.Repeat("m", 1<<20)}},
+		{
+			"huge", keyfunc.Method, call("t", "/s/"+strings.Repeat("m", 1<<20)),
+			breaker.Key{Service: "s", Method: strings.Repeat("m", 1<<20)},
+		},
 	} {
 		if diff := cmp.Diff(tt.want, tt.f(t.Context(), tt.call)); diff != "" {
 			t.Errorf("%s: key (-want +got):\n%s", tt.name, diff)
@@ -56,7 +71,8 @@ func tenantOf(ctx context.Context, _ keyfunc.Call) string {
 func TestTaggedAdmitsOnlyWhatIsAllowed(t *testing.T) {
 	f := keyfunc.Tagged(keyfunc.Method, tenantOf, "gold", "silver")
 	for in, want := range map[string]string{
-		"gold": "gold", "silver": "silver", "Gold": "other", "bronze": "other", "": "other", "other": "other", "gold ": "other", "\xff": "other",
+		"gold": "gold", "silver": "silver", "Gold": "other", "bronze": "other", "": "other",
+		"other": "other", "gold ": "other", "\xff": "other",
 	} {
 		got := f(context.WithValue(t.Context(), tenant{}, in), call("t", "/s/m"))
 		if want := (breaker.Key{Service: "s", Method: "m", Tag: want}); got != want {
@@ -77,7 +93,8 @@ func TestTaggedKeepsTheKeySpaceBounded(t *testing.T) {
 }
 
 func TestTaggedEdges(t *testing.T) {
-	if got, want := keyfunc.Tagged(nil, tenantOf)(t.Context(), call("t", "/s/m")), (breaker.Key{Target: "t", Service: "s", Method: "m", Tag: "other"}); got != want {
+	if got, want := keyfunc.Tagged(nil, tenantOf)(t.Context(),
+		call("t", "/s/m")), (breaker.Key{Target: "t", Service: "s", Method: "m", Tag: "other"}); got != want {
 		t.Errorf("nil base: key %+v, want that of TargetMethod, %+v", got, want)
 	}
 	allowed := []string{"gold"}

@@ -25,9 +25,9 @@ type bridge struct {
 // New returns hooks for interceptor.WithHooks that report transitions, rejections and probes, as the events in the
 // package documentation. Without options they write span events.
 //
-// Use the same hooks for all guards of a program; they are safe for concurrent use. They cost a call nothing if a closed
-// breaker admits it. Otherwise they cost some tens of nanoseconds and allocate nothing, unless a recording span or an
-// enabled logger takes the event. They own no goroutine and no timer, and keep no span and no context.
+// Use the same hooks for all guards of a program. They are safe for concurrent use. They cost a call nothing if a
+// closed breaker admits it. Otherwise they cost some tens of nanoseconds and allocate nothing, unless a recording span
+// or an enabled logger takes the event. They own no goroutine and no timer, and keep no span and no context.
 //
 // A nil option panics.
 func New(opts ...Option) *interceptor.Hooks {
@@ -97,8 +97,8 @@ func (b *bridge) probed(ctx context.Context, s interceptor.Settlement) {
 	}
 }
 
-// The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and the
-// causes of errors, which may hold anything.
+// The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and
+// error texts, which may hold anything. Report.Cause is a short constant by contract.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 	attrs := append(make([]attribute.KeyValue, 0, 10),

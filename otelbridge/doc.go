@@ -1,5 +1,5 @@
-// Package otelbridge reports the work of circuit breakers to OpenTelemetry. A Bridge writes events to traces or logs.
-// RegisterMetrics exports the metrics of a group.
+// Package otelbridge reports the work of circuit breakers to OpenTelemetry. New returns hooks that write events to
+// traces or logs. RegisterMetrics exports the metrics of a group.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 //	registration, err := otelbridge.RegisterMetrics(group)
@@ -35,9 +35,10 @@
 //
 // # Events
 //
-//	circuit_breaker.state_change  a transition: name, state, previous_state, rule, the value that the rule compares,
-//	                              override, open_ms
-//	circuit_breaker.rejected      a rejected call: name, state, reason, retry_after_ms
+//	circuit_breaker.state_change  a transition: name, state, previous_state, rule, cause, the counts that the rule
+//	                              compares, override, open_ms
+//	circuit_breaker.rejected      a rejected call: name, state, reason, retry_after_ms, and what opened the breaker:
+//	                              rule, cause, the counts that the rule compares
 //	circuit_breaker.probe         the end of a probe of a half-open breaker: name, state, outcome,
 //	                              rpc.response.status_code
 //
@@ -49,8 +50,10 @@
 //	previous_state  the state before the transition
 //	reason          open, half_open, ramp, forced or concurrency
 //	rule            what opened the breaker: consecutive, ratio, slow, custom or probe; manual for Trip and Reset
+//	cause           of the call that opened the breaker: the name of its status code, or "panic"; absent if there is none
 //	failure_ratio   of the calls in the window, if rule is ratio; otherwise absent
 //	slow_ratio      of the calls in the window, if rule is slow; otherwise absent
+//	calls           in the window, if rule is ratio or slow; otherwise absent
 //	consecutive_failures  the length of the failure streak, if rule is consecutive; otherwise absent
 //	override        shadow, force_open or force_closed, if one is in force; otherwise absent. In shadow mode no call is
 //	                rejected, although the state is open.
@@ -66,10 +69,9 @@
 //
 // The SDK keeps 128 events for each span and drops the oldest. So that a batch of rejected calls cannot displace the
 // transition that explains it, only the first 8 rejections of a span are events. The attribute
-// circuit_breaker.rejected_count on the span itself is the number of all its rejections so far. A Bridge remembers the
-// counts of the 1024 spans that had rejections last. It reads older counts from the span if the span is one of the SDK;
-// otherwise the count starts again at zero. Give all guards the same Bridge, so that they share one count for each
-// span.
+// circuit_breaker.rejected_count on the span itself is the number of all its rejections so far. The hooks remember the
+// counts of the 1024 spans that had rejections last. They read older counts from the span if it is one of the SDK;
+// otherwise the count starts again at zero. Give all guards the same hooks, so that they share one count for each span.
 //
 // OpenTelemetry is phasing out the span-event API. WithLoggerProvider sends the same events as log records instead.
 //

@@ -112,7 +112,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		"Circuit breakers that were evicted from a full group for another key.")
 	in.overflow = counter(metricOverflow, unitCall,
 		"Number of times a key got the overflow breaker because the group was full.")
-	in.unguarded = counter(metricUnguarded, unitCall, "Calls that no breaker guarded because a key function panicked.")
+	in.unguarded = counter(metricUnguarded, unitCall, "Calls that no breaker guarded because the key function or the matcher panicked.")
 	return in, errors.Join(errs...)
 }
 

@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// event is one occurrence that a Bridge reports. It is the same for all sinks.
+// event is one occurrence that is reported. It is the same for all sinks.
 type event struct {
 	eventKind
 	at    time.Time // zero: now
@@ -24,7 +24,7 @@ type eventKind struct {
 
 // eventSink writes events to spans or to logs. Both sinks take the same events, so one option switches between them.
 type eventSink interface {
-	// enabled reports whether an event of this kind would be recorded. A Bridge builds an event only if it would be (O1).
+	// enabled reports whether an event of this kind would be recorded. No event is built otherwise (O1).
 	enabled(ctx context.Context, k eventKind) bool
 	emit(ctx context.Context, e event)
 }

@@ -440,11 +440,14 @@ func TestO5_EveryFieldOfASnapshotIsExported(t *testing.T) {
 	if diff := cmp.Diff(got, wantSeries(s)); diff != "" {
 		t.Errorf("series (-got +want):\n%s", diff)
 	}
-	// The last opening is for events and errors. The window is exported as its ratios. SlowCanceled is part of the divisor of slow_ratio.
+	// The openings are for events and errors. The window is exported as its ratios. SlowCanceled is part of the divisor
+	// of slow_ratio.
 	want := []string{
 		".Admitted", ".Generation", ".MinCalls",
 		".Opened.Counts.ConsecutiveFailures", ".Opened.Counts.Failures", ".Opened.Counts.Overloads", ".Opened.Counts.Slow",
-		".Opened.Counts.SlowCanceled", ".Opened.Counts.Successes", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads",
+		".Opened.Counts.SlowCanceled", ".Opened.Counts.Successes",
+		".Outage.Counts.ConsecutiveFailures", ".Outage.Counts.Failures", ".Outage.Counts.Overloads", ".Outage.Counts.Slow",
+		".Outage.Counts.SlowCanceled", ".Outage.Counts.Successes", ".Window.ConsecutiveFailures", ".Window.Failures", ".Window.Overloads",
 		".Window.Slow", ".Window.SlowCanceled", ".Window.Successes",
 	}
 	if diff := cmp.Diff(slices.Sorted(maps.Values(missing)), want); diff != "" {

@@ -184,7 +184,7 @@ func groupFamilies() []groupFamily {
 		},
 		{
 			name: "unguarded_total", kind: counter,
-			help: "Calls that no breaker guarded because the key function panicked.",
+			help: "Calls that no breaker guarded because the key function or the matcher panicked.",
 			read: func(s stats) float64 { return float64(s.Unguarded) },
 		},
 	}

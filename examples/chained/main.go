@@ -41,11 +41,11 @@ func main() {
 
 // counts holds the results of a stage.
 type counts struct {
-	received             int    // calls that reached the server, each attempt of a retry counted
-	successes, failures  uint64 // outcomes that the breaker counted
-	rejections           uint64
-	succeeded, notLetOut int // what the application saw: answers, and rejections
-	logged               int // lines of the logging interceptor, which is inside the guard
+	received            int    // calls that reached the server, each attempt of a retry counted
+	successes, failures uint64 // outcomes that the breaker counted
+	rejections          uint64
+	answered, rejected  int // what the caller got
+	logged              int // lines of the logging interceptor, which is inside the guard
 }
 
 // stages are the same for both orders; their results differ.
@@ -57,21 +57,21 @@ var stages = []struct {
 }{
 	{
 		name: "every call needs three attempts", calls: 2, script: flaky,
-		outside: counts{received: 6, successes: 2, failures: 4, succeeded: 2, logged: 6},
-		inside:  counts{received: 6, successes: 2, succeeded: 2, logged: 2},
+		outside: counts{received: 6, successes: 2, failures: 4, answered: 2, logged: 6},
+		inside:  counts{received: 6, successes: 2, answered: 2, logged: 2},
 	},
 	{
 		name: "the server is down", calls: 5, script: down,
-		// 5 failures in a row open the breaker. With retry outside, the second attempt of the second call is the fifth
-		// failure. The third attempt and the calls after it are rejected. With retry inside, each call has three attempts and
-		// one outcome.
-		outside: counts{received: 5, failures: 5, rejections: 4, notLetOut: 4, logged: 5},
+		// Five failures in a row open the breaker. With retry outside, the second attempt of the second call is the fifth
+		// failure. Its third attempt and the other three calls are rejected. With retry inside, each call has three attempts
+		// and one outcome.
+		outside: counts{received: 5, failures: 5, rejections: 4, rejected: 4, logged: 5},
 		inside:  counts{received: 15, failures: 5, logged: 5},
 	},
 	{
 		name: "the breaker is open", calls: 5, script: down,
-		outside: counts{rejections: 5, notLetOut: 5},
-		inside:  counts{rejections: 5, notLetOut: 5},
+		outside: counts{rejections: 5, rejected: 5},
+		inside:  counts{rejections: 5, rejected: 5},
 	},
 }
 
@@ -129,7 +129,7 @@ func playAll(ctx context.Context, table io.Writer, addr string, backend *testpb.
 			order, want = "inside", stage.inside
 		}
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", order, stage.name, stage.calls,
-			got.received, got.successes, got.failures, got.rejections, got.succeeded, got.notLetOut, got.logged)
+			got.received, got.successes, got.failures, got.rejections, got.answered, got.rejected, got.logged)
 		if got != want {
 			return fmt.Errorf("retry %s, %s: %+v, want %+v", order, stage.name, got, want)
 		}
@@ -213,9 +213,9 @@ func (c *client) play(ctx context.Context, backend *testpb.Server, n int) (count
 	for range n {
 		switch _, err := testpb.NewTestClient(c.conn).Unary(ctx, &testpb.Request{}); {
 		case err == nil:
-			got.succeeded++
+			got.answered++
 		case interceptor.IsRejected(err):
-			got.notLetOut++
+			got.rejected++
 		case status.Code(err) != codes.Unavailable:
 			return got, err
 		}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -43,18 +45,17 @@ func newClient(target string) (*client, error) {
 	c.tracing = sdktrace.NewTracerProvider(sdktrace.WithSyncer(c.spans))
 
 	var err error
-	c.group, err = breaker.NewGroup(
-		// The defaults: five failures in a row over at least a second open a breaker, and two successful probes close it.
-		breaker.Config{},
-		breaker.WithListener(func(_ context.Context, e breaker.Event) { c.onTransition(e) }),
-	)
-	if err != nil {
+	// The defaults: five failures in a row over at least a second open a breaker, and two successful probes close it.
+	if c.group, err = breaker.NewGroup(breaker.Config{}); err != nil {
 		return nil, err
 	}
 	fallback := interceptor.Fallback(func(_ context.Context, req *testpb.Request, _ error) (*testpb.Response, error) {
 		return &testpb.Response{Text: "from the fallback: " + req.GetText()}, nil
 	})
 	guard, err := interceptor.New(c.group,
+		interceptor.WithHooks(&interceptor.Hooks{
+			Transition: func(_ context.Context, e breaker.Event) { c.onTransition(e) },
+		}),
 		interceptor.WithHooks(otelbridge.New()),
 		interceptor.WithFallback(interceptor.ForMethods(testpb.Test_Unary_FullMethodName), fallback),
 	)
@@ -115,6 +116,23 @@ func (c *client) span(ctx context.Context, name string) (context.Context, func()
 	return ctx, func() { span.End() }
 }
 
+// describe returns the event, method and state of a breaker's span event, and its other attributes.
+func describe(e sdktrace.Event) (what, details string) {
+	var method, state string
+	for _, a := range e.Attributes {
+		switch key, value := strings.TrimPrefix(string(a.Key), "circuit_breaker."), a.Value.String(); key {
+		case "name": // the target and the method
+		case "rpc.method":
+			method = path.Base(value)
+		case "state":
+			state = value
+		default:
+			details += " " + key + "=" + value
+		}
+	}
+	return fmt.Sprintf("%s method=%s state=%s", e.Name, method, state), details
+}
+
 func (c *client) rejections() (n uint64) {
 	for _, b := range c.group.All() {
 		n += b.Snapshot().Rejections.Total()
@@ -129,7 +147,10 @@ func (c *client) probes() (n uint64) {
 	return n
 }
 
-// printSeries prints the scrape, without the series that are zero.
+// otherLabels are the labels that are the same for all series here.
+var otherLabels = regexp.MustCompile(`grpc_service="[^"]*",grpc_target="[^"]*",?|,?tag=""`)
+
+// printSeries prints the scrape, without the series that are zero and without the labels that are always the same.
 func (c *client) printSeries(out io.Writer) error {
 	rec := httptest.NewRecorder()
 	request, err := http.NewRequest(http.MethodGet, "/metrics", nil)
@@ -140,40 +161,39 @@ func (c *client) printSeries(out io.Writer) error {
 	if rec.Code != http.StatusOK {
 		return fmt.Errorf("the scrape failed: %s", rec.Body)
 	}
-	fmt.Fprintln(out, "\nWhat Prometheus scrapes (series that are not zero):")
+	fmt.Fprintln(out, "\nWhat Prometheus scrapes (not shown: zeros, and the labels grpc_service, grpc_target and tag):")
 	n := 0
 	for line := range strings.Lines(rec.Body.String()) {
 		if strings.HasPrefix(line, "#") || strings.HasSuffix(line, " 0\n") {
 			continue
 		}
 		n++
-		fmt.Fprint(out, "  ", line)
+		fmt.Fprint(out, "  ", strings.Replace(otherLabels.ReplaceAllString(line, ""), ",}", "}", 1))
 	}
 	return expect(n > 0, "the scrape has no series")
 }
 
-// printSpanEvents prints the events of the breakers on the spans of the scenario's stages.
+// printSpanEvents prints the events of the breakers on the spans of the stages. Of equal events of a breaker on a span
+// it prints the first.
 func (c *client) printSpanEvents(out io.Writer) error {
-	fmt.Fprintln(out, "\nWhat the traces recorded:")
-	seen := map[string]int{}
+	fmt.Fprintln(out, "\nWhat the traces recorded (on each span the first event of a kind):")
+	seen := map[string]bool{}
 	for _, span := range c.spans.GetSpans() {
 		for _, e := range span.Events {
 			if !strings.HasPrefix(e.Name, "circuit_breaker.") {
 				continue
 			}
-			if seen[span.Name+e.Name]++; seen[span.Name+e.Name] > 4 {
-				continue
+			seen[span.Name+e.Name] = true
+			what, details := describe(e)
+			if !seen[span.Name+what] {
+				seen[span.Name+what] = true
+				fmt.Fprintf(out, "  span %q: %s%s\n", span.Name, what, details)
 			}
-			fmt.Fprintf(out, "  span %q: %s", span.Name, e.Name)
-			for _, a := range e.Attributes {
-				fmt.Fprintf(out, " %s=%s", strings.TrimPrefix(string(a.Key), "circuit_breaker."), a.Value.String())
-			}
-			fmt.Fprintln(out)
 		}
 	}
 	return errors.Join(
-		expect(seen["outage"+"circuit_breaker.state_change"] > 0, "no span event shows that a breaker opened"),
-		expect(seen["open"+"circuit_breaker.rejected"] > 0, "no span event shows a rejection"),
-		expect(seen["recovery"+"circuit_breaker.state_change"] > 0, "no span event shows that a breaker closed"),
+		expect(seen["outage"+"circuit_breaker.state_change"], "no span event shows that a breaker opened"),
+		expect(seen["open"+"circuit_breaker.rejected"], "no span event shows a rejection"),
+		expect(seen["recovery"+"circuit_breaker.state_change"], "no span event shows that a breaker closed"),
 	)
 }

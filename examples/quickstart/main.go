@@ -51,7 +51,7 @@ func run(ctx context.Context, out io.Writer, serve bool, addr string) error {
 	}
 	defer c.close()
 
-	s := &scenario{out: out, start: time.Now(), backend: b, client: c}
+	s := &scenario{out: out, start: time.Now(), backend: b, client: c, printed: map[string]bool{}}
 	c.onTransition = s.transition
 	if err := s.play(ctx); err != nil {
 		return err
@@ -62,7 +62,7 @@ func run(ctx context.Context, out io.Writer, serve bool, addr string) error {
 	if err := c.printSpanEvents(out); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "\nEvery stage was seen to happen.")
+	fmt.Fprintln(out, "\nEvery stage happened as expected.")
 	if !serve {
 		return nil
 	}
@@ -75,6 +75,7 @@ type scenario struct {
 	start   time.Time
 	backend *backend
 	client  *client
+	printed map[string]bool // the kinds of error that printError has printed
 }
 
 func (s *scenario) say(format string, args ...any) {
@@ -92,6 +93,14 @@ func (s *scenario) transition(e breaker.Event) {
 // tally holds the results of a run of calls.
 type tally struct{ ok, fellBack, rejected, failed int }
 
+// printError prints the text of the first error of a kind.
+func (s *scenario) printError(kind string, err error) {
+	if !s.printed[kind] {
+		s.printed[kind] = true
+		s.say("  the first call that %s returns: %v", kind, err)
+	}
+}
+
 // calls makes n rounds of three unary calls and a stream, 10 ms apart, and stops early if enough returns true.
 func (s *scenario) calls(ctx context.Context, n int, enough func() bool) (t tally, err error) {
 	count := func(fellBack bool, err error) {
@@ -102,8 +111,10 @@ func (s *scenario) calls(ctx context.Context, n int, enough func() bool) (t tall
 			t.ok++
 		case interceptor.IsRejected(err):
 			t.rejected++
+			s.printError("is rejected", err)
 		default:
 			t.failed++
+			s.printError("fails", err)
 		}
 	}
 	for range n {
@@ -153,7 +164,7 @@ func (s *scenario) healthy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.say("  %d calls answered, the server received %d", t.ok, s.backend.received()-before)
+	s.say("  %d calls succeeded, the server received %d", t.ok, s.backend.received()-before)
 	return errors.Join(
 		expect(t == tally{ok: 100}, "every call should be answered by the server: %+v", t),
 		expect(s.backend.received()-before == 100, "the server should receive every call"),
@@ -164,11 +175,12 @@ func (s *scenario) healthy(ctx context.Context) error {
 func (s *scenario) outage(ctx context.Context) error {
 	s.backend.fail(codes.Unavailable)
 	s.say("  the server fails from now on: unary calls at once, streams after a message")
+	s.say("  a unary call that fails is retried twice")
 	t, err := s.calls(ctx, 100, func() bool { return s.expectState(breaker.Open) == nil })
 	if err != nil {
 		return err
 	}
-	s.say("  %d calls failed, %d were answered by the fallback", t.failed, t.fellBack)
+	s.say("  %d calls failed, the fallback answered %d", t.failed, t.fellBack)
 	return errors.Join(
 		expect(t.failed > 0, "some calls should fail before the breakers open: %+v", t),
 		s.expectState(breaker.Open),
@@ -182,7 +194,7 @@ func (s *scenario) open(ctx context.Context) error {
 		return err
 	}
 	received, rejected := s.backend.received()-before, s.client.rejections()-rejections
-	s.say("  %d unary calls answered by the fallback, %d streams rejected, the server received %d calls", t.fellBack,
+	s.say("  the fallback answered %d unary calls, %d streams were rejected, the server received %d calls", t.fellBack,
 		t.rejected, received)
 	return errors.Join(
 		expect(t == tally{fellBack: 30, rejected: 10}, "every call should be rejected, and the unary ones fall back: %+v", t),
@@ -198,7 +210,7 @@ func (s *scenario) recovery(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.say("  %d calls answered by the server, %d by the fallback, %d rejected", t.ok, t.fellBack, t.rejected)
+	s.say("  the server answered %d calls, the fallback %d; %d were rejected", t.ok, t.fellBack, t.rejected)
 	probes := s.client.probes()
 	return errors.Join(
 		expect(t.failed == 0, "no call should fail any more: %+v", t),
@@ -226,7 +238,7 @@ func expect(ok bool, format string, args ...any) error {
 	return fmt.Errorf(format, args...)
 }
 
-// serve makes calls, with ten seconds of outage in every thirty, until ctx is done.
+// serve makes calls until ctx is done, with an outage of ten seconds in every thirty.
 func (s *scenario) serve(ctx context.Context, addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

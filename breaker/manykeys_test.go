@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// churn makes a call for each of so many distinct keys, and tells how long every tenth of them took.
-func churn(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
+// callManyKeys makes a call for each of so many distinct keys. It returns how long each tenth of them took.
+func callManyKeys(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
 	tb.Helper()
 	ctx := context.Background()
 	for i := range tenths {
@@ -26,9 +26,9 @@ func churn(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
 	return tenths
 }
 
-// checkChurn has a client that puts an ID into the method call a group of the default bound with so many distinct
-// keys, and checks what becomes of memory, of open breakers and of the figures.
-func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float64) {
+// checkManyKeys makes calls with so many distinct keys in a group with the default limit, like a client that puts an ID
+// into the method. It checks the memory, the open breakers and the counters of the group.
+func checkManyKeys(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float64) {
 	tb.Helper()
 	const bound, opened = 10_000, 100
 	weigh := func(keys int) (g *Group, tenths [10]time.Duration, weight float64) {
@@ -40,33 +40,33 @@ func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float
 		for i := range opened {
 			g.Get(Key{Service: "down", Method: strconv.Itoa(i)}).Trip(tb.Context(), "test")
 		}
-		tenths = churn(tb, g, keys)
+		tenths = callManyKeys(tb, g, keys)
 		return g, tenths, float64(heap() - before)
 	}
 	full, _, worth := weigh(bound - opened)
 	g, tenths, weight := weigh(keys)
 	runtime.KeepAlive(full)
 	if weight > 1.1*worth {
-		tb.Errorf("%d keys take %.0f bytes, %.2f times as much as a full group, want 1.1 at most", keys, weight, weight/worth)
+		tb.Errorf("%d keys take %.0f bytes, %.2f times as much as a full group, want at most 1.1", keys, weight, weight/worth)
 	}
 	for i := range opened {
 		b, ok := g.Lookup(Key{Service: "down", Method: strconv.Itoa(i)})
 		if !ok || b.State() != Open {
-			tb.Fatalf("the open breaker %d of %d is gone", i, opened)
+			tb.Fatalf("the open breaker %d of %d was evicted", i, opened)
 		}
 	}
 	if got, want := g.Stats(), (GroupStats{Breakers: bound, Evictions: uint64(keys - (bound - opened))}); got != want {
 		tb.Errorf("stats: %+v, want %+v", got, want)
 	}
 
-	// None can go any more: what comes then overflows, and costs no memory.
+	// None can be evicted now. New keys get the overflow breaker, and take no memory.
 	for _, b := range g.All() {
 		b.Trip(tb.Context(), "test")
 	}
 	before := heap()
 	for i := range keys {
 		if b := g.Get(Key{Tag: strconv.Itoa(i)}); b.Key().Tag != OverflowTag {
-			tb.Fatalf("key %d has a breaker of its own in a group that is full", i)
+			tb.Fatalf("key %d does not have the overflow breaker, though nothing can be evicted", i)
 		}
 	}
 	if more := int64(heap()) - int64(before); more > int64(worth/100) {
@@ -78,16 +78,16 @@ func checkChurn(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float
 	return tenths, weight / worth
 }
 
-func TestB33_ManyKeys(t *testing.T) { checkChurn(t, 20_000) }
+func TestB33_ManyKeys(t *testing.T) { checkManyKeys(t, 20_000) }
 
-// BenchmarkAMillionKeys reports what a call with a new key takes at the start, when the group has just filled up, and
-// at the end of a million of them; and the memory, as a multiple of that of a group that is just full.
+// BenchmarkAMillionKeys reports how long a call with a new key takes just after the group has become full, and at the
+// end of a million keys. It also reports the memory, as a multiple of that of a group that is just full.
 func BenchmarkAMillionKeys(b *testing.B) {
 	const keys = 1_000_000
 	var first, last time.Duration
 	var weight float64
 	for b.Loop() {
-		tenths, ofFull := checkChurn(b, keys)
+		tenths, ofFull := checkManyKeys(b, keys)
 		first, last = first+tenths[1], last+tenths[9] // the first tenth fills the group
 		weight = ofFull
 	}

@@ -15,33 +15,33 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// slowUserCode is what user code of a guard takes in these tests, and longer than SlowCall.
+// slowUserCode is the time that each function of the user takes in these tests. It is longer than SlowCall.
 const slowUserCode = 3 * time.Second
 
-// slowObserver takes its time on every occasion.
-type slowObserver struct{ settlements }
+// slowHooks has hooks that are slow.
+type slowHooks struct{ settlements }
 
-func (s *slowObserver) Rejected(ctx context.Context, e *RejectedError) {
+func (s *slowHooks) Rejected(ctx context.Context, e *RejectedError) {
 	time.Sleep(slowUserCode)
 	s.settlements.Rejected(ctx, e)
 }
 
-func (s *slowObserver) Transition(ctx context.Context, e breaker.Event) {
+func (s *slowHooks) Transition(ctx context.Context, e breaker.Event) {
 	time.Sleep(slowUserCode)
 	s.settlements.Transition(ctx, e)
 }
 
-func (s *slowObserver) Settled(ctx context.Context, st Settlement) {
+func (s *slowHooks) Settled(ctx context.Context, st Settlement) {
 	time.Sleep(slowUserCode)
 	s.settlements.Settled(ctx, st)
 }
 
-func (s *slowObserver) Probed(ctx context.Context, st Settlement) {
+func (s *slowHooks) Probed(ctx context.Context, st Settlement) {
 	time.Sleep(slowUserCode)
 	s.settlements.Probed(ctx, st)
 }
 
-// slowError is an error whose status takes long to make.
+// slowError is an error whose GRPCStatus method is slow.
 type slowError struct{}
 
 func (slowError) Error() string { return "slow" }
@@ -51,9 +51,8 @@ func (slowError) GRPCStatus() *status.Status {
 	return status.New(codes.Unavailable, "slow")
 }
 
-// B6: a call takes as long as the backend takes. The time of user code that the guard runs is not charged to the
-// backend, neither by the slow rule nor in what observers are told.
-func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
+// B6: neither the slow rule nor the durations that hooks get include the time of user code that the guard runs.
+func TestB06_DurationsExcludeUserCode(t *testing.T) {
 	slowClassifier := WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 		time.Sleep(slowUserCode)
 		return DefaultClassifier(ctx, r)
@@ -63,21 +62,24 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 		return keyfunc.TargetMethod(ctx, c)
 	})
 	for name, opts := range map[string][]Option{
-		"nothing":                 nil,
-		"key function":            {slowKey},
-		"classifier":              {slowClassifier},
-		"classifier, evidence":    {slowClassifier, WithPeerEvidence()},
-		"observer":                {WithHooks(hooksOf(new(slowObserver)))},
-		"observer and classifier": {WithHooks(hooksOf(new(slowObserver))), slowClassifier},
-		"all of them, min budget": {slowKey, WithHooks(hooksOf(new(slowObserver))), slowClassifier, WithMinBudget(time.Millisecond)},
+		"nothing":              nil,
+		"key function":         {slowKey},
+		"classifier":           {slowClassifier},
+		"classifier, evidence": {slowClassifier, WithPeerEvidence()},
+		"hooks":                {WithHooks(hooksOf(new(slowHooks)))},
+		"hooks and classifier": {WithHooks(hooksOf(new(slowHooks))), slowClassifier},
+		"all of them, min budget": {
+			slowKey, WithHooks(hooksOf(new(slowHooks))), slowClassifier,
+			WithMinBudget(time.Millisecond),
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second
-			heard := new(settlements)
+			rec := new(settlements)
 			g := newGuard(t, breaker.Config{
 				ConsecutiveFailures: 3, FailureRatio: -1, SlowCall: slow, SlowRatio: 1, MinCalls: 100,
 				OpenFor: time.Second, SuccessesToClose: 1,
-			}, append([]Option{WithHooks(hooksOf(heard))}, opts...)...)
+			}, append([]Option{WithHooks(hooksOf(rec))}, opts...)...)
 			call := func(d time.Duration, err error) {
 				_ = g.Unary(t.Context(), fullMethod, nil, nil, nil, takes(d, err))
 			}
@@ -101,7 +103,7 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			wantState(t, name+", after three failures", g, breaker.Open)
 
 			time.Sleep(time.Second)
-			call(slow, nil) // a probe, let through behind a listener that takes its time
+			call(slow, nil) // a probe that is admitted after a slow listener
 			wantState(t, name+", after a probe that was not slow", g, breaker.Closed)
 			slowCalls("a probe that was not slow", 2)
 			onlyBreaker(t, g).Trip(t.Context(), "test")
@@ -111,15 +113,15 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 			slowCalls("a slow probe", 3)
 
 			var got []time.Duration
-			for _, s := range heard.settled {
+			for _, s := range rec.settled {
 				got = append(got, s.Duration)
 			}
 			want := []time.Duration{0, slow, 0, 0, slow + 1, 0, 0, slow + 1, slow, slow + 1}
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("%s: durations that observers were told (-want +got):\n%s", name, diff)
+				t.Errorf("%s: durations of Settled (-want +got):\n%s", name, diff)
 			}
 			got = nil
-			for _, s := range heard.probed {
+			for _, s := range rec.probed {
 				got = append(got, s.Duration)
 			}
 			if diff := cmp.Diff([]time.Duration{slow, slow + 1}, got); diff != "" {
@@ -129,18 +131,18 @@ func TestB06_UserCodeIsNotChargedToTheBackend(t *testing.T) {
 	}
 }
 
-// The same for an observer that hears only of probes, and for a guard without observers.
-func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
+// The same for a guard with only the hook Probed, and for one without hooks.
+func TestB06_DurationsExcludeUserCodeWithoutHooks(t *testing.T) {
 	for _, watch := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			const slow = 2 * time.Second
-			heard := new(probeWatcher)
+			rec := new(probeWatcher)
 			opts := []Option{WithClassifier(func(ctx context.Context, r Result) breaker.Outcome {
 				time.Sleep(slowUserCode)
 				return DefaultClassifier(ctx, r)
 			})}
 			if watch {
-				opts = append(opts, WithHooks(hooksOf(heard)))
+				opts = append(opts, WithHooks(hooksOf(rec)))
 			}
 			cfg := breaker.Config{ConsecutiveFailures: -1, SlowCall: slow, MinCalls: 100, SuccessesToClose: 1}
 			g := newGuard(t, cfg, opts...)
@@ -153,16 +155,16 @@ func TestB06_UserCodeIsNotChargedWithoutObservers(t *testing.T) {
 			if got := onlyBreaker(t, g).Snapshot().SlowCalls; got != 0 {
 				t.Errorf("%d slow calls, want 0", got)
 			}
-			if watch && (len(heard.probed) != 1 || heard.probed[0].Duration != slow) {
-				t.Errorf("probes: got %+v, want one of %v", heard.probed, slow)
+			if watch && (len(rec.probed) != 1 || rec.probed[0].Duration != slow) {
+				t.Errorf("probes: got %+v, want one of %v", rec.probed, slow)
 			}
 		})
 	}
 }
 
-// canceler is an observer whose listener ends the context of the next call.
+// canceler has a hook Transition that ends the context of the next call.
 type canceler struct {
-	deaf
+	noopHooks
 	cancel context.CancelFunc
 }
 
@@ -172,8 +174,8 @@ func (c *canceler) Transition(_ context.Context, e breaker.Event) {
 	}
 }
 
-// B24: the context of a call may end while its Acquire tells listeners that the breaker is half-open. Such a call goes
-// to grpc, which ends it with its own status, and counts nowhere. The next call is the probe.
+// B24: the context of a call may end while its Acquire calls listeners with the transition to half-open. The guard
+// passes such a call to grpc, which ends it with its own status. It counts nowhere, and the next call is the probe.
 func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
 	for name, use := range map[string]func(*scene, context.Context) error{
 		"unary": func(s *scene, ctx context.Context) error {
@@ -189,13 +191,13 @@ func TestB24_ContextEndsWhileListenersRun(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			obs := new(canceler)
-			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithHooks(hooksOf(obs)))
+			rec := new(canceler)
+			g := newGuard(t, breaker.Config{SuccessesToClose: 1}, WithKey(oneKey), WithHooks(hooksOf(rec)))
 			s := newScene(t, g, "")
 			b := halfOpen(t, g, breaker.Key{})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			obs.cancel = cancel
+			rec.cancel = cancel
 			wantCode(t, name, use(s, ctx), codes.Canceled)
 			wantState(t, name, g, breaker.HalfOpen)
 			wantTally(t, name, g, tally{})

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// probeWhenDue sleeps until b is due, and reports o through the probe.
-func probeWhenDue(t *testing.T, b *Breaker, o Outcome) {
+// settleProbeWhenDue sleeps until the open period is over, and reports o through the probe.
+func settleProbeWhenDue(t *testing.T, b *Breaker, o Outcome) {
 	t.Helper()
 	time.Sleep(b.Snapshot().RetryAfter)
 	p := acquire(t, b)
 	if !p.IsProbe() {
-		t.Fatal("the call after the open period is no probe")
+		t.Fatal("the call after the open period is not a probe")
 	}
 	p.Done(t.Context(), o)
 }
 
-// n counts recoveries that failed. It falls by one for each MaxOpenFor that passes without another one and without
-// being open.
+// The number of failed recoveries falls by one for each MaxOpenFor that passes without another one and without being
+// open.
 func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	const s = time.Second
 	long := Config{OpenFor: s, MaxOpenFor: 64 * s, Jitter: -1, SuccessesToClose: 1}
-	// After three failed recoveries and one that succeeded, closed for as long as it says, and tripped again.
+	// Three failed recoveries, then one that succeeds. The breaker trips again after it was closed for that long.
 	for _, tt := range []struct{ closed, want time.Duration }{
 		{10 * s, 16 * s}, // within the window: one more failed recovery
 		{10*s + 1, 8 * s},
@@ -42,9 +42,9 @@ func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 				if got := b.Snapshot().RetryAfter; got != want {
 					t.Fatalf("period %d is %v, want %v", i, got, want)
 				}
-				probeWhenDue(t, b, Failure)
+				settleProbeWhenDue(t, b, Failure)
 			}
-			probeWhenDue(t, b, Success)
+			settleProbeWhenDue(t, b, Success)
 			time.Sleep(tt.closed)
 			report(t, b, 5, Failure)
 			if got := b.Snapshot().RetryAfter; got != tt.want {
@@ -54,7 +54,7 @@ func TestB17_TheOpenPeriodGrowsAndShrinks(t *testing.T) {
 	}
 }
 
-func TestB17_TheCapHolds(t *testing.T) {
+func TestB17_TheOpenPeriodIsCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mustNew(t, Config{OpenFor: time.Second, MaxOpenFor: 5 * time.Second, Jitter: -1})
 		report(t, b, 5, Failure)
@@ -62,7 +62,7 @@ func TestB17_TheCapHolds(t *testing.T) {
 			if got := b.Snapshot().RetryAfter; got != time.Duration(want)*time.Second {
 				t.Fatalf("period %d is %v, want %d s", i, got, want)
 			}
-			probeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
+			settleProbeWhenDue(t, b, Outcome(1+i%2)) // failures and overloads
 		}
 		if got := b.Snapshot().FailedRecoveries; got != 3 { // enough to reach MaxOpenFor, and no more
 			t.Errorf("FailedRecoveries is %d, want 3", got)
@@ -70,7 +70,7 @@ func TestB17_TheCapHolds(t *testing.T) {
 	})
 }
 
-// What is no failed recovery does not count as one.
+// Only a failed recovery counts as one.
 func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	const s = time.Second
 	const open = 5 * s
@@ -81,9 +81,11 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	}{
 		{"a first trip", []row{{0, "failure*5", "open"}}, 0},
 		{"trips after recoveries that succeeded", []row{
-			{0, "failure*5", "open"}, {open, "success*3 failure*5", "probe open"}, {2 * open, "success*3 failure*5", "probe open"},
+			{0, "failure*5", "open"},
+			{open, "success*3 failure*5", "probe open"},
+			{2 * open, "success*3 failure*5", "probe open"},
 		}, 0},
-		{"trips soon after closing, and hardly a success in between", []row{
+		{"trips soon after closing, with few successes in between", []row{
 			{0, "failure*5", "open"}, {open, "success*2 failure*5", "probe open"}, {3 * open, "success failure*5", "probe open"},
 		}, 2},
 		{"a trip at the end of the window after closing", []row{
@@ -100,15 +102,26 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 		}, 0},
 		{"a trip by hand soon after closing", []row{{0, "failure*5", "open"}, {open, "success trip", "probe open"}}, 0},
 		{"a trip soon after Reset", []row{{0, "failure*5", "open"}, {0, "reset failure*5", "open"}}, 0},
-		{"a trip soon after closing, long after a trip by hand", []row{{0, "trip", "open"}, {open, "success failure*5", "probe open"}}, 1},
+		{
+			"a trip soon after closing, long after a trip by hand",
+			[]row{{0, "trip", "open"}, {open, "success failure*5", "probe open"}},
+			1,
+		},
 		{"Trip while open", []row{{0, "trip*3", "open"}}, 0},
 		{"Trip while half-open", []row{{0, "trip", "open"}, {open, "begin:1 trip", "probe open"}}, 0},
 		{"a probe that was ignored", []row{{0, "trip", "open"}, {open, "ignored", "probe half_open"}}, 0},
-		{"a probe that was lost", []row{{0, "trip", "open"}, {open, "begin:1", "probe half_open"}, {time.Hour, "end:1=failure", "half_open"}}, 0},
+		{"a probe that was lost", []row{
+			{0, "trip", "open"},
+			{open, "begin:1", "probe half_open"},
+			{time.Hour, "end:1=failure", "half_open"},
+		}, 0},
 		{"a failed probe", []row{{0, "trip", "open"}, {open, "failure", "probe open"}}, 1},
-		{"forgotten by Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
-		{"forgotten after a recovery that succeeded", []row{
-			{0, "trip", "open"}, {open, "failure", "probe open"}, {3 * open, "failure", "probe open"}, {7 * open, "success*4 failure*5", "probe open"},
+		{"0 after Reset", []row{{0, "trip", "open"}, {open, "failure", "probe open"}, {open, "reset trip", "open"}}, 0},
+		{"0 after a recovery that succeeded", []row{
+			{0, "trip", "open"},
+			{open, "failure", "probe open"},
+			{3 * open, "failure", "probe open"},
+			{7 * open, "success*4 failure*5", "probe open"},
 		}, 0},
 		{"kept after one that did not, long after", []row{
 			{0, "trip", "open"},
@@ -134,7 +147,7 @@ func TestB17_OnlyFailedRecoveriesCount(t *testing.T) {
 	}
 }
 
-// Jitter only lengthens, never by more than it may, and is drawn anew for each open.
+// Jitter only lengthens the period, by at most Config.Jitter, and is drawn for each open period.
 func TestB17_JitterIsDrawnAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorder
@@ -156,20 +169,20 @@ func TestB17_JitterIsDrawnAnew(t *testing.T) {
 			}
 		}
 		if len(seen) < 190 {
-			t.Errorf("200 periods have %d lengths: not drawn anew", len(seen))
+			t.Errorf("200 periods have %d lengths, want at least 190", len(seen))
 		}
-		if low < 10 || high < 10 { // 40 each are to be expected; below 10 once in 10^10 runs
-			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest: not spread", low, high)
+		if low < 10 || high < 10 { // 40 each are expected; fewer than 10 once in 10^10 runs
+			t.Errorf("%d of 200 periods are in the lowest fifth and %d in the highest, want at least 10 each", low, high)
 		}
-		events := rec.heard()
+		events := rec.received()
 		last := events[len(events)-1]
-		if got := b.Snapshot().RetryAfter; last.OpenFor != got || !refused(t, b).Until.Equal(last.At.Add(got)) {
-			t.Errorf("event, snapshot and error do not agree: %v, %v, %v", last.OpenFor, got, refused(t, b).Until)
+		if got := b.Snapshot().RetryAfter; last.OpenFor != got || !mustReject(t, b).Until.Equal(last.At.Add(got)) {
+			t.Errorf("event, snapshot and error do not agree: %v, %v, %v", last.OpenFor, got, mustReject(t, b).Until)
 		}
 	})
 }
 
-// The default has jitter: breakers that trip together do not come back together.
+// The default has jitter, so breakers that trip together do not all probe at the same time.
 func TestB17_TheDefaultHasJitter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := make(map[time.Duration]bool)
@@ -188,7 +201,7 @@ func TestB17_TheDefaultHasJitter(t *testing.T) {
 	})
 }
 
-func TestB18_TheServerMayAskForTime(t *testing.T) {
+func TestB18_RetryAfter(t *testing.T) {
 	const s = time.Second
 	for _, tt := range []struct {
 		name string
@@ -205,9 +218,13 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 		{"on a slow success that opens", []row{{0, "success~2s*19 success~2s@30s", "open"}}, 30 * s},
 		{"on a failed probe", []row{{0, "trip", "open"}, {5 * s, "failure@30s", "probe open"}}, 30 * s},
 		{"on an overloaded probe", []row{{0, "trip", "open"}, {5 * s, "overload@30s", "probe open"}}, 30 * s},
-		{"on a failed probe, for less than back-off says", []row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}}, 10 * s},
+		{
+			"on a failed probe, less than the back-off",
+			[]row{{0, "trip", "open"}, {5 * s, "failure@9s", "probe open"}},
+			10 * s,
+		},
 		{"on a failed probe, beyond the cap", []row{{0, "trip", "open"}, {5 * s, "failure@61s", "probe open"}}, 60 * s},
-		{"last time", []row{
+		{"not for the next period", []row{
 			{0, "failure*4 failure@30s", "open"}, {30 * s, "success*5 failure*5", "probe*2 open"},
 		}, 5 * s},
 	} {
@@ -221,7 +238,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 			})
 		})
 	}
-	t.Run("on a rule of one's own", func(t *testing.T) {
+	t.Run("on a custom rule", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := mustNew(t, Config{Jitter: -1}, WithTrip(func(Counts) bool { return true }))
 			acquire(t, b).Report(t.Context(), Report{Outcome: Failure, RetryAfter: 30 * s})
@@ -230,7 +247,7 @@ func TestB18_TheServerMayAskForTime(t *testing.T) {
 			}
 		})
 	})
-	t.Run("jitter goes on top", func(t *testing.T) {
+	t.Run("jitter is added", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for range 50 {
 				b := mustNew(t, Config{ConsecutiveFailures: 1, Jitter: 1})

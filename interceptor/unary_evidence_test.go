@@ -20,10 +20,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// lenient opens for nothing, so that a test can look at one outcome after another.
+// lenient is a Config that does not open for the outcomes of a test.
 var lenient = breaker.Config{ConsecutiveFailures: -1, FailureRatio: 1, MinCalls: 1_000_000}
 
-// doubts are the states in which a call may find its breaker, and how to bring it there.
+// doubts are the degrees of doubt that a breaker may have when a call begins.
 var doubts = []struct {
 	name string
 	set  func(b *breaker.Breaker)
@@ -41,7 +41,7 @@ func settleOne(b *breaker.Breaker, o breaker.Outcome) {
 	p.Done(context.Background(), o)
 }
 
-// settledAs makes one call, and returns how it ended and what the guard made of that.
+// settledAs makes one call, and returns its outcome and its error.
 func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Outcome, error) {
 	tb.Helper()
 	before := b.Snapshot()
@@ -63,21 +63,21 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 	return got[0], err
 }
 
-// fault is a way for a call to fail. Its outcome is want, whether or not the backend is in doubt. If differ is set,
-// it is untold where nobody looks.
+// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold while the guard does
+// not look at the peer.
 type fault struct {
-	name   string
-	script testpb.Script
-	raw    testpb.RawAnswer // in place of a gRPC server
-	server []grpc.ServerOption
-	dial   []grpc.DialOption
-	opts   []grpc.CallOption
-	ctx    func(context.Context) (context.Context, context.CancelFunc)
-	stop   bool // there is no server
-	code   codes.Code
-	want   breaker.Outcome
-	untold breaker.Outcome
-	differ bool
+	name        string
+	script      testpb.Script
+	raw         testpb.RawAnswer // in place of a gRPC server
+	server      []grpc.ServerOption
+	dial        []grpc.DialOption
+	opts        []grpc.CallOption
+	ctx         func(context.Context) (context.Context, context.CancelFunc)
+	stop        bool // there is no server
+	code        codes.Code
+	want        breaker.Outcome
+	withoutPeer breaker.Outcome
+	differ      bool
 }
 
 func answersUnary(f func(context.Context) (*testpb.Response, error)) testpb.Script {
@@ -107,19 +107,23 @@ func unaryFaults() []fault {
 	}
 	faults := []fault{
 		{name: "handler, trailers only", script: failing(down), code: codes.Unavailable, want: breaker.Failure},
-		{name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal, want: breaker.Failure},
+		{
+			name: "handler, after a header", script: failsAfterHeader(codes.Internal, "x"), code: codes.Internal,
+			want: breaker.Failure,
+		},
 		{name: "handler, an answer", script: failing(errNotFound), code: codes.NotFound, want: breaker.Success},
 		{
 			name: "the server cannot marshal", code: codes.Internal, want: breaker.Failure,
-			script: fails(codes.Internal, "grpc: error while marshaling: x"), untold: breaker.Ignored, differ: true,
+			script: fails(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored, differ: true,
 		},
 		{
 			name: "the server cannot marshal, after a header", code: codes.Internal, want: breaker.Failure,
-			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), untold: breaker.Ignored, differ: true,
+			script: failsAfterHeader(codes.Internal, "grpc: error while marshaling: x"), withoutPeer: breaker.Ignored,
+			differ: true,
 		},
 		{
 			name: "the reply is too large for the server", code: codes.ResourceExhausted, want: breaker.Overload,
-			script: large, server: []grpc.ServerOption{grpc.MaxSendMsgSize(10)}, untold: breaker.Ignored, differ: true,
+			script: large, server: []grpc.ServerOption{grpc.MaxSendMsgSize(10)}, withoutPeer: breaker.Ignored, differ: true,
 		},
 		{
 			name: "the request is too large to send", code: codes.ResourceExhausted, want: breaker.Ignored,
@@ -146,7 +150,8 @@ func unaryFaults() []fault {
 			opts: []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: errors.New("no token")})},
 		},
 		{
-			name: "credentials hang until the deadline", code: codes.DeadlineExceeded, want: breaker.Failure, ctx: within(time.Second),
+			name: "credentials hang until the deadline", code: codes.DeadlineExceeded, want: breaker.Failure,
+			ctx:  within(time.Second),
 			opts: []grpc.CallOption{grpc.PerRPCCredentials(hangingCredentials{})},
 		},
 		{name: "no connection", stop: true, code: codes.Unavailable, want: breaker.Failure},
@@ -154,19 +159,32 @@ func unaryFaults() []fault {
 			name: "no connection, wait for ready", stop: true, code: codes.DeadlineExceeded, want: breaker.Failure,
 			opts: []grpc.CallOption{grpc.WaitForReady(true)}, ctx: within(time.Second),
 		},
-		{name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure, ctx: within(time.Second)},
+		{
+			name: "the server hangs", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
+			ctx: within(time.Second),
+		},
 		{
 			name: "a timeout of the service config", script: hang, code: codes.DeadlineExceeded, want: breaker.Failure,
 			dial: []grpc.DialOption{grpc.WithDefaultServiceConfig(`{"methodConfig": [{"name": [{}], "timeout": "1s"}]}`)},
 		},
 		{name: "canceled by the handler", script: fails(codes.Canceled, "x"), code: codes.Canceled, want: breaker.Failure},
 		{name: "RST_STREAM CANCEL", raw: testpb.Resets(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled, want: breaker.Failure},
-		{name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM NO_ERROR", raw: testpb.Resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
-		{name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable, want: breaker.Failure},
 		{
-			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm), code: codes.ResourceExhausted,
+			name: "RST_STREAM CANCEL after a message", raw: testpb.ResetsAfterMessage(http2.ErrCodeCancel), code: codes.Canceled,
+			want: breaker.Failure,
+		},
+		{
+			name: "RST_STREAM INTERNAL_ERROR", raw: testpb.Resets(http2.ErrCodeInternal), code: codes.Internal,
+			want: breaker.Failure,
+		},
+		{name: "RST_STREAM NO_ERROR", raw: testpb.Resets(http2.ErrCodeNo), code: codes.Internal, want: breaker.Failure},
+		{
+			name: "RST_STREAM REFUSED_STREAM", raw: testpb.Resets(http2.ErrCodeRefusedStream), code: codes.Unavailable,
+			want: breaker.Failure,
+		},
+		{
+			name: "RST_STREAM ENHANCE_YOUR_CALM", raw: testpb.Resets(http2.ErrCodeEnhanceYourCalm),
+			code: codes.ResourceExhausted,
 			want: breaker.Overload,
 		},
 		{
@@ -176,30 +194,35 @@ func unaryFaults() []fault {
 	}
 	for httpStatus, code := range map[string]codes.Code{
 		"400": codes.Internal, "401": codes.Unauthenticated, "403": codes.PermissionDenied, "404": codes.Unimplemented,
-		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable, "500": codes.Unknown,
+		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable,
+		"500": codes.Unknown,
 	} {
-		faults = append(faults, fault{name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code, want: breaker.Failure})
+		faults = append(faults, fault{
+			name: "a proxy answers " + httpStatus, raw: testpb.AnswersHTML(httpStatus), code: code,
+			want: breaker.Failure,
+		})
 	}
-	// Credentials may fail with a status of their own. Of some codes grpc makes Internal.
+	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
-			name: fmt.Sprintf("credentials say %v", c), code: c, want: breaker.Ignored,
-			opts:   []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(c)})},
-			untold: classOf(c), differ: true,
+			name: fmt.Sprintf("credentials fail with %v", c), code: c, want: breaker.Ignored,
+			opts:        []grpc.CallOption{grpc.PerRPCCredentials(credentialsOf{err: statusError(c)})},
+			withoutPeer: classOf(c), differ: true,
 		}
 		switch c {
-		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted, codes.OutOfRange,
+		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.FailedPrecondition, codes.Aborted,
+			codes.OutOfRange,
 			codes.DataLoss:
 			f.code, f.differ = codes.Internal, false
 		case codes.Canceled:
-			f.untold = breaker.Failure // nobody here canceled
+			f.withoutPeer = breaker.Failure // the caller did not cancel
 		}
 		faults = append(faults, f)
 	}
 	return faults
 }
 
-// connect makes the connection that f fails on.
+// connect returns the connection that f fails on.
 func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn {
 	tb.Helper()
 	dial = append(dial, f.dial...)
@@ -216,7 +239,7 @@ func (f *fault) connect(tb testing.TB, dial ...grpc.DialOption) *grpc.ClientConn
 		cc = b.Dial(tb, dial...)
 	}
 	cc.Connect()
-	synctest.Wait() // whether the channel is READY is then no matter of chance
+	synctest.Wait() // so that the state of the channel does not depend on chance
 	return cc
 }
 
@@ -234,7 +257,7 @@ func (hangingCredentials) GetRequestMetadata(ctx context.Context, _ ...string) (
 	return nil, status.FromContextError(ctx.Err()).Err()
 }
 
-// G3, G5 row by row, against real servers, with grpc directly below the guard.
+// G3, G5: each fault against a real server, with grpc directly below the guard.
 func TestG05_WhoseErrorItIs(t *testing.T) {
 	for _, f := range unaryFaults() {
 		for _, doubt := range doubts {
@@ -250,8 +273,9 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 				})
 				wantCode(t, f.name, err, f.code)
 				want := f.want
-				if f.differ && (doubt.name == "no doubt" || (doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
-					want = f.untold // nobody looked, or only at the peer's address
+				if f.differ && (doubt.name == "no doubt" ||
+					(doubt.name == "troubled" && !strings.HasPrefix(f.name, "credentials"))) {
+					want = f.withoutPeer // the guard did not look, or only at the peer's address
 				}
 				if got != want {
 					t.Errorf("%s, %s: %v is %v, want %v", doubt.name, f.name, err, got, want)
@@ -261,7 +285,7 @@ func TestG05_WhoseErrorItIs(t *testing.T) {
 	}
 }
 
-// The same with WithPeerEvidence: then the first call is judged as those in doubt are.
+// With WithPeerEvidence, the guard classifies the first call like one in doubt.
 func TestG05_PeerEvidenceFromTheFirstCallOn(t *testing.T) {
 	for _, f := range unaryFaults() {
 		synctest.Test(t, func(t *testing.T) {
@@ -280,8 +304,8 @@ func TestG05_PeerEvidenceFromTheFirstCallOn(t *testing.T) {
 	}
 }
 
-// G5: a token service that fails, always or every second time, and with whatever code, opens nothing while the
-// backend is well. Where the backend is dead it does not keep the breaker closed.
+// G5: a token service that fails, always or every second time, does not open the breaker of a backend that is up,
+// whatever its code. It also does not keep the breaker of a dead backend closed.
 func TestG05_TokenServiceDown(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		for _, every := range []int{1, 2} {
@@ -329,7 +353,7 @@ func TestG05_TokenServiceDown(t *testing.T) {
 	}
 }
 
-// G5: calls that wait for a free stream of a backend that hangs never reach a connection, and fail all the same.
+// G5: calls that wait for a free stream of a backend that hangs do not reach a connection, but are failures.
 func TestG05_NoFreeStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := New(nil, WithKey(oneKey))
@@ -359,11 +383,12 @@ func TestG05_NoFreeStream(t *testing.T) {
 	})
 }
 
-// G5: the guard must know that grpc is directly below, or else take the evidence for none: what is no connection at all
-// never sets a peer, and must still open the breaker.
+// G5: the guard must detect that grpc is directly below, and otherwise use no evidence. A fake invoker or streamer has
+// no connection and never sets a peer. Its failures must still open the breaker.
 func TestG05_NotGRPCBelow(t *testing.T) {
 	dropOptions := func(
-		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, _ ...grpc.CallOption,
+		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+		_ ...grpc.CallOption,
 	) error {
 		return invoker(ctx, method, req, reply, cc)
 	}
@@ -399,8 +424,8 @@ func TestG05_NotGRPCBelow(t *testing.T) {
 	}
 }
 
-// G5: with an interceptor between, no option for header, trailer or peer goes inside, however much in doubt the
-// backend is: two attempts at once would write to the same memory. And no slice that goes inside has room for more.
+// G5: with an interceptor between, the guard adds no option for header, trailer or peer, in any state of doubt. Two
+// attempts at once would write to the same memory. Also, no slice of options has spare capacity.
 func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 	for _, doubt := range append(doubts, struct {
 		name string
@@ -412,7 +437,7 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 		for _, opts := range [][]Option{nil, {WithPeerEvidence()}} {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuard(t, lenient, append(opts, WithKey(oneKey))...)
-				asked := 0
+				added := 0
 				look := func(all []grpc.CallOption) {
 					if cap(all) != len(all) {
 						t.Errorf("%s: %d options with room for %d", doubt.name, len(all), cap(all))
@@ -420,18 +445,20 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 					for _, o := range all {
 						switch o.(type) {
 						case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption:
-							asked++
+							added++
 						}
 					}
 				}
 				unary := func(
-					ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, all ...grpc.CallOption,
+					ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+					all ...grpc.CallOption,
 				) error {
 					look(all)
 					return invoker(ctx, method, req, reply, cc, all...)
 				}
 				stream := func(
-					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, all ...grpc.CallOption,
+					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+					all ...grpc.CallOption,
 				) (grpc.ClientStream, error) {
 					look(all)
 					return streamer(ctx, desc, cc, method, all...)
@@ -444,24 +471,24 @@ func TestG05_NoOptionsThroughInterceptors(t *testing.T) {
 				if opts != nil {
 					want = 3
 				}
-				if asked != want {
-					t.Errorf("%s: %d options for header, trailer and peer go inside, want %d", doubt.name, asked, want)
+				if added != want {
+					t.Errorf("%s: %d options for header, trailer and peer were added, want %d", doubt.name, added, want)
 				}
-				asked = 0
+				added = 0
 				s, err := client.ServerStream(t.Context(), &testpb.Request{}, grpc.WaitForReady(false))
 				if err == nil {
 					_, _ = drain(s)
 				}
-				if asked != 0 {
-					t.Errorf("%s: %d options for header, trailer and peer go inside with a stream, want none", doubt.name, asked)
+				if added != 0 {
+					t.Errorf("%s: %d options for header, trailer and peer were added to a stream, want none", doubt.name, added)
 				}
 			})
 		}
 	}
 }
 
-// G3: with an interceptor between, a call may have been canceled by the interceptor, so it is ignored, unless grpc says
-// that the peer has reset it.
+// G3: an interceptor between may have canceled the call, so Canceled is ignored. If grpc's text shows a reset by the
+// peer, it is a failure.
 func TestG03_CanceledInside(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -471,7 +498,8 @@ func TestG03_CanceledInside(t *testing.T) {
 	}{
 		{"RST_STREAM", testpb.Resets(http2.ErrCodeCancel), nil, breaker.Failure},
 		{"own context", nil, []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(
-			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+			opts ...grpc.CallOption,
 		) error {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
@@ -487,7 +515,8 @@ func TestG03_CanceledInside(t *testing.T) {
 				})}
 				if f.dial == nil {
 					f.dial = []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(
-						ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption,
+						ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+						opts ...grpc.CallOption,
 					) error {
 						return invoker(ctx, method, req, reply, cc, opts...)
 					})}

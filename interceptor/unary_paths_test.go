@@ -20,10 +20,9 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// ways are the ways that a call may take through Guard.Unary. An invoker that is not grpc's own counts as an
-// interceptor between the guard and grpc, so only WithPeerEvidence has options for header, trailer and peer go inside
-// (G5).
-var ways = []struct {
+// ways are the paths of a call through Guard.Unary. An invoker that is not grpc's own counts as an interceptor between
+// the guard and grpc. So the guard adds options for header, trailer and peer only with WithPeerEvidence (G5).
+var paths = []struct {
 	name    string
 	opts    []Option
 	prepare func(*Guard)
@@ -49,7 +48,7 @@ var ways = []struct {
 
 var evidenceOptions = []grpc.CallOption{grpc.PeerCallOption{}, grpc.HeaderCallOption{}, grpc.TrailerCallOption{}}
 
-// haveOutcomes has calls of methodKey end with these outcomes.
+// haveOutcomes makes calls of methodKey end with these outcomes.
 func haveOutcomes(g *Guard, outcomes ...breaker.Outcome) {
 	for _, o := range outcomes {
 		p, _ := g.Group().Get(methodKey).Acquire(context.Background())
@@ -57,7 +56,7 @@ func haveOutcomes(g *Guard, outcomes ...breaker.Outcome) {
 	}
 }
 
-// makeProbe has the next call of methodKey be a probe, in a bubble.
+// makeProbe makes the next call of methodKey a probe. It must run in a bubble.
 func makeProbe(g *Guard) {
 	b := g.Group().Get(methodKey)
 	b.Trip(context.Background(), "test")
@@ -75,16 +74,16 @@ func typesOf(opts []grpc.CallOption) []string {
 }
 
 // passage is a test on one of the ways.
-type passage struct {
+type pathTest struct {
 	*testing.T
 	*Guard
 	added []grpc.CallOption
 }
 
 // through runs f once for each of the ways, in a bubble.
-func through(t *testing.T, f func(t passage)) {
+func onEachPath(t *testing.T, f func(t pathTest)) {
 	t.Helper()
-	for _, way := range ways {
+	for _, way := range paths {
 		t.Run(way.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour, MaxConcurrent: 1}
@@ -92,7 +91,7 @@ func through(t *testing.T, f func(t passage)) {
 				if way.prepare != nil {
 					way.prepare(g)
 				}
-				f(passage{t, g, way.added})
+				f(pathTest{t, g, way.added})
 			})
 		})
 	}
@@ -106,8 +105,11 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cc.Close()
-	for _, want := range []error{nil, down, errors.New("no status"), &RejectedError{RejectedError: new(breaker.RejectedError)}} {
-		through(t, func(t passage) {
+	for _, want := range []error{
+		nil, down, errors.New("no status"),
+		&RejectedError{RejectedError: new(breaker.RejectedError)},
+	} {
+		onEachPath(t, func(t pathTest) {
 			ctx := context.WithValue(t.Context(), ctxKey{}, 1)
 			req, reply := new(int), new(string)
 			opts := []grpc.CallOption{grpc.WaitForReady(true), Tag(""), grpc.StaticMethod()}
@@ -117,7 +119,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 			) error {
 				runs++
 				if gotCtx != ctx || gotMethod != fullMethod || gotReq != any(req) || gotReply != any(reply) || gotCC != cc {
-					t.Errorf("the invoker got %v %q %v %v %v, want what the caller gave", gotCtx, gotMethod, gotReq, gotReply, gotCC)
+					t.Errorf("the invoker got %v %q %v %v %v, want those of the caller", gotCtx, gotMethod, gotReq, gotReply, gotCC)
 				}
 				if n := len(opts); len(gotOpts) < n || !slices.Equal(gotOpts[:n], opts) {
 					t.Errorf("the invoker got options %v, want the caller's %v first", gotOpts, opts)
@@ -126,7 +128,7 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 				}
 				return want
 			}, opts...)
-			if err != want { //nolint:errorlint // untouched means the very same
+			if err != want { //nolint:errorlint // the same value
 				t.Errorf("the caller got %v, want %v", err, want)
 			}
 			if runs != 1 {
@@ -136,12 +138,12 @@ func TestG01_ArgumentsAndErrorAreUntouched(t *testing.T) {
 	}
 }
 
-// G5, T21: a slice of options that goes inside has no spare capacity, so an interceptor there cannot write into memory
-// that the caller's next call uses as well.
+// G5: a slice of options that the guard passes on has no spare capacity. So an interceptor cannot write into memory
+// that the caller's next call uses too.
 func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
-	for _, way := range ways {
+	for _, way := range paths {
 		if way.name == "unguarded" {
-			continue // the guard has nothing to do with it
+			continue // the call is not guarded
 		}
 		synctest.Test(t, func(t *testing.T) {
 			g := newGuard(t, breaker.Config{}, append([]Option{WithKey(keyfunc.Method)}, way.opts...)...)
@@ -164,33 +166,35 @@ func TestG05_OptionsHaveNoSpareCapacity(t *testing.T) {
 }
 
 func TestG01_PanicSettlesAndGoesOn(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		before := snapshots(t.Guard)
 		value := &struct{ int }{1}
 		func() {
 			defer func() {
 				if got := recover(); got != any(value) {
-					t.Errorf("the panic came out as %v, want %v", got, value)
+					t.Errorf("the panic has the value %v, want %v", got, value)
 				}
 			}()
-			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-				panic(value)
-			})
+			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil,
+				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+					panic(value)
+				})
 		}()
 		wantOneFailureMore(t, before)
 	})
 }
 
 func TestG01_GoexitSettlesAndGoesOn(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		before := snapshots(t.Guard)
 		var wg sync.WaitGroup
 		returned := false
 		wg.Go(func() {
-			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-				runtime.Goexit()
-				return nil
-			})
+			_ = t.Unary(t.Context(), fullMethod, nil, nil, nil,
+				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+					runtime.Goexit()
+					return nil
+				})
 			returned = true
 		})
 		wg.Wait()
@@ -201,7 +205,7 @@ func TestG01_GoexitSettlesAndGoesOn(t *testing.T) {
 	})
 }
 
-// snapshots is the one breaker's Snapshot, or that of none where the call goes unguarded.
+// snapshots returns the Snapshot of the only breaker, or a zero one if there is none.
 func snapshots(g *Guard) (s breaker.Snapshot) {
 	for _, b := range g.Group().All() {
 		s = b.Snapshot()
@@ -209,7 +213,7 @@ func snapshots(g *Guard) (s breaker.Snapshot) {
 	return s
 }
 
-func wantOneFailureMore(t passage, before breaker.Snapshot) {
+func wantOneFailureMore(t pathTest, before breaker.Snapshot) {
 	t.Helper()
 	after := snapshots(t.Guard)
 	want := uint64(1)
@@ -224,9 +228,9 @@ func wantOneFailureMore(t passage, before breaker.Snapshot) {
 	}
 }
 
-// T21: the caller's slice may be shared, and have room behind its end. Others may be using that room.
+// G1: the caller's slice may be shared, and have spare capacity that others use.
 func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
-	through(t, func(t passage) {
+	onEachPath(t, func(t pathTest) {
 		backing := make([]grpc.CallOption, 8)
 		shared := backing[:1]
 		shared[0] = grpc.WaitForReady(true)
@@ -247,17 +251,17 @@ func TestG01_OptionsAreNeverAppendedInPlaceConcurrentSafe(t *testing.T) {
 	})
 }
 
-// B24: a call whose context is done is grpc's business. Here it is even one that a breaker would reject.
-func TestB24_ContextThatIsDoneGoesStraightToTheInvoker(t *testing.T) {
-	through(t, func(t passage) {
+// B24: the guard passes a call whose context is done to grpc. Here the breaker would even reject it.
+func TestB24_DoneContextGoesToTheInvoker(t *testing.T) {
+	onEachPath(t, func(t pathTest) {
 		t.Group().Get(methodKey).Trip(t.Context(), "test")
 		before := snapshots(t.Guard)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		c := &calls{guard: t.Guard}
-		own := status.Error(codes.Canceled, "context canceled, says grpc")
-		if err := c.call(ctx, own); err != own { //nolint:errorlint // untouched
-			t.Errorf("got %v, want what the invoker says", err)
+		own := status.Error(codes.Canceled, "context canceled")
+		if err := c.call(ctx, own); err != own { //nolint:errorlint // the same value
+			t.Errorf("got %v, want the error of the invoker", err)
 		}
 		if c.runs != 1 {
 			t.Errorf("the invoker ran %d times, want 1", c.runs)

@@ -18,8 +18,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// S6: the watch over the stream has no instant at which an end goes by unseen. A codec holds the call in which it
-// comes.
+// S6: the guard detects the end of a stream at any time, here while RecvMsg runs. A codec blocks RecvMsg until the end
+// has come.
 func TestS06_EndsWhileReceiving(t *testing.T) {
 	for _, fate := range []string{"cancel", "close"} {
 		t.Run(fate, func(t *testing.T) {
@@ -45,22 +45,22 @@ func TestS06_EndsWhileReceiving(t *testing.T) {
 				} else {
 					_ = r.conn.Close()
 				}
-				synctest.Wait() // by now OnFinish has fired, with RecvMsg on the stack
+				synctest.Wait() // OnFinish was called while RecvMsg was running
 				close(release)
 				if err := <-received; err != nil {
-					t.Fatalf("Recv: %v, want a message: the test wants OnFinish to fire in a RecvMsg that succeeds", err)
+					t.Fatalf("Recv: %v, want a message: OnFinish must be called in a RecvMsg that succeeds", err)
 				}
 				time.Sleep(100 * time.Millisecond)
 				synctest.Wait()
-				// The end came before the message was there. With grpc directly below, the header is known. Otherwise the guard
-				// waits a moment for the call to return, and then there is a message.
-				wantTally(t, "nobody receives any more", g, one(breaker.Success))
+				// The end came before the message. With grpc directly below, the guard knows of the header. Otherwise it waits for
+				// the running call, which returns a message.
+				wantTally(t, "no more calls of RecvMsg", g, one(breaker.Success))
 			})
 		})
 	}
 }
 
-// S6 for SendMsg, whose io.EOF is no outcome (S3) and may be the last that the caller cares for.
+// S6: the same for SendMsg. Its io.EOF is not an outcome (S3), and the caller may make no call after it.
 func TestS06_EndsWhileSending(t *testing.T) {
 	for _, fate := range []string{"cancel", "close"} {
 		t.Run(fate, func(t *testing.T) {
@@ -90,13 +90,13 @@ func TestS06_EndsWhileSending(t *testing.T) {
 				}
 				time.Sleep(100 * time.Millisecond)
 				synctest.Wait()
-				wantTally(t, "nobody calls any more", g, one(breaker.Ignored))
+				wantTally(t, "no more calls", g, one(breaker.Ignored))
 			})
 		})
 	}
 }
 
-// S6 for the time that an interceptor takes to hand the stream on.
+// S6: the same while an interceptor has the stream and has not returned it yet.
 func TestS06_EndsWhileOpening(t *testing.T) {
 	for _, fate := range []string{"cancel", "close"} {
 		t.Run(fate, func(t *testing.T) {
@@ -104,7 +104,8 @@ func TestS06_EndsWhileOpening(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				late := func(
-					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+					ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+					opts ...grpc.CallOption,
 				) (grpc.ClientStream, error) {
 					cs, err := streamer(ctx, desc, cc, method, opts...)
 					if fate == "cancel" {
@@ -112,37 +113,40 @@ func TestS06_EndsWhileOpening(t *testing.T) {
 					} else {
 						_ = cc.Close()
 					}
-					synctest.Wait() // by now OnFinish has fired
+					synctest.Wait() // OnFinish was called
 					return cs, err
 				}
 				g := newGuard(t, breaker.Config{})
-				r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, t.dial...), grpc.WithChainStreamInterceptor(late))...)
+				r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, t.dial...),
+					grpc.WithChainStreamInterceptor(late))...)
 				if _, err := r.conn.NewStream(ctx, bothStream, testpb.Test_Bidi_FullMethodName); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(100 * time.Millisecond)
 				synctest.Wait()
-				wantTally(t, "nobody receives", g, one(breaker.Ignored))
+				wantTally(t, "no calls of RecvMsg", g, one(breaker.Ignored))
 			})
 		})
 	}
 }
 
-// S6: an interceptor inside may give the stream a context of its own, which ends for its own reasons: here a timeout of
-// each attempt. The stream is over, and the backend did not answer in time. Of a wrapped stream OnFinish cannot tell
-// that, since there may be another attempt, but RecvMsg can.
+// S6: an interceptor inside may end the stream by a context that it made, here by a timeout for each attempt. The
+// stream is then over, and the backend did not answer in time. For a wrapped stream OnFinish does not show this,
+// because there may be another attempt. RecvMsg does.
 func TestS06_InnerTimeout(t *testing.T) {
 	for _, a := range streamArrangements {
 		synctest.Test(t, func(t *testing.T) {
 			timeout := func(
-				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption,
+				ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+				opts ...grpc.CallOption,
 			) (grpc.ClientStream, error) {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				t.Cleanup(cancel)
 				return streamer(ctx, desc, cc, method, opts...)
 			}
 			g := newGuard(t, breaker.Config{})
-			r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, a.dial...), grpc.WithChainStreamInterceptor(timeout))...)
+			r := newStreamRig(t, g, lives(1), append(append([]grpc.DialOption{}, a.dial...),
+				grpc.WithChainStreamInterceptor(timeout))...)
 			s := r.server(t.Context())
 			time.Sleep(time.Second - 1)
 			synctest.Wait()
@@ -158,8 +162,8 @@ func TestS06_InnerTimeout(t *testing.T) {
 	}
 }
 
-// S6 where grpc says it in another way: of the streams that are in flight when their caller closes the connection,
-// one in a hundred ends with this, because its transport went first.
+// S6: a closed connection with another error of grpc. Of the streams in flight when their caller closes the connection,
+// one in a hundred ends with this error, because the transport was closed first.
 func TestS06_TransportOfClosedConnection(t *testing.T) {
 	cc, err := grpc.NewClient("passthrough:///nowhere", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -185,11 +189,13 @@ func TestS06_TransportOfClosedConnection(t *testing.T) {
 	wantTally(t, "once it is closed", g, tally{Failure: 1, Ignored: 1})
 }
 
-// S6: an interceptor inside may lose the guard's option, or get the stream elsewhere. OnFinish never fires then.
+// S6: an interceptor inside may drop the guard's option, or get the stream from elsewhere. Then OnFinish is never
+// called.
 func TestS06_OptionsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lose := func(
-			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, _ ...grpc.CallOption,
+			ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+			_ ...grpc.CallOption,
 		) (grpc.ClientStream, error) {
 			return streamer(ctx, desc, cc, method)
 		}
@@ -203,12 +209,12 @@ func TestS06_OptionsLost(t *testing.T) {
 		cancel()
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()
-		wantTally(t, "cancelled", g, one(breaker.Ignored))
+		wantTally(t, "canceled", g, one(breaker.Ignored))
 	})
 }
 
-// S7: an abandoned stream whose context lives costs no goroutine of the guard's, whatever it lives for, and nothing
-// else changes: permits are no timers.
+// S7: an abandoned stream whose context has not ended costs no goroutine, however long it stays open. Its permit has no
+// timer.
 func TestS07_AbandonedWithLiveContext(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{})
@@ -222,13 +228,13 @@ func TestS07_AbandonedWithLiveContext(t *testing.T) {
 		synctest.Wait()
 		want := breaker.Ignored
 		if t.name == "bare" {
-			want = breaker.Success // the header has come (S2)
+			want = breaker.Success // a header has come (S2)
 		}
 		wantTally(t, "after the connection's end", g, one(want))
 	})
 }
 
-// T8 for streams: callers who leave do not open a breaker, however many they are.
+// Streams that their callers cancel do not open a breaker, however many there are.
 func TestS06_CancelsNeverOpen(t *testing.T) {
 	inEach(t, func(t arranged) {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, MinCalls: 1, FailureRatio: math.SmallestNonzeroFloat64})
