@@ -54,11 +54,6 @@ type DurationHistogram struct {
 
 var _ prometheus.Collector = (*DurationHistogram)(nil)
 
-const (
-	durationName = "call_duration_seconds"
-	durationHelp = "Duration of admitted calls that have ended, by outcome."
-)
-
 // breakerHistograms holds the histograms of one breaker by outcome. A histogram is allocated when its outcome first
 // occurs.
 type breakerHistograms [outcomes]atomic.Pointer[histogram]
@@ -71,9 +66,9 @@ const outcomes = int(breaker.Ignored) + 1 // the length of an array indexed by O
 // outcomeOrder is sorted by name, like family.series.
 var outcomeOrder = [outcomes]breaker.Outcome{breaker.Failure, breaker.Ignored, breaker.Overload, breaker.Success}
 
-// NewDurationHistogram returns a histogram, and the hooks that feed it, for the guards of g. Calls of guards with another
-// group are not counted. A nil g or an invalid option is reported in the same way as by NewCollector; the hooks then do
-// nothing. A nil option panics.
+// NewDurationHistogram returns a histogram, and the hooks that feed it, for the guards of g. Calls of guards with
+// another group are not counted. A nil g or an invalid option is reported in the same way as by NewCollector; the hooks
+// then do nothing. A nil option panics.
 func NewDurationHistogram(g *breaker.Group, opts ...Option) (*interceptor.Hooks, *DurationHistogram) {
 	h := newDurationHistogram(g, opts)
 	return &interceptor.Hooks{Settled: h.settled}, h
