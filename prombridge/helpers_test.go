@@ -145,6 +145,8 @@ func wantSeries(s breaker.Snapshot) map[string]float64 {
 	m := wantAllSeries(s)
 	on := s.Config
 	shadow := s.Mode == breaker.Shadow
+	rejections := shadow || s.ShadowRejections != breaker.ReasonCounts{}
+	trips := shadow || s.ShadowTrips != breaker.RuleCounts{}
 	for series, possible := range map[string]bool{
 		`slow_calls_total`:                              on.SlowCall > 0,
 		`rejections_total{reason="ramp"}`:               on.Ramp > 0,
@@ -155,15 +157,15 @@ func wantSeries(s breaker.Snapshot) map[string]float64 {
 		`trips_total{rule="slow"}`:                      on.SlowCall > 0,
 		`trips_total{rule="custom"}`:                    s.CustomRule,
 		`trips_total{rule="manual"}`:                    false,
-		`shadow_rejections_total{reason="open"}`:        shadow || s.ShadowRejections != breaker.ReasonCounts{},
-		`shadow_rejections_total{reason="half_open"}`:   shadow || s.ShadowRejections != breaker.ReasonCounts{},
-		`shadow_rejections_total{reason="ramp"}`:        on.Ramp > 0 && (shadow || s.ShadowRejections != breaker.ReasonCounts{}),
+		`shadow_rejections_total{reason="open"}`:        rejections,
+		`shadow_rejections_total{reason="half_open"}`:   rejections,
+		`shadow_rejections_total{reason="ramp"}`:        on.Ramp > 0 && rejections,
 		`shadow_rejections_total{reason="forced"}`:      false, // a breaker in shadow mode is not forced open
-		`shadow_rejections_total{reason="concurrency"}`: on.MaxConcurrent > 0 && (shadow || s.ShadowRejections != breaker.ReasonCounts{}),
-		`shadow_trips_total{rule="consecutive"}`:        on.ConsecutiveFailures > 0 && (shadow || s.ShadowTrips != breaker.RuleCounts{}),
-		`shadow_trips_total{rule="ratio"}`:              on.FailureRatio > 0 && (shadow || s.ShadowTrips != breaker.RuleCounts{}),
-		`shadow_trips_total{rule="slow"}`:               on.SlowCall > 0 && (shadow || s.ShadowTrips != breaker.RuleCounts{}),
-		`shadow_trips_total{rule="custom"}`:             s.CustomRule && (shadow || s.ShadowTrips != breaker.RuleCounts{}),
+		`shadow_rejections_total{reason="concurrency"}`: on.MaxConcurrent > 0 && rejections,
+		`shadow_trips_total{rule="consecutive"}`:        on.ConsecutiveFailures > 0 && trips,
+		`shadow_trips_total{rule="ratio"}`:              on.FailureRatio > 0 && trips,
+		`shadow_trips_total{rule="slow"}`:               on.SlowCall > 0 && trips,
+		`shadow_trips_total{rule="custom"}`:             s.CustomRule && trips,
 		`shadow_trips_total{rule="manual"}`:             false,
 		`fallbacks_total{result="served"}`:              s.Fallbacks != breaker.FallbackCounts{},
 		`fallbacks_total{result="failed"}`:              s.Fallbacks != breaker.FallbackCounts{},
