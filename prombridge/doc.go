@@ -55,8 +55,8 @@
 //
 // # Shadow mode
 //
-// Nothing in trips_total, rejections_total, open_until_timestamp_seconds and outage_started_timestamp_seconds comes from
-// shadow mode, so alerts on them fire only for calls that are rejected. The series state, open_seconds_total,
+// Nothing in trips_total, rejections_total, open_until_timestamp_seconds and outage_started_timestamp_seconds comes
+// from shadow mode, so alerts on them fire only for calls that are rejected. The series state, open_seconds_total,
 // recoveries_total and probes_total follow the state machine in shadow mode too. Combine them with override{mode},
 // which shows the mode of an override, or else the one of Config.Enforcement.
 //

@@ -3,8 +3,8 @@ package prombridge
 import "github.com/grpcircuit/grpcircuit/breaker"
 
 // needs is the set of things without which a series cannot rise above 0. A series that needs something that its breaker
-// does not have is left out, because 12 such series of 38 would only cost memory in every store. A counter above 0 is
-// never left out.
+// does not have is left out, because it would only take space in every store. A counter above 0 is never left out.
+// Package otelbridge has the same table.
 type needs uint16
 
 const (
