@@ -289,7 +289,7 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 	for seed := range uint64(16) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := breaker.Config{
-				FailingFor: -1, MinCalls: 4, Window: 2 * time.Second,
+				ConsecutiveFailures: 3, FailingFor: -1, MinCalls: 4, Window: 2 * time.Second,
 				SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
 				ProbeTimeout: 400 * time.Millisecond, SuccessesToClose: 1, Ramp: time.Second, MaxConcurrent: 8,
 			}
