@@ -2,6 +2,7 @@ package otelbridge
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"regexp"
@@ -56,8 +57,14 @@ func TestO4_ReportedCountersGoOn(t *testing.T) {
 			}
 			after := m.collect(t)
 			for _, parts := range [][]string{
-				{"slow_calls"}, {"trips", "slow"}, {"{", "reason=ramp"}, {"rejections", "concurrency"}, {"rejections", "forced"},
-				{"shadow_trips", "ratio"}, {"shadow_rejections", "open"}, {"calls", "success"},
+				{"slow_calls"},
+				{"trips", "slow"},
+				{"{", "reason=ramp"},
+				{"rejections", "concurrency"},
+				{"rejections", "forced"},
+				{"shadow_trips", "ratio"},
+				{"shadow_rejections", "open"},
+				{"calls", "success"},
 			} {
 				if series(before, parts...) == -1 || series(after, parts...) == -1 {
 					t.Errorf("delta is %v: %v is %v, then %v; want it in both collections",
@@ -123,9 +130,7 @@ func TestPolicyReloads(t *testing.T) {
 		func() (uint64, uint64, time.Time) { return succeeded, failed, last }))
 	groupSeries := map[string]float64{"breakers": 0, "evictions": 0, "overflow": 0, "unguarded": 0}
 	want := func(more map[string]float64) map[string]float64 {
-		for name, v := range groupSeries {
-			more[name] = v
-		}
+		maps.Copy(more, groupSeries)
 		return more
 	}
 	first := want(map[string]float64{"policy_reloads{result=success}": 0, "policy_reloads{result=failure}": 0})

@@ -1,7 +1,6 @@
 package prombridge
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -250,7 +249,7 @@ func TestO4_Outage(t *testing.T) {
 
 // B28: a mode of the policy shows as that of an override does, and an override wins.
 func TestO5_ModeOfThePolicy(t *testing.T) {
-	ctx := context.Background()
+	ctx := t.Context()
 	for _, tt := range []struct {
 		enforcement breaker.Enforcement
 		override    breaker.Mode

@@ -153,8 +153,13 @@ func TestBridgesHaveTheSameSeries(t *testing.T) {
 		custom := breaker.WithTrip(func(breaker.Counts) bool { return false })
 		seen := make(map[string]bool)
 		for _, cfg := range []breaker.Config{
-			{}, {SlowCall: time.Second}, {Ramp: time.Second, MaxConcurrent: 5}, {ConsecutiveFailures: -1},
-			{FailureRatio: -1}, {Enforcement: breaker.EnforcementShadow}, {Enforcement: breaker.EnforcementOff},
+			{},
+			{SlowCall: time.Second},
+			{Ramp: time.Second, MaxConcurrent: 5},
+			{ConsecutiveFailures: -1},
+			{FailureRatio: -1},
+			{Enforcement: breaker.EnforcementShadow},
+			{Enforcement: breaker.EnforcementOff},
 		} {
 			for _, opts := range [][]breaker.GroupOption{nil, {custom}} {
 				g, err := breaker.NewGroup(cfg, opts...)
