@@ -108,7 +108,7 @@ func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healt
 	}
 	switch {
 	case k.missed && t.delta:
-		k.earlier, k.base, k.reported = sums{}, sums{}, [len(sumSeries)]bool{}
+		k.earlier, k.base = sums{}, sums{}
 		if k.breaker == b {
 			k.base = k.last
 		}

@@ -188,6 +188,31 @@ func TestO4_CountersAboveZeroStay(t *testing.T) {
 	})
 }
 
+// O5: a policy without the slow rule leaves no slow ratio, although the window still has slow calls of before.
+func TestO5_NoSlowRatioWithoutTheRule(t *testing.T) {
+	g := newGroup(t, breaker.Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 2})
+	reg := registry(t, NewCollector(g))
+	for _, latency := range []time.Duration{time.Minute, time.Millisecond} {
+		p, err := g.Get(getKey).Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Report(t.Context(), breaker.Report{Outcome: breaker.Success, Latency: latency})
+	}
+	if v := scrape(t, reg)[getKey][`slow_ratio`]; v != 0.5 {
+		t.Errorf("slow_ratio is %v, want 0.5", v)
+	}
+	if err := g.Apply(breaker.Config{MinCalls: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if g.Get(getKey).Snapshot().Window.Slow != 1 {
+		t.Error("the window has no slow call, so this test tests nothing")
+	}
+	if v, ok := scrape(t, reg)[getKey][`slow_ratio`]; ok {
+		t.Errorf("slow_ratio is %v without the slow rule, want none", v)
+	}
+}
+
 // outage is what a scrape tells about an outage. Timestamps are seconds since the start of the test; -1 is absent.
 type outage struct{ ready, open, until, started, trips, shadowTrips, failedProbes float64 }
 
