@@ -71,6 +71,8 @@ func TestNothingStarts(t *testing.T) {
 		found = append(found, startsIn(t, a.from)...)
 	}
 	want := []string{
+		// The time between two lines of LogTransitions, while a breaker has changed state lately.
+		"breaker/log.go summarizeLater: time.AfterFunc",
 		// While a probe waits for a connection; cancelled when it returns.
 		"interceptor/connect.go reconnect: context.WithTimeout",
 		// The end of the context, for a stream that is not grpc's own.

@@ -21,7 +21,7 @@ var explainConfigs = map[string]Config{
 }
 
 // What Explain says of a dead backend is what a breaker does, in virtual time.
-func TestExplain_NoticingIsWhatTheBreakerDoes(t *testing.T) {
+func TestB44_ExplainIsWhatTheBreakerDoes(t *testing.T) {
 	for name, cfg := range explainConfigs {
 		pol, err := newPolicy(cfg, false)
 		if err != nil {

@@ -343,7 +343,7 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
-	want.LastCause, want.Opened, want.Outage = got.LastCause, got.Opened, got.Outage // TestModel checks them
+	want.LastCause, want.Opened, want.Outage = got.LastCause, got.Opened, got.Outage         // TestModel checks them
 	want.OpenUntil, want.Config, want.CustomRule = got.OpenUntil, got.Config, got.CustomRule // and these
 	want.Override = Override{Mode: want.Override.Mode}
 	got.Override = Override{Mode: got.Override.Mode}

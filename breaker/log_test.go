@@ -42,7 +42,7 @@ func (l *logLines) logger() *slog.Logger {
 	}}))
 }
 
-func TestLogTransitions(t *testing.T) {
+func TestB43_LogTransitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logLines
 		g, err := NewGroup(Config{Jitter: -1, ConsecutiveFailures: 1, SuccessesToClose: 1, FailureRatio: -1, OpenFor: 11 * time.Second},
@@ -73,7 +73,7 @@ func TestLogTransitions(t *testing.T) {
 }
 
 // A breaker that flaps writes a line each 10 s, with how often it changed; others write theirs.
-func TestLogTransitions_Flapping(t *testing.T) {
+func TestB43_FlappingIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logLines
 		g, err := NewGroup(Config{}, LogTransitions(log.logger()))
@@ -102,7 +102,7 @@ func TestLogTransitions_Flapping(t *testing.T) {
 }
 
 // Overrides, shadow mode and panics.
-func TestLogTransitions_OverridesShadowPanics(t *testing.T) {
+func TestB43_OverridesShadowPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logLines
 		g, err := NewGroup(Config{Jitter: -1, FailureRatio: -1}, LogTransitions(log.logger()),
