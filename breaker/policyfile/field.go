@@ -198,7 +198,7 @@ func (f field) unitless(text string) string {
 	meant := fmt.Sprintf(`write "%ss" for seconds or "%[1]sms" for milliseconds`, text)
 	switch {
 	case err != nil: // hexadecimal, or too large
-		meant = bounds[f.kind]
+		meant = "want " + bounds[f.kind]
 	case x == 0:
 		return f.zero(text)
 	case x < 0 && f.kind.canBeOff():

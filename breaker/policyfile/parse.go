@@ -36,10 +36,11 @@ type parser struct {
 type section struct {
 	what   string // "circuitBreaker" or `preset "gold"`
 	at     *yaml.Node
-	own    breaker.Config         // fields given in the section
-	preset *yaml.Node             // the value of preset, or nil
-	cfg    breaker.Config         // own, completed by the preset
-	values map[string]*yaml.Node  // by the Go name of the field
+	own    breaker.Config        // fields given in the section
+	preset *yaml.Node            // the value of preset, or nil
+	read   bool                  // all of it could be read
+	cfg    breaker.Config        // own, completed by the preset
+	values map[string]*yaml.Node // by the Go name of the field
 }
 
 func (p *parser) fail(n *yaml.Node, format string, args ...any) {
@@ -67,7 +68,7 @@ func (p *parser) run(root *yaml.Node) breaker.Config {
 	}
 	var cfg breaker.Config
 	if circuitBreaker != nil {
-		if s, ok := p.section(at, circuitBreaker, "circuitBreaker"); ok && p.check(s, breaker.Config{}) {
+		if s := p.section(at, circuitBreaker, "circuitBreaker"); p.check(s, breaker.Config{}) {
 			cfg = s.cfg
 		}
 	}
@@ -129,22 +130,22 @@ func (p *parser) definePresets(n *yaml.Node) {
 		}
 		what := fmt.Sprintf("preset %q", shorten(name))
 		// Only built-in presets can be the base of a preset, so there are no cycles and the order does not matter.
-		s, ok := p.section(key, value, what)
-		cfg := complete(s.cfg)
-		if s.cfg = cfg; !ok || !p.check(s, breaker.Config{}) {
-			cfg = complete(breaker.Config{}) // so that rules with the preset do not repeat the error
+		s := p.section(key, value, what)
+		s.cfg = complete(s.cfg)
+		if !p.check(s, breaker.Config{}) {
+			s.cfg = complete(breaker.Config{}) // so that rules with the preset do not repeat the error
 		}
-		p.presets[name] = cfg
+		p.presets[name] = s.cfg
 	}
 }
 
-// section reads the fields of a circuitBreaker or of a preset. ok is false if one of them could not be read.
-func (p *parser) section(at, n *yaml.Node, what string) (s section, ok bool) {
-	s = section{what: what, at: at, values: make(map[string]*yaml.Node)}
+// section reads the fields of a circuitBreaker or of a preset. Those that it cannot read stay zero.
+func (p *parser) section(at, n *yaml.Node, what string) section {
+	s := section{what: what, at: at, values: make(map[string]*yaml.Node)}
 	errs := len(p.errs)
 	if isNull(n) {
 		p.fail(at, "%s is empty; give it fields, or write {} to inherit all of them", what)
-		return s, false
+		return s
 	}
 	for key, value := range p.mapping(n, what) {
 		f, known := fieldByName(key.Value)
@@ -164,7 +165,8 @@ func (p *parser) section(at, n *yaml.Node, what string) (s section, ok bool) {
 	if s.preset != nil {
 		s.cfg = s.own.Inherit(p.preset(s))
 	}
-	return s, len(p.errs) == errs
+	s.read = len(p.errs) == errs
+	return s
 }
 
 func (p *parser) unknownField(key *yaml.Node, what string) {
@@ -215,12 +217,12 @@ func shortenList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// check reports whether the Config of s is valid where base is inherited, and reports the fields that are not.
+// check reports whether s could be read and its Config is valid where base is inherited. It reports fields out of bounds.
 func (p *parser) check(s section, base breaker.Config) bool {
 	cfg := s.cfg.Inherit(base)
 	err := cfg.Validate()
 	if err == nil {
-		return true
+		return s.read
 	}
 	errs := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -230,6 +232,8 @@ func (p *parser) check(s section, base breaker.Config) bool {
 		at, text := s.at, err.Error()
 		if ce, ok := err.(*breaker.ConfigError); ok { //nolint:errorlint // Validate joins them directly
 			switch {
+			case ce.Field == "MaxOpenFor" && !s.read:
+				continue // the OpenFor that it is compared with may be another one
 			case s.values[ce.Field] != nil:
 				at = s.values[ce.Field]
 			case s.preset != nil:
@@ -271,9 +275,8 @@ func (p *parser) methodConfig(entry *yaml.Node) {
 	var s section
 	ok := false
 	if circuitBreaker != nil {
-		if s, ok = p.section(at, circuitBreaker, "circuitBreaker"); ok {
-			ok = p.check(s, p.base)
-		}
+		s = p.section(at, circuitBreaker, "circuitBreaker")
+		ok = p.check(s, p.base)
 	}
 	switch {
 	case names == nil || isNull(names) || (names.Kind == yaml.SequenceNode && len(names.Content) == 0):

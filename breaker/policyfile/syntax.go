@@ -80,7 +80,7 @@ func refused(file string, n *yaml.Node, depth int, errs []*Error) []*Error {
 		return fail("*%s is an alias, which a policy file may not have; share fields with a preset", shorten(n.Value))
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!merge":
 		return fail("<< is a merge key, which a policy file may not have; share fields with a preset")
-	case depth > maxDepth && len(n.Content) > 0:
+	case depth > maxDepth && n.Kind != yaml.ScalarNode:
 		return fail("nested deeper than %d levels", maxDepth)
 	}
 	for _, c := range n.Content {
@@ -123,9 +123,9 @@ func syntaxError(data []byte, err error) (line, column int, what string) {
 	case strings.Contains(text[:len(text)-len(strings.TrimLeft(text, " \t"))], "\t"):
 		what += "; the line is indented with a tab, use spaces"
 	case strings.HasPrefix(what, "mapping values are not allowed"):
-		what += "; a value with a colon needs quotes"
+		what += "; indent the line as its neighbors, or quote a value that has a colon"
 	case strings.HasPrefix(what, "did not find expected key"):
-		what += "; is the line indented as the ones above?"
+		what += "; indent the line as its neighbors"
 	}
 	return line, column, what
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,8 @@ type Watcher struct {
 	stopped sync.WaitGroup
 
 	// Only the goroutine of the watcher, and Watch before it starts, use these.
-	seen    observation // the last one that was reported
-	broken  time.Time   // since when the file is broken and that is not reported; zero otherwise
+	seen     observation   // the last one that was reported
+	broken   time.Time     // since when the file is broken and that is not reported; zero otherwise
 	policies []fingerprint // that the groups had at the last check
 
 	mu    sync.Mutex
@@ -50,7 +51,10 @@ type Stats struct {
 }
 
 // observation is what a look at the file found.
-type observation struct{ content, err string }
+type observation struct {
+	made         bool // false for the zero observation: an empty file is another one
+	content, err string
+}
 
 // Watch loads a policy file, applies it to the groups of WithGroups, and does so again whenever the file changes, until
 // Close. An error of the first time is returned, and nothing is watched.
@@ -187,9 +191,9 @@ func (w *Watcher) run(done <-chan struct{}, events <-chan fsnotify.Event, errs <
 func (w *Watcher) load() (*File, observation, error) {
 	data, err := w.read()
 	if err != nil {
-		return nil, observation{err: err.Error()}, err
+		return nil, observation{made: true, err: err.Error()}, err
 	}
-	obs := observation{content: string(data)}
+	obs := observation{made: true, content: string(data)}
 	if obs == w.seen {
 		return nil, obs, nil
 	}
@@ -226,10 +230,7 @@ func (w *Watcher) check(now time.Time) {
 }
 
 func (w *Watcher) succeeded(file *File) {
-	w.policies = nil
-	for range w.groups {
-		w.policies = append(w.policies, fingerprintOf(file))
-	}
+	w.policies = slices.Repeat([]fingerprint{fingerprintOf(file)}, len(w.groups))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.file = file
