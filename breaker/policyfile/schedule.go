@@ -28,16 +28,16 @@ func (s *schedule) notice(now time.Time) {
 	s.last = now
 }
 
-// checked takes that the file was read. blind means that there are no notices, unconfirmed that the file was found broken
-// and must be read again.
-func (s *schedule) checked(now time.Time, blind, unconfirmed bool) {
+// checked takes that the file was read. blind means that there are no notices. broken is since when the file has been
+// broken without being reported; zero if it is not.
+func (s *schedule) checked(now time.Time, blind bool, broken time.Time) {
 	s.first, s.last = time.Time{}, time.Time{}
 	s.poll = now.Add(pollEvery)
 	if blind {
 		s.poll = now.Add(pollBlind)
 	}
-	if unconfirmed {
-		s.poll = now.Add(confirmAfter)
+	if !broken.IsZero() {
+		s.poll = broken.Add(confirmAfter)
 	}
 }
 

@@ -155,7 +155,7 @@ func (w *Watcher) run(done <-chan struct{}, events <-chan fsnotify.Event, errs <
 	var s schedule
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	s.checked(time.Now(), w.dirs.blind(), false)
+	s.checked(time.Now(), w.dirs.blind(), time.Time{})
 	for {
 		timer.Reset(time.Until(s.next()))
 		select {
@@ -178,7 +178,7 @@ func (w *Watcher) run(done <-chan struct{}, events <-chan fsnotify.Event, errs <
 				w.check(now)
 				w.checkDrift()
 				moved := w.dirs.update(w.path)
-				s.checked(now, w.dirs.blind(), !w.broken.IsZero())
+				s.checked(now, w.dirs.blind(), w.broken)
 				if moved { // what happened in the new directory before it was watched had no notice
 					s.notice(now)
 				}
