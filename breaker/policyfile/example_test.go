@@ -87,13 +87,13 @@ circuitBreaker:
   minCals: 50
 methodConfig:
 - name: [{service: shop.Orders}]
-  circuitBreaker: {preset: agressive}
+  circuitBreaker: {preset: agressiv}
 - name: [{service: shop.Orders}]
 `))
 	fmt.Println(err)
 	// Output:
 	// policy.yaml:3:12: openFor is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds
 	// policy.yaml:4:3: unknown field "minCals" in circuitBreaker; did you mean "minCalls"?
-	// policy.yaml:7:28: unknown preset "agressive"; did you mean "aggressive"? There are conservative, balanced, aggressive, lenient
+	// policy.yaml:7:28: unknown preset "agressiv"; did you mean "aggressive"?
 	// policy.yaml:8:10: the name {service: shop.Orders} was given before, on line 6; merge the two entries
 }

@@ -182,8 +182,8 @@ func (f field) setDuration(v reflect.Value, n *yaml.Node) string {
 		return f.unitless(n.Value)
 	}
 	if err != nil {
-		return fmt.Sprintf(`%s is %s, which is no duration; want numbers with the units h, m, s or ms, such as "1.5s" or "1m30s"`,
-			f.name, describe(n))
+		return fmt.Sprintf(`%s is %s, which is no duration; want numbers with the units h, m, s or ms, `+
+			`such as "1.5s" or "1m30s"`, f.name, describe(n))
 	}
 	if d == 0 {
 		return f.zero(describe(n))

@@ -174,7 +174,8 @@ func (p *parser) unknownField(key *yaml.Node, what string) {
 		p.fail(key, "unknown field %q in %s; did you mean %q?", shorten(key.Value), what, near)
 		return
 	}
-	p.fail(key, "unknown field %q in %s; the fields are preset, %s", shorten(key.Value), what, strings.Join(fieldNames, ", "))
+	p.fail(key, "unknown field %q in %s; the fields are preset, %s",
+		shorten(key.Value), what, strings.Join(fieldNames, ", "))
 }
 
 // preset returns the preset that s names. It returns a complete Config even if there is no such preset.
@@ -200,11 +201,11 @@ func (p *parser) preset(s section) breaker.Config {
 		names = append(names, name)
 	}
 	slices.Sort(names[len(builtinNames):])
-	text := "there are"
 	if near := nearest(n.Value, names); near != "" {
-		text = fmt.Sprintf("did you mean %q? There are", near)
+		p.fail(n, "unknown preset %q; did you mean %q?", shorten(n.Value), near)
+	} else {
+		p.fail(n, "unknown preset %q; there are %s", shorten(n.Value), shortenList(names))
 	}
-	p.fail(n, "unknown preset %q; %s %s", shorten(n.Value), text, shortenList(names))
 	return complete(breaker.Config{})
 }
 
@@ -217,7 +218,8 @@ func shortenList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// check reports whether s could be read and its Config is valid where base is inherited. It reports fields out of bounds.
+// check reports whether s could be read and its Config is valid where base is inherited. It adds an error for each
+// field out of bounds.
 func (p *parser) check(s section, base breaker.Config) bool {
 	cfg := s.cfg.Inherit(base)
 	err := cfg.Validate()
@@ -356,9 +358,9 @@ func quoteHint(n *yaml.Node) string {
 // nameText returns a name as it would be written in a file.
 func nameText(k breaker.Key) string {
 	var parts []string
-	for _, part := range [...][2]string{{"service", k.Service}, {"method", k.Method}, {"target", k.Target}, {"tag", k.Tag}} {
-		if part[1] != "" {
-			parts = append(parts, part[0]+": "+shorten(part[1]))
+	for i, part := range [...]string{k.Service, k.Method, k.Target, k.Tag} {
+		if part != "" {
+			parts = append(parts, nameKeys[i]+": "+shorten(part))
 		}
 	}
 	return "{" + strings.Join(parts, ", ") + "}"

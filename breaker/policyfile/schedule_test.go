@@ -33,7 +33,10 @@ func TestSchedule(t *testing.T) {
 		{name: "broken since a while", broken: 100 * ms, want: 200 * ms},
 		{name: "one", notices: []time.Duration{100 * ms}, want: 150 * ms},
 		{name: "several settle", notices: []time.Duration{100 * ms, 140 * ms, 180 * ms}, want: 230 * ms},
-		{name: "no end of notices", notices: []time.Duration{0, 40 * ms, 80 * ms, 120 * ms, 160 * ms, 200 * ms, 240 * ms}, want: 250 * ms},
+		{
+			name: "no end of notices", want: 250 * ms,
+			notices: []time.Duration{0, 40 * ms, 80 * ms, 120 * ms, 160 * ms, 200 * ms, 240 * ms},
+		},
 		{name: "late", notices: []time.Duration{1990 * ms}, want: 2 * time.Second},
 	} {
 		var s schedule
@@ -130,7 +133,9 @@ func TestReloads(t *testing.T) {
 			f.write(10*ms, text("1s"), true)
 		}, nil, Stats{Succeeded: 1}},
 		{"a change", func(f *fakeFile) { f.write(0, text("2s"), true) }, []string{"50ms ok 2s"}, Stats{Succeeded: 2}},
-		{"a change without a notice", func(f *fakeFile) { f.write(0, text("2s"), false) }, []string{"500ms ok 2s"}, Stats{Succeeded: 2}},
+		{"a change without a notice", func(f *fakeFile) {
+			f.write(0, text("2s"), false)
+		}, []string{"500ms ok 2s"}, Stats{Succeeded: 2}},
 		{"several in a row", func(f *fakeFile) {
 			f.write(0, text("2s"), true)
 			f.write(20*ms, text("3s"), true)
@@ -150,7 +155,9 @@ func TestReloads(t *testing.T) {
 			f.write(0, "", true)
 			f.write(200*ms, text("1s"), true)
 		}, nil, Stats{Succeeded: 1}},
-		{"broken", func(f *fakeFile) { f.write(0, "", true) }, []string{"350ms p.yaml:1:1: the file is empty"}, Stats{Succeeded: 1, Failed: 1}},
+		{"broken", func(f *fakeFile) {
+			f.write(0, "", true)
+		}, []string{"350ms p.yaml:1:1: the file is empty"}, Stats{Succeeded: 1, Failed: 1}},
 		{"broken in several ways", func(f *fakeFile) {
 			f.write(0, "", true)
 			f.write(100*ms, "[", true)
@@ -232,14 +239,16 @@ func TestDrift(t *testing.T) {
 			}
 			groups = append(groups, g)
 		}
-		f := newFakeFile(t, "{circuitBreaker: {openFor: 1s}, methodConfig: [{name: [{service: a}], circuitBreaker: {}}]}", groups...)
+		f := newFakeFile(t, "{circuitBreaker: {openFor: 1s}, "+
+			"methodConfig: [{name: [{service: a}], circuitBreaker: {}}]}", groups...)
 		var buf bytes.Buffer
-		f.logger = slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		onlyMessage := func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
 				return slog.Attr{}
 			}
 			return a
-		}}))
+		}
+		f.logger = slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{ReplaceAttr: onlyMessage}))
 		want := func(why, want string) {
 			t.Helper()
 			time.Sleep(2 * time.Second)

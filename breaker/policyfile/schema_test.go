@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write schema.json")
 type object = map[string]any
 
 // durationPattern matches what time.ParseDuration reads, without zero.
-const durationPattern = `^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))*$`
+const durationPattern = `^-?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$`
 
 // schemaOf returns the schema of a value of a kind. Bounds that JSON schema cannot express are left out: those of
 // durations, and that MaxOpenFor is not below OpenFor.
@@ -57,6 +57,7 @@ func schemaOf(k kind) object {
 
 // schema returns schema.json.
 func schema(t *testing.T) []byte {
+	t.Helper()
 	docs := fieldDocs(t)
 	properties := object{
 		"preset": object{"type": "string", "description": "A preset, whose fields the other ones here override: " +
@@ -82,16 +83,19 @@ func schema(t *testing.T) []byte {
 			"circuitBreaker": ref,
 			"presets": object{
 				"type":                 "object",
-				"description":          "Named sets of fields. Each is complete: fields that are not given have the library's defaults.",
+				"description":          "Named sets of fields. Each is complete: what is not given has the library's default.",
 				"propertyNames":        object{"not": object{"enum": builtinNames}},
 				"additionalProperties": ref,
 			},
 			"methodConfig": object{
 				"type": []any{"array", "null"},
 				"items": object{
-					"type":       "object",
-					"properties": object{"name": object{"type": []any{"array", "null"}, "items": object{"$ref": "#/$defs/name"}}, "circuitBreaker": ref},
-					"if":         object{"required": []any{"circuitBreaker"}},
+					"type": "object",
+					"properties": object{
+						"name":           object{"type": []any{"array", "null"}, "items": object{"$ref": "#/$defs/name"}},
+						"circuitBreaker": ref,
+					},
+					"if": object{"required": []any{"circuitBreaker"}},
 					"then": object{"required": []any{"name"}, "properties": object{"name": object{
 						"type": "array", "minItems": 1, "items": object{"unevaluatedProperties": false, "$ref": "#/$defs/name"},
 					}}},
@@ -131,7 +135,9 @@ var (
 
 // fieldDocs returns the comments of the fields of breaker.Config, by Go name.
 func fieldDocs(t *testing.T) map[string]string {
-	f, err := goparser.ParseFile(token.NewFileSet(), "../config.go", nil, goparser.ParseComments|goparser.SkipObjectResolution)
+	t.Helper()
+	const mode = goparser.ParseComments | goparser.SkipObjectResolution
+	f, err := goparser.ParseFile(token.NewFileSet(), "../config.go", nil, mode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,11 +219,12 @@ func TestSchemaAgreesWithParse(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"circuitBreaker: {openFr: 5s}", "circuitBreaker: {openFor: 5}", "circuitBreaker: {openFor: -5s}", "circuitBreaker: {openFor: 5sec}",
+		"circuitBreaker: {openFr: 5s}", "circuitBreaker: {openFor: 5}", "circuitBreaker: {openFor: -5s}",
+		"circuitBreaker: {openFor: 5sec}",
 		"circuitBreaker: {consecutiveFailures: 0}", "circuitBreaker: {minCalls: -1}", "circuitBreaker: {failureRatio: 1.5}",
 		"circuitBreaker: {enforcement: on}", "circuitBreaker: {backoff: 0.5}", "circuitBreaker: ", "presets: {lenient: {}}",
 		"methodConfig: [{circuitBreaker: {}}]", "methodConfig: [{name: [], circuitBreaker: {}}]",
-		"methodConfig: [{name: [{method: Get}]}]", "methodConfig: [{name: [{sevice: a}], circuitBreaker: {}}]",
+		"methodConfig: [{name: [{method: Get}]}]", "methodConfig: [{name: [{servce: a}], circuitBreaker: {}}]",
 	} {
 		if err := valid(t, text); err == nil {
 			t.Errorf("the schema accepts a bad file: %s", text)

@@ -64,7 +64,8 @@ func document(file string, data []byte) (*yaml.Node, []*Error) {
 		return nil, errs
 	}
 	if root.Kind != yaml.MappingNode {
-		return fail(root.Line, root.Column, "the file is %s, want a mapping with methodConfig, circuitBreaker or presets", describe(root))
+		return fail(root.Line, root.Column, "the file is %s, want a mapping with methodConfig, circuitBreaker or presets",
+			describe(root))
 	}
 	return root, nil
 }
@@ -175,12 +176,9 @@ func validPrefix(data []byte) int {
 	return n
 }
 
-// plainEscapes replaces the escapes that JSON has and the YAML library has not: \/ and the surrogates \uD800 to \uDFFF.
+// plainEscapes replaces the escapes that JSON has and the YAML library has not: \/ and surrogates (\uD800 to \uDFFF).
 // data is valid JSON, so a backslash is always part of an escape.
 func plainEscapes(data []byte) []byte {
-	if !bytes.Contains(data, []byte(`\/`)) && !bytes.Contains(data, []byte(`\ud`)) && !bytes.Contains(data, []byte(`\uD`)) {
-		return data
-	}
 	hex := func(i int) rune { // the surrogate at i, or 0
 		if i+6 > len(data) || data[i] != '\\' || data[i+1] != 'u' {
 			return 0

@@ -59,15 +59,15 @@ type observation struct {
 // Watch loads a policy file, applies it to the groups of WithGroups, and does so again whenever the file changes, until
 // Close. An error of the first time is returned, and nothing is watched.
 //
-// A changed file is in force within a second, all or nothing over all groups, as by File.Apply. A file that is broken or
-// missing leaves the policy in force. It is reported when it has been so for 0.3 seconds, because editors write files
-// in steps: to the callback, in the log, and in Stats. A file that comes back is applied again.
+// A changed file is in force within a second, all or nothing over all groups, as by File.Apply. A file that is broken
+// or missing leaves the policy in force. It is reported when it has been so for 0.3 seconds, because editors write
+// files in steps: to the callback, in the log, and in Stats. A file that comes back is applied again.
 //
-// Watch watches the directory of the file, and that of the file that a symbolic link leads to. So it notices files that
-// are replaced by a rename, as editors do, and by a change of symbolic links, as Kubernetes does for a volume of a
-// ConfigMap. It also reads the file every 2 seconds, for changes without a notice: those on network file systems, and of
-// links among the parent directories. Without notices at all, as when the limit of inotify is reached, it reads the
-// file twice a second.
+// Watch watches the directory of the file, and that of the file that a symbolic link leads to. So it notices files
+// that are replaced by a rename, as editors do, and by a change of symbolic links, as Kubernetes does for a volume of
+// a ConfigMap. It also reads the file every 2 seconds, for changes without a notice: those on network file systems,
+// and of links among the parent directories. Without notices at all, as when the limit of inotify is reached, it reads
+// the file twice a second.
 //
 // A ConfigMap that is mounted with subPath never changes in the container, so Watch cannot notice a change. Mount the
 // volume as a directory.
@@ -142,8 +142,8 @@ func (w *Watcher) Stats() Stats {
 	return w.stats
 }
 
-// Close ends the watching. The policy stays in force. Close waits for a callback that is running, so a callback must not
-// call it. It returns nil, or an error of the operating system. More calls do nothing.
+// Close ends the watching. The policy stays in force. Close waits for a callback that is running, so a callback must
+// not call it. It returns nil, or an error of the operating system. More calls do nothing.
 func (w *Watcher) Close() error {
 	w.close()
 	w.stopped.Wait()
@@ -204,8 +204,8 @@ func (w *Watcher) load() (*File, observation, error) {
 	return file, obs, err
 }
 
-// check looks at the file. If it has changed, check applies it and reports that. A broken file must have been broken for
-// confirmAfter before it is reported.
+// check looks at the file. If it has changed, check applies it and reports that. A broken file must have been broken
+// for confirmAfter before it is reported.
 func (w *Watcher) check(now time.Time) {
 	file, obs, err := w.load()
 	switch {

@@ -17,8 +17,8 @@ type watchOptions struct {
 	logger   *slog.Logger
 }
 
-// WithGroups gives the groups that the file is applied to. If it is given more than once, the groups add up. A nil group
-// is an error. Default: none, the file is only read and reported.
+// WithGroups gives the groups that the file is applied to. If it is given more than once, the groups add up. A nil
+// group is an error. Default: none, the file is only read and reported.
 func WithGroups(groups ...*breaker.Group) WatchOption {
 	return func(o *watchOptions) error {
 		for i, g := range groups {

@@ -104,9 +104,8 @@ func TestWatchEditors(t *testing.T) {
 	w := newWatched(t, path)
 	key := breaker.Key{Service: "a"}
 	w.group.Get(key).Trip(t.Context(), "test")
-	if err := w.group.Get(breaker.Key{Service: "b"}).SetOverride(t.Context(), breaker.Override{Mode: breaker.ForceOpen, Why: "test", By: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	forced := breaker.Override{Mode: breaker.ForceOpen, Why: "test", By: "test"}
+	check(t, w.group.Get(breaker.Key{Service: "b"}).SetOverride(t.Context(), forced))
 
 	for i := range 3 {
 		d := time.Duration(i+2) * time.Second
@@ -154,7 +153,8 @@ func TestWatchDeletionAndReturn(t *testing.T) {
 	w.inForce(2 * time.Second)
 
 	write(t, path, "circuitBreaker: {openFor: 5}\n")
-	if r := w.failed(); r.Err.Error() != path+`:1:27: openFor is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds` {
+	want := path + `:1:27: openFor is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds`
+	if r := w.failed(); r.Err.Error() != want {
 		t.Errorf("error is %v", r.Err)
 	}
 	if got := w.group.Get(breaker.Key{}).Config().OpenFor; got != 2*time.Second {

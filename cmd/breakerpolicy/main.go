@@ -2,8 +2,8 @@
 //
 //	go run github.com/grpcircuit/grpcircuit/cmd/breakerpolicy check FILE...
 //
-// It prints what each rule of a file comes to: the fields with their sources, and what they do. If a file has errors, it
-// prints all of them and ends with exit code 1.
+// It prints what each rule of a file comes to: the fields with their sources, and what they do. If a file has errors,
+// it prints all of them and ends with exit code 1.
 package main
 
 import (
