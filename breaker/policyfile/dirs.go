@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -27,13 +28,15 @@ func (d *dirs) update(path string) (added bool) {
 		needed[filepath.Dir(target)] = nil
 	}
 	d.missing = false
+	// A directory that was removed is no longer in this list. Another one may have its inode, and os.SameFile is true.
+	still := d.notify.WatchList()
 	for dir := range needed {
 		info, err := os.Stat(dir)
-		if err == nil && d.watched[dir] != nil && os.SameFile(info, d.watched[dir]) {
+		if err == nil && slices.Contains(still, dir) && os.SameFile(info, d.watched[dir]) {
 			needed[dir] = info
 			continue
 		}
-		if d.watched[dir] != nil {
+		if slices.Contains(still, dir) {
 			_ = d.notify.Remove(dir) // which fails if the directory is gone
 		}
 		if err != nil || d.notify.Add(dir) != nil {

@@ -280,6 +280,13 @@ func TestBadInput(t *testing.T) {
 			`3:15: maxOpenFor is 5s, shorter than openFor, which is 20s`,
 		}},
 		{
+			"maxOpenFor beside an openFor that cannot be read",
+			"circuitBreaker:\n  openFor: 0.5\n  maxOpenFor: 500ms\n",
+			[]string{
+				`2:12: openFor is 0.5, a number without a unit; write "0.5s" for seconds or "0.5ms" for milliseconds`,
+			},
+		},
+		{
 			"maxOpenFor below what is inherited",
 			"circuitBreaker: {openFor: 20s}\nmethodConfig:\n- name: [{}]\n" +
 				"  circuitBreaker: {maxOpenFor: 5s}\n",
