@@ -23,7 +23,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
 }
 
-// maxErrors is how many errors are reported. A person mends some and tries again.
+// maxErrors is how many errors are reported. One mistake may cause very many.
 const maxErrors = 20
 
 // join sorts errs by place and joins them. Of more than maxErrors, the rest is only counted.

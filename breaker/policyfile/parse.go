@@ -22,14 +22,18 @@ var (
 	nameKeys = []string{"service", "method", "target", "tag"}
 )
 
+// maxSuggested is how many presets of a file errors can suggest. It bounds the work for a file with many errors.
+const maxSuggested = 100
+
 // parser collects what a file says, and its errors.
 type parser struct {
-	file    string
-	errs    []*Error
-	presets map[string]breaker.Config
-	base    breaker.Config             // the file's default, or the zero Config if that is invalid
-	seen    map[breaker.Key]*yaml.Node // where each name was given first
-	rules   []breaker.PolicyRule
+	file        string
+	errs        []*Error
+	presets     map[string]breaker.Config
+	presetNames []string                   // of presets, the first maxSuggested
+	base        breaker.Config             // the file's default, or the zero Config if that is invalid
+	seen        map[breaker.Key]*yaml.Node // where each name was given first
+	rules       []breaker.PolicyRule
 }
 
 // A section is a circuitBreaker or a preset.
@@ -136,6 +140,9 @@ func (p *parser) definePresets(n *yaml.Node) {
 			s.cfg = complete(breaker.Config{}) // so that rules with the preset do not repeat the error
 		}
 		p.presets[name] = s.cfg
+		if len(p.presetNames) < maxSuggested {
+			p.presetNames = append(p.presetNames, name)
+		}
 	}
 }
 
@@ -188,19 +195,15 @@ func (p *parser) preset(s section) breaker.Config {
 	if cfg, ok := builtin[n.Value]; ok {
 		return cfg
 	}
-	names := slices.Clone(builtinNames)
 	if s.what != "circuitBreaker" {
 		p.fail(n, "%s is based on %q, but a preset can only be based on a built-in one: %s",
-			s.what, shorten(n.Value), strings.Join(names, ", "))
+			s.what, shorten(n.Value), strings.Join(builtinNames, ", "))
 		return complete(breaker.Config{})
 	}
 	if cfg, ok := p.presets[n.Value]; ok {
 		return cfg
 	}
-	for name := range p.presets {
-		names = append(names, name)
-	}
-	slices.Sort(names[len(builtinNames):])
+	names := slices.Concat(builtinNames, p.presetNames)
 	if near := nearest(n.Value, names); near != "" {
 		p.fail(n, "unknown preset %q; did you mean %q?", shorten(n.Value), near)
 	} else {

@@ -20,7 +20,7 @@ type schedule struct {
 	poll        time.Time // the next check without a notice
 }
 
-// notice takes a notice of the operating system.
+// notice records that the operating system has reported a change.
 func (s *schedule) notice(now time.Time) {
 	if s.first.IsZero() {
 		s.first = now
@@ -28,7 +28,7 @@ func (s *schedule) notice(now time.Time) {
 	s.last = now
 }
 
-// checked takes that the file was read. blind means that there are no notices. broken is since when the file has been
+// checked records that the file was read. blind means that there are no notices. broken is since when the file has been
 // broken without being reported; zero if it is not.
 func (s *schedule) checked(now time.Time, blind bool, broken time.Time) {
 	s.first, s.last = time.Time{}, time.Time{}

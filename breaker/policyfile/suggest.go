@@ -9,7 +9,10 @@ func nearest(word string, candidates []string) string {
 	best, least := "", limit+1
 	for _, c := range candidates {
 		f := fold(c)
-		d := distance(w, f)
+		d := least
+		if max(len(w)-len(f), len(f)-len(w)) < least { // otherwise the distance is not less
+			d = distance(w, f)
+		}
 		if len(w) >= 4 && len(f) >= 4 && (strings.HasPrefix(w, f) || strings.HasPrefix(f, w)) {
 			d = min(d, limit) // openForSeconds
 		}
@@ -21,9 +24,9 @@ func nearest(word string, candidates []string) string {
 }
 
 // fold removes what spellings of one name differ in: open_for, open-for, OpenFor and openFor are equal.
-func fold(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(name))
-}
+func fold(name string) string { return strings.ToLower(separators.Replace(name)) }
+
+var separators = strings.NewReplacer("_", "", "-", "", " ", "")
 
 // maxWord bounds the work of distance: no name is nearly as long.
 const maxWord = 64
