@@ -25,7 +25,7 @@ func groupFingerprint(g *breaker.Group) fingerprint {
 	return f
 }
 
-// fingerprintOf returns the fingerprint of a group that file was applied to. It does not ask one of the groups:
+// fingerprintOf returns the fingerprint of a group that file was applied to. It does not read one of the groups:
 // somebody may have called Group.Apply since.
 func fingerprintOf(file *File) fingerprint {
 	g, err := breaker.NewGroup(file.Config, breaker.WithPolicy(file.Rules...))
