@@ -49,11 +49,13 @@ var arrows = []arrow{
 		"breaker", "interceptor", "internal/labels",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model",
 	}},
+	{from: "breaker/policyfile", to: []string{"breaker", "go.yaml.in/yaml/v3", "github.com/fsnotify/fsnotify"}},
+	// A command, but as public as a package.
+	{from: "cmd/breakerpolicy", to: []string{"breaker", "breaker/policyfile"}},
 }
 
 // laterArrows applies to packages that may not exist yet.
 var laterArrows = []arrow{
-	{from: "breaker/policyfile", to: []string{"breaker"}},
 	{from: "breaker/statusz", to: []string{"breaker"}},
 }
 
