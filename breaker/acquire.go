@@ -9,14 +9,14 @@ import (
 
 // Acquire returns a Permit for one call. Its Done or Report must be called when the call is over. If ctx is done,
 // Acquire returns ctx's error as it is. If the breaker rejects the call, Acquire returns a *RejectedError as it is
-// (errors.Is ErrRejected). ctx must not be nil. Listeners receive it, and it is kept no longer than that.
+// (errors.Is ErrRejected). ctx must not be nil. It is kept only until the listeners have received it.
 //
-// Acquire starts nothing. It blocks only for listeners of a transition that it causes. The time that they take is not
-// part of the call: the call, and the lease of a probe, begin when the listeners have returned. If ctx is done by then,
-// Acquire returns its error and counts nothing.
+// Acquire starts no goroutine and no timer. It blocks only for listeners of a transition that it causes. The time that
+// they take is not part of the call: the call, and the lease of a probe, begin when the listeners have returned. If ctx
+// is done by then, Acquire returns its error and counts nothing.
 //
-// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. It does not
-// allocate while the breaker is closed, nor to reject, apart from state that a breaker makes once for each Config.
+// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. An admission
+// by a closed breaker and a rejection allocate nothing, except for state that a breaker makes once for each Config.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // counts nowhere (B24)

@@ -8,8 +8,8 @@ import (
 )
 
 // Config sets when a breaker opens, for how long, and how it recovers. It is plain, comparable data. The zero Config is
-// the default and protects. A zero field means the default that its comment names. A negative field switches a rule off
-// if the comment says so. Any other value out of bounds is an error of Validate; values are never clamped.
+// a good default. A zero field means the default that its comment names. A negative field switches a rule off if the
+// comment says so. Any other value out of bounds is an error of Validate; values are never clamped.
 //
 // A duration that is not zero must be from 1 ms to 100 years (of 365 days). A shorter one is an error because it is
 // nearly always a number without a unit: OpenFor: 5 means five nanoseconds. In JSON and YAML a duration is a number of
@@ -23,10 +23,11 @@ type Config struct {
 	// ends within 10 ms of the last one counted is not counted. A streak does not expire.
 	//
 	// Unless FailingFor is negative, one burst does not fire the ratio and slow rules either. A burst is a run of bad
-	// calls (failures and overloads, or slow calls), each within 10 ms of the one before. It lasts for at most a tenth
-	// of the window. These rules must also hold without the largest burst; for that, half of MinCalls is enough. And
-	// bursts must have begun in at least two tenths of the window, over half of FailingFor (or of the window, if that
-	// is shorter).
+	// calls, each within 10 ms of the one before. Bad calls are failures and overloads for the ratio rule, and slow calls
+	// for the slow rule. A burst lasts for at most a tenth of the window. The two rules fire only under two more
+	// conditions. The share must be reached without the largest burst too, where half of MinCalls is enough. And bursts
+	// must have begun in at least two tenths of the window, the oldest at least half of FailingFor ago (half of Window, if
+	// that is shorter).
 	//
 	// 0: 1 s, or no minimum if ConsecutiveFailures is 1. Negative: no minimum, each failure counts, and bursts are not
 	// left out.
@@ -34,8 +35,8 @@ type Config struct {
 	// FailureRatio, in (0, 1], is the share (failures + overloads) / calls in the window at which the breaker opens, if
 	// the window holds MinCalls calls. 0: 0.5. Negative: the rule is off.
 	FailureRatio float64 `json:"failureRatio,omitempty" yaml:"failureRatio,omitempty"`
-	// MinCalls is how many calls the window must hold for the ratio and slow rules to open the breaker. During a Ramp
-	// it is reduced to the share of calls that is admitted. 0: 20.
+	// MinCalls is how many calls the window must hold for the ratio and slow rules to open the breaker. During a Ramp it
+	// is lower, in proportion to the share of calls that the ramp admits. 0: 20.
 	MinCalls int `json:"minCalls,omitempty" yaml:"minCalls,omitempty"`
 	// Window is how long an outcome counts for the ratio and slow rules. It slides in ten steps. If both rules are off
 	// and there is no custom rule (WithTrip), nothing uses the window, and none is kept. Then a success reads no clock
@@ -55,11 +56,11 @@ type Config struct {
 	// MaxOpenFor, at least OpenFor, limits the open period before jitter. A delay that the backend asked for
 	// (Report.RetryAfter) may exceed it, up to one minute. 0: 10 s, or OpenFor if that is longer.
 	MaxOpenFor time.Duration `json:"maxOpenFor,omitempty" yaml:"maxOpenFor,omitempty"`
-	// Backoff, at least 1, multiplies the open period once for each failed recovery. A recovery fails if a probe fails.
-	// It also fails if a rule opens the breaker soon after closing: after at most SuccessesToClose successes, and
-	// within the longer of Window and the last open period. If more calls succeeded, the next rule that opens the
-	// breaker sets the number of failed recoveries to 0. The number falls by one for each MaxOpenFor that passes
-	// without a failed recovery and without being open. 0: 2.
+	// Backoff, at least 1, multiplies the open period once for each failed recovery. A recovery fails if a probe fails. It
+	// also fails if a rule opens the breaker soon after closing: after at most SuccessesToClose successes, and within the
+	// longer of Window and the last open period. If more calls succeeded, the next rule that opens the breaker sets the
+	// number of failed recoveries to 0. The number falls by one for each MaxOpenFor that the breaker spends closed or
+	// half-open without a failed recovery. 0: 2.
 	Backoff float64 `json:"backoff,omitempty" yaml:"backoff,omitempty"`
 	// Jitter, in (0, 1], lengthens each open period d at random, to at most d*(1+Jitter), so that clients do not all
 	// return at once. 0: 0.2. Negative: none.
@@ -69,9 +70,9 @@ type Config struct {
 	MaxProbes int `json:"maxProbes,omitempty" yaml:"maxProbes,omitempty"`
 	// SuccessesToClose is how many probes must succeed in a row to close the breaker. 0: 2.
 	SuccessesToClose int `json:"successesToClose,omitempty" yaml:"successesToClose,omitempty"`
-	// ProbeTimeout is the lease of a probe. A probe that has not reported by its end is lost, and its slot is free. Its
-	// call is not canceled. If it reports later, in the same half-open generation, a success still counts towards
-	// closing, and a failure sets the number of successful probes to 0.
+	// ProbeTimeout is the lease of a probe. A probe that has not reported when its lease expires is lost, and its slot is
+	// free. Its call is not canceled. If it reports later, in the same half-open generation, a success still counts
+	// towards closing, and a failure sets the number of successful probes to 0.
 	//
 	// Probes may hang and never report, if their calls have no deadline. The first 8 x MaxProbes of them cause no
 	// delay. After that, the time between probes doubles with each 8 x MaxProbes more, up to an hour, or to

@@ -46,8 +46,8 @@ func (e Enforcement) mode() Mode {
 	return 0
 }
 
-// mode returns the mode in force: of the override, or of the policy. An override wins. The caller has called refresh, or
-// checks the time of the override itself.
+// mode returns the mode in force: of the override, or of the policy. An override wins. The caller has called refresh,
+// or checks the time of the override itself.
 func (ph *phase) mode() Mode {
 	if ph.override != nil {
 		return ph.override.Mode
@@ -63,7 +63,7 @@ func (ph *phase) modeAt(now int64) Mode {
 	return ph.pol.mode
 }
 
-// inForce returns the override in force, as events show it: that of somebody, or one that stands for the policy.
+// overrideInForce returns the override in force, as events show it: that of somebody, or one that stands for the policy.
 func (ph *phase) overrideInForce() Override {
 	switch {
 	case ph.override != nil:

@@ -21,10 +21,11 @@ type RejectedError struct {
 	// Until is the end of the open period for ReasonOpen, and the end of the override for ReasonForced if it has a TTL.
 	// Otherwise it is zero.
 	Until time.Time
-	// Opened is what opened the breaker last, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero.
+	// Opened is what opened the breaker most recently, for ReasonOpen and ReasonHalfOpen. Otherwise it is zero. After a
+	// failed probe it names only that probe (RuleProbe).
 	Opened Opening
-	// Outage is what opened the breaker when it was last closed, for ReasonOpen and ReasonHalfOpen. It differs from Opened
-	// after a probe has failed.
+	// Outage is what began the outage: the opening that ended the last closed generation. It is set with Opened, and equal
+	// to it until a probe fails or Trip opens the breaker again.
 	Outage Opening
 	// Override forces the breaker open, for ReasonForced. Otherwise it is zero. Its TTL is the one that it was set with.
 	Override Override
@@ -50,8 +51,8 @@ func (o Opening) String() string {
 	return why + ", last " + printable(o.Cause)
 }
 
-// Error describes the rejection for a person. It names the key and the reason, and what is known of these: what opened
-// the breaker, when the next probe may run, and who forced it open and why.
+// Error describes the rejection for a person. It names the key and the reason. If they are known, it also names what
+// opened the breaker, when the next probe may run, and who forced the breaker open and why.
 func (e *RejectedError) Error() string {
 	name := e.Key.phrase()
 	switch e.Reason {
@@ -79,19 +80,19 @@ func (e *RejectedError) Error() string {
 	return "circuit breaker rejected a call for " + name + ": " + e.Reason.String()
 }
 
-// why describes what opened the breaker, and what did so first if a probe has failed since.
+// why describes what began the outage, and then what opened the breaker last if that is not the same.
 func (e *RejectedError) why() string {
 	if e.Outage == e.Opened || e.Outage.Rule == 0 {
 		return e.Opened.String()
 	}
-	return e.Opened.String() + ", after " + e.Outage.String()
+	return e.Outage.String() + "; " + e.Opened.String()
 }
 
 // Is makes errors.Is(err, ErrRejected) true.
 func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
 
-// RetryAfter returns the time until Until: how long no call is admitted. It is 0 if that instant has passed or is not
-// known. It follows the monotonic clock.
+// RetryAfter returns the time until Until. No call is admitted before that, unless somebody changes the state or the
+// override. It returns 0 if Until has passed or is not known. It uses the monotonic clock.
 func (e *RejectedError) RetryAfter() time.Duration {
 	if e.Until.IsZero() {
 		return 0
@@ -105,6 +106,9 @@ func (e *RejectedError) LogValue() slog.Value {
 		slog.String("key", e.Key.String()), slog.String("state", e.State.String()), slog.String("reason", e.Reason.String()))
 	if e.Opened.Rule != 0 {
 		attrs = append(attrs, slog.Any("opened", e.Opened))
+	}
+	if e.Outage != e.Opened && e.Outage.Rule != 0 {
+		attrs = append(attrs, slog.Any("outage", e.Outage))
 	}
 	if e.Override.Mode != 0 {
 		attrs = append(attrs, slog.Any("override", e.Override))

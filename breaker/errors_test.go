@@ -131,7 +131,7 @@ func TestRejectedErrorText(t *testing.T) {
 		probe := acquire(t, b)
 		want(t, b, "circuit breaker half-open for "+name+": no further probe is admitted yet; it opened because of: "+why)
 		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
-		want(t, b, "circuit breaker open for "+name+": a probe failed, last INTERNAL, after "+why+"; next probe in 10s")
+		want(t, b, "circuit breaker open for "+name+": "+why+"; a probe failed, last INTERNAL; next probe in 10s")
 
 		if err := b.SetOverride(t.Context(), Override{
 			Mode: ForceOpen, TTL: 90 * time.Second, Why: "deploy",

@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// Event describes one transition of one breaker. To of one event is From of the next. Trip on an open breaker and Reset
-// on a closed one begin a new generation too; then From and To are equal. Setting and clearing an override makes no
-// event.
+// Event describes one transition of one breaker. From is To of the previous event. Trip on an open breaker and Reset on
+// a closed one begin a new generation too; then From and To are equal. Setting and clearing an override makes no event.
 type Event struct {
 	Key  Key   `json:"key"`
 	From State `json:"from"`
@@ -31,7 +30,8 @@ type Event struct {
 	Override Override `json:"override"`
 }
 
-// LogValue returns the key, both states, and what is known of the rule, the cause, the open period and the override.
+// LogValue returns key, from, to and why. If they are set, it also returns rule, cause and override, and for a
+// transition to Open open_for and failed_recoveries.
 func (e Event) LogValue() slog.Value {
 	attrs := append(make([]slog.Attr, 0, 10),
 		slog.String("key", e.Key.String()), slog.String("from", e.From.String()), slog.String("to", e.To.String()))

@@ -19,8 +19,8 @@ const (
 // InDoubt reports how closely a guard should look at the end of the call, to find out whose fault an error is.
 //
 // now is true if the call is a probe, if the last outcome was not a success, or if Config.ConsecutiveFailures is 1.
-// recently is true if now is, or if an outcome of the last Config.Window was not a success; it stays true for up to 5 s
-// after that. After a breaker has closed, recently is true for as long, unless Reset closed it. As long as all calls
+// recently is true if now is, or if an outcome of the last Config.Window was not a success. It may stay true for up to
+// 5 s longer. It is also true for that time after the breaker has closed, unless Reset closed it. As long as all calls
 // succeed, InDoubt reads one word and no clock.
 func (p Permit) InDoubt() (recently, now bool) {
 	if p.lease != 0 {
@@ -70,14 +70,14 @@ func (w *window) doubtAt(word uint32, now int64) doubt {
 // SignOfLife notes that the backend is alive, before the call has ended: a stream that is still open has received an
 // answer, or the stream of a probe has stayed open for long. It counts no outcome.
 //
-// For a call that is not a probe, it ends the failure streak. If there was one, it returns undo. Call undo before you
-// report a failure that contradicts the sign of life: the streak then continues, unless a call has succeeded since.
-// undo is nil if there was no streak, or if the breaker is not closed or has changed state since the call began. Then
-// SignOfLife takes no lock.
+// For a call that is not a probe, it ends the failure streak. If there was one, it returns undo. If the call then fails
+// in a way that contradicts the sign of life, call undo before the report. The streak then continues, unless a call has
+// succeeded since. undo is nil if there was no streak, or if the breaker is not closed or has changed state since the
+// call began. Then SignOfLife takes no lock.
 //
 // For a probe, it closes the breaker, whatever Config.SuccessesToClose is, also if the probe has reported or its lease
-// has expired. After the half-open generation of the probe it does nothing. again is true if it did nothing but may
-// close the breaker later, which is so under ForceClosed. ctx goes to the listeners.
+// has expired. After the half-open generation of the probe it does nothing. Under ForceClosed it does nothing either,
+// but a later SignOfLife may close the breaker, so again is true. Listeners receive ctx.
 func (p Permit) SignOfLife(ctx context.Context) (undo func(), again bool) {
 	if p.b == nil {
 		return nil, false

@@ -89,15 +89,15 @@ func (c Config) Inherit(base Config) Config {
 	return c
 }
 
-// complete returns c with defaults, and with negative values where a zero field means off. So nothing is inherited by a
-// rule that has it as its Config.
+// complete returns c with defaults, and with negative values where a zero field means off. So a rule that has it as its
+// Config inherits only Enforcement.
 func (c Config) complete() Config {
 	c = c.WithDefaults()
 	setDefault(&c.FailingFor, -1)
 	setDefault(&c.SlowCall, -1)
 	setDefault(&c.Ramp, -1)
 	setDefault(&c.MaxConcurrent, -1)
-	setDefault(&c.Enforcement, EnforcementOn)
+	c.Enforcement = 0 // a preset says when to open, not whether to reject
 	return c
 }
 

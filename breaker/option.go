@@ -79,9 +79,9 @@ func WithListener(f func(context.Context, Event)) Option {
 	})
 }
 
-// WithTrip adds a custom rule, which is called after the built-in ones. When a failure, an overload or a slow call was
-// counted and no rule of the Config fired, trip is called with the counts of the window, without any lock held. If it
-// returns true, the breaker opens. A panic counts as false. A nil trip is an error. If WithTrip is given more than
+// WithTrip sets the custom rule, which is called after the built-in ones. When a failure, an overload or a slow call
+// was counted and no rule of the Config fired, trip is called with the counts of the window, without any lock held. If
+// it returns true, the breaker opens. A panic counts as false. A nil trip is an error. If WithTrip is given more than
 // once, the last one counts. Default: none.
 func WithTrip(trip func(Counts) bool) Option {
 	return option(func(o *options) error {

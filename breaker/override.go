@@ -75,9 +75,14 @@ func (o *override) inForce(now int64) bool {
 	return o != nil && (o.expires == 0 || now < o.expires)
 }
 
-// SetOverride puts o in force at once. It replaces an override that is already in force. It returns an error, and
-// changes nothing, if a field of o is invalid. If the breaker was removed from its group and the group is full, so that
-// its key shares the overflow breaker, that is an error too. It makes no event.
+// SetOverride puts o in force at once. It replaces an override that is already in force. It is for one breaker.
+// Group.Get returns that breaker even before its first call. With keys of keyfunc.TargetMethod:
+//
+//	b := group.Get(breaker.Key{Target: conn.Target(), Service: "shop.Orders", Method: "Get"})
+//	err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, TTL: time.Hour, Why: "migration", By: "ops"})
+//
+// SetOverride returns an error, and changes nothing, if a field of o is invalid. If the breaker was removed from its
+// group and the group is full, so that its key shares the overflow breaker, that is an error too. It makes no event.
 func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:

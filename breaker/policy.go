@@ -8,14 +8,18 @@ import (
 	"time"
 )
 
-// PolicyRule gives the keys that Match covers a Config of their own. A zero field of Config takes the group's value, and
-// a negative one switches off what can be off. An OpenFor without a MaxOpenFor raises an inherited MaxOpenFor that is
-// shorter. A preset such as [Aggressive] is complete, so a rule with it inherits nothing.
+// PolicyRule sets the Config of the keys that Match matches. A zero field of Config takes the group's value, and a
+// negative one switches off what can be off. An OpenFor without a MaxOpenFor raises an inherited MaxOpenFor that is
+// shorter. A preset such as [Aggressive] is complete, so a rule with it inherits only Enforcement.
 //
 // An empty part of Match matches anything. Method may be a full method name, "/shop.Orders/Get". A Match that no gRPC
-// call can match, such as a Method with a slash in it, is an error. Of the rules that match a key the most specific
-// applies: the one with more parts, and with equally many parts the one that names the tag, then the method, the
-// service, the target. The same Match twice is an error.
+// call can match, such as a Method with a slash in it, is an error. If several rules match a key, the one with more
+// parts wins. With equally many parts, the one with the tag wins, then the method, the service and the target. Two
+// rules with the same Match are an error.
+//
+// For example, Key{Method: "Watch"} matches the methods Watch of all services, and Key{Tag: "gold"} matches all keys
+// with that tag. A key with both has the Config of the second rule, because the tag wins. To give it another Config,
+// add a rule with both parts. [Breaker.Config] and [Group.PolicyFor] return the Config that a breaker has.
 type PolicyRule struct {
 	Match  Key    `json:"match" yaml:"match"`
 	Config Config `json:"config" yaml:"config"`

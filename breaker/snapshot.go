@@ -6,8 +6,8 @@ import (
 )
 
 // Snapshot is the state and the counters of a breaker at one instant. It holds values only and may be kept. Its JSON
-// names are stable. Durations are nanoseconds in JSON. Admitted and the fields below it count over the life of the
-// breaker. In each snapshot
+// names are stable, its durations are nanoseconds in JSON, and json.Unmarshal reads it back. Admitted and the fields
+// below it count over the life of the breaker. In each snapshot
 //
 //	Admitted = Successes + Failures + Overloads + Ignored + Late + InFlight
 //
@@ -20,7 +20,7 @@ type Snapshot struct {
 	Generation uint64    `json:"generation"` // the current one; the first is 1
 	Since      time.Time `json:"since"`      // when the generation began, by the wall clock
 	Ready      bool      `json:"ready"`      // reports whether a call would be admitted now
-	// RetryAfter is the rest of the open period. It is 0 unless Underlying is Open, and when the period is over.
+	// RetryAfter is the rest of the open period. It is 0 if Underlying is not Open or the period is over.
 	RetryAfter time.Duration `json:"retryAfter"`
 	// Mode is in force: that of Override, or that of Config.Enforcement. It is zero if calls are rejected as the breaker
 	// decides.
@@ -38,9 +38,10 @@ type Snapshot struct {
 	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
 	// OpenUntil is the end of the open period. It is zero unless Underlying is Open. The first call after it is a probe.
 	OpenUntil time.Time `json:"openUntil"`
-	// Opened is what last opened the breaker. It is zero if the breaker has never been open.
+	// Opened is what opened the breaker most recently. It is zero if the breaker has never been open.
 	Opened Opening `json:"opened"`
-	// Outage is what opened the breaker when it was last closed. It is zero while Underlying is Closed.
+	// Outage is what began the outage: the opening that ended the last closed generation. It is zero while Underlying is
+	// Closed.
 	Outage Opening `json:"outage"`
 	// FailedRecoveries lengthen the open period, see Config.Backoff.
 	FailedRecoveries int `json:"failedRecoveries"`

@@ -184,6 +184,11 @@ func TestB37_SnapshotJSON(t *testing.T) {
 	if got := string(text); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+	var back Snapshot
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Errorf("reading it back: %v", err)
+	}
+	wantSame(t, "read back", back, s)
 	if _, err := json.Marshal(mustNew(t, Config{}).Snapshot()); err != nil {
 		t.Errorf("a snapshot of a breaker: %v", err)
 	}

@@ -40,13 +40,14 @@ type Outcome uint8
 const (
 	// Success: the backend answered, also with an error that is the caller's fault. It ends the failure streak.
 	Success Outcome = iota
-	// Failure: the backend failed. It counts in the failure streak and in the ratio rule. As a probe it has failed.
+	// Failure: the backend failed. It counts in the failure streak and in the ratio rule. A probe with this outcome has
+	// failed.
 	Failure
 	// Overload: the backend refused the call because of too much load. It counts as a failure in the ratio rule and for
 	// a probe. It neither counts in the failure streak nor ends it.
 	Overload
-	// Ignored: the call shows nothing about the backend, for example because the caller canceled it. It counts in no
-	// rule. As a probe it decides nothing and its slot is free again. Report.Canceled is an exception.
+	// Ignored: the call shows nothing about the backend, for example because the caller canceled it. It counts in no rule.
+	// A probe with this outcome decides nothing and frees its slot. Report.Canceled is an exception.
 	Ignored
 )
 
@@ -58,6 +59,15 @@ func (o Outcome) String() string { return nameOf(outcomeNames[:], uint8(o), "Out
 // MarshalText returns what String returns. A value that is not an Outcome is an error.
 func (o Outcome) MarshalText() ([]byte, error) {
 	return marshalName(outcomeNames[:], uint8(o), "outcome")
+}
+
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves o as it was.
+func (o *Outcome) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(outcomeNames[:], text, "outcome")
+	if err == nil {
+		*o = Outcome(n)
+	}
+	return err
 }
 
 // Reason is why a call was rejected. The zero Reason means none.
@@ -87,6 +97,15 @@ func (r Reason) String() string { return nameOf(reasonNames[:], uint8(r), "Reaso
 // MarshalText returns what String returns. A value that is not a Reason is an error.
 func (r Reason) MarshalText() ([]byte, error) { return marshalName(reasonNames[:], uint8(r), "reason") }
 
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+func (r *Reason) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(reasonNames[:], text, "reason")
+	if err == nil {
+		*r = Reason(n)
+	}
+	return err
+}
+
 // Rule is what opened a breaker. The zero Rule means none: the transition did not open the breaker.
 type Rule uint8
 
@@ -114,6 +133,15 @@ func (r Rule) String() string { return nameOf(ruleNames[:], uint8(r), "Rule") }
 
 // MarshalText returns what String returns. A value that is not a Rule is an error.
 func (r Rule) MarshalText() ([]byte, error) { return marshalName(ruleNames[:], uint8(r), "rule") }
+
+// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+func (r *Rule) UnmarshalText(text []byte) error {
+	n, err := unmarshalName(ruleNames[:], text, "rule")
+	if err == nil {
+		*r = Rule(n)
+	}
+	return err
+}
 
 func nameOf(names []string, v uint8, kind string) string {
 	if int(v) < len(names) {

@@ -101,11 +101,36 @@ func TestUnmarshalText(t *testing.T) {
 			t.Errorf("mode %q: got %v and %v, want an error and no change", text, err, m)
 		}
 	}
+	roundTrip[Outcome](t, int(Ignored), "outcome")
+	roundTrip[Reason](t, int(ReasonConcurrency), "reason")
+	roundTrip[Rule](t, int(RuleManual), "rule")
 }
 
 func TestStateInJSON(t *testing.T) {
 	text, err := json.Marshal(map[State]State{Open: HalfOpen})
 	if err != nil || string(text) != `{"open":"half_open"}` {
 		t.Errorf("got %s, %v", text, err)
+	}
+}
+
+// roundTrip checks that each value of an enumeration can be read back, and that an error changes nothing.
+func roundTrip[T interface {
+	~uint8
+	String() string
+}, P interface {
+	*T
+	UnmarshalText([]byte) error
+}](t *testing.T, last int, kind string) {
+	t.Helper()
+	for v := range last + 1 {
+		want := T(v)
+		var got T
+		if err := P(&got).UnmarshalText([]byte(want.String())); err != nil || got != want {
+			t.Errorf("%s %v: read back as %v, %v", kind, want, got, err)
+		}
+	}
+	got := T(last)
+	if err := P(&got).UnmarshalText([]byte("no " + kind)); err == nil || int(got) != last {
+		t.Errorf("an unknown %s: got %v, %v, want an error and no change", kind, got, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,15 +66,17 @@ func badIsFailure(_ context.Context, r Result) breaker.Outcome {
 // causeRig is a guard whose breaker opens at the first failure, and the transitions of its breaker.
 type causeRig struct {
 	*testing.T
-	guard *Guard
-	heard *recorder
+	guard  *Guard
+	heard  *recorder
+	outage string // what opened the breaker when it was closed, in words
 }
 
 func newCauseRig(t *testing.T, cfg breaker.Config, opts ...Option) *causeRig {
 	t.Helper()
 	heard := new(recorder)
 	cfg.ConsecutiveFailures, cfg.OpenFor, cfg.MaxOpenFor = 1, time.Second, time.Hour
-	return &causeRig{t, newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...), heard}
+	g := newGuard(t, cfg, append(opts, WithHooks(hooksOf(heard)))...)
+	return &causeRig{T: t, guard: g, heard: heard}
 }
 
 // want checks the cause wherever it appears. why is the text of the rule that opened the breaker.
@@ -93,8 +96,10 @@ func (r *causeRig) want(what, why, cause string) {
 	if cause != "" {
 		text += ", last " + cause
 	}
-	if s.Outage != s.Opened { // a probe has failed
-		text += ", after " + s.Outage.String()
+	if strings.HasPrefix(why, "a probe ") {
+		text = r.outage + "; " + text
+	} else {
+		r.outage = text
 	}
 	text = "circuit breaker open for pkg.Service/Method: " + text + "; next probe in " + s.RetryAfter.String()
 	if err := (&calls{guard: r.guard}).call(r.Context(), nil); !IsRejected(err) || err.Error() != text {
@@ -291,6 +296,7 @@ func TestCauseOverGRPC(t *testing.T) {
 		time.Sleep(time.Second)
 		s.srv.Set(testpb.Script{})
 		s.backend.Stop()
+		synctest.Wait() // until the channel has noticed
 		_, err := s.client.ServerStream(t.Context(), &testpb.Request{})
 		wantCode(t, "a stream without a backend", err, codes.Unavailable)
 		var got []string

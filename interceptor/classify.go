@@ -157,9 +157,9 @@ func endedByNetwork(r Result) breaker.Outcome {
 	return breaker.Failure
 }
 
-// BudgetSpent reports whether ctx is done, also if it was canceled, or whether its deadline has passed. A deadline may
-// pass before the context is done: in one of ten concurrent calls that reach their deadline, the reset from the peer
-// arrives before the timer of the context runs.
+// BudgetSpent reports whether ctx is done, for whatever reason, or whether its deadline has passed. It is for
+// classifiers. ctx.Err is not enough for them: the timer that ends a context runs a little after its deadline, and of
+// many concurrent calls that reach it, one in ten gets the reset from the peer in between.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }

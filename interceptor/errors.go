@@ -25,8 +25,8 @@ const (
 )
 
 // RejectedError is the error of a rejected call. It is a *breaker.RejectedError with a gRPC status, and has its fields
-// Key, State, Reason, Until, Opened and Override, and its methods Error, RetryAfter and LogValue. Calls that a breaker
-// rejects for the same reason in one generation may share one error, so do not change it.
+// Key, State, Reason, Until, Opened, Outage and Override, and its methods Error, RetryAfter and LogValue. Calls that a
+// breaker rejects for the same reason in one generation may share one error, so do not change it.
 //
 // The text of Error is for the logs of this process. It names the method, the target, what opened the breaker and who
 // forced it. A server that returns the error as it is sends only GRPCStatus to its clients. That status names none of

@@ -48,6 +48,17 @@ var secrets = []struct {
 		[]string{"WORDS OF TRIP"},
 	},
 	{
+		"opened again by a probe",
+		breaker.Config{},
+		func(t *testing.T, g *Guard, b *breaker.Breaker) {
+			t.Helper()
+			b.Trip(t.Context(), "WORDS OF TRIP")
+			time.Sleep(b.Snapshot().RetryAfter)
+			_ = (&calls{guard: g}).call(t.Context(), status.Error(codes.DataLoss, "ERROR TEXT"))
+		},
+		[]string{"a probe failed", "DATA_LOSS", "WORDS OF TRIP"},
+	},
+	{
 		"half-open",
 		breaker.Config{MaxProbes: 1},
 		func(t *testing.T, _ *Guard, b *breaker.Breaker) {

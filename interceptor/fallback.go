@@ -47,8 +47,8 @@ type FallbackHandler struct {
 // If the messages are protobuf, the reply is a deep copy of the response. With another codec it is a shallow copy that
 // shares memory with the response. Then f must make a new response for each call, and must not change it afterwards.
 //
-// Req and Resp are the message types, as in Fallback[pb.GetRequest, pb.GetResponse]. A call with other types gets an
-// error with code Internal that wraps the original error. A nil f is an error in WithFallback.
+// Req and Resp are the message types without the pointer. The compiler infers them from f. A call with other types gets
+// an error with code Internal that wraps the original error. A nil f is an error in WithFallback.
 func Fallback[Req, Resp any](f func(context.Context, *Req, error) (*Resp, error)) FallbackHandler {
 	if f == nil {
 		return FallbackHandler{}
@@ -109,9 +109,13 @@ type fallback struct {
 }
 
 // WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, and with
-// OnFailure also if they fail. Streams have no fallback. WithFallback may be given more than once; the first whose
-// matcher matches answers, and for a failed call the first of those with OnFailure. A matcher that panics does not
-// match.
+// OnFailure also if they fail. Streams have no fallback.
+//
+//	interceptor.WithFallback(interceptor.ForMethods("/shop.Orders/Get"), interceptor.Fallback(
+//		func(ctx context.Context, req *pb.GetRequest, cause error) (*pb.GetResponse, error) { return cached(req) }))
+//
+// WithFallback may be given more than once. A rejected call is answered by the first fallback that matches it, and a
+// failed call by the first that matches it and has OnFailure. A matcher that panics does not match.
 //
 // The answer of a fallback is marked (see FallbackTrailer) and counted, and is not an outcome of the backend. With a
 // retry interceptor outside the guard, OnFailure answers the first attempt that fails, so nothing is retried.

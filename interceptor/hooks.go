@@ -11,8 +11,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Hooks are functions that a Guard calls, for logs, metrics and traces. Packages otelbridge and prombridge make some.
-// A function may be nil, and then costs nothing. A Guard reads them when New is called.
+// Hooks are functions that a Guard calls, for logs, metrics and traces. Packages otelbridge and prombridge have
+// functions that return Hooks. A function may be nil, and then costs nothing. A Guard reads them when New is called.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
 //		Transition: func(ctx context.Context, e breaker.Event) { slog.InfoContext(ctx, "circuit breaker", "event", e) },
@@ -28,8 +28,8 @@ type Hooks struct {
 	// Rejected is called for each rejected call, before a fallback runs.
 	Rejected func(ctx context.Context, e *RejectedError)
 	// Settled is called for each admitted call after its outcome was reported to the breaker. It is not called for a call
-	// without a Result: one that panicked or exited the goroutine, or a stream of which nothing shows how it ended. With
-	// this hook, a call reads the clock two more times.
+	// without a Result: a call that panicked or exited the goroutine, or a stream whose end is not known. With this hook,
+	// a call reads the clock two more times.
 	Settled func(ctx context.Context, s Settlement)
 	// Probed is called for each probe, when Settled would be called. If the probe causes a transition, Transition is
 	// usually called first. Probed is also called for a probe that ends after its lease; then its outcome may decide

@@ -121,9 +121,15 @@ type codeRule struct {
 // WithRejectionCode sets the status code of rejections. c must be from 1 (Canceled) to 16 (Unauthenticated); anything
 // else is an error.
 //
-// With matchers, the code is only for the calls that one of them matches, for example for streams. The option may then
-// be given more than once, and the first that matches counts. A matcher that panics does not match. A nil matcher is
-// an error. Names of ForMethods that cannot match a call are errors, as in WithFallback.
+// With matchers, the code is only for the calls that one of them matches. The option may then be given more than once,
+// and the first with a matcher that matches counts. Packages selector and interceptors are those of go-grpc-middleware.
+// This one sets the code of streams:
+//
+//	isStream := func(_ context.Context, c interceptors.CallMeta) bool { return c.Typ != interceptors.Unary }
+//	interceptor.WithRejectionCode(codes.Aborted, selector.MatchFunc(isStream))
+//
+// A matcher that panics does not match. A nil matcher is an error. Names of ForMethods that cannot match a call are
+// errors, as in WithFallback.
 //
 // Default: codes.Unavailable, as in gRPC's own circuit breaking (gRFC A32).
 func WithRejectionCode(c codes.Code, where ...selector.Matcher) Option {
@@ -178,7 +184,8 @@ func WithRejectionDetails() Option {
 // hedging interceptor there, or another one that makes several attempts at once: the attempts would write to the same
 // memory. With an interceptor there, errors of credentials are still recognised only by code and text.
 //
-// Default: off. The guard then gets them only while a backend is in doubt and no interceptor is between.
+// Default: off. The guard then gets them only while a backend is in doubt, and only if no interceptor is between it and
+// grpc.
 func WithPeerEvidence() Option {
 	return optionFunc(func(o *options) error {
 		o.evidence = true

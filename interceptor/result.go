@@ -31,16 +31,17 @@ type Result struct {
 	// doubt and Direct is set. For other calls with Direct, it looks only at the peer, and only within a Config.Window
 	// after an outcome that was not a success.
 	//
-	// For a stream, a message or a header that has come means PeerAnswered. It does not if SendMsg was running when the
-	// stream ended, because then the error may be that of the message. PeerSilent and PeerUnreached occur with Direct.
+	// For a stream, a message or a header that was received means PeerAnswered. If SendMsg was running when the stream
+	// ended, it does not, because the error may be about the message that was being sent. PeerSilent and PeerUnreached
+	// occur with Direct.
 	Peer PeerEvidence
 	// Trailer is the trailer that the peer sent. It is nil if there was none or the guard did not look.
 	Trailer metadata.MD
-	// Answered is true if a header or a message has come on this stream. It is false for unary calls, and for probes,
+	// Answered is true if a header or a message was received on this stream. It is false for unary calls, and for probes,
 	// whose outcome is the first message or the end. It may be false for a stream that ended with OK and without a
 	// message, because the guard then does not look for a header.
 	Answered bool
-	// Messages is the number of messages that have come on this stream. It is 0 for unary calls.
+	// Messages is the number of messages that were received on this stream. It is 0 for unary calls.
 	Messages uint64
 	// Duration is the time since the call was admitted. For a unary call it does not include the wait of
 	// WithConnectionReset. It is always set for a custom classifier.
@@ -66,7 +67,7 @@ func (r Result) LongLived() bool { return r.Old && r.Answered }
 type PeerEvidence uint8
 
 const (
-	// PeerUnknown means that the guard did not look, or what it found may be that of another attempt.
+	// PeerUnknown means that the guard did not look, or that what it found may belong to another attempt.
 	PeerUnknown PeerEvidence = iota
 	// PeerAnswered means that a gRPC server sent a header, a message, or a trailer with a content-type.
 	PeerAnswered

@@ -99,8 +99,8 @@ func (b *bridge) probed(ctx context.Context, s interceptor.Settlement) {
 }
 
 // The functions below use codes and keys, and the words of the person who set an override (O6). They omit Event.Why,
-// which may hold the argument of Trip, and the texts of errors, which may hold anything. Report.Cause is a short constant
-// by contract.
+// which may hold the argument of Trip, and the texts of errors, which may hold anything. Report.Cause is a short
+// constant by contract.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 	attrs := append(make([]attribute.KeyValue, 0, 12),

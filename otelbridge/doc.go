@@ -1,5 +1,5 @@
-// Package otelbridge reports the work of circuit breakers to OpenTelemetry. New returns hooks that write events to
-// traces or logs. RegisterMetrics exports the metrics of a group.
+// Package otelbridge exports the events and metrics of circuit breakers to OpenTelemetry. New returns hooks that write
+// events to traces or logs. RegisterMetrics exports the metrics of a group.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(otelbridge.New()))
 //	registration, err := otelbridge.RegisterMetrics(group)
@@ -73,9 +73,10 @@
 //
 // The SDK keeps 128 events for each span and drops the oldest. So that a batch of rejected calls cannot displace the
 // transition that explains it, only the first 8 rejections of a span are events. The attribute
-// circuit_breaker.rejected_count on the span itself is the number of all its rejections so far. The hooks remember the
-// counts of the 1024 spans that had rejections last. They read older counts from the span if it is one of the SDK;
-// otherwise the count starts again at zero. Give all guards the same hooks, so that they share one count for each span.
+// circuit_breaker.rejected_count on the span itself is the number of all its rejections so far. The hooks keep the
+// counts of the 1024 spans that had rejections most recently. They read an older count from the span if the span is one
+// of the SDK. Otherwise the count starts again at zero. Give all guards the same hooks, so that they share one count
+// for each span.
 //
 // OpenTelemetry is phasing out the span-event API. WithLoggerProvider sends the same events as log records instead.
 //

@@ -8,21 +8,14 @@ import (
 
 // builtin has the presets of package breaker. A file may not define others with these names.
 var builtin = map[string]breaker.Config{
-	"conservative": withoutEnforcement(breaker.Conservative()),
-	"balanced":     withoutEnforcement(breaker.Balanced()),
-	"aggressive":   withoutEnforcement(breaker.Aggressive()),
-	"lenient":      withoutEnforcement(breaker.Lenient()),
+	"conservative": breaker.Conservative(),
+	"balanced":     breaker.Balanced(),
+	"aggressive":   breaker.Aggressive(),
+	"lenient":      breaker.Lenient(),
 }
 
 // builtinNames are the names of builtin in the order of the documentation.
 var builtinNames = []string{"conservative", "balanced", "aggressive", "lenient"}
-
-// withoutEnforcement leaves the enforcement to the file: a rule with a preset must not begin to reject calls where the
-// file's default is shadow.
-func withoutEnforcement(c breaker.Config) breaker.Config {
-	c.Enforcement = 0
-	return c
-}
 
 // complete returns c with a value for each field but Enforcement, so that a rule with it inherits nothing else. Fields
 // that are zero have their defaults. Those without a default are off.

@@ -142,6 +142,14 @@ func (w *Watcher) Stats() Stats {
 	return w.stats
 }
 
+// Reloads returns the figures of Stats in the form that WithPolicyReloads of packages prombridge and otelbridge take:
+//
+//	prombridge.NewCollector(group, prombridge.WithPolicyReloads(watcher.Reloads))
+func (w *Watcher) Reloads() (succeeded, failed uint64, lastSuccess time.Time) {
+	s := w.Stats()
+	return s.Succeeded, s.Failed, s.LastSuccess
+}
+
 // Close ends the watching. The policy stays in force. Close waits for a callback that is running, so a callback must
 // not call it. It returns nil, or an error of the operating system. More calls do nothing.
 func (w *Watcher) Close() error {
