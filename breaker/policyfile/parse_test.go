@@ -67,7 +67,7 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	aggressive := breaker.Aggressive()
-	aggressive.OpenFor = 10 * time.Second
+	aggressive.OpenFor, aggressive.Enforcement = 10*time.Second, breaker.EnforcementOn
 	patient := breaker.Config{ConsecutiveFailures: 20, FailingFor: 5 * time.Second}.WithDefaults()
 	patient.SlowCall, patient.Ramp, patient.MaxConcurrent, patient.Enforcement = -1, -1, -1, 0
 	want := &File{
