@@ -72,8 +72,8 @@ func (w *window) doubtAt(word uint32, now int64) doubt {
 //
 // For a call that is not a probe, it ends the failure streak. If there was one, it returns undo. If the call then fails
 // in a way that contradicts the sign of life, call undo before the report. The streak then continues, unless a call has
-// succeeded since. undo is nil if there was no streak, or if the breaker is not closed or has changed state since the
-// call began. Then SignOfLife takes no lock.
+// succeeded since. A second call of undo changes nothing. undo is nil if there was no streak, or if the breaker is not
+// closed or has changed state since the call began. Without a streak, SignOfLife takes no lock.
 //
 // For a probe, it closes the breaker, whatever Config.SuccessesToClose is, also if the probe has reported or its lease
 // has expired. After the half-open generation of the probe it does nothing. Under ForceClosed it does nothing either,
@@ -122,8 +122,10 @@ func (b *Breaker) endStreak(gen uint64) (undo func()) {
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if ph := b.refresh(clock()); ph.gen == gen && ph.win != nil && b.successes(ph) == successes {
+		ph := b.refresh(clock())
+		if failures > 0 && ph.gen == gen && ph.win != nil && b.successes(ph) == successes {
 			ph.win.resumeStreak(failures, span)
+			failures = 0 // a second call changes nothing; guarded by b.mu
 		}
 	}
 }

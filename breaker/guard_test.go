@@ -229,6 +229,22 @@ func TestS13_Undo(t *testing.T) {
 	}
 }
 
+// S13: undo has an effect once. A second call does not count the failures of the streak again.
+func TestS13_UndoTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{ConsecutiveFailures: 100, FailureRatio: -1})
+		p := acquire(t, b)
+		failApart(t, b, 3)
+		undo := endStreak(t, p)
+		undo()
+		undo()
+		wantStreak(t, "after undo", b, 3)
+		report(t, b, 1, Success)
+		undo()
+		wantStreak(t, "after a success", b, 0)
+	})
+}
+
 // S13: after undo, the streak begins with its first failure, whatever happened since the sign of life. Its last failure
 // is the newest one: two failures that end together after that are one.
 func TestS13_UndoKeepsTheSpan(t *testing.T) {

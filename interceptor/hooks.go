@@ -2,9 +2,11 @@ package interceptor
 
 import (
 	"context"
+	"maps"
 	"runtime/debug"
 	"sync"
 	"time"
+	"weak"
 
 	"google.golang.org/grpc/codes"
 
@@ -49,13 +51,16 @@ type Hooks struct {
 	// the call, and the inner one finds the mark.
 	GuardedTwice func(ctx context.Context, g GuardedTwiceInfo)
 
-	mu     sync.Mutex
-	groups map[*breaker.Group]*registration // guarded by mu; the groups that Transition is registered with
+	mu sync.Mutex
+	// groups holds the groups that Transition is registered with. It is guarded by mu. It keeps no group alive: one Hooks
+	// often serves a whole program, and groups may be dropped without Guard.Close.
+	groups map[weak.Pointer[breaker.Group]]weak.Pointer[registration]
 }
 
-// registration counts the guards of one group that have the same Hooks.
+// registration counts the guards of one group that have the same Hooks. The group keeps it alive, as its listener.
 type registration struct {
-	guards int
+	hooks  *Hooks
+	guards int    // guarded by hooks.mu
 	stop   func() // removes Transition from the group
 }
 
@@ -127,13 +132,18 @@ func (h *Hooks) register(g *breaker.Group) (stop func()) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := h.groups[g]
+	key := weak.Make(g)
+	r := h.groups[key].Value()
 	if r == nil {
 		if h.groups == nil {
-			h.groups = make(map[*breaker.Group]*registration)
+			h.groups = make(map[weak.Pointer[breaker.Group]]weak.Pointer[registration])
 		}
-		r = &registration{stop: g.Listen(h.transition)}
-		h.groups[g] = r
+		maps.DeleteFunc(h.groups, func(g weak.Pointer[breaker.Group], _ weak.Pointer[registration]) bool {
+			return g.Value() == nil
+		})
+		r = &registration{hooks: h}
+		r.stop = g.Listen(r.transition)
+		h.groups[key] = weak.Make(r)
 	}
 	r.guards++
 	return sync.OnceFunc(func() {
@@ -141,13 +151,14 @@ func (h *Hooks) register(g *breaker.Group) (stop func()) {
 		defer h.mu.Unlock()
 		if r.guards--; r.guards == 0 {
 			r.stop()
-			delete(h.groups, g)
+			delete(h.groups, key)
 		}
 	})
 }
 
 // transition calls Transition. Package breaker drops panics of listeners, so a panic is reported here.
-func (h *Hooks) transition(ctx context.Context, e breaker.Event) {
+func (r *registration) transition(ctx context.Context, e breaker.Event) {
+	h := r.hooks
 	defer func() {
 		if v := recover(); v != nil && h.Panicked != nil {
 			h.Panicked(ctx, PanicInfo{Func: "hook Transition", Value: v, Stack: debug.Stack()})

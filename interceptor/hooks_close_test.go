@@ -3,12 +3,14 @@ package interceptor
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
@@ -261,5 +263,46 @@ func TestHooksConcurrentSafe(t *testing.T) {
 	group.Get(breaker.Key{}).Trip(ctx, "test")
 	if got := heard.Load(); got != trippers*trips || len(h.groups) != 0 {
 		t.Errorf("after the last Close: %d calls of Transition and %d groups, want none", got-trippers*trips, len(h.groups))
+	}
+}
+
+// Hooks that several groups share keep none of them alive, also without Guard.Close.
+func TestHooksKeepNoGroup(t *testing.T) {
+	calls := 0
+	h := &Hooks{Transition: func(context.Context, breaker.Event) { calls++ }}
+	dropped := func() weak.Pointer[breaker.Group] {
+		g, err := New(nil, WithHooks(h))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+		return weak.Make(g.Group())
+	}
+	first := dropped()
+	for range 100 {
+		if runtime.GC(); first.Value() == nil {
+			break
+		}
+	}
+	if first.Value() != nil {
+		t.Error("the hooks keep a group that is not used any more")
+	}
+	group, err := breaker.NewGroup(breaker.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // guards that are dropped, and not their group
+		if _, err := New(group, WithHooks(h)); err != nil {
+			t.Fatal(err)
+		}
+		runtime.GC()
+	}
+	calls = 0
+	group.Get(breaker.Key{}).Trip(t.Context(), "test")
+	if calls != 1 {
+		t.Errorf("a transition calls Transition %d times, want once", calls)
+	}
+	if got := len(h.groups); got != 1 {
+		t.Errorf("the hooks remember %d groups, want 1", got)
 	}
 }

@@ -367,7 +367,8 @@ func (s *stream) firstMessage() {
 		}
 	case !s.settled.Load():
 		if undo, _ := s.pending.permit.SignOfLife(s.ctx); undo != nil {
-			s.undoSign.Store(&undo)
+			kept := undo // a variable whose address is taken is allocated, so not the one that is nil mostly
+			s.undoSign.Store(&kept)
 		}
 	}
 }

@@ -77,8 +77,30 @@ func TestStreamAllocations(t *testing.T) {
 	}
 }
 
-// A message costs no allocation: neither the first, nor one of a probe that has settled, nor one with hooks or the slow
-// rule.
+// A first message costs no allocation, unless it ends a failure streak or settles a probe.
+func TestFirstStreamMessageAllocatesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const runs = 100
+		for name, cfg := range map[string]breaker.Config{"default": {}, "slow rule": {SlowCall: time.Hour}} {
+			g := newGuard(t, cfg)
+			streams := make(chan grpc.ClientStream, runs+1) // AllocsPerRun makes one run more
+			for range cap(streams) {
+				cs, _ := openFake(t.Context(), t, g, bothStream, &fakeStream{recv: func(any) error { return nil }})
+				streams <- cs
+			}
+			if got := testing.AllocsPerRun(runs, func() {
+				cs := <-streams
+				_ = cs.SendMsg(nil)
+				_ = cs.RecvMsg(nil)
+			}); got != 0 {
+				t.Errorf("%s: a first message costs %v allocations, want 0", name, got)
+			}
+			wantTally(t, name, g, tally{InFlight: runs + 1})
+		}
+	})
+}
+
+// A message costs no allocation: not one of a probe that has settled, nor one with hooks or the slow rule.
 func TestStreamMessagesAllocateNothing(t *testing.T) {
 	synctest.Test(t, testStreamMessagesAllocateNothing)
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/connectivity"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
 // A probe stream that is still open when it is old closes its breaker (S14).
@@ -34,9 +36,11 @@ func (s *stream) sustain() {
 	}
 	connected := s.connected()
 	defer func() { // also if a hook exits the goroutine
-		again := !connected
+		var again bool
 		if connected {
 			_, again = s.pending.permit.SignOfLife(s.ctx)
+		} else {
+			again = s.stillHalfOpen()
 		}
 		if again {
 			s.restart(s.ageTimer.Load(), s.pending.guard.longStream)
@@ -45,6 +49,13 @@ func (s *stream) sustain() {
 	if connected && !s.settled.Swap(true) {
 		s.report(Result{}, false)
 	}
+}
+
+// stillHalfOpen reports whether the breaker is half-open below its override. If not, the generation of the probe is
+// over. If a later generation is half-open, the timer runs once more than it must.
+func (s *stream) stillHalfOpen() bool {
+	b, ok := s.pending.guard.group.Lookup(s.pending.breaker.Key())
+	return ok && b.Snapshot().Underlying == breaker.HalfOpen
 }
 
 // connected reports whether the stream has a connection, as far as that is known. RecvMsg returns when the connection

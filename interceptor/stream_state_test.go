@@ -378,6 +378,46 @@ func TestS14_TheTimerEnds(t *testing.T) {
 	}
 }
 
+// S14: the timer also ends with the half-open generation if the stream has no connection.
+func TestS14_TheTimerEndsWithoutAConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(ctx context.Context, g *Guard, b *breaker.Breaker)
+		runs bool
+	}{
+		{"half-open", func(context.Context, *Guard, *breaker.Breaker) {}, true},
+		{"half-open under ForceClosed", func(ctx context.Context, _ *Guard, b *breaker.Breaker) {
+			_ = b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceClosed, Why: "test", By: "test"})
+		}, true},
+		{"closed", func(ctx context.Context, _ *Guard, b *breaker.Breaker) { b.Reset(ctx) }, false},
+		{"open", func(ctx context.Context, _ *Guard, b *breaker.Breaker) { b.Trip(ctx, "test") }, false},
+		{"removed", func(_ context.Context, g *Guard, b *breaker.Breaker) { g.Group().Remove(b.Key()) }, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGuard(t, probeConfig, WithKey(oneKey))
+			backend := testpb.StartBufconn(t, new(testpb.Server))
+			cc := backend.Dial(t)
+			backend.Stop()
+			cc.Connect()
+			time.Sleep(time.Second)
+			b := halfOpen(t, g, breaker.Key{})
+			cs, err := g.Stream(t.Context(), serverStreams, cc, fullMethod,
+				func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+					return new(fakeStream), nil
+				})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.end(t.Context(), g, b)
+			time.Sleep(time.Minute) // the timer fires once in any case
+			synctest.Wait()
+			if got := cs.(*stream).ageTimer.Load().Stop(); got != tt.runs {
+				t.Errorf("%s: the timer runs: %v, want %v", tt.name, got, tt.runs)
+			}
+		})
+	}
+}
+
 // S14: the age of a stream counts from its creation, however long that took.
 func TestS14_SlowStreamer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -66,8 +66,7 @@ func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	}
 }
 
-// rejected reports a rejected call and counts it on the span. A span gets no event
-// for rejections after the first 8.
+// rejected reports a rejected call and counts it on the span. A span gets no event for rejections after the first 8.
 func (b *bridge) rejected(ctx context.Context, e *interceptor.RejectedError) {
 	if b.tracer != nil {
 		b.rejectedSpan(ctx, e)
