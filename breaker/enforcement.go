@@ -63,7 +63,8 @@ func (ph *phase) modeAt(now int64) Mode {
 	return ph.pol.mode
 }
 
-// overrideInForce returns the override in force, as events show it: that of somebody, or one that stands for the policy.
+// overrideInForce returns the override in force, as events show it: that of somebody, or one that stands for the
+// policy.
 func (ph *phase) overrideInForce() Override {
 	switch {
 	case ph.override != nil:

@@ -57,7 +57,7 @@ func TestB41_EnforcementIsReloadable(t *testing.T) {
 		}
 		b := g.Get(Key{})
 		b.Trip(t.Context(), "test")
-		mustReject(t, b)
+		_ = mustReject(t, b)
 		apply(EnforcementShadow)
 		acquire(t, b).Done(t.Context(), Success)
 		if s := b.Snapshot(); s.State != Open || !s.Ready || s.ShadowRejections.Open != 1 {
@@ -69,7 +69,7 @@ func TestB41_EnforcementIsReloadable(t *testing.T) {
 			t.Errorf("off: %v, underlying %v, ready: %v; want closed, open, true", s.State, s.Underlying, s.Ready)
 		}
 		apply(EnforcementOn)
-		mustReject(t, b)
+		_ = mustReject(t, b)
 		if s := b.Snapshot(); s.Generation != 2 {
 			t.Errorf("generation %d, want 2: a reload keeps the state", s.Generation)
 		}

@@ -108,7 +108,7 @@ func (l *transitionLog) transition(ctx context.Context, e Event) {
 
 // summarizeLater calls summarize after the time between two lines. A handler that panics must not end the program.
 func (l *transitionLog) summarizeLater(key Key) {
-	time.AfterFunc(l.every, func() {
+	time.AfterFunc(l.every, func() { //nolint:forbidigo // for lines that were held back; no decision depends on it
 		defer func() { _ = recover() }()
 		l.summarize(key)
 	})

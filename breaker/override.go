@@ -62,14 +62,6 @@ type override struct {
 	rejected *RejectedError // of the calls that ForceOpen rejects
 }
 
-// mode returns the mode of o, or the zero Mode if o is nil.
-func (o *override) mode() Mode {
-	if o == nil {
-		return 0
-	}
-	return o.Mode
-}
-
 // inForce reports whether o is not nil and its TTL is not over at now.
 func (o *override) inForce(now int64) bool {
 	return o != nil && (o.expires == 0 || now < o.expires)
