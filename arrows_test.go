@@ -41,12 +41,12 @@ var arrows = []arrow{
 	}},
 	// The modules of the OpenTelemetry API. The program chooses the SDK, which is another module.
 	{from: "otelbridge", to: []string{
-		"breaker", "interceptor", "internal/labels", "internal/rpccode",
+		"breaker", "interceptor", "internal/labels", "internal/needs", "internal/rpccode",
 		otel, otel + "/log", otel + "/metric", otel + "/trace",
 	}},
 	// The interceptor for the optional histogram. client_model is part of the API of client_golang.
 	{from: "prombridge", to: []string{
-		"breaker", "interceptor", "internal/labels",
+		"breaker", "interceptor", "internal/labels", "internal/needs",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model",
 	}},
 	{from: "breaker/policyfile", to: []string{"breaker", "go.yaml.in/yaml/v3", "github.com/fsnotify/fsnotify"}},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/labels"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // RegisterMetrics exports the metrics of g, under the names in the package documentation. They are read when a reader
@@ -179,7 +180,7 @@ type observation struct {
 	rank    rank
 	sums    sums
 	report  [len(sumSeries)]bool // which of sums
-	has     needs
+	has     needs.Set
 	healthy bool // closed and without an override
 }
 
@@ -205,9 +206,9 @@ func (in *instruments) observeBreakers(
 		}
 		seen[key] = struct{}{}
 		healthy := s.Underlying == breaker.Closed && s.Override.Mode == 0
-		has := everything
+		has := needs.Everything
 		if !in.allSeries {
-			has = provided(&s)
+			has = needs.Of(&s)
 		}
 		k := t.observe(key, live, sumsOf(&s), healthy)
 		sums, report := k.toReport(has)
@@ -273,7 +274,7 @@ func (in *instruments) observeState(o metric.Observer, s *observation) {
 	}
 	// The slow rule also counts slow calls that their callers canceled (B6): while a backend hangs there may be no others.
 	// Counters saturate (B11), so the sum may wrap.
-	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls && s.has&slowRule != 0 {
+	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls && s.has&needs.SlowRule != 0 {
 		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), keyOnly)
 	}
 }

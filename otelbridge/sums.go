@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // A key may get another breaker, which counts from zero, after the first one was evicted or removed. An idle breaker
@@ -122,7 +123,7 @@ func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healt
 // toReport returns the sums of the key, and which of them to report: those that its breaker has the needs of, those
 // above 0, and those that were reported before. The SDK forgets a series that is left out, and another one could take
 // its place below the limit of O8. Caller must hold totals.mu.
-func (k *keyTotals) toReport(has needs) (values sums, report [len(sumSeries)]bool) {
+func (k *keyTotals) toReport(has needs.Set) (values sums, report [len(sumSeries)]bool) {
 	values = k.earlier.plus(k.last.minus(k.base))
 	for i := range sumSeries {
 		if sumSeries[i].needs&^has == 0 || values[i] > 0 {
@@ -169,95 +170,95 @@ var sumSeries = [...]struct {
 	counter sumCounter
 	label   attribute.Key // empty: only the attributes of the key
 	value   string
-	needs   needs
+	needs   needs.Set
 }{
-	{func(s snap) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String(), nothing},
-	{func(s snap) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String(), nothing},
-	{func(s snap) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String(), nothing},
-	{func(s snap) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String(), nothing},
+	{func(s snap) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String(), needs.Nothing},
 
 	{
 		func(s snap) uint64 { return s.Rejections.Open }, sumRejections, labelReason, breaker.ReasonOpen.String(),
-		nothing,
+		needs.Nothing,
 	},
 	{
 		func(s snap) uint64 { return s.Rejections.HalfOpen }, sumRejections, labelReason,
-		breaker.ReasonHalfOpen.String(), nothing,
+		breaker.ReasonHalfOpen.String(), needs.Nothing,
 	},
-	{func(s snap) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String(), ramp},
+	{func(s snap) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String(), needs.Ramp},
 	{
 		func(s snap) uint64 { return s.Rejections.Forced }, sumRejections, labelReason,
-		breaker.ReasonForced.String(), override,
+		breaker.ReasonForced.String(), needs.Override,
 	},
 	{
 		func(s snap) uint64 { return s.Rejections.Concurrency }, sumRejections, labelReason,
-		breaker.ReasonConcurrency.String(), concurrencyLimit,
+		breaker.ReasonConcurrency.String(), needs.ConcurrencyLimit,
 	},
 
 	{
 		func(s snap) uint64 { return s.ShadowRejections.Open }, sumShadow, labelReason,
-		breaker.ReasonOpen.String(), shadowRejections,
+		breaker.ReasonOpen.String(), needs.ShadowRejections,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowRejections.HalfOpen }, sumShadow, labelReason,
-		breaker.ReasonHalfOpen.String(), shadowRejections,
+		breaker.ReasonHalfOpen.String(), needs.ShadowRejections,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowRejections.Ramp }, sumShadow, labelReason,
-		breaker.ReasonRamp.String(), shadowRejections | ramp,
+		breaker.ReasonRamp.String(), needs.ShadowRejections | needs.Ramp,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowRejections.Forced }, sumShadow, labelReason,
-		breaker.ReasonForced.String(), occurrence, // a breaker in shadow mode is not forced open
+		breaker.ReasonForced.String(), needs.Occurrence, // a breaker in shadow mode is not forced open
 	},
 	{
 		func(s snap) uint64 { return s.ShadowRejections.Concurrency }, sumShadow, labelReason,
-		breaker.ReasonConcurrency.String(), shadowRejections | concurrencyLimit,
+		breaker.ReasonConcurrency.String(), needs.ShadowRejections | needs.ConcurrencyLimit,
 	},
 
 	// There is no RuleProbe: a failed probe opens a breaker that is not closed, and is among the probes.
 	{
 		func(s snap) uint64 { return s.Trips.Consecutive }, sumTrips, labelRule,
-		breaker.RuleConsecutive.String(), consecutiveRule,
+		breaker.RuleConsecutive.String(), needs.ConsecutiveRule,
 	},
-	{func(s snap) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String(), ratioRule},
-	{func(s snap) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String(), slowRule},
-	{func(s snap) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String(), customRule},
-	{func(s snap) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String(), occurrence},
+	{func(s snap) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String(), needs.RatioRule},
+	{func(s snap) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String(), needs.SlowRule},
+	{func(s snap) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String(), needs.CustomRule},
+	{func(s snap) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String(), needs.Occurrence},
 
 	{
 		func(s snap) uint64 { return s.ShadowTrips.Consecutive }, sumShadowTrips, labelRule,
-		breaker.RuleConsecutive.String(), shadowTrips | consecutiveRule,
+		breaker.RuleConsecutive.String(), needs.ShadowTrips | needs.ConsecutiveRule,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowTrips.Ratio }, sumShadowTrips, labelRule,
-		breaker.RuleRatio.String(), shadowTrips | ratioRule,
+		breaker.RuleRatio.String(), needs.ShadowTrips | needs.RatioRule,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowTrips.Slow }, sumShadowTrips, labelRule,
-		breaker.RuleSlow.String(), shadowTrips | slowRule,
+		breaker.RuleSlow.String(), needs.ShadowTrips | needs.SlowRule,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowTrips.Custom }, sumShadowTrips, labelRule,
-		breaker.RuleCustom.String(), shadowTrips | customRule,
+		breaker.RuleCustom.String(), needs.ShadowTrips | needs.CustomRule,
 	},
 	{
 		func(s snap) uint64 { return s.ShadowTrips.Manual }, sumShadowTrips, labelRule,
-		breaker.RuleManual.String(), occurrence,
+		breaker.RuleManual.String(), needs.Occurrence,
 	},
 
-	{func(s snap) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String(), nothing},
-	{func(s snap) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String(), nothing},
-	{func(s snap) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String(), nothing},
-	{func(s snap) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost, nothing},
+	{func(s snap) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost, needs.Nothing},
 
-	{func(s snap) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed, fallbacks},
-	{func(s snap) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed, fallbacks},
+	{func(s snap) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed, needs.Fallbacks},
+	{func(s snap) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed, needs.Fallbacks},
 
-	{func(s snap) uint64 { return s.SlowCalls }, sumSlowCalls, "", "", slowRule},
-	{func(s snap) uint64 { return s.Late }, sumLateResults, "", "", nothing},
-	{func(s snap) uint64 { return s.Recoveries }, sumRecoveries, "", "", nothing},
-	{func(s snap) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", "", nothing}, // nanoseconds
+	{func(s snap) uint64 { return s.SlowCalls }, sumSlowCalls, "", "", needs.SlowRule},
+	{func(s snap) uint64 { return s.Late }, sumLateResults, "", "", needs.Nothing},
+	{func(s snap) uint64 { return s.Recoveries }, sumRecoveries, "", "", needs.Nothing},
+	{func(s snap) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", "", needs.Nothing}, // nanoseconds
 }
 
 // firstWithSet holds, for each of sumSeries, the index of the first one with the same attribute. They share a set.

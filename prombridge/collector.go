@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // NewCollector returns a collector of the metrics of g and of each of its breakers. Their names begin with
@@ -54,7 +55,7 @@ type collector struct {
 type breakerSeries struct {
 	desc   *prometheus.Desc
 	kind   prometheus.ValueType
-	needs  needs
+	needs  needs.Set
 	when   func(*breaker.Snapshot) bool // nil: always
 	read   func(*breaker.Snapshot) float64
 	labels labelRange
@@ -115,9 +116,9 @@ type sample struct {
 
 // choose appends the samples of the breaker with snapshot s to samples.
 func (c *collector) choose(s *breaker.Snapshot, samples []sample) []sample {
-	has := everything
+	has := needs.Everything
 	if !c.all {
-		has = provided(s)
+		has = needs.Of(s)
 	}
 	for i := range c.breakerSeries {
 		series := &c.breakerSeries[i]

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // defaultSeries are the series of a closed breaker with the default Config.
@@ -360,12 +361,12 @@ func TestDocTable(t *testing.T) {
 		t.Errorf("table (-got +want):\n%s", diff)
 	}
 	for _, f := range breakerFamilies() {
-		needs := f.needs
+		all := f.needs
 		for _, s := range f.series {
-			needs |= s.needs
+			all |= s.needs
 		}
-		if starred[f.name] != (needs != nothing) {
-			t.Errorf("%s has a * in the table: %v; want %v", f.name, starred[f.name], needs != nothing)
+		if starred[f.name] != (all != needs.Nothing) {
+			t.Errorf("%s has a * in the table: %v; want %v", f.name, starred[f.name], all != needs.Nothing)
 		}
 	}
 	for label, values := range labelValues {

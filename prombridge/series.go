@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // This file has every name that is exported. Package otelbridge has the same names with dots.
@@ -45,7 +46,7 @@ type family struct {
 	label      string // distinguishes the series; empty if there is only one
 	// series is in the order of the label values, so that a registry need not sort: see breakerCache.list.
 	series []seriesDef
-	needs  needs                        // of all series
+	needs  needs.Set                    // of all series
 	when   func(*breaker.Snapshot) bool // nil: always. It applies with WithAllSeries too
 }
 
@@ -53,7 +54,7 @@ type family struct {
 type seriesDef struct {
 	value string
 	read  func(*breaker.Snapshot) float64
-	needs needs // besides those of the family
+	needs needs.Set // besides those of the family
 }
 
 const (
@@ -99,7 +100,7 @@ func breakerFamilies() []family {
 			},
 		},
 		{
-			name: "slow_calls_total", kind: counter, needs: slowRule,
+			name: "slow_calls_total", kind: counter, needs: needs.SlowRule,
 			help:   "Calls that took longer than SlowCall. They are in calls_total too.",
 			series: oneSeries(func(s snap) float64 { return float64(s.SlowCalls) }),
 		},
@@ -111,12 +112,12 @@ func breakerFamilies() []family {
 		{
 			name: "rejections_total", kind: counter, label: "reason",
 			help:   "Calls that the breaker rejected, by reason.",
-			series: reasonSeries(override, func(s snap) *breaker.ReasonCounts { return &s.Rejections }),
+			series: reasonSeries(needs.Override, func(s snap) *breaker.ReasonCounts { return &s.Rejections }),
 		},
 		{
-			name: "shadow_rejections_total", kind: counter, label: "reason", needs: shadowRejections,
+			name: "shadow_rejections_total", kind: counter, label: "reason", needs: needs.ShadowRejections,
 			help:   "Calls that were admitted only because of shadow mode, by the reason for which they would be rejected.",
-			series: reasonSeries(occurrence, func(s snap) *breaker.ReasonCounts { return &s.ShadowRejections }),
+			series: reasonSeries(needs.Occurrence, func(s snap) *breaker.ReasonCounts { return &s.ShadowRejections }),
 		},
 		{
 			name: "trips_total", kind: counter, label: "rule",
@@ -124,7 +125,7 @@ func breakerFamilies() []family {
 			series: ruleSeries(func(s snap) *breaker.RuleCounts { return &s.Trips }),
 		},
 		{
-			name: "shadow_trips_total", kind: counter, label: "rule", needs: shadowTrips,
+			name: "shadow_trips_total", kind: counter, label: "rule", needs: needs.ShadowTrips,
 			help:   "Number of times a closed breaker opened in shadow mode, by rule. These are not in trips_total.",
 			series: ruleSeries(func(s snap) *breaker.RuleCounts { return &s.ShadowTrips }),
 		},
@@ -169,7 +170,7 @@ func breakerFamilies() []family {
 			series: oneSeries(func(s snap) float64 { return s.Window.FailureRatio() }),
 		},
 		{
-			name: "slow_ratio", kind: gauge, when: hasSlowRatio, needs: slowRule,
+			name: "slow_ratio", kind: gauge, when: hasSlowRatio, needs: needs.SlowRule,
 			help:   "Share of slow calls in the window. Absent below MinCalls, if not closed or without the slow rule.",
 			series: oneSeries(func(s snap) float64 { return s.Window.SlowRatio() }),
 		},
@@ -179,7 +180,7 @@ func breakerFamilies() []family {
 			series: oneSeries(func(s snap) float64 { return float64(s.InFlight) }),
 		},
 		{
-			name: "fallbacks_total", kind: counter, label: "result", needs: fallbacks,
+			name: "fallbacks_total", kind: counter, label: "result", needs: needs.Fallbacks,
 			help: "Fallbacks that were tried, by result. After a failed one the caller gets the error of the call.",
 			series: []seriesDef{
 				{value: "failed", read: func(s snap) float64 { return float64(s.Fallbacks.Failed) }},
@@ -226,32 +227,32 @@ func groupFamilies() []groupFamily {
 func oneSeries(read func(*breaker.Snapshot) float64) []seriesDef { return []seriesDef{{read: read}} }
 
 // reasonSeries returns the series of a metric by reason. forced is what the series of ReasonForced needs.
-func reasonSeries(forced needs, of func(*breaker.Snapshot) *breaker.ReasonCounts) []seriesDef {
-	def := func(r breaker.Reason, needs needs, read func(*breaker.ReasonCounts) uint64) seriesDef {
+func reasonSeries(forced needs.Set, of func(*breaker.Snapshot) *breaker.ReasonCounts) []seriesDef {
+	def := func(r breaker.Reason, needs needs.Set, read func(*breaker.ReasonCounts) uint64) seriesDef {
 		return seriesDef{r.String(), func(s *breaker.Snapshot) float64 { return float64(read(of(s))) }, needs}
 	}
 	type counts = *breaker.ReasonCounts
 	return []seriesDef{
-		def(breaker.ReasonConcurrency, concurrencyLimit, func(c counts) uint64 { return c.Concurrency }),
+		def(breaker.ReasonConcurrency, needs.ConcurrencyLimit, func(c counts) uint64 { return c.Concurrency }),
 		def(breaker.ReasonForced, forced, func(c counts) uint64 { return c.Forced }),
-		def(breaker.ReasonHalfOpen, nothing, func(c counts) uint64 { return c.HalfOpen }),
-		def(breaker.ReasonOpen, nothing, func(c counts) uint64 { return c.Open }),
-		def(breaker.ReasonRamp, ramp, func(c counts) uint64 { return c.Ramp }),
+		def(breaker.ReasonHalfOpen, needs.Nothing, func(c counts) uint64 { return c.HalfOpen }),
+		def(breaker.ReasonOpen, needs.Nothing, func(c counts) uint64 { return c.Open }),
+		def(breaker.ReasonRamp, needs.Ramp, func(c counts) uint64 { return c.Ramp }),
 	}
 }
 
 // ruleSeries has no series for RuleProbe: a failed probe opens a breaker that is not closed, and is in probes_total.
 func ruleSeries(of func(*breaker.Snapshot) *breaker.RuleCounts) []seriesDef {
-	def := func(r breaker.Rule, needs needs, read func(*breaker.RuleCounts) uint64) seriesDef {
+	def := func(r breaker.Rule, needs needs.Set, read func(*breaker.RuleCounts) uint64) seriesDef {
 		return seriesDef{r.String(), func(s *breaker.Snapshot) float64 { return float64(read(of(s))) }, needs}
 	}
 	type counts = *breaker.RuleCounts
 	return []seriesDef{
-		def(breaker.RuleConsecutive, consecutiveRule, func(c counts) uint64 { return c.Consecutive }),
-		def(breaker.RuleCustom, customRule, func(c counts) uint64 { return c.Custom }),
-		def(breaker.RuleManual, occurrence, func(c counts) uint64 { return c.Manual }),
-		def(breaker.RuleRatio, ratioRule, func(c counts) uint64 { return c.Ratio }),
-		def(breaker.RuleSlow, slowRule, func(c counts) uint64 { return c.Slow }),
+		def(breaker.RuleConsecutive, needs.ConsecutiveRule, func(c counts) uint64 { return c.Consecutive }),
+		def(breaker.RuleCustom, needs.CustomRule, func(c counts) uint64 { return c.Custom }),
+		def(breaker.RuleManual, needs.Occurrence, func(c counts) uint64 { return c.Manual }),
+		def(breaker.RuleRatio, needs.RatioRule, func(c counts) uint64 { return c.Ratio }),
+		def(breaker.RuleSlow, needs.SlowRule, func(c counts) uint64 { return c.Slow }),
 	}
 }
 
