@@ -22,7 +22,6 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -83,10 +82,10 @@ func readmeChain(
 	return conn, err
 }
 
-// goBlocks returns the blocks of Go in README.md.
-func goBlocks(t *testing.T) (blocks []string) {
+// blocksOf returns the code blocks of a document in a language: go, yaml or text.
+func blocksOf(t *testing.T, name, language string) (blocks []string) {
 	t.Helper()
-	for _, m := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(read(t, name), -1) {
 		blocks = append(blocks, m[1])
 	}
 	return blocks
@@ -101,7 +100,7 @@ func squeezed(text string) string {
 }
 
 func TestReadmeCode(t *testing.T) {
-	blocks, source := goBlocks(t), squeezed(read(t, "readme_test.go"))
+	blocks, source := blocksOf(t, "README.md", "go"), squeezed(read(t, "readme_test.go"))
 	if len(blocks) != 5 {
 		t.Fatalf("README.md has %d blocks of Go, want 5", len(blocks))
 	}
@@ -117,7 +116,7 @@ func TestReadmeProgram(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the linker takes some seconds")
 	}
-	blocks := goBlocks(t)
+	blocks := blocksOf(t, "README.md", "go")
 	if len(blocks) == 0 {
 		t.Fatal("README.md has no code")
 	}
@@ -195,38 +194,6 @@ func TestReadmeOutput(t *testing.T) {
 		event, _, _ = strings.Cut("event."+event, " event.open_for")
 		if want := timeless(event); !strings.Contains(readme, want) {
 			t.Errorf("README.md does not show the log event: %s", want)
-		}
-	})
-}
-
-// With the back-off that README.md describes, grpc reconnects after a long outage within MaxDelay and jitter.
-func TestReadmeConnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		backend := pb.StartBufconn(t, new(pb.Server))
-		connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
-		connect.Backoff.MaxDelay = 5 * time.Second
-		conn := backend.Dial(t, grpc.WithConnectParams(connect))
-		answers := func() bool {
-			_, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{})
-			return err == nil
-		}
-		if !answers() {
-			t.Fatal("the first call failed")
-		}
-		backend.Stop()
-		for range 600 {
-			if answers() {
-				t.Fatal("a call to a stopped server succeeded")
-			}
-			time.Sleep(time.Second)
-		}
-		backend.Restart()
-		back := time.Now()
-		for !answers() {
-			time.Sleep(100 * time.Millisecond)
-		}
-		if took := time.Since(back); took > 7*time.Second {
-			t.Errorf("grpc connected after %v, want 5s x 1.2 and a little", took)
 		}
 	})
 }
