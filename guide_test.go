@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -32,7 +34,16 @@ import (
 // These functions hold copies of the code in docs/guide.md, so that the compiler checks it. TestGuideCode compares the
 // two.
 
-func guideKeys(group *breaker.Group) (*interceptor.Guard, error) {
+func guideKeys(group *breaker.Group, tenantOf func(context.Context, keyfunc.Call) string) (*interceptor.Guard, error) {
+	guard, err := interceptor.New(group,
+		interceptor.WithKey(keyfunc.Tagged(keyfunc.TargetService, tenantOf, "gold", "silver")),
+		interceptor.WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
+			return c.Service != "grpc.health.v1.Health" // not guarded; selector and interceptors: go-grpc-middleware v2
+		})))
+	return guard, err
+}
+
+func guideSpellings(group *breaker.Group) (*interceptor.Guard, error) {
 	guard, err := interceptor.New(group, interceptor.WithKey(keyfunc.MapTarget(keyfunc.TargetMethod,
 		func(target string) string { return strings.TrimPrefix(target, "dns:///") })))
 	return guard, err
@@ -166,6 +177,9 @@ func TestGuideCodeWorks(t *testing.T) {
 	}); diff != "" {
 		t.Errorf("policies (-got +want):\n%s", diff)
 	}
+	if _, err := guideKeys(group, func(context.Context, keyfunc.Call) string { return "gold" }); err != nil {
+		t.Error(err)
+	}
 	if err := guideExplain(breaker.Config{Backoff: 0.5}); err == nil {
 		t.Error("Explain accepts Backoff 0.5")
 	}
@@ -174,7 +188,7 @@ func TestGuideCodeWorks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		guard, err := guideKeys(group)
+		guard, err := guideSpellings(group)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -443,9 +457,9 @@ func TestGuideExplain(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name != "the default" { // only what differs is shown
-			explained = regexp.MustCompile(`(?m)^.*`+regexp.QuoteMeta(map[string]string{
+			explained = regexp.MustCompile(`(?m)^.*` + regexp.QuoteMeta(map[string]string{
 				"the slow rule": "took longer than", "Balanced": "After the backend",
-			}[name])+`.*$`).FindString(explained)
+			}[name]) + `.*$`).FindString(explained)
 		}
 		if !strings.Contains(text, squeezed(explained)) {
 			t.Errorf("%s does not show what Explain says of %s:\n%s", guide, name, explained)
