@@ -534,7 +534,7 @@ func TestReadmeSeries(t *testing.T) {
 }
 
 // guardFor is the set-up that README.md has for a platform team.
-func guardFor(policy string, logger *slog.Logger, metrics prometheus.Registerer) (*interceptor.Guard, io.Closer, error) {
+func guardFor(policy string, logger *slog.Logger, reg prometheus.Registerer) (*interceptor.Guard, io.Closer, error) {
 	group, err := breaker.NewGroup(breaker.Config{}, breaker.LogTransitions(logger))
 	if err != nil {
 		return nil, nil, err
@@ -543,7 +543,7 @@ func guardFor(policy string, logger *slog.Logger, metrics prometheus.Registerer)
 	if err != nil {
 		return nil, nil, err
 	}
-	metrics.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
+	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
 	guard, err := interceptor.New(group)
 	return guard, file, err
 }
