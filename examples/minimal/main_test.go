@@ -62,7 +62,7 @@ func TestOutput(t *testing.T) {
 	inOrder := regexp.MustCompile(`(?s)url=http://127\.0\.0\.1:\d+/metrics.*` +
 		`call status=SERVING rejected=false err=<nil>.*` +
 		`rejected=false err="rpc error: code = Unavailable desc = the server is down".*` +
-		`"circuit breaker open" .*from=closed to=open rule=consecutive.*` +
+		`WARN circuit breaker open key=.*from=closed to=open rule=consecutive.*` +
 		`rejected=true err="circuit breaker open for grpc\.health\.v1\.Health/Check at 127\.0\.0\.1:\d+: .*next probe in.*` +
 		`from=open to=half_open.*` +
 		`from=half_open to=closed.*` +
