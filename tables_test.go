@@ -426,9 +426,7 @@ func prometheusName(name string, m otelMetric) (string, string) {
 	return name, kind
 }
 
-var (
-	instrumentLine = regexp.MustCompile(`^\s+(\w+)(?:\{(\w+)\})?\s+(up-down counter|counter|gauge)\s+(\{\w+\}|s|1)\s`)
-)
+var instrumentLine = regexp.MustCompile(`^\s+(\w+)(?:\{(\w+)\})?\s+(up-down counter|counter|gauge)\s+(\{\w+\}|s|1)\s`)
 
 // documentedInstruments reads the table of metrics in the documentation of otelbridge.
 func documentedInstruments(doc string) map[string]otelMetric {
