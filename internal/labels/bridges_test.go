@@ -300,11 +300,12 @@ func otelSeries(t *testing.T, g *breaker.Group, all bool) map[string]float64 {
 
 // seriesName returns the method of a series and its name with the label that is not part of the key.
 func seriesName(name, keyPrefix string, labels map[string]string) string {
-	series := labels[keyPrefix+"method"] + " " + name
+	var series strings.Builder
+	series.WriteString(labels[keyPrefix+"method"] + " " + name)
 	for label, value := range labels {
 		if !strings.HasPrefix(label, keyPrefix) && label != "tag" {
-			series += "{" + label + "=" + value + "}"
+			series.WriteString("{" + label + "=" + value + "}")
 		}
 	}
-	return series
+	return series.String()
 }
