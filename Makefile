@@ -182,7 +182,7 @@ tidy-check:
 
 .PHONY: generate
 generate:
-	go generate ./internal/testpb
+	go generate ./internal/testpb ./breaker/policyfile
 
 # Compares the generated files with the files in the working tree, not with the last commit, so that it also works
 # before a commit. In a fresh clone the two are the same.

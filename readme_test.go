@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"go/format"
+	"io"
 	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,22 +20,23 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
+	"github.com/google/go-cmp/cmp"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/breaker/policyfile"
 	"github.com/grpcircuit/grpcircuit/interceptor"
 	pb "github.com/grpcircuit/grpcircuit/internal/testpb"
 	"github.com/grpcircuit/grpcircuit/keyfunc"
-	"github.com/grpcircuit/grpcircuit/otelbridge"
+	"github.com/grpcircuit/grpcircuit/prombridge"
 )
 
 // These functions hold copies of the code in README.md, so that the compiler checks it. TestReadmeCode compares the
@@ -55,22 +59,6 @@ func readmeCaller(ctx context.Context, client getter, req *pb.Request) (*pb.Resp
 	return reply, err
 }
 
-func readmeKeys(group *breaker.Group, tenantOf func(context.Context, keyfunc.Call) string) (*interceptor.Guard, error) {
-	guard, err := interceptor.New(group,
-		interceptor.WithKey(keyfunc.Tagged(keyfunc.TargetService, tenantOf, "gold", "silver")),
-		interceptor.WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
-			return c.Service != "grpc.health.v1.Health" // these calls are not guarded
-		})))
-	return guard, err
-}
-
-func readmeHooks(group *breaker.Group) (*interceptor.Guard, error) {
-	guard, err := interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
-		Transition: func(ctx context.Context, e breaker.Event) { slog.WarnContext(ctx, "circuit breaker", "event", e) },
-	}), interceptor.WithHooks(otelbridge.New()))
-	return guard, err
-}
-
 func readmeChain(
 	target string, guard *interceptor.Guard, creds credentials.TransportCredentials,
 ) (*grpc.ClientConn, error) {
@@ -83,10 +71,10 @@ func readmeChain(
 	return conn, err
 }
 
-// goBlocks returns the blocks of Go in README.md.
-func goBlocks(t *testing.T) (blocks []string) {
+// blocksOf returns the code blocks of a document in a language: go, yaml or text.
+func blocksOf(t *testing.T, name, language string) (blocks []string) {
 	t.Helper()
-	for _, m := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(read(t, name), -1) {
 		blocks = append(blocks, m[1])
 	}
 	return blocks
@@ -101,9 +89,9 @@ func squeezed(text string) string {
 }
 
 func TestReadmeCode(t *testing.T) {
-	blocks, source := goBlocks(t), squeezed(read(t, "readme_test.go"))
-	if len(blocks) != 5 {
-		t.Fatalf("README.md has %d blocks of Go, want 5", len(blocks))
+	blocks, source := blocksOf(t, "README.md", "go"), squeezed(read(t, "readme_test.go"))
+	if len(blocks) != 4 {
+		t.Fatalf("README.md has %d blocks of Go, want 4", len(blocks))
 	}
 	for _, b := range blocks[1:] {
 		if !strings.Contains(source, squeezed(b)) {
@@ -117,7 +105,7 @@ func TestReadmeProgram(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the linker takes some seconds")
 	}
-	blocks := goBlocks(t)
+	blocks := blocksOf(t, "README.md", "go")
 	if len(blocks) == 0 {
 		t.Fatal("README.md has no code")
 	}
@@ -139,17 +127,7 @@ func TestReadmeProgram(t *testing.T) {
 }
 
 func TestReadmeCodeWorks(t *testing.T) {
-	group, err := breaker.NewGroup(breaker.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := readmeKeys(group, func(context.Context, keyfunc.Call) string { return "gold" }); err != nil {
-		t.Error(err)
-	}
-	guard, err := readmeHooks(group)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guard := newGuard(t)
 	conn, err := readmeChain("passthrough:///nowhere", guard, insecure.NewCredentials())
 	if err != nil {
 		t.Fatal(err)
@@ -168,16 +146,15 @@ func TestReadmeCodeWorks(t *testing.T) {
 	}
 }
 
-// TestReadmeOutput checks that README.md shows the rejection and the log event as they are, except for durations.
+// TestReadmeOutput checks that README.md shows the rejection and the line of the log as they are, except for durations.
 func TestReadmeOutput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged strings.Builder
-		logger := slog.New(slog.NewTextHandler(&logged, nil))
-		b, err := breaker.New(breaker.Key{Target: "localhost:50051", Service: "grpc.health.v1.Health", Method: "Check"},
-			breaker.Config{}, breaker.WithListener(func(_ context.Context, e breaker.Event) { logger.Warn("", "event", e) }))
+		group, err := breaker.NewGroup(breaker.Config{}, breaker.LogTransitions(slog.New(slog.NewTextHandler(&logged, nil))))
 		if err != nil {
 			t.Fatal(err)
 		}
+		b := group.Get(breaker.Key{Target: "localhost:50051", Service: "grpc.health.v1.Health", Method: "Check"})
 		var rejection error
 		for rejection == nil {
 			permit, err := b.Acquire(t.Context())
@@ -191,43 +168,12 @@ func TestReadmeOutput(t *testing.T) {
 		if want := timeless(rejection.Error()); !strings.Contains(readme, want) {
 			t.Errorf("README.md does not show the rejection: %s", want)
 		}
-		_, event, _ := strings.Cut(logged.String(), "event.")
-		event, _, _ = strings.Cut("event."+event, " event.open_for")
-		if want := timeless(event); !strings.Contains(readme, want) {
-			t.Errorf("README.md does not show the log event: %s", want)
+		_, line, _ := strings.Cut(logged.String(), " ") // the time
+		line, _, _ = strings.Cut(line, " failed_recoveries")
+		if want := timeless(line); !strings.Contains(readme, want) {
+			t.Errorf("README.md does not show the line of the log: %s", want)
 		}
-	})
-}
-
-// With the back-off that README.md describes, grpc reconnects after a long outage within MaxDelay and jitter.
-func TestReadmeConnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		backend := pb.StartBufconn(t, new(pb.Server))
-		connect := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
-		connect.Backoff.MaxDelay = 5 * time.Second
-		conn := backend.Dial(t, grpc.WithConnectParams(connect))
-		answers := func() bool {
-			_, err := pb.NewTestClient(conn).Unary(t.Context(), &pb.Request{})
-			return err == nil
-		}
-		if !answers() {
-			t.Fatal("the first call failed")
-		}
-		backend.Stop()
-		for range 600 {
-			if answers() {
-				t.Fatal("a call to a stopped server succeeded")
-			}
-			time.Sleep(time.Second)
-		}
-		backend.Restart()
-		back := time.Now()
-		for !answers() {
-			time.Sleep(100 * time.Millisecond)
-		}
-		if took := time.Since(back); took > 7*time.Second {
-			t.Errorf("grpc connected after %v, want 5s x 1.2 and a little", took)
-		}
+		time.Sleep(time.Minute) // so that the timer of the log is over
 	})
 }
 
@@ -528,5 +474,176 @@ func wantRejections(m mistake, want uint64, opts ...retry.CallOption) {
 	}
 	if paused := time.Since(began) > 0; paused != (want > 1) {
 		m.Errorf("%d rejections took %v", want, time.Since(began))
+	}
+}
+
+// TestReadmeSeries measures how many series a breaker has and how long they are in a scrape, and compares that with
+// README.md. The names in the keys are as long as those of a real service.
+func TestReadmeSeries(t *testing.T) {
+	readme := squeezed(read(t, "README.md"))
+	m := regexp.MustCompile(`has (\d+) to (\d+) series, about ([\d.]+) kB, and one that is open (\d+)`).FindStringSubmatch(readme)
+	if m == nil {
+		t.Fatal("README.md does not say how many series a breaker has")
+	}
+	scrape := func(breakers int, prepare func(*breaker.Breaker)) (series, bytes int) {
+		group, err := breaker.NewGroup(breaker.Config{FailingFor: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range breakers {
+			prepare(group.Get(breaker.Key{
+				Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: fmt.Sprintf("Method%03d", i),
+			}))
+		}
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(prombridge.NewCollector(group))
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+		for line := range strings.Lines(w.Body.String()) {
+			if !strings.HasPrefix(line, "#") {
+				series++
+			}
+		}
+		return series, w.Body.Len()
+	}
+	do := func(n int, outcome breaker.Outcome) func(*breaker.Breaker) {
+		return func(b *breaker.Breaker) {
+			for range n {
+				if permit, err := b.Acquire(t.Context()); err == nil {
+					permit.Done(t.Context(), outcome)
+				}
+			}
+		}
+	}
+	const breakers = 100
+	got := []string{}
+	for _, prepare := range []func(*breaker.Breaker){do(0, 0), do(20, breaker.Success)} {
+		few, _ := scrape(breakers, prepare)
+		many, _ := scrape(2*breakers, prepare)
+		got = append(got, fmt.Sprint((many-few)/breakers))
+	}
+	_, few := scrape(breakers, do(20, breaker.Success))
+	_, many := scrape(2*breakers, do(20, breaker.Success))
+	got = append(got, fmt.Sprintf("%.1f", float64(many-few)/breakers/1000))
+	fewOpen, _ := scrape(breakers, do(5, breaker.Failure))
+	manyOpen, _ := scrape(2*breakers, do(5, breaker.Failure))
+	got = append(got, fmt.Sprint((manyOpen-fewOpen)/breakers))
+	if diff := cmp.Diff(got, m[1:]); diff != "" {
+		t.Errorf("README.md: series closed without and with calls, kB, series open (-got +want):\n%s", diff)
+	}
+}
+
+// guardFor is the set-up that README.md has for a platform team.
+func guardFor(policy string, logger *slog.Logger, reg prometheus.Registerer) (*interceptor.Guard, io.Closer, error) {
+	group, err := breaker.NewGroup(breaker.Config{}, breaker.LogTransitions(logger))
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := policyfile.Watch(policy, policyfile.WithGroups(group), policyfile.WithLogger(logger))
+	if err != nil {
+		return nil, nil, err
+	}
+	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
+	guard, err := interceptor.New(group)
+	return guard, file, err
+}
+
+// TestPlatformTeam counts the lines of the set-up in README.md, and runs it: the policy file is in force and is
+// reloaded, transitions are logged, and the registry has the metrics of breakers and reloads.
+func TestPlatformTeam(t *testing.T) {
+	var block string
+	for _, b := range blocksOf(t, "README.md", "go") {
+		if strings.Contains(b, "policyfile.Watch") {
+			block = b
+		}
+	}
+	if n := strings.Count(block, "\n"); n == 0 || n > 15 {
+		t.Errorf("the set-up has %d lines, want from 1 to 15", n)
+	}
+	if _, err := format.Source([]byte(block)); err != nil || strings.Contains(block, ";\n") {
+		t.Errorf("the set-up is not formatted: %v", err)
+	}
+	if shown, file := blocksOf(t, "README.md", "yaml"), read(t, "examples/platform/policy.yaml"); len(shown) != 1 ||
+		!strings.HasSuffix(file, shown[0]) {
+		t.Errorf("README.md does not show examples/platform/policy.yaml, but %q", shown)
+	}
+
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	write := func(text string) {
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(read(t, "examples/platform/policy.yaml"))
+	lines := make(lineWriter, 100)
+	registry := prometheus.NewRegistry()
+	guard, file, err := guardFor(path, slog.New(slog.NewTextHandler(lines, nil)), registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	orders := guard.Group().Get(breaker.Key{Target: "dns:///orders:443", Service: "shop.Orders", Method: "Get"})
+	search := guard.Group().Get(breaker.Key{Target: "dns:///search:443", Service: "shop.Search", Method: "Find"})
+	if c := orders.Config(); c.OpenFor != 2*time.Second || c.Enforcement != breaker.EnforcementOn {
+		t.Errorf("orders has %+v", c)
+	}
+	if c := search.Config(); c.Enforcement != breaker.EnforcementShadow {
+		t.Errorf("search has %+v", c)
+	}
+	orders.Trip(t.Context(), "test")
+	lines.wait(t, `level=WARN msg="circuit breaker open" key="dns:///orders:443 shop.Orders/Get" from=closed to=open`)
+	write("circuitBreaker: {openFor: 7s}")
+	lines.wait(t, `msg="policy file: a new policy is in force"`)
+	for _, b := range []*breaker.Breaker{orders, search} {
+		if c := b.Config(); c.OpenFor != 7*time.Second || c.Enforcement != breaker.EnforcementOn {
+			t.Errorf("after the reload %v has %+v", b.Key(), c)
+		}
+	}
+	if state := orders.State(); state != breaker.Open {
+		t.Errorf("after the reload the breaker is %v, want open", state)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{}
+	for _, f := range families {
+		has[f.GetName()] = true
+	}
+	for _, name := range []string{"state", "trips_total", "policy_reloads_total", "policy_last_success_timestamp_seconds"} {
+		if !has[metricPrefix+name] {
+			t.Errorf("the registry has no %s%s", metricPrefix, name)
+		}
+	}
+}
+
+// lineWriter is a writer for a log handler, which writes one line at a time.
+type lineWriter chan string
+
+func (w lineWriter) Write(line []byte) (int, error) {
+	w <- string(line)
+	return len(line), nil
+}
+
+// wait waits for a line with want in it.
+func (w lineWriter) wait(t *testing.T, want string) {
+	t.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		select {
+		case line := <-w:
+			if strings.Contains(line, want) {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("no line of the log has %s", want)
+		}
 	}
 }

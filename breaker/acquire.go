@@ -143,7 +143,7 @@ func (b *Breaker) withdraw(p Permit) {
 // call that only Shadow admits is an ordinary call, not a probe. Caller must hold b.mu.
 func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, Reason) {
 	now := instant(t)
-	mode := ph.override.mode()
+	mode := ph.mode()
 	switch mode {
 	case ForceOpen:
 		return Permit{}, ReasonForced

@@ -68,6 +68,7 @@ type shared struct {
 	group     *Group // nil for a breaker from New
 	trip      func(Counts) bool
 	listeners listeners
+	logs      []*transitionLog
 }
 
 // New returns a closed breaker that belongs to no group. A nil option and an invalid cfg are errors.

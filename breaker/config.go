@@ -45,7 +45,7 @@ type Config struct {
 	Window time.Duration `json:"window,omitempty" yaml:"window,omitempty"`
 
 	// SlowCall is the duration above which a call is slow. A call that its caller canceled after longer than that is
-	// slow too (Report.Canceled). 0: the slow rule is off.
+	// slow too (Report.Canceled). 0 or negative: the slow rule is off.
 	SlowCall time.Duration `json:"slowCall,omitempty" yaml:"slowCall,omitempty"`
 	// SlowRatio, in (0, 1], is the share of slow calls in the window at which the breaker opens, if the window holds
 	// MinCalls calls. See Counts.SlowRatio. 0: 0.5.
@@ -82,13 +82,17 @@ type Config struct {
 	ProbeTimeout time.Duration `json:"probeTimeout,omitempty" yaml:"probeTimeout,omitempty"`
 	// Ramp is the time after closing in which the share of calls that are admitted rises from 10% to 100%. If a rule
 	// opens the breaker in that time, that is a failed recovery, however many calls succeeded. So a backend that flaps
-	// every few seconds gets far fewer calls. 0: off.
+	// every few seconds gets far fewer calls. 0 or negative: off.
 	Ramp time.Duration `json:"ramp,omitempty" yaml:"ramp,omitempty"`
 
 	// MaxConcurrent is how many calls may be in flight at once while the breaker is closed. In other states, MaxProbes
 	// is the limit. A call whose permit is never reported counts forever, unless it is a probe whose lease has expired.
-	// If MaxConcurrent is above 0, each admission takes the breaker's lock for some tens of nanoseconds. 0: no limit.
+	// If MaxConcurrent is above 0, each admission takes the breaker's lock for some tens of nanoseconds. 0 or negative: no
+	// limit.
 	MaxConcurrent int `json:"maxConcurrent,omitempty" yaml:"maxConcurrent,omitempty"`
+
+	// Enforcement is whether calls are rejected. An Override with a Mode of its own wins. 0: EnforcementOn.
+	Enforcement Enforcement `json:"enforcement,omitempty" yaml:"enforcement,omitempty"`
 }
 
 const (
@@ -123,6 +127,9 @@ func (c Config) Validate() error {
 	duration := func(v time.Duration, field, zero string) {
 		check(v == 0 || validDuration(v), field, v, "0 ("+zero+") or from 1ms to 100 years"+missingUnit(v))
 	}
+	durationOrOff := func(v time.Duration, field string) {
+		check(v <= 0 || validDuration(v), field, v, "negative or 0 (off) or from 1ms to 100 years"+missingUnit(v))
+	}
 	ratio := func(v float64, off bool, field, bound string) {
 		ok := (v >= 0 && v <= 1) || (off && v < 0 && !math.IsInf(v, -1)) // NaN passes none of these
 		check(ok, field, v, bound)
@@ -134,7 +141,7 @@ func (c Config) Validate() error {
 	check(c.FailingFor <= 0 || validDuration(c.FailingFor), "FailingFor", c.FailingFor,
 		"negative (none), 0 (1s, or none if ConsecutiveFailures is 1) or from 1ms to 100 years"+missingUnit(c.FailingFor))
 	duration(c.Window, "Window", "10s")
-	duration(c.SlowCall, "SlowCall", "off")
+	durationOrOff(c.SlowCall, "SlowCall")
 	ratio(c.SlowRatio, false, "SlowRatio", "0 (0.5) or in (0, 1]")
 	duration(c.OpenFor, "OpenFor", "1s")
 	ratio(c.Jitter, true, "Jitter", "negative (none), 0 (0.2) or in (0, 1]")
@@ -143,8 +150,9 @@ func (c Config) Validate() error {
 	count(c.MaxProbes, "MaxProbes", "1")
 	count(c.SuccessesToClose, "SuccessesToClose", "2")
 	duration(c.ProbeTimeout, "ProbeTimeout", "10s")
-	duration(c.Ramp, "Ramp", "off")
-	count(c.MaxConcurrent, "MaxConcurrent", "unlimited")
+	durationOrOff(c.Ramp, "Ramp")
+	// MaxConcurrent has no bound: any negative number means unlimited.
+	check(c.Enforcement <= EnforcementOff, "Enforcement", c.Enforcement, "0 (enforce) or one of enforce, shadow and off")
 
 	d := c.WithDefaults()
 	check(c.MaxOpenFor == 0 || (validDuration(c.MaxOpenFor) && c.MaxOpenFor >= d.OpenFor), "MaxOpenFor", c.MaxOpenFor,
@@ -186,6 +194,7 @@ func (c Config) WithDefaults() Config {
 	setDefault(&c.MaxProbes, 1)
 	setDefault(&c.SuccessesToClose, 2)
 	setDefault(&c.ProbeTimeout, 10*time.Second)
+	setDefault(&c.Enforcement, EnforcementOn)
 	return c
 }
 
@@ -206,14 +215,14 @@ func setDefault[T comparable](field *T, value T) {
 func Conservative() Config {
 	return Config{
 		ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 1, Backoff: 1,
-	}
+	}.complete()
 }
 
 // Balanced returns the Config of [Conservative], but closes after 2 successful probes.
 func Balanced() Config {
 	return Config{
 		ConsecutiveFailures: 5, FailingFor: -1, OpenFor: time.Minute, MaxProbes: 1, SuccessesToClose: 2, Backoff: 1,
-	}
+	}.complete()
 }
 
 // Aggressive returns a Config that opens and probes sooner than the other presets. It opens after 3 failures in a row,
@@ -222,7 +231,7 @@ func Balanced() Config {
 func Aggressive() Config {
 	return Config{
 		ConsecutiveFailures: 3, FailingFor: -1, OpenFor: 30 * time.Second, MaxProbes: 2, SuccessesToClose: 2, Backoff: 1,
-	}
+	}.complete()
 }
 
 // Lenient returns a Config that tolerates more failures than the other presets, and stays open longest. It opens after
@@ -231,5 +240,5 @@ func Aggressive() Config {
 func Lenient() Config {
 	return Config{
 		ConsecutiveFailures: 10, FailingFor: -1, OpenFor: 2 * time.Minute, MaxProbes: 3, SuccessesToClose: 3, Backoff: 1,
-	}
+	}.complete()
 }

@@ -55,7 +55,7 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 		ConsecutiveFailures: 5, FailingFor: time.Second, FailureRatio: 0.5, MinCalls: 20, Window: 10 * time.Second,
 		SlowRatio: 0.5,
 		OpenFor:   time.Second, MaxOpenFor: 10 * time.Second, Backoff: 2, Jitter: 0.2,
-		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second,
+		MaxProbes: 1, SuccessesToClose: 2, ProbeTimeout: 10 * time.Second, Enforcement: EnforcementOn,
 	}
 	wantSame(t, "Config{}.WithDefaults()", Config{}.WithDefaults(), want)
 	wantSame(t, "WithDefaults twice", want.WithDefaults(), want)
@@ -84,7 +84,7 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 		ConsecutiveFailures: -1, FailingFor: -1, FailureRatio: -1, MinCalls: 1, Window: time.Millisecond, SlowCall: 1,
 		SlowRatio: 1,
 		OpenFor:   1, MaxOpenFor: 1, Backoff: 1, Jitter: -1, MaxProbes: 7, SuccessesToClose: 7, ProbeTimeout: 1, Ramp: 1,
-		MaxConcurrent: 1,
+		MaxConcurrent: 1, Enforcement: EnforcementOff,
 	}
 	wantSame(t, "WithDefaults of a full Config", set.WithDefaults(), set)
 	if got := (Config{MinCalls: -3}).WithDefaults().MinCalls; got != -3 {
@@ -141,7 +141,7 @@ func bounds() []bound {
 		{"Window", Config{Window: tooLong}, false},
 		{"Window", Config{Window: math.MaxInt64}, false},
 
-		{"SlowCall", Config{SlowCall: -1}, false},
+		{"SlowCall", Config{SlowCall: -1}, true},
 		{"SlowCall", Config{SlowCall: time.Millisecond - 1}, false},
 		{"SlowCall", Config{SlowCall: time.Millisecond}, true},
 		{"SlowCall", Config{SlowCall: maxDuration}, true},
@@ -204,14 +204,17 @@ func bounds() []bound {
 		{"ProbeTimeout", Config{ProbeTimeout: maxDuration}, true},
 		{"ProbeTimeout", Config{ProbeTimeout: tooLong}, false},
 
-		{"Ramp", Config{Ramp: -1}, false},
+		{"Ramp", Config{Ramp: -1}, true},
 		{"Ramp", Config{Ramp: time.Millisecond - 1}, false},
 		{"Ramp", Config{Ramp: time.Millisecond}, true},
 		{"Ramp", Config{Ramp: maxDuration}, true},
 		{"Ramp", Config{Ramp: tooLong}, false},
 
-		{"MaxConcurrent", Config{MaxConcurrent: -1}, false},
+		{"MaxConcurrent", Config{MaxConcurrent: -1}, true},
 		{"MaxConcurrent", Config{MaxConcurrent: 1}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOn}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOff}, true},
+		{"Enforcement", Config{Enforcement: EnforcementOff + 1}, false},
 		{"MaxConcurrent", Config{MaxConcurrent: math.MaxInt}, true},
 	}
 }
@@ -302,7 +305,7 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 		{Config{FailingFor: 10*time.Microsecond - 1}, "breaker: Config.FailingFor is 9.999µs, want negative (none), 0 (1s, " +
 			"or none if ConsecutiveFailures is 1) or from 1ms to 100 years; a number without a unit is nanoseconds, probably " +
 			"9999*time.Second or 9999*time.Millisecond was meant"},
-		{Config{SlowCall: 30_000}, "breaker: Config.SlowCall is 30µs, want 0 (off) or from 1ms to 100 years; a number " +
+		{Config{SlowCall: 30_000}, "breaker: Config.SlowCall is 30µs, want negative or 0 (off) or from 1ms to 100 years; a number " +
 			"without a unit is nanoseconds, probably 30000*time.Millisecond was meant"},
 		{
 			Config{OpenFor: 2 * time.Minute, MaxOpenFor: time.Minute},
@@ -319,9 +322,9 @@ func TestB01_TheErrorNamesFieldValueAndBound(t *testing.T) {
 
 func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 	bad := Config{
-		FailingFor: 1, FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: -1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1,
+		FailingFor: 1, FailureRatio: 2, MinCalls: -1, Window: -1, SlowCall: 1, SlowRatio: 2, OpenFor: -1, MaxOpenFor: -1,
 		Backoff: 0.5,
-		Jitter:  2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: -1, MaxConcurrent: -1,
+		Jitter:  2, MaxProbes: -1, SuccessesToClose: -1, ProbeTimeout: -1, Ramp: 1, Enforcement: 9,
 	}
 	err := bad.Validate()
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -339,7 +342,7 @@ func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 	wantSame(t, "fields", fields, []string{
 		"FailureRatio", "MinCalls", "FailingFor", "Window", "SlowCall", "SlowRatio", "OpenFor", "Jitter", "Backoff",
 		"MaxProbes",
-		"SuccessesToClose", "ProbeTimeout", "Ramp", "MaxConcurrent", "MaxOpenFor",
+		"SuccessesToClose", "ProbeTimeout", "Ramp", "Enforcement", "MaxOpenFor",
 	})
 }
 

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"log/slog"
 	"math"
 	"sync/atomic"
 )
@@ -58,6 +59,22 @@ func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
 
 // timed returns the number of calls that the slow rule counts.
 func (c Counts) timed() uint64 { return satAdd(c.Calls(), c.SlowCanceled) }
+
+// LogValue returns the calls and the counts that are not 0.
+func (c Counts) LogValue() slog.Value {
+	attrs := append(make([]slog.Attr, 0, 6), slog.Uint64("calls", c.Calls()))
+	add := func(name string, n uint64) {
+		if n > 0 {
+			attrs = append(attrs, slog.Uint64(name, n))
+		}
+	}
+	add("failures", c.Failures)
+	add("overloads", c.Overloads)
+	add("slow", c.Slow)
+	add("slow_canceled", c.SlowCanceled)
+	add("consecutive_failures", c.ConsecutiveFailures)
+	return slog.GroupValue(attrs...)
+}
 
 func ratio(part, whole uint64) float64 {
 	if whole == 0 {

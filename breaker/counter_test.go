@@ -90,7 +90,7 @@ func TestB11_FullCountersStayFull(t *testing.T) {
 		full := ReasonCounts{most, most, most, most, most}
 		wantSame(t, "Rejections", s.Rejections, full)
 		wantSame(t, "ShadowRejections", s.ShadowRejections, full)
-		wantSame(t, "Trips", s.Trips, RuleCounts{most, most, most, most, most, most})
+		wantSame(t, "Trips", s.Trips, RuleCounts{most, most, most, most, most})
 		wantSame(t, "Probes", s.Probes, ProbeCounts{most, most, most, most})
 		wantSame(t, "Fallbacks", s.Fallbacks, FallbackCounts{most, most})
 		for name, got := range map[string]uint64{

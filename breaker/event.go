@@ -25,8 +25,9 @@ type Event struct {
 	// Counts are those of the window that the rule fired on. They are zero unless From is Closed.
 	Counts           Counts `json:"counts"`
 	FailedRecoveries int    `json:"failedRecoveries"` // which lengthen the open period, see Config.Backoff
-	// Override is the mode in force at the transition; zero if there is none. Under Shadow no call is rejected.
-	Override Mode `json:"override"`
+	// Override is in force at the transition; its Mode is zero if there is none. Under Shadow no call is rejected. If
+	// Config.Enforcement is not EnforcementOn, Override stands for it, and By is "policy".
+	Override Override `json:"override"`
 }
 
 // LogValue returns key, from, to and why. If they are set, it also returns rule, cause and override, and for a
@@ -44,8 +45,8 @@ func (e Event) LogValue() slog.Value {
 	if e.To == Open {
 		attrs = append(attrs, slog.Duration("open_for", e.OpenFor), slog.Int("failed_recoveries", e.FailedRecoveries))
 	}
-	if e.Override != 0 {
-		attrs = append(attrs, slog.String("override", e.Override.String()))
+	if e.Override.Mode != 0 {
+		attrs = append(attrs, slog.Any("override", e.Override))
 	}
 	return slog.GroupValue(attrs...)
 }
@@ -130,12 +131,16 @@ func (b *Breaker) deliverEvents(q *eventQueue) {
 			return
 		}
 		b.mu.Unlock()
-		l.deliver(d)
+		l.deliver(d, b.shared)
 	}
 }
 
-// deliver calls the listener. A panic is dropped: it must not affect the call or other listeners (B30).
-func (l *listener) deliver(d delivery) {
-	defer func() { _ = recover() }()
+// deliver calls the listener. A panic is logged and dropped: it must not affect the call or other listeners (B30).
+func (l *listener) deliver(d delivery, s *shared) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.logPanic(d.ctx, d.event.Key, "listener", v)
+		}
+	}()
 	l.call(d.ctx, d.event)
 }

@@ -127,7 +127,7 @@ func TestEventJSON(t *testing.T) {
 		Key: Key{Target: "t", Service: "s", Method: "m", Tag: "g"}, From: HalfOpen, To: Open, Rule: RuleProbe,
 		Why: "a probe failed", Cause: "INTERNAL",
 		At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Seq: 7, Generation: 8, OpenFor: 9, FailedRecoveries: 10,
-		Override: Shadow,
+		Override: Override{Mode: Shadow, TTL: 11, Why: "w", By: "b"},
 		Counts:   Counts{Successes: 1, Failures: 2, Overloads: 3, Slow: 4, ConsecutiveFailures: 5},
 	}
 	text, err := json.Marshal(e)
@@ -139,7 +139,7 @@ func TestEventJSON(t *testing.T) {
 		`"openFor":9,` +
 		`"counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":0,"consecutiveFailures":5},` +
 		`"failedRecoveries":10,` +
-		`"override":"shadow"}`
+		`"override":{"mode":"shadow","ttl":11,"why":"w","by":"b"}}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
 	}
@@ -189,7 +189,7 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		b.Reset(t.Context())
 		var got []Mode
 		for _, e := range rec.received() {
-			got = append(got, e.Override)
+			got = append(got, e.Override.Mode)
 		}
 		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})
 	})

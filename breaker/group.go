@@ -189,7 +189,7 @@ func (b *Breaker) applyPolicy(pol *policy) {
 			}
 			next.win.doubt.Store(old.doubt.Load())
 		}
-		if pol.cfg.Ramp == 0 {
+		if pol.cfg.Ramp <= 0 {
 			next.ramp = nil
 		}
 	})

@@ -283,7 +283,7 @@ func TestB34_ApplyKeepsStateAndPermits(t *testing.T) {
 				if after.MinCalls != 3 {
 					t.Errorf("MinCalls is %d, want 3: the new policy is not in force", after.MinCalls)
 				}
-				after.MinCalls = before.MinCalls
+				after.MinCalls, after.Config = before.MinCalls, before.Config
 				if diff := cmp.Diff(before, after); diff != "" {
 					t.Errorf("Apply changed more than the policy:\n%s", diff)
 				}
@@ -390,7 +390,7 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 
 func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
-	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Key{Method: "a"}, config(2)}), WithMaxBreakers(3))
+	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{Method: "a"}, Config: config(2)}), WithMaxBreakers(3))
 	for _, m := range []string{"a", "b", "c"} {
 		g.Get(Key{Method: m}).Trip(t.Context(), "test")
 	}
@@ -406,8 +406,8 @@ func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
 		return all
 	}
 	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
-	err := g.Apply(config(3), PolicyRule{Key{Method: "b"}, config(4)}, PolicyRule{overflowKey, config(5)},
-		PolicyRule{Key{Method: "e"}, config(6)})
+	err := g.Apply(config(3), PolicyRule{Match: Key{Method: "b"}, Config: config(4)}, PolicyRule{Match: overflowKey, Config: config(5)},
+		PolicyRule{Match: Key{Method: "e"}, Config: config(6)})
 	if err != nil {
 		t.Fatal(err)
 	}

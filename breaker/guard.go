@@ -96,7 +96,7 @@ func (b *Breaker) closeForProbe(ctx context.Context, gen uint64) (again bool) {
 	switch {
 	case ph.gen != gen || ph.kind == removed:
 		return false
-	case ph.override.mode() == ForceClosed:
+	case ph.mode() == ForceClosed:
 		return true
 	}
 	b.toClosed(ctx, ph, Event{Why: "the stream of a probe stayed open"}, t)

@@ -196,7 +196,7 @@ func (s *linearState) mayStep(op linearOp) bool {
 	case opJudge, opCount, opEndStreak, opState:
 		return true
 	case opAcquire:
-		return s.override == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
+		return s.mode() == 0 && !s.ramping && s.cfg.MaxConcurrent == 0
 	}
 	return false
 }
@@ -264,7 +264,7 @@ func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool
 		}
 		s.recording, s.fires, s.firedCounts = -1, 0, Counts{}
 	case opCustom:
-		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.override != ForceClosed {
+		if q := s.permits[op.permit].check; q != nil && q.gen == s.gen && s.state == Closed && s.mode() != ForceClosed {
 			s.open(RuleCustom, op.report.RetryAfter, s.now)
 		}
 	case opTrip:
@@ -343,7 +343,8 @@ func (s *linearState) evaluate(op linearOp, custom func(Counts) bool) {
 func (s *linearState) matches(kind string, got Snapshot) bool {
 	want := s.snapshot(s.now)
 	want.Key, want.Since, want.LastFailure = got.Key, got.Since, got.LastFailure
-	want.LastCause, want.Opened, want.Outage = got.LastCause, got.Opened, got.Outage // TestModel checks them
+	want.LastCause, want.Opened, want.Outage = got.LastCause, got.Opened, got.Outage         // TestModel checks them
+	want.OpenUntil, want.Config, want.CustomRule = got.OpenUntil, got.Config, got.CustomRule // and these
 	want.Override = Override{Mode: want.Override.Mode}
 	got.Override = Override{Mode: got.Override.Mode}
 	if kind == opRest {
@@ -371,13 +372,16 @@ func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event
 	e := events[s.gen-2]
 	want := Event{
 		From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed,
-		Override: s.override,
+		Override: e.Override,
+	}
+	if e.Override.Mode != s.mode() {
+		return false
 	}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}
 	if s.state == Open {
-		want.Rule, want.OpenFor = openedBy(old.sum.Trips, s.sum.Trips), s.until-s.now
+		want.Rule, want.OpenFor = s.openedBy, s.until-s.now
 		if old.state == Closed {
 			switch op.kind {
 			case opOpen:
@@ -398,13 +402,4 @@ func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event
 	at := e.At.Sub(born)
 	e.Key, e.Why, e.At = Key{}, "", time.Time{}
 	return e == want && at == s.now
-}
-
-func openedBy(before, after RuleCounts) Rule {
-	for r := RuleConsecutive; r <= RuleManual; r++ {
-		if *ruleCount(&before, r) != *ruleCount(&after, r) {
-			return r
-		}
-	}
-	return 0
 }

@@ -237,7 +237,7 @@ func (r *run) reportAll(i int, rep Report) {
 	o, delay := rep.Outcome, rep.RetryAfter
 	tk := r.inFlight[i]
 	r.inFlight = slices.Delete(r.inFlight, i, i+1)
-	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, r.m.sum.Trips.Total(), r.m.gen, r.m.successes
+	ramping, failed, trips, gen, good := r.m.ramping, r.m.failed, (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure), r.m.gen, r.m.successes
 	before := *r.m
 	if rep.Outcome == Failure && tk.undo != nil {
 		tk.undo()
@@ -264,7 +264,7 @@ func (r *run) reportAll(i int, rep Report) {
 	if half := before.state == HalfOpen && r.m.state == Closed; half && r.m.failed < failed {
 		r.saw["failed recoveries fell while half-open"]++
 	}
-	if tripped := r.m.sum.Trips.Total() > trips; tripped {
+	if tripped := (r.m.sum.Trips.Total() + r.m.sum.ShadowTrips.Total() + r.m.sum.Probes.Failure) > trips; tripped {
 		if ramping {
 			r.saw["trip while ramping"]++
 		}
@@ -539,6 +539,9 @@ func (r *run) check(t *rapid.T) {
 	want.Key, want.Since, want.LastFailure, want.Override = got.Key, got.Since, got.LastFailure,
 		Override{Mode: want.Override.Mode}
 	want.Opened = lastOpening(r.events, false)
+	if until := r.born.Add(r.m.until); want.Underlying == Open && got.OpenUntil.Equal(until) {
+		want.OpenUntil = got.OpenUntil
+	}
 	if want.Underlying != Closed {
 		want.Outage = lastOpening(r.events, true)
 	}

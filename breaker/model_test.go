@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -45,6 +46,7 @@ type model struct {
 	lastTicket, excused int // of probes: the last one, and the last one at the last closing
 	excusedHere         int // the last one at the last successful probe of this generation
 
+	openedBy    Rule // the last one
 	override    Mode
 	overrideEnd time.Duration // 0: none
 
@@ -316,7 +318,7 @@ func (m *model) expireProbes(now time.Duration) {
 }
 
 func (m *model) ready(now time.Duration) bool {
-	switch m.override {
+	switch m.mode() {
 	case ForceOpen:
 		return false
 	case ForceClosed, Shadow:
@@ -331,13 +333,13 @@ func (m *model) acquire(id int, now time.Duration) (ticket, Reason) {
 	m.refresh(now)
 	var probe bool
 	var reason Reason
-	switch m.override {
+	switch m.mode() {
 	case ForceOpen:
 		reason = ReasonForced
 	case ForceClosed:
 	default:
 		probe, reason = m.admit(now, false)
-		if reason != 0 && m.override == Shadow {
+		if reason != 0 && m.mode() == Shadow {
 			*reasonCount(&m.sum.ShadowRejections, reason)++
 			reason = 0
 		}
@@ -363,7 +365,7 @@ func reasonCount(c *ReasonCounts, r Reason) *uint64 {
 
 func ruleCount(c *RuleCounts, r Rule) *uint64 {
 	return map[Rule]*uint64{
-		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom, RuleProbe: &c.Probe,
+		RuleConsecutive: &c.Consecutive, RuleRatio: &c.Ratio, RuleSlow: &c.Slow, RuleCustom: &c.Custom,
 		RuleManual: &c.Manual,
 	}[r]
 }
@@ -400,7 +402,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, evaluate b
 	if !inTime {
 		m.sum.Late++
 		switch {
-		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.override == ForceClosed:
+		case !tk.probe || tk.gen != m.gen || (o == Ignored && !slow) || m.mode() == ForceClosed:
 		case o == Success && !slow:
 			m.probeSucceeded(now)
 		default:
@@ -439,7 +441,7 @@ func (m *model) record(tk ticket, r Report, now time.Duration) (late, evaluate b
 			m.resumeStreak(tk.sign)
 			m.fail(now)
 		}
-		return false, (o != Success || slow) && m.override != ForceClosed
+		return false, (o != Success || slow) && m.mode() != ForceClosed
 	case m.state == Closed:
 		m.doubt = true
 	}
@@ -475,7 +477,7 @@ func (m *model) probeSignOfLife(tk ticket, now time.Duration) (again bool) {
 	if !tk.probe || tk.gen != m.gen {
 		return false
 	}
-	if m.override == ForceClosed {
+	if m.mode() == ForceClosed {
 		return true
 	}
 	m.close(m.cfg.Ramp > 0, now)
@@ -517,7 +519,7 @@ func (m *model) settleProbe(r Report, slow bool, now time.Duration) {
 		m.sum.Probes.Failure++
 	}
 	switch {
-	case m.override == ForceClosed:
+	case m.mode() == ForceClosed:
 	case bad:
 		m.open(RuleProbe, r.RetryAfter, now)
 	default:
@@ -555,9 +557,14 @@ func reached(part, whole uint64, ratio float64) bool {
 }
 
 func (m *model) open(rule Rule, retryAfter, now time.Duration) {
-	*ruleCount(&m.sum.Trips, rule)++
+	m.openedBy = rule
 	m.decayFailures(now)
 	if m.state == Closed {
+		trips := &m.sum.Trips
+		if m.mode() == Shadow {
+			trips = &m.sum.ShadowTrips
+		}
+		*ruleCount(trips, rule)++
 		m.opened = now
 	}
 	byRule := m.state == Closed && rule != RuleManual
@@ -646,6 +653,9 @@ func (m *model) apply(cfg Config, now time.Duration) {
 	m.failed = min(m.failed, m.mostFailed())
 }
 
+// mode returns the mode in force: that of the override or of the policy.
+func (m *model) mode() Mode { return cmp.Or(m.override, m.cfg.Enforcement.mode()) }
+
 // snapshot returns what the breaker's must be, except for the key, Opened and times of the wall clock.
 func (m *model) snapshot(now time.Duration) Snapshot {
 	s := m.sum
@@ -654,7 +664,8 @@ func (m *model) snapshot(now time.Duration) Snapshot {
 	if override != 0 && m.overrideEnd != 0 && now >= m.overrideEnd {
 		override = 0
 	}
-	switch override {
+	s.Mode, s.Config, s.CustomRule = cmp.Or(override, m.cfg.Enforcement.mode()), m.cfg, m.custom
+	switch s.Mode {
 	case ForceOpen:
 		s.State = Open
 	case ForceClosed:

@@ -26,6 +26,7 @@ func (option) forBreaker()                   {}
 
 type options struct {
 	listeners   []func(context.Context, Event)
+	logs        []*transitionLog
 	trip        func(Counts) bool
 	rules       []PolicyRule
 	maxBreakers int
@@ -52,7 +53,7 @@ func isNil(opt GroupOption) bool {
 
 // share sets what the breakers of a group share.
 func (o *options) share(s *shared) {
-	s.trip = o.trip
+	s.trip, s.logs = o.trip, o.logs
 	for _, f := range o.listeners {
 		s.listeners.add(f)
 	}

@@ -62,14 +62,6 @@ type override struct {
 	rejected *RejectedError // of the calls that ForceOpen rejects
 }
 
-// mode returns the mode of o, or the zero Mode if o is nil.
-func (o *override) mode() Mode {
-	if o == nil {
-		return 0
-	}
-	return o.Mode
-}
-
 // inForce reports whether o is not nil and its TTL is not over at now.
 func (o *override) inForce(now int64) bool {
 	return o != nil && (o.expires == 0 || now < o.expires)
@@ -95,8 +87,10 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 		return errorf("Override.By is empty, want who sets it")
 	}
 	var err error
+	changed := false
 	b.change(func(_ *phase, t time.Time) {
 		b.ensureLazy()
+		changed = true
 		b.republish(func(next *phase) {
 			rejected := &RejectedError{Key: b.key, State: Open, Reason: ReasonForced, Override: o}
 			next.override = &override{Override: o, rejected: rejected}
@@ -112,15 +106,21 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 		}
 		err = live.SetOverride(ctx, o)
 	})
+	if changed {
+		b.shared.logOverride(ctx, b.key, o)
+	}
 	return err
 }
 
 // ClearOverride ends the override that is in force. If there is none, it does nothing. It makes no event.
 func (b *Breaker) ClearOverride(ctx context.Context) {
 	b.mu.Lock()
-	if b.refresh(clock()).kind != removed {
+	if ph := b.refresh(clock()); ph.kind != removed {
 		b.republish(func(next *phase) { next.override = nil })
 		b.unlock()
+		if ph.override != nil {
+			b.shared.logOverride(ctx, b.key, Override{})
+		}
 		return
 	}
 	b.mu.Unlock()

@@ -205,7 +205,7 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r *Repor
 	slow := isSlow(ph.pol, p, r, now)
 	good := r.Outcome == Success && !slow
 	noVerdict := r.Outcome == Ignored && !slow
-	decides := ph.override.mode() != ForceClosed // under ForceClosed results are counted and decide nothing (B28)
+	decides := ph.mode() != ForceClosed // under ForceClosed results are counted and decide nothing (B28)
 	if !l.holdsSlot(ph.gen, now) {
 		if !l.lost && now >= l.expires {
 			counts.Lost = satAdd(counts.Lost, 1)

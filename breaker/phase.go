@@ -54,9 +54,11 @@ func (ph *phase) withKind() *phase {
 	case ph.kind == removed:
 	case ph.override != nil:
 		ph.kind = needsLock
+	case ph.state != Closed && ph.pol.mode != 0:
+		ph.kind = needsLock
 	case ph.state != Closed:
 		ph.kind = rejectUntil
-	case ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0:
+	case ph.pol.mode != ForceClosed && (ph.ramp != nil || ph.pol.cfg.MaxConcurrent > 0):
 		ph.kind = needsLock
 	case ph.striped:
 		ph.kind = admitStriped

@@ -8,17 +8,23 @@ import (
 	"time"
 )
 
-// PolicyRule sets the Config of the keys that Match matches. The Config is complete: a zero field means the default,
-// not the value of the group. An empty part of Match matches anything. If several rules match a key, the one with more
+// PolicyRule sets the Config of the keys that Match matches. A zero field of Config takes the group's value, and a
+// negative one switches off what can be off. An OpenFor without a MaxOpenFor raises an inherited MaxOpenFor that is
+// shorter. A preset such as [Aggressive] is complete, so a rule with it inherits only Enforcement.
+//
+// An empty part of Match matches anything. Method may be a full method name, "/shop.Orders/Get". A Match that no gRPC
+// call can match, such as a Method with a slash in it, is an error. If several rules match a key, the one with more
 // parts wins. With equally many parts, the one with the tag wins, then the method, the service and the target. Two
-// rules with the same Match are an error of NewGroup and Apply.
+// rules with the same Match are an error.
 //
 // For example, Key{Method: "Watch"} matches the methods Watch of all services, and Key{Tag: "gold"} matches all keys
 // with that tag. A key with both has the Config of the second rule, because the tag wins. To give it another Config,
-// add a rule with both parts. [Breaker.Config] returns the Config that a breaker has.
+// add a rule with both parts. [Breaker.Config] and [Group.PolicyFor] return the Config that a breaker has.
 type PolicyRule struct {
 	Match  Key    `json:"match" yaml:"match"`
 	Config Config `json:"config" yaml:"config"`
+	// Name is for people: errors and Policies show it, for example the place of the rule in a file. Default: "".
+	Name string `json:"name,omitempty" yaml:"name,omitempty"`
 }
 
 // policy is a Config in the form that decisions need. It is immutable. All breakers that use it share it.
@@ -33,6 +39,7 @@ type policy struct {
 	slow         fraction
 	slowCall     int64 // nanoseconds; 0: off
 	minCalls     uint64
+	mode         Mode  // that Enforcement has the effect of; 0: none
 	bucket       int64 // width of a window bucket in nanoseconds; noWindow if no rule uses the window
 }
 
@@ -52,7 +59,8 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 	c = c.WithDefaults()
 	p := &policy{
 		cfg:      c,
-		slowCall: int64(c.SlowCall),
+		slowCall: int64(max(0, c.SlowCall)),
+		mode:     c.Enforcement.mode(),
 		minCalls: uint64(c.MinCalls),
 		bucket:   int64(c.Window) / buckets,
 
@@ -70,21 +78,23 @@ func newPolicy(c Config, custom bool) (*policy, error) {
 	if c.SlowCall > 0 {
 		p.slow = newFraction(c.SlowRatio)
 	}
-	if c.FailureRatio <= 0 && c.SlowCall == 0 && !custom {
+	if c.FailureRatio <= 0 && c.SlowCall <= 0 && !custom {
 		p.bucket = noWindow
 	}
 	return p, nil
 }
 
-// policies are those of a group: one policy for keys that no rule matches, and the rules.
+// policies are the Config and the rules of a group.
 type policies struct {
-	base  *policy
+	cfg   Config  // as it was given
+	base  *policy // of cfg, for keys that no rule matches
 	rules []ruledPolicy
 }
 
 type ruledPolicy struct {
-	match Key
-	pol   *policy
+	rule     PolicyRule // as it was given, with a Match that is split into its parts
+	pol      *policy
+	breakers uint64 // that it has applied to; guarded by Group.mu
 }
 
 func newPolicies(cfg Config, rules []PolicyRule, custom bool) (*policies, error) {
@@ -92,31 +102,51 @@ func newPolicies(cfg Config, rules []PolicyRule, custom bool) (*policies, error)
 	if err != nil {
 		return nil, err
 	}
-	ps := &policies{base: base}
+	ps := &policies{cfg: cfg, base: base}
 	seen := make(map[Key]int, len(rules))
 	for i, r := range rules {
-		if first, dup := seen[r.Match]; dup {
-			return nil, fmt.Errorf("breaker: policy rules %d and %d both match %+v", first, i, r.Match)
+		name := fmt.Sprintf("policy rule %d", i)
+		if r.Name != "" {
+			name += " (" + r.Name + ")"
 		}
-		seen[r.Match] = i
-		pol, err := newPolicy(r.Config, custom)
+		match, err := normalizeMatch(r.Match)
 		if err != nil {
-			return nil, fmt.Errorf("breaker: policy rule %d, match %+v: %w", i, r.Match, err)
+			return nil, fmt.Errorf("breaker: %s, match %+v: %w", name, r.Match, err)
 		}
-		ps.rules = append(ps.rules, ruledPolicy{r.Match, pol})
+		r.Match = match
+		if first, dup := seen[match]; dup {
+			return nil, fmt.Errorf("breaker: policy rules %d and %d both match %+v", first, i, match)
+		}
+		seen[match] = i
+		pol, err := newPolicy(r.Config.Inherit(cfg), custom)
+		if err != nil {
+			return nil, fmt.Errorf("breaker: %s, match %+v: %w", name, match, err)
+		}
+		ps.rules = append(ps.rules, ruledPolicy{rule: r, pol: pol})
 	}
 	return ps, nil
 }
 
-// forKey returns the policy of the most specific rule that matches k, or base.
-func (ps *policies) forKey(k Key) *policy {
-	pol, best := ps.base, -1
-	for _, r := range ps.rules {
-		if s := r.match.specificity(); s > best && r.match.covers(k) {
-			pol, best = r.pol, s
+// match returns the index of the rule that applies to k, or -1.
+func (ps *policies) match(k Key) int {
+	best, specificity := -1, -1
+	for i := range ps.rules {
+		m := ps.rules[i].rule.Match
+		if s := m.specificity(); s > specificity && m.covers(k) {
+			best, specificity = i, s
 		}
 	}
-	return pol
+	return best
+}
+
+// forKey returns the policy for a breaker of k, and counts the rule. Caller must hold Group.mu.
+func (ps *policies) forKey(k Key) *policy {
+	i := ps.match(k)
+	if i < 0 {
+		return ps.base
+	}
+	ps.rules[i].breakers = satAdd(ps.rules[i].breakers, 1)
+	return ps.rules[i].pol
 }
 
 // fraction is a ratio in (0, 1] in integers, so that 7 of 100 reaches 0.07 (B5). In floating point it does not, because

@@ -204,8 +204,8 @@ func TestB17_NoOverflow(t *testing.T) {
 func TestPolicyRules(t *testing.T) {
 	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
 	g := mustGroup(t, config(1),
-		WithPolicy(PolicyRule{Key{Service: "s"}, config(2)}, PolicyRule{Key{Service: "s", Method: "m"}, config(3)}),
-		WithPolicy(PolicyRule{Key{Tag: "gold"}, config(4)}, PolicyRule{Key{Target: "t"}, config(5)}),
+		WithPolicy(PolicyRule{Match: Key{Service: "s"}, Config: config(2)}, PolicyRule{Match: Key{Service: "s", Method: "m"}, Config: config(3)}),
+		WithPolicy(PolicyRule{Match: Key{Tag: "gold"}, Config: config(4)}, PolicyRule{Match: Key{Target: "t"}, Config: config(5)}),
 	)
 	for _, tt := range []struct {
 		key  Key
@@ -227,18 +227,18 @@ func TestPolicyRules(t *testing.T) {
 		}
 	}
 	// A rule with an empty Match matches any key that no other rule matches.
-	g = mustGroup(t, config(1), WithPolicy(PolicyRule{Key{}, config(2)}, PolicyRule{Key{Target: "t"}, config(3)}))
+	g = mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{}, Config: config(2)}, PolicyRule{Match: Key{Target: "t"}, Config: config(3)}))
 	for key, want := range map[Key]uint64{{}: 2, {Tag: "gold"}: 2, {Target: "t"}: 3} {
 		if got := g.Get(key).Snapshot().MinCalls; got != want {
 			t.Errorf("%v: got the rule %d, want %d", key, got, want)
 		}
 	}
-	// The Config of a rule is complete: a zero field means the default, not the value of the group.
-	g = mustGroup(t, Config{ConsecutiveFailures: 1}, WithPolicy(PolicyRule{Key{Method: "m"}, Config{}}))
+	// A zero field of a rule's Config is the value of the group (B42).
+	g = mustGroup(t, Config{ConsecutiveFailures: 1}, WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: Config{}}))
 	b := g.Get(Key{Method: "m"})
 	report(t, b, 1, Failure)
-	if got := b.State(); got != Closed {
-		t.Errorf("a rule without ConsecutiveFailures: %v after one failure, want closed as with the default", got)
+	if got := b.State(); got != Open {
+		t.Errorf("a rule without ConsecutiveFailures: %v after one failure, want open as with the group's Config", got)
 	}
 }
 

@@ -30,7 +30,7 @@ func TestPresets(t *testing.T) {
 			ConsecutiveFailures: tt.failures, FailingFor: -1, OpenFor: tt.openFor, MaxProbes: tt.probes,
 			SuccessesToClose: tt.successes,
 			Backoff:          1,
-		}.WithDefaults()
+		}.complete().WithDefaults()
 		wantSame(t, tt.name, tt.cfg.WithDefaults(), want)
 		if err := tt.cfg.Validate(); err != nil {
 			t.Errorf("%s: %v", tt.name, err)

@@ -218,7 +218,7 @@ func TestB20_ProbeCounts(t *testing.T) {
 		)
 		s := b.Snapshot()
 		wantSame(t, "probes", s.Probes, ProbeCounts{Success: 3, Failure: 3, Ignored: 1, Lost: 1})
-		wantSame(t, "trips", s.Trips, RuleCounts{Manual: 1, Probe: 3})
+		wantSame(t, "trips", s.Trips, RuleCounts{Manual: 1})
 		// Probes are calls too, and count by outcome.
 		if s.Successes != 4 || s.Failures != 1 || s.Overloads != 1 || s.Ignored != 1 || s.SlowCalls != 1 || s.InFlight != 1 {
 			t.Errorf("totals: %+v", s)

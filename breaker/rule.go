@@ -96,7 +96,7 @@ func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64)
 // returns a check if none does and there is a custom rule. Caller must hold b.mu, and must have rotated the window and
 // added the outcome to it.
 func (b *Breaker) evaluate(ctx context.Context, ph *phase, r *Report, t time.Time) *customCheck {
-	if ph.override.mode() == ForceClosed {
+	if ph.mode() == ForceClosed {
 		return nil // outcomes are counted and nothing follows from them (B28)
 	}
 	e := evaluation{ph: ph, outcome: r.Outcome, now: instant(t)}
@@ -142,23 +142,24 @@ type customCheck struct {
 // runCustomCheck calls the custom rule without the lock, and opens the breaker if the rule fires and the generation is
 // still the one that the counts are of.
 func (b *Breaker) runCustomCheck(ctx context.Context, check *customCheck) {
-	if !b.customRuleFires(check.counts) {
+	if !b.customRuleFires(ctx, check.counts) {
 		return
 	}
 	b.mu.Lock()
 	defer b.unlock()
 	t := time.Now()
 	ph := b.refresh(instant(t))
-	if ph.gen == check.gen && ph.state == Closed && ph.override.mode() != ForceClosed {
+	if ph.gen == check.gen && ph.state == Closed && ph.mode() != ForceClosed {
 		o := Opening{Rule: RuleCustom, Why: "the custom rule fired", Counts: check.counts, Cause: check.cause, At: t}
 		b.toOpen(ctx, ph, o, check.retryAfter)
 	}
 }
 
 // customRuleFires calls the function of WithTrip. A panic counts as false.
-func (b *Breaker) customRuleFires(c Counts) (fires bool) {
+func (b *Breaker) customRuleFires(ctx context.Context, c Counts) (fires bool) {
 	defer func() {
-		if recover() != nil {
+		if v := recover(); v != nil {
+			b.shared.logPanic(ctx, b.key, "custom rule", v)
 			fires = false
 		}
 	}()

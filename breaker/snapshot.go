@@ -22,6 +22,9 @@ type Snapshot struct {
 	Ready      bool      `json:"ready"`      // reports whether a call would be admitted now
 	// RetryAfter is the rest of the open period. It is 0 if Underlying is not Open or the period is over.
 	RetryAfter time.Duration `json:"retryAfter"`
+	// Mode is in force: that of Override, or that of Config.Enforcement. It is zero if calls are rejected as the breaker
+	// decides.
+	Mode Mode `json:"mode"`
 	// Override is the override in force. It is zero if there is none. Its TTL is the time that is left, or 0 if it lasts
 	// until it is cleared.
 	Override Override `json:"override"`
@@ -33,6 +36,8 @@ type Snapshot struct {
 	MinCalls    uint64    `json:"minCalls"`
 	LastFailure time.Time `json:"lastFailure"` // when the last failure or overload ended; zero if there was none
 	LastCause   string    `json:"lastCause"`   // Report.Cause of the last failure or overload
+	// OpenUntil is the end of the open period. It is zero unless Underlying is Open. The first call after it is a probe.
+	OpenUntil time.Time `json:"openUntil"`
 	// Opened is what opened the breaker most recently. It is zero if the breaker has never been open.
 	Opened Opening `json:"opened"`
 	// Outage is what began the outage: the opening that ended the last closed generation. It is zero while Underlying is
@@ -52,11 +57,15 @@ type Snapshot struct {
 
 	Rejections       ReasonCounts   `json:"rejections"`
 	ShadowRejections ReasonCounts   `json:"shadowRejections"` // calls that were admitted only because of Shadow
-	Trips            RuleCounts     `json:"trips"`            // how often each rule, or Trip, opened the breaker
+	Trips            RuleCounts     `json:"trips"`            // how often a rule, or Trip, opened the closed breaker
+	ShadowTrips      RuleCounts     `json:"shadowTrips"`      // the same under Shadow; these are not in Trips
 	Recoveries       uint64         `json:"recoveries"`       // how often the breaker closed after it had been open
 	Probes           ProbeCounts    `json:"probes"`
 	NotClosed        time.Duration  `json:"notClosed"` // how long Underlying was Open or HalfOpen
 	Fallbacks        FallbackCounts `json:"fallbacks"`
+
+	Config     Config `json:"config"`     // in force, with defaults
+	CustomRule bool   `json:"customRule"` // there is a rule of WithTrip
 }
 
 // ReasonCounts counts rejections by Reason.
@@ -79,13 +88,12 @@ type RuleCounts struct {
 	Ratio       uint64 `json:"ratio"`
 	Slow        uint64 `json:"slow"`
 	Custom      uint64 `json:"custom"`
-	Probe       uint64 `json:"probe"`
 	Manual      uint64 `json:"manual"`
 }
 
 // Total returns the sum over all rules. It stays at the maximum and does not wrap.
 func (c RuleCounts) Total() uint64 {
-	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Probe, c.Manual)
+	return satAdd(c.Consecutive, c.Ratio, c.Slow, c.Custom, c.Manual)
 }
 
 // ProbeCounts counts probes by their result.
@@ -111,7 +119,7 @@ func (b *Breaker) State() State {
 			return live.State()
 		}
 	}
-	if ph.override == nil {
+	if ph.override == nil && ph.pol.mode == 0 {
 		return ph.state
 	}
 	return ph.shownState(clock())
@@ -119,14 +127,12 @@ func (b *Breaker) State() State {
 
 // shownState returns the state that State and Snapshot.State show at now.
 func (ph *phase) shownState(now int64) State {
-	if ph.override.inForce(now) {
-		switch ph.override.Mode {
-		case ForceOpen:
-			return Open
-		case ForceClosed:
-			return Closed
-		case Shadow:
-		}
+	switch ph.modeAt(now) {
+	case ForceOpen:
+		return Open
+	case ForceClosed:
+		return Closed
+	case Shadow:
 	}
 	return ph.state
 }
@@ -151,6 +157,9 @@ func (b *Breaker) Snapshot() Snapshot {
 		Generation: ph.gen,
 		Since:      time.Unix(0, ph.wall),
 		MinCalls:   ph.minCalls(now),
+		Mode:       ph.modeAt(now),
+		Config:     ph.pol.cfg,
+		CustomRule: b.shared.trip != nil,
 	}
 	if ph.override.inForce(now) {
 		s.Override = ph.override.Override
@@ -163,6 +172,7 @@ func (b *Breaker) Snapshot() Snapshot {
 		s.Window = ph.win.counts(now, ph.pol.bucket)
 	case Open:
 		s.RetryAfter = time.Duration(max(0, ph.gate.until.Load()-now))
+		s.OpenUntil = ph.gate.rejected.Until.Round(0)
 	case HalfOpen:
 	}
 	// After the window is read. Otherwise the window might hold more successes than the total.
@@ -199,14 +209,7 @@ func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 	s.Failures, s.Overloads, s.Ignored, s.Late, s.SlowCalls = t.failures, t.overloads, t.ignored, t.late, t.slow
 	s.Rejections = reasonCounts(l.rejected)
 	s.ShadowRejections = reasonCounts(func(r Reason) uint64 { return t.shadow[r] })
-	s.Trips = RuleCounts{
-		Consecutive: t.trips[RuleConsecutive],
-		Ratio:       t.trips[RuleRatio],
-		Slow:        t.trips[RuleSlow],
-		Custom:      t.trips[RuleCustom],
-		Probe:       t.trips[RuleProbe],
-		Manual:      t.trips[RuleManual],
-	}
+	s.Trips, s.ShadowTrips = ruleCounts(&t.trips), ruleCounts(&t.shadowTrips)
 	s.Recoveries = t.recoveries
 	s.Probes = l.probes.countsAt(now)
 	s.NotClosed = t.notClosedFor(ph, now)
@@ -214,6 +217,16 @@ func (l *lazyState) fill(s *Snapshot, ph *phase, now int64) {
 		s.Outage = t.outage
 	}
 	s.Fallbacks = FallbackCounts{Failed: l.fallbacks[0].Load(), Served: l.fallbacks[1].Load()}
+}
+
+func ruleCounts(of *[rules]uint64) RuleCounts {
+	return RuleCounts{
+		Consecutive: of[RuleConsecutive],
+		Ratio:       of[RuleRatio],
+		Slow:        of[RuleSlow],
+		Custom:      of[RuleCustom],
+		Manual:      of[RuleManual],
+	}
 }
 
 func reasonCounts(of func(Reason) uint64) ReasonCounts {
@@ -228,8 +241,8 @@ func reasonCounts(of func(Reason) uint64) ReasonCounts {
 
 // ready reports whether a call would be admitted, without admitting one. Caller must hold b.mu.
 func (b *Breaker) ready(ph *phase, now int64) bool {
-	if ph.override.inForce(now) {
-		return ph.override.Mode != ForceOpen
+	if mode := ph.modeAt(now); mode != 0 {
+		return mode != ForceOpen
 	}
 	switch {
 	case ph.state == Open && now < ph.gate.until.Load():

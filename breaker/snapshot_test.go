@@ -36,7 +36,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 		begin := time.Now().Round(0)
 		at := func(d time.Duration) time.Time { return time.Unix(0, begin.Add(d).UnixNano()) }
 		tl := newTimeline(t, b)
-		want := Snapshot{Key: key, Generation: 1, Since: at(0), Ready: true, MinCalls: 30}
+		want := Snapshot{Key: key, Generation: 1, Since: at(0), Ready: true, MinCalls: 30, Config: b.Config()}
 		check := func(when string) {
 			t.Helper()
 			got := b.Snapshot()
@@ -49,6 +49,17 @@ func TestB37_SnapshotFields(t *testing.T) {
 				t.Errorf("%s: it opened at %v, want %v", when, got.Opened.At, want.Opened.At)
 			}
 			got.Opened.At = want.Opened.At
+			var until time.Time // it opens at 3 s, for 10 s, and again at 15 s, for 20 s
+			if want.Underlying == Open {
+				until = at(13 * time.Second)
+				if want.Generation > 2 {
+					until = at(35 * time.Second)
+				}
+			}
+			if !got.OpenUntil.Equal(until) {
+				t.Errorf("%s: open until %v, want %v", when, got.OpenUntil, until)
+			}
+			got.OpenUntil = time.Time{}
 			if !got.Outage.At.Equal(want.Outage.At) {
 				t.Errorf("%s: the outage began at %v, want %v", when, got.Outage.At, want.Outage.At)
 			}
@@ -102,7 +113,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 		want.State, want.Underlying, want.Generation, want.Since, want.Ready = Open, Open, 4, at(15*time.Second), false
 		want.RetryAfter, want.FailedRecoveries, want.LastFailure = 20*time.Second, 1, at(15*time.Second)
 		want.Admitted, want.Successes, want.Failures = 17, 5, 6
-		want.Probes.Success, want.Probes.Failure, want.Trips.Probe = 1, 1, 1
+		want.Probes.Success, want.Probes.Failure = 1, 1
 		want.Opened = Opening{Rule: RuleProbe, Why: "a probe failed", At: at(15 * time.Second)}
 		check("open again")
 
@@ -123,7 +134,7 @@ func TestB37_SnapshotFields(t *testing.T) {
 		want.Fallbacks = FallbackCounts{Served: 2, Failed: 1}
 		setOverride(t, b, ForceOpen, time.Minute)
 		want.Override = Override{Mode: ForceOpen, TTL: time.Minute, Why: "test", By: t.Name()}
-		want.State, want.Ready = Open, false
+		want.State, want.Ready, want.Mode = Open, false, ForceOpen
 		check("forced open")
 	})
 }
@@ -144,8 +155,9 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		FailedRecoveries: 10,
 		Admitted:         11, Successes: 12, Failures: 13, Overloads: 14, Ignored: 15, Late: 16, InFlight: 17, SlowCalls: 18,
 		Rejections: ReasonCounts{19, 20, 21, 22, 23}, ShadowRejections: ReasonCounts{24, 25, 26, 27, 28},
-		Trips: RuleCounts{29, 30, 31, 32, 33, 34}, Recoveries: 35, Probes: ProbeCounts{36, 37, 38, 39}, NotClosed: 40,
-		Fallbacks: FallbackCounts{41, 42},
+		Trips: RuleCounts{29, 30, 31, 32, 34}, ShadowTrips: RuleCounts{43, 44, 45, 46, 47}, Recoveries: 35, Probes: ProbeCounts{36, 37, 38, 39}, NotClosed: 40,
+		Fallbacks: FallbackCounts{41, 42}, Mode: ForceOpen, OpenUntil: time.Date(2026, 1, 2, 3, 4, 5, 9, time.UTC),
+		Config: Config{MinCalls: 50}, CustomRule: true,
 	}
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -154,10 +166,11 @@ func TestB37_SnapshotJSON(t *testing.T) {
 	want := strings.Join([]string{
 		`{"key":{"target":"t","service":"s","method":"m","tag":"g"},"state":"open","underlying":"half_open","generation":1,`,
 		`"since":"2026-01-02T03:04:05.000000006Z","ready":true,"retryAfter":2,`,
-		`"override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
+		`"mode":"force_open","override":{"mode":"shadow","ttl":3,"why":"w","by":"b"},`,
 		`"window":{"successes":4,"failures":5,"overloads":6,"slow":7,"slowCanceled":43,"consecutiveFailures":8},`,
 		`"minCalls":9,`,
 		`"lastFailure":"2026-01-02T03:04:05.000000007Z","lastCause":"c",`,
+		`"openUntil":"2026-01-02T03:04:05.000000009Z",`,
 		`"opened":{"rule":"ratio","why":"w","counts":{"successes":1,"failures":2,"overloads":3,"slow":4,"slowCanceled":5,`,
 		`"consecutiveFailures":6},"cause":"d","at":"2026-01-02T03:04:05.000000008Z"},`,
 		`"outage":{"rule":"slow","why":"v","counts":{"successes":0,"failures":0,"overloads":0,"slow":0,"slowCanceled":0,`,
@@ -165,8 +178,8 @@ func TestB37_SnapshotJSON(t *testing.T) {
 		`"admitted":11,"successes":12,"failures":13,"overloads":14,"ignored":15,"late":16,"inFlight":17,"slowCalls":18,`,
 		`"rejections":{"open":19,"halfOpen":20,"ramp":21,"forced":22,"concurrency":23},`,
 		`"shadowRejections":{"open":24,"halfOpen":25,"ramp":26,"forced":27,"concurrency":28},`,
-		`"trips":{"consecutive":29,"ratio":30,"slow":31,"custom":32,"probe":33,"manual":34},"recoveries":35,`,
-		`"probes":{"success":36,"failure":37,"ignored":38,"lost":39},"notClosed":40,"fallbacks":{"served":41,"failed":42}}`,
+		`"trips":{"consecutive":29,"ratio":30,"slow":31,"custom":32,"manual":34},"shadowTrips":{"consecutive":43,"ratio":44,"slow":45,"custom":46,"manual":47},"recoveries":35,`,
+		`"probes":{"success":36,"failure":37,"ignored":38,"lost":39},"notClosed":40,"fallbacks":{"served":41,"failed":42},"config":{"minCalls":50},"customRule":true}`,
 	}, "")
 	if got := string(text); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -182,7 +195,7 @@ func TestB37_SnapshotJSON(t *testing.T) {
 	if got, want := s.Rejections.Total(), uint64(19+20+21+22+23); got != want {
 		t.Errorf("Rejections.Total is %d, want %d", got, want)
 	}
-	if got, want := s.Trips.Total(), uint64(29+30+31+32+33+34); got != want {
+	if got, want := s.Trips.Total(), uint64(29+30+31+32+34); got != want {
 		t.Errorf("Trips.Total is %d, want %d", got, want)
 	}
 }

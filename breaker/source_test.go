@@ -39,6 +39,7 @@ func source(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 
 func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 	fset, files := source(t)
+	timers := 0
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
 			switch n := n.(type) {
@@ -54,11 +55,19 @@ func TestB36_NoGoroutineAndNoTimer(t *testing.T) {
 					"context.WithTimeout", "context.WithTimeoutCause", "context.WithDeadline", "context.WithDeadlineCause",
 					"context.AfterFunc",
 					"runtime.SetFinalizer", "runtime.AddCleanup":
+					// LogTransitions has a timer while it holds back lines. No decision depends on it.
+					if what == "time.AfterFunc" && fset.Position(n.Pos()).Filename == "log.go" {
+						timers++
+						return true
+					}
 					t.Errorf("%v: %s", fset.Position(n.Pos()), what)
 				}
 			}
 			return true
 		})
+	}
+	if timers != 1 {
+		t.Errorf("%d timers in log.go, want 1", timers)
 	}
 }
 
@@ -74,6 +83,7 @@ func TestB36_NoWallClockInDecisions(t *testing.T) {
 		"UnixNano":  {"breaker.go newBreaker", "transition.go startGeneration"},
 		"wall":      {"breaker.go newBreaker", "snapshot.go Snapshot", "transition.go startGeneration"},
 		"time.Unix": {"snapshot.go Snapshot"},
+		"Round":     {"snapshot.go Snapshot"}, // OpenUntil, for people
 	}
 	suspects := []string{
 		"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "Truncate", "UTC", "Local", "In", "Clock", "Date", "Hour",

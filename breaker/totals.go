@@ -7,9 +7,10 @@ import "time"
 type totals struct {
 	failures, overloads, ignored, late, slow uint64
 
-	shadow     [reasons]uint64 // by Reason: calls that would have been rejected without the Shadow override
-	trips      [rules]uint64   // by Rule
-	recoveries uint64
+	shadow [reasons]uint64 // by Reason: calls that would have been rejected without the Shadow override
+	// By Rule: openings of a closed breaker, and those under Shadow.
+	trips, shadowTrips [rules]uint64
+	recoveries         uint64
 
 	lastFailure time.Time
 	lastCause   string

@@ -20,7 +20,13 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, o Opening, retryAfter t
 		lazy.totals.outage = o
 	}
 	lazy.backoff.opens(ph, o.Rule, b.successes(ph), now)
-	lazy.totals.trips[o.Rule] = satAdd(lazy.totals.trips[o.Rule], 1)
+	if ph.state == Closed {
+		trips := &lazy.totals.trips
+		if ph.mode() == Shadow {
+			trips = &lazy.totals.shadowTrips
+		}
+		trips[o.Rule] = satAdd(trips[o.Rule], 1)
+	}
 	lazy.totals.opened = o
 	period := ph.pol.openPeriod(lazy.backoff.failed, retryAfter, rand.Float64())
 	lazy.backoff.period = period
@@ -91,7 +97,7 @@ func (b *Breaker) startGeneration(ctx context.Context, ph, next *phase, e Event,
 	e.Key, e.From, e.To = b.key, ph.state, next.state
 	e.At, e.Seq, e.Generation = t, lazy.events.seq, next.gen
 	e.FailedRecoveries = lazy.backoff.at(next.since, ph.pol)
-	e.Override = ph.override.mode()
+	e.Override = ph.overrideInForce()
 	lazy.events.queue = append(lazy.events.queue, delivery{ctx, e})
 }
 

@@ -231,8 +231,8 @@ func TestS10_CanceledStreamIsNotSlow(t *testing.T) {
 				synctest.Wait() // the watch of the context may report the outcome
 				wantTally(t, "after the cancel", g, one(tt.want))
 				got := onlyBreaker(t, g).Snapshot()
-				if got.SlowCalls != tt.slow || got.Trips.Slow != tt.slow || got.Trips.Probe != 0 {
-					t.Errorf("%d slow calls, trips %+v, want %d and none of a probe's", got.SlowCalls, got.Trips, tt.slow)
+				if got.SlowCalls != tt.slow || got.Trips.Slow != tt.slow || got.Probes.Failure != 0 {
+					t.Errorf("%d slow calls, trips %+v, probes %+v, want %d and none of a probe's", got.SlowCalls, got.Trips, got.Probes, tt.slow)
 				}
 			})
 		})

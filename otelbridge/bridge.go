@@ -48,16 +48,17 @@ func New(opts ...Option) *interceptor.Hooks {
 }
 
 var (
-	kindOpened      = eventKind{eventStateChange, log.SeverityWarn}
+	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // and calls are rejected
 	kindStateChange = eventKind{eventStateChange, log.SeverityInfo}
 	kindRejected    = eventKind{eventRejected, log.SeverityInfo}
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// transition reports a change of state. Their number on a span is not limited.
+// transition reports a change of state. Their number on a span is not limited. In shadow mode an open breaker rejects
+// no call, so that is no reason to warn.
 func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
-	if e.To == breaker.Open {
+	if e.To == breaker.Open && e.Override.Mode != breaker.Shadow {
 		k = kindOpened
 	}
 	if b.sink.enabled(ctx, k) {
@@ -96,17 +97,16 @@ func (b *bridge) probed(ctx context.Context, s interceptor.Settlement) {
 	}
 }
 
-// The functions below use codes and keys only (O6). They omit Event.Why, which may hold the words of a person, and
-// error texts, which may hold anything. Report.Cause is a short constant by contract.
+// The functions below use codes and keys, and the words of the person who set an override (O6). They omit Event.Why,
+// which may hold the argument of Trip, and the texts of errors, which may hold anything. Report.Cause is a short
+// constant by contract.
 
 func transitionAttrs(e breaker.Event) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 10),
+	attrs := append(make([]attribute.KeyValue, 0, 12),
 		attrName.String(labels.Value(e.Key.String())),
 		attrState.String(e.To.String()), attrPreviousState.String(e.From.String()))
 	attrs = withOpening(attrs, e.Rule, e.Cause, e.Counts)
-	if e.Override != 0 {
-		attrs = append(attrs, attrOverride.String(e.Override.String()))
-	}
+	attrs = withOverride(attrs, e.Override)
 	if e.To == breaker.Open {
 		attrs = append(attrs, attrOpenMS.Int64(ceilMillis(e.OpenFor)))
 	}
@@ -114,10 +114,11 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 }
 
 func rejectedAttrs(e *interceptor.RejectedError) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 11), // with room for error.type
+	attrs := append(make([]attribute.KeyValue, 0, 12), // with room for error.type
 		attrName.String(labels.Value(e.Key.String())),
 		attrState.String(e.State.String()), attrReason.String(e.Reason.String()))
 	attrs = withOpening(attrs, e.Opened.Rule, e.Opened.Cause, e.Opened.Counts)
+	attrs = withOverride(attrs, e.Override)
 	if !e.Until.IsZero() {
 		attrs = append(attrs, attrRetryAfterMS.Int64(ceilMillis(e.RetryAfter())))
 	}
@@ -139,10 +140,21 @@ func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c 
 	case breaker.RuleRatio:
 		attrs = append(attrs, attrFailureRatio.Float64(c.FailureRatio()), attrCalls.Int64(toInt64(c.Calls())))
 	case breaker.RuleSlow:
-		attrs = append(attrs, attrSlowRatio.Float64(c.SlowRatio()), attrCalls.Int64(toInt64(c.Calls())+toInt64(c.SlowCanceled)))
+		attrs = append(attrs, attrSlowRatio.Float64(c.SlowRatio()),
+			attrCalls.Int64(toInt64(c.Calls())+toInt64(c.SlowCanceled)))
 	case breaker.RuleCustom, breaker.RuleProbe, breaker.RuleManual: // they compare none of these
 	}
 	return attrs
+}
+
+// withOverride adds who set the override in force, and why. These are words of a person, or those of package breaker
+// for a policy that is not enforced.
+func withOverride(attrs []attribute.KeyValue, o breaker.Override) []attribute.KeyValue {
+	if o.Mode == 0 {
+		return attrs
+	}
+	return append(attrs, attrOverride.String(o.Mode.String()),
+		attrOverrideBy.String(labels.Value(o.By)), attrOverrideReason.String(labels.Value(o.Why)))
 }
 
 func probeAttrs(s interceptor.Settlement) []attribute.KeyValue {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/interceptor"
+	"github.com/grpcircuit/grpcircuit/internal/labels"
 )
 
 var at = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
@@ -40,9 +41,9 @@ var eventTests = []struct {
 		what: "trip by a rule",
 		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
-				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", Cause: "INTERNAL", At: at,
-				OpenFor: 5 * time.Second,
-				Counts:  breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
+				Key: orders, From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleRatio, Why: "word", Cause: "INTERNAL",
+				At: at, OpenFor: 5 * time.Second,
+				Counts: breaker.Counts{Successes: 12, Failures: 4, Overloads: 4},
 			})
 		},
 		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
@@ -73,16 +74,34 @@ var eventTests = []struct {
 		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
 				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleConsecutive, At: at,
-				OpenFor: time.Second, Override: breaker.Shadow,
+				OpenFor: time.Second, Override: breaker.Override{Mode: breaker.Shadow, By: "ann", Why: "a trial"},
 				Counts: breaker.Counts{Successes: 95, Failures: 5, ConsecutiveFailures: 5},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "consecutive",
+			"circuit_breaker.consecutive_failures": int64(5), "circuit_breaker.override": "shadow",
+			"circuit_breaker.override_by": "ann", "circuit_breaker.override_reason": "a trial",
+			"circuit_breaker.open_ms": int64(1000),
+		},
+	},
+	{
+		what: "trip by hand while an override keeps the breaker closed",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Open, Rule: breaker.RuleManual, Why: "word", At: at, OpenFor: time.Second,
+				Override: breaker.Override{Mode: breaker.ForceClosed, By: "bob\xff", Why: strings.Repeat("w", 1025)},
 			})
 		},
 		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
-			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "consecutive",
-			"circuit_breaker.consecutive_failures": int64(5), "circuit_breaker.override": "shadow",
-			"circuit_breaker.open_ms": int64(1000),
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "manual",
+			"circuit_breaker.override": "force_closed", "circuit_breaker.override_by": `bob\xff`,
+			"circuit_breaker.override_reason": labels.Value(strings.Repeat("w", 1025)),
+			"circuit_breaker.open_ms":         int64(1000),
 		},
 	},
 	{
@@ -171,7 +190,8 @@ var eventTests = []struct {
 		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
 				Key: orders, State: breaker.HalfOpen, Reason: breaker.ReasonHalfOpen, Opened: breaker.Opening{
-					Rule: breaker.RuleConsecutive, Why: "word", Cause: "bad\xff", Counts: breaker.Counts{ConsecutiveFailures: 5, Failures: 9},
+					Rule: breaker.RuleConsecutive, Why: "word", Cause: "bad\xff",
+					Counts: breaker.Counts{ConsecutiveFailures: 5, Failures: 9},
 				},
 			}})
 		},
@@ -180,6 +200,21 @@ var eventTests = []struct {
 			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
 			"circuit_breaker.state": "half_open", "circuit_breaker.reason": "half_open", "circuit_breaker.rule": "consecutive",
 			"circuit_breaker.cause": `bad\xff`, "circuit_breaker.consecutive_failures": int64(5),
+		},
+	},
+	{
+		what: "rejection by a person",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Rejected(ctx, &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+				Key: orders, State: breaker.Open, Reason: breaker.ReasonForced,
+				Override: breaker.Override{Mode: breaker.ForceOpen, By: "ann", Why: "ticket 4711"},
+			}})
+		},
+		name: "circuit_breaker.rejected", severity: log.SeverityInfo,
+		attrs: attrs{
+			"circuit_breaker.name": "dns:///orders:443 shop.Orders/Get", "rpc.method": "shop.Orders/Get",
+			"circuit_breaker.state": "open", "circuit_breaker.reason": "forced", "circuit_breaker.override": "force_open",
+			"circuit_breaker.override_by": "ann", "circuit_breaker.override_reason": "ticket 4711",
 		},
 	},
 	{
@@ -302,8 +337,10 @@ func TestLogRecordsOfMinimumSeverity(t *testing.T) {
 		tt.call(t.Context(), b)
 	}
 	for _, r := range l.records {
-		if got := recordAttrs(r)["circuit_breaker.state"]; r.EventName() != "circuit_breaker.state_change" || got != "open" {
-			t.Errorf("%s to %v, want transitions to open only", r.EventName(), got)
+		got := recordAttrs(r)
+		if r.EventName() != "circuit_breaker.state_change" || got["circuit_breaker.state"] != "open" ||
+			got["circuit_breaker.override"] == "shadow" {
+			t.Errorf("%s %v, want only transitions to open, and none in shadow mode", r.EventName(), got)
 		}
 	}
 	if got, want := len(l.records), 5; got != want {

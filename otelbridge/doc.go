@@ -36,9 +36,10 @@
 // # Events
 //
 //	circuit_breaker.state_change  a transition: name, state, previous_state, rule, cause, the counts that the rule
-//	                              compares, override, open_ms
-//	circuit_breaker.rejected      a rejected call: name, state, reason, retry_after_ms, and what opened the breaker:
-//	                              rule, cause, the counts that the rule compares
+//	                              compares, override, override_by, override_reason, open_ms
+//	circuit_breaker.rejected      a rejected call: name, state, reason, override, override_by, override_reason,
+//	                              retry_after_ms, and what opened the breaker: rule, cause, the counts that the rule
+//	                              compares
 //	circuit_breaker.probe         the end of a probe of a half-open breaker: name, state, outcome,
 //	                              rpc.response.status_code
 //
@@ -56,7 +57,9 @@
 //	calls           in the window, if rule is ratio or slow; otherwise absent
 //	consecutive_failures  the length of the failure streak, if rule is consecutive; otherwise absent
 //	override        shadow, force_open or force_closed, if one is in force; otherwise absent. In shadow mode no call is
-//	                rejected, although the state is open.
+//	                rejected, although the state is open. A rejection has it only if the override rejects the call.
+//	override_by     who set the override; "policy" if it stands for Config.Enforcement
+//	override_reason why, in the words of the person who set it
 //	open_ms         the length of the open period that begins
 //	retry_after_ms  the time until the breaker may admit a call; absent if it is not known
 //	outcome         success, failure, overload or ignored
@@ -65,7 +68,8 @@
 // metrics (see Metrics). A probe has an event when its outcome is reported, even after its lease. A probe that never
 // reports one, or whose call panics, has no event. Fallbacks have no event: the rejection before the fallback has one,
 // or the RPC records its own failure, and the metrics count the results. No event contains an error message, request
-// content, metadata or the reason passed to Trip.
+// content, metadata or the reason passed to Trip. The author and the reason of an override are in events, so that the
+// person on call sees who forced a breaker and why. So do not put anything secret in an Override.
 //
 // The SDK keeps 128 events for each span and drops the oldest. So that a batch of rejected calls cannot displace the
 // transition that explains it, only the first 8 rejections of a span are events. The attribute
@@ -80,35 +84,52 @@
 //
 // RegisterMetrics exports the same series as package prombridge, under OpenTelemetry names: dots in the prefix and in
 // attributes, and neither "_total" nor a unit in the name. The Prometheus exporter of OpenTelemetry turns each of them
-// into the name that prombridge uses, so use one of the two packages and not both. All series have the attributes
-// grpc.target, grpc.service, grpc.method and tag, which are empty if the key has no such part. The last four metrics
-// belong to the group and have no attributes. A breaker that is idle (breaker.WithIdleTimeout) has no series.
+// into the name that prombridge uses, so use one of the two packages and not both. All series of a breaker have the
+// attributes grpc.target, grpc.service, grpc.method and tag, which are empty if the key has no such part. All names
+// begin with grpc.client.breaker.
 //
-//	grpc.client.breaker.state                    up-down counter  by state: 1 for the current state, 0 for the others
-//	grpc.client.breaker.override                 up-down counter  by mode: 1 for the one in force, 0 for the others
-//	grpc.client.breaker.calls                    counter          by outcome: success, failure, overload, ignored
-//	grpc.client.breaker.slow_calls               counter          calls that took longer than SlowCall
-//	grpc.client.breaker.late_results             counter          results that came after the breaker changed state, or
-//	                                                              after the probe's lease
-//	grpc.client.breaker.rejections               counter          by reason
-//	grpc.client.breaker.shadow_rejections        counter          by reason: calls admitted only because of shadow mode
-//	grpc.client.breaker.trips                    counter          by rule
-//	grpc.client.breaker.recoveries               counter          number of times closed after having been open
-//	grpc.client.breaker.probes                   counter          by result: success, failure, ignored, lost
-//	grpc.client.breaker.open                     counter, s       time spent not closed
-//	grpc.client.breaker.state_entered_timestamp  gauge, s         Unix time of the last transition
-//	grpc.client.breaker.failure_ratio            gauge            of the window; absent below MinCalls, or if no rule
-//	                                                              uses it
-//	grpc.client.breaker.slow_ratio               gauge            of the window; absent below MinCalls, or if no rule
-//	                                                              uses it
-//	grpc.client.breaker.in_flight                up-down counter  permits that are not settled
-//	grpc.client.breaker.fallbacks                counter          by result: served, failed
-//	grpc.client.breaker.breakers                 up-down counter  breakers in the group
-//	grpc.client.breaker.evictions                counter          breakers that were evicted for another key
-//	grpc.client.breaker.overflow                 counter          number of times a key got the overflow breaker, because
-//	                                                              the group was full
-//	grpc.client.breaker.unguarded                counter          calls without a breaker, because a key function
-//	                                                              panicked
+//	name                           type             unit        left out
+//	state{state}                   up-down counter  {breaker}   never: 1 for the state in force, 0 for the others
+//	override{mode}                 up-down counter  {breaker}   never: 1 for the mode in force, 0 for the others
+//	ready                          up-down counter  {breaker}   never: 1 if a call would be admitted now
+//	calls{outcome}                 counter          {call}      never
+//	slow_calls                     counter          {call}      * without SlowCall
+//	late_results                   counter          {result}    never
+//	rejections{reason}             counter          {call}      * ramp without Ramp, concurrency without MaxConcurrent,
+//	                                                            forced without an override
+//	shadow_rejections{reason}      counter          {call}      * unless in shadow mode or one is above 0; ramp and
+//	                                                            concurrency as above; forced
+//	trips{rule}                    counter          {trip}      * consecutive, ratio, slow and custom if the rule is
+//	                                                            off; manual
+//	shadow_trips{rule}             counter          {trip}      * unless in shadow mode or one is above 0; as above
+//	recoveries                     counter          {recovery}  never
+//	probes{result}                 counter          {probe}     never
+//	open                           counter          s           never
+//	state_entered_timestamp        gauge            s           never
+//	open_until_timestamp           gauge            s           unless open; in shadow mode
+//	outage_started_timestamp       gauge            s           while closed; in shadow mode
+//	failure_ratio                  gauge            1           below MinCalls; unless closed; without a window
+//	slow_ratio                     gauge            1           below MinCalls; unless closed; * without SlowCall
+//	in_flight                      up-down counter  {call}      never
+//	fallbacks{result}              counter          {call}      * unless one is above 0
+//	breakers                       up-down counter  {breaker}   never; of the group
+//	evictions                      counter          {breaker}   never; of the group
+//	overflow                       counter          {call}      never; of the group
+//	unguarded                      counter          {call}      never; of the group
+//	policy_reloads{result}         counter          {reload}    without WithPolicyReloads; of the group
+//	policy_last_success_timestamp  gauge            s           without WithPolicyReloads; before the first success
+//
+// A breaker has its series from its creation on, and its counters start at 0. Series that the policy of the breaker
+// cannot raise above 0 are left out. A closed breaker with the default Config has 25. A counter that was above 0, or
+// that was reported once, is not left out any more. Three kinds of counters may appear with their first event:
+// fallbacks, trips{manual}, and rejections{forced} if no collection comes between the override and the first rejected
+// call. WithAllSeries exports the series that have a * above for every breaker. A breaker that is idle
+// (breaker.WithIdleTimeout) has no series.
+//
+// Nothing in trips, rejections, open_until_timestamp and outage_started_timestamp comes from shadow mode, so alerts on
+// them fire only for calls that are rejected. The series state, open, recoveries and probes follow the state machine in
+// shadow mode too. Combine them with override, which shows the mode of an override, or else the one of
+// Config.Enforcement.
 //
 // There is no histogram of call durations. With OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin provides it.
@@ -124,10 +145,10 @@
 // missing from a collection, and would count its total twice. Register a group once, for the lifetime of the provider.
 //
 // The SDK keeps the first 2000 attribute sets of an instrument and combines all others into one with the attribute
-// otel.metric.overflow. The trips of 333 breakers reach that limit, and the states of 666. Breakers that are not closed
+// otel.metric.overflow. The calls of 500 breakers reach that limit, and the states of 666. Breakers that are not closed
 // or have an override are reported first, and so are the counters of breakers that ever were. The limit therefore hides
-// healthy breakers. Above the limit the overflow series may fall when a breaker opens for the first time. A program
-// with more breakers raises the limit:
+// healthy breakers. Above the limit the overflow series may fall when a breaker opens for the first time, or when one
+// of its series is reported for the first time. A program with more breakers raises the limit:
 //
 //	metric.NewMeterProvider( // of go.opentelemetry.io/otel/sdk/metric
 //		metric.WithReader(reader),

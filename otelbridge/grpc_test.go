@@ -288,10 +288,11 @@ func TestO2_BatchOfRejections(t *testing.T) {
 	})
 }
 
-// O6: only codes are exported. The secret is in every place where a call, an error or a person can put it.
+// O6: only codes are exported, and in events who set an override and why. The secret is in every place where a call, an
+// error or a person can put it. The override has other words.
 func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const secret = "hunter2"
+		const secret, why, by = "hunter2", "ticket 4711", "ann"
 		tr, l, m := newTraces(), new(logs), newMeters()
 		b := New(WithTracerProvider(tr.provider), WithRejectedSpans())
 		logging := New(WithLoggerProvider(l.provider()))
@@ -325,7 +326,7 @@ func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 			for _, b := range guard.Group().All() {
 				b.Trip(ctx, secret)
 				b.Reset(ctx)
-				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: secret, By: secret}); err != nil {
+				if err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, Why: why, By: by}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -348,6 +349,10 @@ func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 				check("event "+e.Name, fmt.Sprint(e.Name, attrsOf(e.Attributes)))
 			}
 		}
+		forced := attrsOf(caller.Events()[len(caller.Events())-1].Attributes)
+		if forced["circuit_breaker.override_by"] != by || forced["circuit_breaker.override_reason"] != why {
+			t.Errorf("the last rejection has %v, want the author and the reason of the override", forced)
+		}
 		if len(l.records) != len(caller.Events()) {
 			t.Errorf("%d records, want %d", len(l.records), len(caller.Events()))
 		}
@@ -356,6 +361,9 @@ func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 		}
 		for series := range m.collect(t) {
 			check("series", series)
+			if strings.Contains(series, by) || strings.Contains(series, why) {
+				t.Errorf("series %s has the words of an override", series)
+			}
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/labels"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // RegisterMetrics exports the metrics of g, under the names in the package documentation. They are read when a reader
@@ -34,7 +35,10 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
 	}
 	meter := options.meters.Meter(ScopeName)
-	in, err := newInstruments(meter)
+	if options.withReloads && options.reloads == nil {
+		return nil, errors.New("otelbridge: RegisterMetrics: WithPolicyReloads: the function is nil")
+	}
+	in, err := newInstruments(meter, options)
 	if err != nil {
 		return nil, fmt.Errorf("otelbridge: RegisterMetrics: %w", err)
 	}
@@ -51,17 +55,23 @@ func RegisterMetrics(g *breaker.Group, opts ...Option) (metric.Registration, err
 
 // instruments is immutable, because a callback must be safe for concurrent use.
 type instruments struct {
-	all []metric.Observable
+	all       []metric.Observable
+	allSeries bool // of WithAllSeries
 
-	state, override, inFlight, breakers   metric.Int64ObservableUpDownCounter
-	sums                                  [intCounters]metric.Int64ObservableCounter // by sumCounter
-	notClosed                             metric.Float64ObservableCounter
-	evictions, overflow, unguarded        metric.Int64ObservableCounter
-	stateEntered, failureRatio, slowRatio metric.Float64ObservableGauge
+	state, override, ready, inFlight, breakers metric.Int64ObservableUpDownCounter
+	sums                                       [intCounters]metric.Int64ObservableCounter // by sumCounter
+	notClosed                                  metric.Float64ObservableCounter
+	evictions, overflow, unguarded             metric.Int64ObservableCounter
+	stateEntered, openUntil, outageStarted     metric.Float64ObservableGauge
+	failureRatio, slowRatio                    metric.Float64ObservableGauge
+
+	reloadStats func() (succeeded, failed uint64, lastSuccess time.Time) // nil: none of these:
+	reloads     metric.Int64ObservableCounter
+	lastReload  metric.Float64ObservableGauge
 }
 
-func newInstruments(m metric.Meter) (*instruments, error) {
-	in := new(instruments)
+func newInstruments(m metric.Meter, o options) (*instruments, error) {
+	in := &instruments{allSeries: o.allSeries, reloadStats: o.reloads}
 	var errs []error
 	counter := func(name, unit, description string) metric.Int64ObservableCounter {
 		i, err := m.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
@@ -87,7 +97,9 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.state = upDownCounter(metricState, unitBreaker,
 		"State of the circuit breaker: 1 for the current state, 0 for the others.")
 	in.override = upDownCounter(metricOverride, unitBreaker,
-		"Override of the circuit breaker: 1 for the mode in force, 0 for the others.")
+		"Mode of the circuit breaker: 1 for the one in force by an override or Config.Enforcement, 0 for the others.")
+	in.ready = upDownCounter(metricReady, unitBreaker,
+		"1 if the circuit breaker would admit a call now, otherwise 0. It is 1 after the open period: a probe may run.")
 	in.sums[sumCalls] = counter(metricCalls, unitCall, "Admitted calls that have ended, by outcome.")
 	in.sums[sumSlowCalls] = counter(metricSlowCalls, unitCall, "Calls that took longer than SlowCall.")
 	in.sums[sumLateResults] = counter(metricLateResults, unitResult,
@@ -95,16 +107,24 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.sums[sumRejections] = counter(metricRejections, unitCall, "Calls that the circuit breaker rejected, by reason.")
 	in.sums[sumShadow] = counter(metricShadowRejections, unitCall,
 		"Calls that were admitted only because of shadow mode, by reason.")
-	in.sums[sumTrips] = counter(metricTrips, unitTrip, "Number of times the circuit breaker opened, by rule.")
+	in.sums[sumTrips] = counter(metricTrips, unitTrip,
+		"Number of times a closed circuit breaker opened, by rule. Not in shadow mode. Failed probes are in probes.")
+	in.sums[sumShadowTrips] = counter(metricShadowTrips, unitTrip,
+		"Number of times a closed circuit breaker opened in shadow mode, by rule. These are not in trips.")
 	in.sums[sumRecoveries] = counter(metricRecoveries, unitRecovery,
 		"Number of times the circuit breaker closed after having been open.")
-	in.sums[sumProbes] = counter(metricProbes, unitProbe, "Probes of the half-open circuit breaker, by result.")
+	in.sums[sumProbes] = counter(metricProbes, unitProbe,
+		"Probes of the half-open circuit breaker, by result. A failure reopens it.")
 	in.notClosed = seconds(metricOpen, "Time the circuit breaker was not closed.")
 	in.stateEntered = gauge(metricStateEntered, unitSeconds, "Unix time of the last transition.")
+	in.openUntil = gauge(metricOpenUntil, unitSeconds,
+		"Unix time of the end of the open period. Absent unless open, and in shadow mode.")
+	in.outageStarted = gauge(metricOutageStarted, unitSeconds,
+		"Unix time since when the circuit breaker has not been closed. Absent if it is closed, and in shadow mode.")
 	in.failureRatio = gauge(metricFailureRatio, unitRatio,
-		"Share of failures and overloads in the window. Absent below MinCalls, or if no rule uses it.")
+		"Share of failures and overloads in the window. Absent below MinCalls, if not closed or without a window.")
 	in.slowRatio = gauge(metricSlowRatio, unitRatio,
-		"Share of slow calls in the window. Absent below MinCalls, or if no rule uses it.")
+		"Share of slow calls in the window. Absent below MinCalls, if not closed or without the slow rule.")
 	in.inFlight = upDownCounter(metricInFlight, unitCall, "Admitted calls that have not ended.")
 	in.sums[sumFallbacks] = counter(metricFallbacks, unitCall, "Fallbacks that were tried, by result.")
 	in.breakers = upDownCounter(metricBreakers, unitBreaker, "Circuit breakers in the group.")
@@ -112,7 +132,14 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 		"Circuit breakers that were evicted from a full group for another key.")
 	in.overflow = counter(metricOverflow, unitCall,
 		"Number of times a key got the overflow breaker because the group was full.")
-	in.unguarded = counter(metricUnguarded, unitCall, "Calls that no breaker guarded because the key function or the matcher panicked.")
+	in.unguarded = counter(metricUnguarded, unitCall,
+		"Calls that no breaker guarded because the key function or the matcher panicked.")
+	if in.reloadStats != nil {
+		in.reloads = counter(metricReloads, unitReload,
+			"Policy files applied (success) and refused (failure). After a failure the old policy stays in force.")
+		in.lastReload = gauge(metricLastReload, unitSeconds,
+			"Unix time at which a policy file was last applied. Absent before the first time.")
+	}
 	return in, errors.Join(errs...)
 }
 
@@ -122,6 +149,7 @@ func (in *instruments) observe(o metric.Observer, g *breaker.Group, t *totals) {
 	o.ObserveInt64(in.evictions, toInt64(stats.Evictions))
 	o.ObserveInt64(in.overflow, toInt64(stats.Overflow))
 	o.ObserveInt64(in.unguarded, toInt64(stats.Unguarded))
+	in.observeReloads(o)
 
 	t.mu.Lock() // readers may collect at the same time
 	defer t.mu.Unlock()
@@ -130,12 +158,29 @@ func (in *instruments) observe(o metric.Observer, g *breaker.Group, t *totals) {
 	t.end()
 }
 
+func (in *instruments) observeReloads(o metric.Observer) {
+	if in.reloadStats == nil {
+		return
+	}
+	succeeded, failed, last := in.reloadStats()
+	result := func(outcome breaker.Outcome) metric.MeasurementOption {
+		return metric.WithAttributes(labelResult.String(outcome.String()))
+	}
+	o.ObserveInt64(in.reloads, toInt64(succeeded), result(breaker.Success))
+	o.ObserveInt64(in.reloads, toInt64(failed), result(breaker.Failure))
+	if !last.IsZero() {
+		o.ObserveFloat64(in.lastReload, unixSeconds(last))
+	}
+}
+
 // observation is a breaker in one collection.
 type observation struct {
 	breaker.Snapshot
 
 	rank    rank
 	sums    sums
+	report  [len(sumSeries)]bool // which of sums
+	has     needs.Set
 	healthy bool // closed and without an override
 }
 
@@ -161,19 +206,24 @@ func (in *instruments) observeBreakers(
 		}
 		seen[key] = struct{}{}
 		healthy := s.Underlying == breaker.Closed && s.Override.Mode == 0
-		rank, sums := t.observe(key, live, sumsOf(&s), healthy)
-		observations = append(observations, observation{s, rank, sums, healthy})
+		has := needs.Everything
+		if !in.allSeries {
+			has = needs.Of(&s)
+		}
+		k := t.observe(key, live, sumsOf(&s), healthy)
+		sums, report := k.toReport(has)
+		observations = append(observations, observation{s, k.rank, sums, report, has, healthy})
 	}
 	for _, healthy := range [...]bool{false, true} {
 		for i := range observations {
 			if observations[i].healthy == healthy {
-				in.observeState(o, &observations[i].Snapshot)
+				in.observeState(o, &observations[i])
 			}
 		}
 	}
 	slices.SortFunc(observations, func(a, b observation) int { return a.rank.compare(b.rank) })
 	for i := range observations {
-		in.observeSums(o, observations[i].Key, &observations[i].sums)
+		in.observeSums(o, &observations[i])
 	}
 }
 
@@ -198,33 +248,45 @@ var (
 )
 
 // observeState observes the metrics that may rise and fall.
-func (in *instruments) observeState(o metric.Observer, s *breaker.Snapshot) {
+func (in *instruments) observeState(o metric.Observer, s *observation) {
 	attrs := keyAttributes(s.Key)
 	for _, state := range states {
 		o.ObserveInt64(in.state, boolValue(s.State == state), withLabel(attrs, labelState, state.String()))
 	}
 	for _, mode := range modes {
-		o.ObserveInt64(in.override, boolValue(s.Override.Mode == mode), withLabel(attrs, labelMode, mode.String()))
+		o.ObserveInt64(in.override, boolValue(s.Mode == mode), withLabel(attrs, labelMode, mode.String()))
 	}
 	keyOnly := metric.WithAttributeSet(attribute.NewSet(attrs[:len(attrs)-1]...))
+	o.ObserveInt64(in.ready, boolValue(s.Ready), keyOnly)
 	o.ObserveInt64(in.inFlight, toInt64(s.InFlight), keyOnly)
-	o.ObserveFloat64(in.stateEntered, float64(s.Since.UnixNano())/1e9, keyOnly)
+	o.ObserveFloat64(in.stateEntered, unixSeconds(s.Since), keyOnly)
+	if s.Mode != breaker.Shadow { // in shadow mode no call is rejected, and an alert must not fire
+		if s.Underlying == breaker.Open {
+			o.ObserveFloat64(in.openUntil, unixSeconds(s.OpenUntil), keyOnly)
+		}
+		if s.Underlying != breaker.Closed {
+			o.ObserveFloat64(in.outageStarted, unixSeconds(s.Outage.At), keyOnly)
+		}
+	}
 	calls := s.Window.Calls()
 	if calls > 0 && calls >= s.MinCalls {
 		o.ObserveFloat64(in.failureRatio, s.Window.FailureRatio(), keyOnly)
 	}
 	// The slow rule also counts slow calls that their callers canceled (B6): while a backend hangs there may be no others.
 	// Counters saturate (B11), so the sum may wrap.
-	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls {
+	if timed := max(calls, calls+s.Window.SlowCanceled); timed > 0 && timed >= s.MinCalls && s.has&needs.SlowRule != 0 {
 		o.ObserveFloat64(in.slowRatio, s.Window.SlowRatio(), keyOnly)
 	}
 }
 
 // observeSums observes the counters of a key.
-func (in *instruments) observeSums(o metric.Observer, key breaker.Key, values *sums) {
-	attrs := keyAttributes(key)
-	var sets [len(sumSeries)]metric.MeasurementOption
+func (in *instruments) observeSums(o metric.Observer, s *observation) {
+	attrs := keyAttributes(s.Key)
+	var sets [len(sumSeries)]metric.MeasurementOption // by the first series with the set
 	for i := range sumSeries {
+		if !s.report[i] {
+			continue
+		}
 		series := &sumSeries[i]
 		set := sets[firstWithSet[i]]
 		switch {
@@ -234,11 +296,11 @@ func (in *instruments) observeSums(o metric.Observer, key breaker.Key, values *s
 		default:
 			set = withLabel(attrs, series.label, series.value)
 		}
-		sets[i] = set
+		sets[firstWithSet[i]] = set
 		if series.counter == sumNotClosed {
-			o.ObserveFloat64(in.notClosed, time.Duration(toInt64(values[i])).Seconds(), set)
+			o.ObserveFloat64(in.notClosed, time.Duration(toInt64(s.sums[i])).Seconds(), set)
 		} else {
-			o.ObserveInt64(in.sums[series.counter], toInt64(values[i]), set)
+			o.ObserveInt64(in.sums[series.counter], toInt64(s.sums[i]), set)
 		}
 	}
 }
@@ -260,6 +322,8 @@ func withLabel(attrs [5]attribute.KeyValue, key attribute.Key, value string) met
 	attrs[len(attrs)-1] = key.String(value)
 	return metric.WithAttributeSet(attribute.NewSet(attrs[:]...))
 }
+
+func unixSeconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
 func boolValue(yes bool) int64 {
 	if yes {

@@ -113,8 +113,12 @@ func register(tb testing.TB, g *breaker.Group, m meters, opts ...Option) {
 	})
 }
 
-// wantSeries returns the series of a group, computed from its Snapshots independently of the package.
-func wantSeries(g *breaker.Group) map[string]float64 {
+// wantSeries returns the series of a group that was not collected before, computed from its Snapshots independently of
+// the package.
+func wantSeries(g *breaker.Group) map[string]float64 { return wantSomeSeries(g, false) }
+
+// wantSomeSeries is wantSeries, and with WithAllSeries if all is true.
+func wantSomeSeries(g *breaker.Group, all bool) map[string]float64 {
 	want := make(map[string]float64)
 	for _, b := range g.All() {
 		s := b.Snapshot()
@@ -122,6 +126,13 @@ func wantSeries(g *breaker.Group) map[string]float64 {
 		tag := ",tag=" + s.Key.Tag
 		plain := func(name string, v float64) { want[name+"{"+key+tag+"}"] = v }
 		by := func(name, attr, value string, v float64) { want[name+"{"+key+","+attr+"="+value+tag+"}"] = v }
+		// A counter that is left out unless it is above 0, or if possible.
+		byIf := func(possible bool, name, attr, value string, n uint64) {
+			if all || possible || n > 0 {
+				by(name, attr, value, float64(n))
+			}
+		}
+		slow, cfg, shadow := s.Config.SlowCall > 0, s.Config, s.Mode == breaker.Shadow
 		for _, state := range []string{"closed", "half_open", "open"} {
 			by("state", "state", state, 0)
 		}
@@ -129,30 +140,38 @@ func wantSeries(g *breaker.Group) map[string]float64 {
 		for _, mode := range []string{"force_open", "force_closed", "shadow"} {
 			by("override", "mode", mode, 0)
 		}
-		if s.Override.Mode != 0 {
-			by("override", "mode", s.Override.Mode.String(), 1)
+		if s.Mode != 0 {
+			by("override", "mode", s.Mode.String(), 1)
 		}
+		plain("ready", map[bool]float64{true: 1}[s.Ready])
 		by("calls", "outcome", "success", float64(s.Successes))
 		by("calls", "outcome", "failure", float64(s.Failures))
 		by("calls", "outcome", "overload", float64(s.Overloads))
 		by("calls", "outcome", "ignored", float64(s.Ignored))
-		plain("slow_calls", float64(s.SlowCalls))
-		plain("late_results", float64(s.Late))
-		for name, c := range map[string]breaker.ReasonCounts{
-			"rejections": s.Rejections, "shadow_rejections": s.ShadowRejections,
-		} {
-			by(name, "reason", "open", float64(c.Open))
-			by(name, "reason", "half_open", float64(c.HalfOpen))
-			by(name, "reason", "ramp", float64(c.Ramp))
-			by(name, "reason", "forced", float64(c.Forced))
-			by(name, "reason", "concurrency", float64(c.Concurrency))
+		if all || slow || s.SlowCalls > 0 {
+			plain("slow_calls", float64(s.SlowCalls))
 		}
-		by("trips", "rule", "consecutive", float64(s.Trips.Consecutive))
-		by("trips", "rule", "ratio", float64(s.Trips.Ratio))
-		by("trips", "rule", "slow", float64(s.Trips.Slow))
-		by("trips", "rule", "custom", float64(s.Trips.Custom))
-		by("trips", "rule", "probe", float64(s.Trips.Probe))
-		by("trips", "rule", "manual", float64(s.Trips.Manual))
+		plain("late_results", float64(s.Late))
+
+		reasons := func(name string, c breaker.ReasonCounts, on, forced bool) {
+			byIf(on, name, "reason", "open", c.Open)
+			byIf(on, name, "reason", "half_open", c.HalfOpen)
+			byIf(on && cfg.Ramp > 0, name, "reason", "ramp", c.Ramp)
+			byIf(forced, name, "reason", "forced", c.Forced)
+			byIf(on && cfg.MaxConcurrent > 0, name, "reason", "concurrency", c.Concurrency)
+		}
+		reasons("rejections", s.Rejections, true, s.Override != breaker.Override{})
+		reasons("shadow_rejections", s.ShadowRejections, shadow || s.ShadowRejections != breaker.ReasonCounts{}, false)
+		rules := func(name string, c breaker.RuleCounts, on bool) {
+			byIf(on && cfg.ConsecutiveFailures > 0, name, "rule", "consecutive", c.Consecutive)
+			byIf(on && cfg.FailureRatio > 0, name, "rule", "ratio", c.Ratio)
+			byIf(on && slow, name, "rule", "slow", c.Slow)
+			byIf(on && s.CustomRule, name, "rule", "custom", c.Custom)
+			byIf(false, name, "rule", "manual", c.Manual)
+		}
+		rules("trips", s.Trips, true)
+		rules("shadow_trips", s.ShadowTrips, shadow || s.ShadowTrips != breaker.RuleCounts{})
+
 		plain("recoveries", float64(s.Recoveries))
 		by("probes", "result", "success", float64(s.Probes.Success))
 		by("probes", "result", "failure", float64(s.Probes.Failure))
@@ -160,17 +179,24 @@ func wantSeries(g *breaker.Group) map[string]float64 {
 		by("probes", "result", "lost", float64(s.Probes.Lost))
 		plain("open", s.NotClosed.Seconds())
 		plain("state_entered_timestamp", float64(s.Since.UnixNano())/1e9)
+		if s.Underlying == breaker.Open && !shadow {
+			plain("open_until_timestamp", float64(s.OpenUntil.UnixNano())/1e9)
+		}
+		if s.Underlying != breaker.Closed && !shadow {
+			plain("outage_started_timestamp", float64(s.Outage.At.UnixNano())/1e9)
+		}
 		if s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls {
 			plain("failure_ratio", s.Window.FailureRatio())
 		}
 		// B6: slow calls that their callers canceled count only for the slow rule.
 		timed := s.Window.Calls() + s.Window.SlowCanceled
-		if s.Underlying == breaker.Closed && timed > 0 && timed >= s.MinCalls {
+		if s.Underlying == breaker.Closed && timed > 0 && timed >= s.MinCalls && (all || slow) {
 			plain("slow_ratio", float64(s.Window.Slow)/float64(timed))
 		}
 		plain("in_flight", float64(s.InFlight))
-		by("fallbacks", "result", "served", float64(s.Fallbacks.Served))
-		by("fallbacks", "result", "failed", float64(s.Fallbacks.Failed))
+		fellBack := s.Fallbacks != breaker.FallbackCounts{}
+		byIf(fellBack, "fallbacks", "result", "served", s.Fallbacks.Served)
+		byIf(fellBack, "fallbacks", "result", "failed", s.Fallbacks.Failed)
 	}
 	stats := g.Stats()
 	want["breakers"] = float64(stats.Breakers)
@@ -246,7 +272,8 @@ func neverFall(t *testing.T, before, now map[string]float64) {
 	for name, v := range now {
 		base, _, _ := strings.Cut(name, "{")
 		switch base {
-		case "state", "override", "in_flight", "breakers", "state_entered_timestamp", "failure_ratio", "slow_ratio":
+		case "state", "override", "ready", "in_flight", "breakers", "state_entered_timestamp", "failure_ratio", "slow_ratio",
+			"open_until_timestamp", "outage_started_timestamp":
 		default:
 			if was, ok := before[name]; ok && v < was {
 				t.Errorf("%s falls from %v to %v", name, was, v)
@@ -262,7 +289,7 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 	for seed := range uint64(16) {
 		synctest.Test(t, func(t *testing.T) {
 			cfg := breaker.Config{
-				FailingFor: -1, MinCalls: 4, Window: 2 * time.Second,
+				ConsecutiveFailures: 3, FailingFor: -1, MinCalls: 4, Window: 2 * time.Second,
 				SlowCall: 150 * time.Millisecond, SlowRatio: 0.9, OpenFor: 300 * time.Millisecond,
 				ProbeTimeout: 400 * time.Millisecond, SuccessesToClose: 1, Ramp: time.Second, MaxConcurrent: 8,
 			}
@@ -290,6 +317,11 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 				if diff := cmp.Diff(got, before); diff != "" {
 					t.Fatalf("seed %d, step %d: (-got +want)\n%s", seed, step, diff)
 				}
+				m = newMeters()
+				register(t, g, m, WithAllSeries())
+				if diff := cmp.Diff(m.collect(t), wantSomeSeries(g, true)); diff != "" {
+					t.Fatalf("seed %d, step %d: all series (-got +want)\n%s", seed, step, diff)
+				}
 				if diff := cmp.Diff(wantSeries(g), before); diff != "" { // B14
 					t.Fatalf("seed %d, step %d: collecting changed (-got +want)\n%s", seed, step, diff)
 				}
@@ -305,12 +337,14 @@ func TestO5_AgreesWithSnapshot(t *testing.T) {
 	for _, want := range []string{
 		"breakers", "calls failure", "calls ignored", "calls overload", "calls success", "evictions", "failure_ratio",
 		"fallbacks failed", "fallbacks served", "in_flight", "late_results", "open", "overflow", "override force_closed",
+		"open_until_timestamp", "outage_started_timestamp", "ready",
 		"override force_open", "override shadow", "probes failure", "probes ignored", "probes lost", "probes success",
 		"recoveries", "rejections concurrency", "rejections forced", "rejections half_open", "rejections open",
 		"rejections ramp", "shadow_rejections concurrency", "shadow_rejections half_open", "shadow_rejections open",
 		"shadow_rejections ramp", "slow_calls", "slow_ratio", "state closed", "state half_open", "state open",
-		"state_entered_timestamp", "trips consecutive", "trips custom", "trips manual", "trips probe", "trips ratio",
-		"trips slow", "unguarded",
+		"state_entered_timestamp", "trips consecutive", "trips custom", "trips manual", "trips ratio",
+		"trips slow", "shadow_trips consecutive", "shadow_trips custom", "shadow_trips manual", "shadow_trips ratio",
+		"shadow_trips slow", "unguarded",
 	} {
 		if !seen[want] {
 			t.Errorf("%s was 0 in all schedules", want)
@@ -377,11 +411,14 @@ func TestO5_CollectConcurrentSafe(t *testing.T) {
 	wg.Wait()
 }
 
+func reloads() (succeeded, failed uint64, lastSuccess time.Time) { return 3, 1, time.Unix(1e9, 5e8) }
+
 // The names and kinds of the metrics are those of the package documentation.
 func TestMetricNames(t *testing.T) {
 	m := newMeters()
 	g := newGroup(t, breaker.Config{MinCalls: 1})
-	register(t, g, m)
+	register(t, g, m, WithAllSeries(), WithPolicyReloads(reloads))
+	g.Get(breaker.Key{}).Trip(t.Context(), "test")
 	p, err := g.Get(orders).Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -414,12 +451,18 @@ func TestMetricNames(t *testing.T) {
 		"grpc.client.breaker.in_flight {call} " + upDown,
 		"grpc.client.breaker.late_results {result} " + counter,
 		"grpc.client.breaker.open s " + counter,
+		"grpc.client.breaker.open_until_timestamp s gauge",
+		"grpc.client.breaker.outage_started_timestamp s gauge",
 		"grpc.client.breaker.overflow {call} " + counter,
 		"grpc.client.breaker.override {breaker} " + upDown,
+		"grpc.client.breaker.policy_last_success_timestamp s gauge",
+		"grpc.client.breaker.policy_reloads {reload} " + counter,
 		"grpc.client.breaker.probes {probe} " + counter,
+		"grpc.client.breaker.ready {breaker} " + upDown,
 		"grpc.client.breaker.recoveries {recovery} " + counter,
 		"grpc.client.breaker.rejections {call} " + counter,
 		"grpc.client.breaker.shadow_rejections {call} " + counter,
+		"grpc.client.breaker.shadow_trips {trip} " + counter,
 		"grpc.client.breaker.slow_calls {call} " + counter,
 		"grpc.client.breaker.slow_ratio 1 gauge",
 		"grpc.client.breaker.state {breaker} " + upDown,
@@ -630,7 +673,7 @@ func TestRegisterMetricsWithBadMeter(t *testing.T) {
 func TestO5_KeyYieldedTwice(t *testing.T) {
 	m := newMeters()
 	meter := m.provider.Meter(ScopeName)
-	in, err := newInstruments(meter)
+	in, err := newInstruments(meter, options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,9 @@ const (
 	attrCalls         = attribute.Key("circuit_breaker.calls")
 	attrRetryAfterMS  = attribute.Key("circuit_breaker.retry_after_ms")
 
+	attrOverrideBy     = attribute.Key("circuit_breaker.override_by")
+	attrOverrideReason = attribute.Key("circuit_breaker.override_reason")
+
 	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
 
 	// None of the names above means the outcome of a probe.
@@ -51,21 +54,25 @@ const (
 const schemaURL = semconv.SchemaURL
 
 // A Prometheus exporter turns these into the names of prombridge. It turns dots into underscores and appends the unit,
-// and _total to counters. Units in braces are annotations, which it drops. State, override, in_flight and breakers are
-// up-down counters, because it would append _ratio to a gauge without a unit.
+// and _total to counters. Units in braces are annotations, which it drops. State, override, ready, in_flight and
+// breakers are up-down counters, because it would append _ratio to a gauge without a unit.
 const (
 	metricState            = "grpc.client.breaker.state"
 	metricOverride         = "grpc.client.breaker.override"
+	metricReady            = "grpc.client.breaker.ready"
 	metricCalls            = "grpc.client.breaker.calls"
 	metricSlowCalls        = "grpc.client.breaker.slow_calls"
 	metricLateResults      = "grpc.client.breaker.late_results"
 	metricRejections       = "grpc.client.breaker.rejections"
 	metricShadowRejections = "grpc.client.breaker.shadow_rejections"
 	metricTrips            = "grpc.client.breaker.trips"
+	metricShadowTrips      = "grpc.client.breaker.shadow_trips"
 	metricRecoveries       = "grpc.client.breaker.recoveries"
 	metricProbes           = "grpc.client.breaker.probes"
 	metricOpen             = "grpc.client.breaker.open"
 	metricStateEntered     = "grpc.client.breaker.state_entered_timestamp"
+	metricOpenUntil        = "grpc.client.breaker.open_until_timestamp"
+	metricOutageStarted    = "grpc.client.breaker.outage_started_timestamp"
 	metricFailureRatio     = "grpc.client.breaker.failure_ratio"
 	metricSlowRatio        = "grpc.client.breaker.slow_ratio"
 	metricInFlight         = "grpc.client.breaker.in_flight"
@@ -74,6 +81,8 @@ const (
 	metricEvictions        = "grpc.client.breaker.evictions"
 	metricOverflow         = "grpc.client.breaker.overflow"
 	metricUnguarded        = "grpc.client.breaker.unguarded"
+	metricReloads          = "grpc.client.breaker.policy_reloads"
+	metricLastReload       = "grpc.client.breaker.policy_last_success_timestamp"
 )
 
 const (
@@ -85,6 +94,7 @@ const (
 	unitTrip     = "{trip}"
 	unitRecovery = "{recovery}"
 	unitProbe    = "{probe}"
+	unitReload   = "{reload}"
 )
 
 const (
@@ -101,7 +111,8 @@ const (
 	labelResult  = attribute.Key("result")
 )
 
-// The results of a fallback are served and failed. Those of a probe are outcomes or lost.
+// The results of a fallback are served and failed. Those of a probe are outcomes or lost, and those of a reload
+// outcomes.
 const (
 	resultServed = "served"
 	resultFailed = "failed"

@@ -2,6 +2,7 @@ package otelbridge
 
 import (
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/log"
@@ -26,6 +27,9 @@ type options struct {
 	logs          bool // events are log records
 	rejectedSpans bool
 	delta         bool // the readers of the metrics have delta temporality
+	allSeries     bool
+	withReloads   bool                                                     // reloads was given
+	reloads       func() (succeeded, failed uint64, lastSuccess time.Time) // nil: no metrics of reloads, or an error
 }
 
 // collect applies opts and fills in the global providers.
@@ -70,9 +74,28 @@ func WithDeltaTemporality() Option {
 	return optionFunc(func(o *options) { o.delta = true })
 }
 
+// WithAllSeries exports also the series that the policy in force cannot raise above 0, and those that are otherwise
+// left out until they are above 0: all those with a * in the package documentation. It applies to RegisterMetrics.
+// Default: off.
+func WithAllSeries() Option {
+	return optionFunc(func(o *options) { o.allSeries = true })
+}
+
+// WithPolicyReloads adds the metrics of a policy file: policy_reloads and policy_last_success_timestamp. stats returns
+// how many times a changed file was applied, how many times it was not, because it has an error or could not be read,
+// and when the file was last applied; the zero time means never. The counts must not fall. stats is called once for
+// each collection, by several goroutines at once if there are several readers. It is the caller's connection to the
+// watcher of package breaker/policyfile, or to anything else that applies policies.
+//
+// A nil stats is an error of RegisterMetrics. If the option is given more than once, the last one counts. It applies to
+// RegisterMetrics. Default: none.
+func WithPolicyReloads(stats func() (succeeded, failed uint64, lastSuccess time.Time)) Option {
+	return optionFunc(func(o *options) { o.reloads, o.withReloads = stats, true })
+}
+
 // WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes of
-// the event, and the trace and the span of the call's context. A transition to open has severity WARN, all other events
-// INFO. A record that the logger does not enable is not built.
+// the event, and the trace and the span of the call's context. A transition to open has severity WARN, unless it is in
+// shadow mode. All other events have INFO. A record that the logger does not enable is not built.
 //
 // A span gets as many records of rejections as it would get events (see the package documentation), whether or not it
 // is sampled. Without a span, every rejection is a record. It applies to New. A nil p is the global provider, even if

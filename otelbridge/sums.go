@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // A key may get another breaker, which counts from zero, after the first one was evicted or removed. An idle breaker
@@ -70,6 +71,7 @@ type keyTotals struct {
 	collection uint64           // the last collection that had the key
 	missed     bool             // a later collection did not have the key
 	rank       rank
+	reported   [len(sumSeries)]bool // the series that were reported; they are not left out any more
 }
 
 // rank is the position of a key in the order in which sums are observed. If positions changed between collections, keys
@@ -92,9 +94,9 @@ func (r rank) compare(o rank) int {
 // begin starts a collection. Caller must hold t.mu.
 func (t *totals) begin() { t.collection++ }
 
-// observe records the counts of b, the breaker of key. It returns the rank of the key and the sums to report for it.
-// healthy reports whether b is closed and without an override. Caller must hold t.mu.
-func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healthy bool) (rank, sums) {
+// observe records the counts of b, the breaker of key. It returns the totals of the key, whose last counts are those of
+// b. healthy reports whether b is closed and without an override. Caller must hold t.mu.
+func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healthy bool) *keyTotals {
 	k := t.keys[key]
 	if k == nil {
 		t.lastRank++
@@ -115,7 +117,20 @@ func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healt
 		k.addBreaker()
 	}
 	k.breaker, k.last, k.collection, k.missed = b, counts, t.collection, false
-	return k.rank, k.earlier.plus(counts.minus(k.base))
+	return k
+}
+
+// toReport returns the sums of the key, and which of them to report: those that its breaker has the needs of, those
+// above 0, and those that were reported before. The SDK forgets a series that is left out, and another one could take
+// its place below the limit of O8. Caller must hold totals.mu.
+func (k *keyTotals) toReport(has needs.Set) (values sums, report [len(sumSeries)]bool) {
+	values = k.earlier.plus(k.last.minus(k.base))
+	for i := range sumSeries {
+		if sumSeries[i].needs&^has == 0 || values[i] > 0 {
+			k.reported[i] = true
+		}
+	}
+	return values, k.reported
 }
 
 // addBreaker adds the counts of the current breaker to those of earlier breakers.
@@ -155,49 +170,95 @@ var sumSeries = [...]struct {
 	counter sumCounter
 	label   attribute.Key // empty: only the attributes of the key
 	value   string
+	needs   needs.Set
 }{
-	{func(s snap) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String()},
-	{func(s snap) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String()},
-	{func(s snap) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String()},
-	{func(s snap) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String()},
+	{func(s snap) uint64 { return s.Successes }, sumCalls, labelOutcome, breaker.Success.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Failures }, sumCalls, labelOutcome, breaker.Failure.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Overloads }, sumCalls, labelOutcome, breaker.Overload.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Ignored }, sumCalls, labelOutcome, breaker.Ignored.String(), needs.Nothing},
 
-	{func(s snap) uint64 { return s.Rejections.Open }, sumRejections, labelReason, breaker.ReasonOpen.String()},
-	{func(s snap) uint64 { return s.Rejections.HalfOpen }, sumRejections, labelReason, breaker.ReasonHalfOpen.String()},
-	{func(s snap) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String()},
-	{func(s snap) uint64 { return s.Rejections.Forced }, sumRejections, labelReason, breaker.ReasonForced.String()},
+	{
+		func(s snap) uint64 { return s.Rejections.Open }, sumRejections, labelReason, breaker.ReasonOpen.String(),
+		needs.Nothing,
+	},
+	{
+		func(s snap) uint64 { return s.Rejections.HalfOpen }, sumRejections, labelReason,
+		breaker.ReasonHalfOpen.String(), needs.Nothing,
+	},
+	{func(s snap) uint64 { return s.Rejections.Ramp }, sumRejections, labelReason, breaker.ReasonRamp.String(), needs.Ramp},
+	{
+		func(s snap) uint64 { return s.Rejections.Forced }, sumRejections, labelReason,
+		breaker.ReasonForced.String(), needs.Override,
+	},
 	{
 		func(s snap) uint64 { return s.Rejections.Concurrency }, sumRejections, labelReason,
-		breaker.ReasonConcurrency.String(),
+		breaker.ReasonConcurrency.String(), needs.ConcurrencyLimit,
 	},
 
-	{func(s snap) uint64 { return s.ShadowRejections.Open }, sumShadow, labelReason, breaker.ReasonOpen.String()},
-	{func(s snap) uint64 { return s.ShadowRejections.HalfOpen }, sumShadow, labelReason, breaker.ReasonHalfOpen.String()},
-	{func(s snap) uint64 { return s.ShadowRejections.Ramp }, sumShadow, labelReason, breaker.ReasonRamp.String()},
-	{func(s snap) uint64 { return s.ShadowRejections.Forced }, sumShadow, labelReason, breaker.ReasonForced.String()},
+	{
+		func(s snap) uint64 { return s.ShadowRejections.Open }, sumShadow, labelReason,
+		breaker.ReasonOpen.String(), needs.ShadowRejections,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowRejections.HalfOpen }, sumShadow, labelReason,
+		breaker.ReasonHalfOpen.String(), needs.ShadowRejections,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowRejections.Ramp }, sumShadow, labelReason,
+		breaker.ReasonRamp.String(), needs.ShadowRejections | needs.Ramp,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowRejections.Forced }, sumShadow, labelReason,
+		breaker.ReasonForced.String(), needs.Occurrence, // a breaker in shadow mode is not forced open
+	},
 	{
 		func(s snap) uint64 { return s.ShadowRejections.Concurrency }, sumShadow, labelReason,
-		breaker.ReasonConcurrency.String(),
+		breaker.ReasonConcurrency.String(), needs.ShadowRejections | needs.ConcurrencyLimit,
 	},
 
-	{func(s snap) uint64 { return s.Trips.Consecutive }, sumTrips, labelRule, breaker.RuleConsecutive.String()},
-	{func(s snap) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String()},
-	{func(s snap) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String()},
-	{func(s snap) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String()},
-	{func(s snap) uint64 { return s.Trips.Probe }, sumTrips, labelRule, breaker.RuleProbe.String()},
-	{func(s snap) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String()},
+	// There is no RuleProbe: a failed probe opens a breaker that is not closed, and is among the probes.
+	{
+		func(s snap) uint64 { return s.Trips.Consecutive }, sumTrips, labelRule,
+		breaker.RuleConsecutive.String(), needs.ConsecutiveRule,
+	},
+	{func(s snap) uint64 { return s.Trips.Ratio }, sumTrips, labelRule, breaker.RuleRatio.String(), needs.RatioRule},
+	{func(s snap) uint64 { return s.Trips.Slow }, sumTrips, labelRule, breaker.RuleSlow.String(), needs.SlowRule},
+	{func(s snap) uint64 { return s.Trips.Custom }, sumTrips, labelRule, breaker.RuleCustom.String(), needs.CustomRule},
+	{func(s snap) uint64 { return s.Trips.Manual }, sumTrips, labelRule, breaker.RuleManual.String(), needs.Occurrence},
 
-	{func(s snap) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String()},
-	{func(s snap) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String()},
-	{func(s snap) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String()},
-	{func(s snap) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost},
+	{
+		func(s snap) uint64 { return s.ShadowTrips.Consecutive }, sumShadowTrips, labelRule,
+		breaker.RuleConsecutive.String(), needs.ShadowTrips | needs.ConsecutiveRule,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowTrips.Ratio }, sumShadowTrips, labelRule,
+		breaker.RuleRatio.String(), needs.ShadowTrips | needs.RatioRule,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowTrips.Slow }, sumShadowTrips, labelRule,
+		breaker.RuleSlow.String(), needs.ShadowTrips | needs.SlowRule,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowTrips.Custom }, sumShadowTrips, labelRule,
+		breaker.RuleCustom.String(), needs.ShadowTrips | needs.CustomRule,
+	},
+	{
+		func(s snap) uint64 { return s.ShadowTrips.Manual }, sumShadowTrips, labelRule,
+		breaker.RuleManual.String(), needs.Occurrence,
+	},
 
-	{func(s snap) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed},
-	{func(s snap) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed},
+	{func(s snap) uint64 { return s.Probes.Success }, sumProbes, labelResult, breaker.Success.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Failure }, sumProbes, labelResult, breaker.Failure.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Ignored }, sumProbes, labelResult, breaker.Ignored.String(), needs.Nothing},
+	{func(s snap) uint64 { return s.Probes.Lost }, sumProbes, labelResult, resultLost, needs.Nothing},
 
-	{func(s snap) uint64 { return s.SlowCalls }, sumSlowCalls, "", ""},
-	{func(s snap) uint64 { return s.Late }, sumLateResults, "", ""},
-	{func(s snap) uint64 { return s.Recoveries }, sumRecoveries, "", ""},
-	{func(s snap) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", ""}, // nanoseconds
+	{func(s snap) uint64 { return s.Fallbacks.Served }, sumFallbacks, labelResult, resultServed, needs.Fallbacks},
+	{func(s snap) uint64 { return s.Fallbacks.Failed }, sumFallbacks, labelResult, resultFailed, needs.Fallbacks},
+
+	{func(s snap) uint64 { return s.SlowCalls }, sumSlowCalls, "", "", needs.SlowRule},
+	{func(s snap) uint64 { return s.Late }, sumLateResults, "", "", needs.Nothing},
+	{func(s snap) uint64 { return s.Recoveries }, sumRecoveries, "", "", needs.Nothing},
+	{func(s snap) uint64 { return uint64(max(0, s.NotClosed)) }, sumNotClosed, "", "", needs.Nothing}, // nanoseconds
 }
 
 // firstWithSet holds, for each of sumSeries, the index of the first one with the same attribute. They share a set.
@@ -221,6 +282,7 @@ const (
 	sumRejections
 	sumShadow
 	sumTrips
+	sumShadowTrips
 	sumProbes
 	sumFallbacks
 	sumSlowCalls

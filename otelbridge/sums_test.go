@@ -221,7 +221,7 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	for i := range n {
 		method := fmt.Sprintf("m%04d", i)
 		b := g.Get(breaker.Key{Method: method})
-		if i%10 != 9 { // 300 are not healthy; the trips of 333 fit
+		if i%10 != 9 { // 300 are not healthy; the calls of 500 fit
 			continue
 		}
 		mode[method] = breaker.Mode(i / 10 % 4) // 0: none
@@ -240,7 +240,7 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 		_, rest, _ := strings.Cut(name, "grpc.method=")
 		method, _, _ := strings.Cut(rest, ",")
 		switch {
-		case strings.HasPrefix(name, "trips{") && strings.Contains(name, "rule=manual"),
+		case strings.HasPrefix(name, "calls{") && strings.Contains(name, "outcome=success"),
 			v == 1 && mode[method] == 0 && strings.HasPrefix(name, "state{") && strings.Contains(name, "state=open"),
 			v == 1 && mode[method] != 0 && strings.HasPrefix(name, "override{") &&
 				strings.Contains(name, "mode="+mode[method].String()):
@@ -256,7 +256,7 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	if hidden > 0 {
 		t.Errorf("%d of %d breakers that are open or have an override are hidden", hidden, len(mode))
 	}
-	if series(got, "trips{otel.metric.overflow") == -1 {
+	if series(got, "calls{otel.metric.overflow") == -1 {
 		t.Error("nothing is hidden: the test needs more breakers than the limit allows")
 	}
 }

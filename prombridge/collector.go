@@ -1,25 +1,10 @@
-// Package prombridge exports the breakers of a group to Prometheus. [NewCollector] returns a collector that reads the
-// breakers during a scrape and does no work between scrapes:
-//
-//	prometheus.MustRegister(prombridge.NewCollector(group))
-//
-// [NewDurationHistogram] adds a histogram of call durations. Unlike the collector, it costs some time on each call.
-//
-// A breaker has its series from its creation on, and its counters start at 0. The series end when the breaker leaves
-// the group, and when it becomes idle ([breaker.WithIdleTimeout]). If a call uses an idle breaker again, its counters
-// continue from their last values. The labels grpc_target, grpc_service, grpc_method and tag hold the breaker's key. A
-// label is empty if the key has no such part. Labels and values contain only parts of keys, numbers and fixed words.
-//
-// A label value is valid UTF-8 and has at most 1024 bytes, but a key may contain any bytes. A part of a key that does
-// not fit is escaped: \xff is an invalid byte, \\ is a backslash, and \# is followed by a hash that replaces the end of
-// a part that is too long. A part that fits is unchanged unless it looks escaped, such as the text \xff, which becomes
-// \\xff. Two different keys never share a series. Package otelbridge escapes keys in the same way.
 package prombridge
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
 // NewCollector returns a collector of the metrics of g and of each of its breakers. Their names begin with
@@ -37,7 +22,7 @@ func NewCollector(g *breaker.Group, opts ...Option) prometheus.Collector {
 	if err != nil {
 		return newInvalid("NewCollector", err)
 	}
-	c := &collector{cache: breakerCache{group: g}}
+	c := &collector{cache: breakerCache{group: g}, all: o.allSeries}
 	for _, f := range breakerFamilies() {
 		if err := c.addFamily(o, f); err != nil {
 			return newInvalid("NewCollector", err)
@@ -48,6 +33,11 @@ func NewCollector(g *breaker.Group, opts ...Option) prometheus.Collector {
 		c.descs = append(c.descs, desc)
 		c.groupSeries = append(c.groupSeries, groupSeries{desc: desc, kind: f.kind, read: f.read})
 	}
+	if o.reloads != nil {
+		if err := c.addReloads(o); err != nil {
+			return newInvalid("NewCollector", err)
+		}
+	}
 	return c
 }
 
@@ -56,14 +46,16 @@ type collector struct {
 	cache         breakerCache
 	descs         []*prometheus.Desc
 	breakerSeries []breakerSeries
-	batchSize     batchSize // of breakerSeries
+	all           bool // of WithAllSeries
 	groupSeries   []groupSeries
+	reloads       *reloadSeries // nil: none
 }
 
 // breakerSeries is one series of every breaker. It holds everything that is the same for all breakers.
 type breakerSeries struct {
 	desc   *prometheus.Desc
 	kind   prometheus.ValueType
+	needs  needs.Set
 	when   func(*breaker.Snapshot) bool // nil: always
 	read   func(*breaker.Snapshot) float64
 	labels labelRange
@@ -84,9 +76,9 @@ func (c *collector) addFamily(o *options, f family) error {
 	c.descs = append(c.descs, desc)
 	for _, s := range f.series {
 		c.breakerSeries = append(c.breakerSeries, breakerSeries{
-			desc: desc, kind: f.kind, when: f.when, read: s.read, labels: c.cache.template.add(desc, f.label, s.value),
+			desc: desc, kind: f.kind, needs: f.needs | s.needs, when: f.when, read: s.read,
+			labels: c.cache.template.add(desc, f.label, s.value),
 		})
-		c.batchSize.add(f.kind)
 	}
 	return nil
 }
@@ -101,24 +93,57 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	var s breaker.Snapshot // declared here, because inside the loop each breaker would allocate one
+	chosen := make([]sample, 0, len(c.breakerSeries))
 	for _, e := range c.cache.list() {
 		s = e.breaker.Snapshot()
-		c.collectBreaker(e, &s, ch)
+		chosen = c.choose(&s, chosen[:0])
+		send(e, chosen, ch)
 	}
 	stats := c.cache.group.Stats()
 	for _, s := range c.groupSeries {
 		ch <- prometheus.MustNewConstMetric(s.desc, s.kind, s.read(stats))
 	}
+	if c.reloads != nil {
+		c.reloads.collect(ch)
+	}
 }
 
-// collectBreaker sends the series of one breaker, all of them from one snapshot.
-func (c *collector) collectBreaker(e entry, s *breaker.Snapshot, ch chan<- prometheus.Metric) {
-	batch := newMetricBatch(c.batchSize)
+// sample is a value of a series in one scrape.
+type sample struct {
+	series *breakerSeries
+	value  float64
+}
+
+// choose appends the samples of the breaker with snapshot s to samples.
+func (c *collector) choose(s *breaker.Snapshot, samples []sample) []sample {
+	has := needs.Everything
+	if !c.all {
+		has = needs.Of(s)
+	}
 	for i := range c.breakerSeries {
 		series := &c.breakerSeries[i]
-		if series.when == nil || series.when(s) {
-			ch <- batch.add(series.kind, identity{series.desc, e.labels(series.labels)}, series.read(s))
+		if series.when != nil && !series.when(s) {
+			continue
 		}
+		value := series.read(s)
+		if series.needs&^has != 0 && (series.kind != counter || value == 0) {
+			continue
+		}
+		samples = append(samples, sample{series, value})
+	}
+	return samples
+}
+
+// send sends the samples of one breaker.
+func send(e entry, samples []sample, ch chan<- prometheus.Metric) {
+	var size batchSize
+	for i := range samples {
+		size.add(samples[i].series.kind)
+	}
+	batch := newMetricBatch(size)
+	for i := range samples {
+		series := samples[i].series
+		ch <- batch.add(series.kind, identity{series.desc, e.labels(series.labels)}, samples[i].value)
 	}
 }
 

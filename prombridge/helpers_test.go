@@ -139,17 +139,59 @@ func text(tb testing.TB, reg prometheus.Gatherer) string {
 	return rec.Body.String()
 }
 
-// wantSeries returns the series of a breaker with snapshot s. It states the table in testdata/design.md independently
-// of the package.
+// wantSeries returns the series of a breaker with snapshot s. It states the tables in testdata/design.md and doc.go
+// independently of the package.
 func wantSeries(s breaker.Snapshot) map[string]float64 {
+	m := wantAllSeries(s)
+	on := s.Config
+	shadow := s.Mode == breaker.Shadow
+	rejections := shadow || s.ShadowRejections != breaker.ReasonCounts{}
+	trips := shadow || s.ShadowTrips != breaker.RuleCounts{}
+	for series, possible := range map[string]bool{
+		`slow_calls_total`:                              on.SlowCall > 0,
+		`rejections_total{reason="ramp"}`:               on.Ramp > 0,
+		`rejections_total{reason="forced"}`:             s.Override != breaker.Override{},
+		`rejections_total{reason="concurrency"}`:        on.MaxConcurrent > 0,
+		`trips_total{rule="consecutive"}`:               on.ConsecutiveFailures > 0,
+		`trips_total{rule="ratio"}`:                     on.FailureRatio > 0,
+		`trips_total{rule="slow"}`:                      on.SlowCall > 0,
+		`trips_total{rule="custom"}`:                    s.CustomRule,
+		`trips_total{rule="manual"}`:                    false,
+		`shadow_rejections_total{reason="open"}`:        rejections,
+		`shadow_rejections_total{reason="half_open"}`:   rejections,
+		`shadow_rejections_total{reason="ramp"}`:        on.Ramp > 0 && rejections,
+		`shadow_rejections_total{reason="forced"}`:      false, // a breaker in shadow mode is not forced open
+		`shadow_rejections_total{reason="concurrency"}`: on.MaxConcurrent > 0 && rejections,
+		`shadow_trips_total{rule="consecutive"}`:        on.ConsecutiveFailures > 0 && trips,
+		`shadow_trips_total{rule="ratio"}`:              on.FailureRatio > 0 && trips,
+		`shadow_trips_total{rule="slow"}`:               on.SlowCall > 0 && trips,
+		`shadow_trips_total{rule="custom"}`:             s.CustomRule && trips,
+		`shadow_trips_total{rule="manual"}`:             false,
+		`fallbacks_total{result="served"}`:              s.Fallbacks != breaker.FallbackCounts{},
+		`fallbacks_total{result="failed"}`:              s.Fallbacks != breaker.FallbackCounts{},
+	} {
+		if m[series] == 0 && !possible {
+			delete(m, series)
+		}
+	}
+	if on.SlowCall <= 0 {
+		delete(m, `slow_ratio`)
+	}
+	return m
+}
+
+// wantAllSeries is wantSeries with WithAllSeries.
+func wantAllSeries(s breaker.Snapshot) map[string]float64 {
 	is := map[bool]float64{true: 1}
 	m := map[string]float64{
 		`state{state="closed"}`:         is[s.State == breaker.Closed],
 		`state{state="half_open"}`:      is[s.State == breaker.HalfOpen],
 		`state{state="open"}`:           is[s.State == breaker.Open],
-		`override{mode="force_open"}`:   is[s.Override.Mode == breaker.ForceOpen],
-		`override{mode="force_closed"}`: is[s.Override.Mode == breaker.ForceClosed],
-		`override{mode="shadow"}`:       is[s.Override.Mode == breaker.Shadow],
+		`override{mode="force_open"}`:   is[s.Mode == breaker.ForceOpen],
+		`override{mode="force_closed"}`: is[s.Mode == breaker.ForceClosed],
+		`override{mode="shadow"}`:       is[s.Mode == breaker.Shadow],
+
+		`ready`: is[s.Ready],
 
 		`calls_total{outcome="success"}`:  float64(s.Successes),
 		`calls_total{outcome="failure"}`:  float64(s.Failures),
@@ -173,9 +215,14 @@ func wantSeries(s breaker.Snapshot) map[string]float64 {
 		`trips_total{rule="ratio"}`:       float64(s.Trips.Ratio),
 		`trips_total{rule="slow"}`:        float64(s.Trips.Slow),
 		`trips_total{rule="custom"}`:      float64(s.Trips.Custom),
-		`trips_total{rule="probe"}`:       float64(s.Trips.Probe),
 		`trips_total{rule="manual"}`:      float64(s.Trips.Manual),
 		`recoveries_total`:                float64(s.Recoveries),
+
+		`shadow_trips_total{rule="consecutive"}`: float64(s.ShadowTrips.Consecutive),
+		`shadow_trips_total{rule="ratio"}`:       float64(s.ShadowTrips.Ratio),
+		`shadow_trips_total{rule="slow"}`:        float64(s.ShadowTrips.Slow),
+		`shadow_trips_total{rule="custom"}`:      float64(s.ShadowTrips.Custom),
+		`shadow_trips_total{rule="manual"}`:      float64(s.ShadowTrips.Manual),
 
 		`probes_total{result="success"}`: float64(s.Probes.Success),
 		`probes_total{result="failure"}`: float64(s.Probes.Failure),
@@ -187,6 +234,12 @@ func wantSeries(s breaker.Snapshot) map[string]float64 {
 		`in_flight`:                        float64(s.InFlight),
 		`fallbacks_total{result="served"}`: float64(s.Fallbacks.Served),
 		`fallbacks_total{result="failed"}`: float64(s.Fallbacks.Failed),
+	}
+	if s.Underlying == breaker.Open && s.Mode != breaker.Shadow {
+		m[`open_until_timestamp_seconds`] = float64(s.OpenUntil.UnixNano()) / 1e9
+	}
+	if s.Underlying != breaker.Closed && s.Mode != breaker.Shadow {
+		m[`outage_started_timestamp_seconds`] = float64(s.Outage.At.UnixNano()) / 1e9
 	}
 	calls := s.Window.Successes + s.Window.Failures + s.Window.Overloads
 	if calls > 0 && calls >= s.MinCalls {

@@ -54,11 +54,6 @@ type DurationHistogram struct {
 
 var _ prometheus.Collector = (*DurationHistogram)(nil)
 
-const (
-	durationName = "call_duration_seconds"
-	durationHelp = "Duration of admitted calls that have ended, by outcome."
-)
-
 // breakerHistograms holds the histograms of one breaker by outcome. A histogram is allocated when its outcome first
 // occurs.
 type breakerHistograms [outcomes]atomic.Pointer[histogram]

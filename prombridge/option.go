@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// An Option configures NewCollector or NewDurationHistogram. The With functions of this package return Options.
+// An Option configures NewCollector or NewDurationHistogram. The With functions of this package return Options. Both
+// accept the same Options, and ignore those of the other.
 type Option interface{ apply(*options) error }
 
 type optionFunc func(*options) error
@@ -20,6 +22,8 @@ func (f optionFunc) apply(o *options) error { return f(o) }
 type options struct {
 	namespace   string
 	constLabels prometheus.Labels
+	allSeries   bool
+	reloads     func() (succeeded, failed uint64, lastSuccess time.Time) // nil: no metrics of reloads
 }
 
 // collect applies opts. It returns an error if g or an option is not usable. A nil option panics; caller names the
@@ -41,9 +45,6 @@ func collect(caller string, g *breaker.Group, opts []Option) (*options, error) {
 	}
 	return o, nil
 }
-
-// subsystem is the prefix of all names.
-const subsystem = "grpc_client_breaker"
 
 func (o *options) desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(o.namespace, subsystem, name), help, labels, o.constLabels)
@@ -76,6 +77,34 @@ func WithNamespace(namespace string) Option {
 				namespace)
 		}
 		o.namespace = namespace
+		return nil
+	})
+}
+
+// WithAllSeries exports also the series that the policy in force cannot raise above 0, and those that are otherwise
+// left out until they are above 0: all those with a * in the table of the package documentation. It applies to
+// NewCollector. Default: off.
+func WithAllSeries() Option {
+	return optionFunc(func(o *options) error {
+		o.allSeries = true
+		return nil
+	})
+}
+
+// WithPolicyReloads adds the metrics of a policy file: policy_reloads_total and policy_last_success_timestamp_seconds.
+// stats returns how many times a changed file was applied, how many times it was not, because it has an error or could
+// not be read, and when the file was last applied; the zero time means never. The counts must not fall. stats is called
+// once for each scrape, by several goroutines at once if there are several scrapes. It is the caller's connection to
+// the watcher of package breaker/policyfile, or to anything else that applies policies.
+//
+// A nil stats is an error. If the option is given more than once, the last one counts. It applies to NewCollector.
+// Default: none.
+func WithPolicyReloads(stats func() (succeeded, failed uint64, lastSuccess time.Time)) Option {
+	return optionFunc(func(o *options) error {
+		if stats == nil {
+			return errors.New("WithPolicyReloads: the function is nil")
+		}
+		o.reloads = stats
 		return nil
 	})
 }

@@ -31,6 +31,7 @@ func TestInvalid(t *testing.T) {
 		{"label of a key", g, constLabel("tag", "x"), "duplicate label names"},
 		{"label without a name", g, constLabel("", "x"), `"" is not a valid label name`},
 		{"reserved label", g, constLabel("__x", "x"), `"__x" is not a valid label name`},
+		{"nil reloads", g, []Option{WithPolicyReloads(nil)}, "WithPolicyReloads: the function is nil"},
 		{"invalid value", g, constLabel("x", "\xff"), "not valid UTF-8"},
 	} {
 		durations := durationHistogram(tt.group, tt.opts...)
@@ -41,6 +42,8 @@ func TestInvalid(t *testing.T) {
 	const duplicate = "duplicate label names"
 	c := NewCollector(g, constLabel("state", "x")...) // state is not a label of the histogram
 	wantRefused(t, "label of a metric", c, "prombridge: NewCollector: ", duplicate)
+	c = NewCollector(g, WithPolicyReloads(reloads), constLabel("result", "x")[0])
+	wantRefused(t, "label of the reloads", c, "prombridge: NewCollector: ", duplicate)
 	h := durationHistogram(g, constLabel("outcome", "x")...)
 	wantRefused(t, "label of the histogram", h, "prombridge: NewDurationHistogram: ", duplicate)
 
@@ -92,13 +95,14 @@ func TestOptions(t *testing.T) {
 		WithConstLabels(labels), WithConstLabels(prometheus.Labels{"zone": "b"}), WithConstLabels(nil),
 	}
 	labels["app"] = "changed afterwards"
+	opts = append(opts, everySeries()...)
 	reg := registry(t, NewCollector(g, opts...), durationHistogram(g, opts...))
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(families) != 21 {
-		t.Errorf("%d metrics, want 21", len(families))
+	if len(families) != 27 {
+		t.Errorf("%d metrics, want 27", len(families))
 	}
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "Shop_2_grpc_client_breaker_") {

@@ -1,9 +1,28 @@
 package prombridge
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
+	"github.com/grpcircuit/grpcircuit/internal/needs"
+)
+
+// This file has every name that is exported. Package otelbridge has the same names with dots.
+
+// subsystem is the prefix of all names.
+const subsystem = "grpc_client_breaker"
+
+const (
+	durationName = "call_duration_seconds"
+	durationHelp = "Duration of admitted calls that have ended, by outcome."
+
+	reloadsName = "policy_reloads_total"
+	reloadsHelp = "Policy files applied (success) and refused (failure). After a failure the old policy stays in force."
+
+	lastReloadName = "policy_last_success_timestamp_seconds"
+	lastReloadHelp = "Unix time at which a policy file was last applied. Absent before the first time."
 )
 
 // keyLabels are the labels that every series of a breaker has. labelTemplate.pairsOf sets their values.
@@ -27,13 +46,15 @@ type family struct {
 	label      string // distinguishes the series; empty if there is only one
 	// series is in the order of the label values, so that a registry need not sort: see breakerCache.list.
 	series []seriesDef
-	when   func(*breaker.Snapshot) bool // nil: the series always exist (O4)
+	needs  needs.Set                    // of all series
+	when   func(*breaker.Snapshot) bool // nil: always. It applies with WithAllSeries too
 }
 
 // seriesDef is one series of a family. Its label value is the same word that package breaker writes in its JSON.
 type seriesDef struct {
 	value string
 	read  func(*breaker.Snapshot) float64
+	needs needs.Set // besides those of the family
 }
 
 const (
@@ -49,33 +70,38 @@ func breakerFamilies() []family {
 			name: "state", kind: gauge, label: "state",
 			help: "State of the breaker: exactly one of closed, half_open and open is 1. An override that forces it shows here.",
 			series: []seriesDef{
-				{breaker.Closed.String(), func(s snap) float64 { return boolValue(s.State == breaker.Closed) }},
-				{breaker.HalfOpen.String(), func(s snap) float64 { return boolValue(s.State == breaker.HalfOpen) }},
-				{breaker.Open.String(), func(s snap) float64 { return boolValue(s.State == breaker.Open) }},
+				{value: breaker.Closed.String(), read: func(s snap) float64 { return boolValue(s.State == breaker.Closed) }},
+				{value: breaker.HalfOpen.String(), read: func(s snap) float64 { return boolValue(s.State == breaker.HalfOpen) }},
+				{value: breaker.Open.String(), read: func(s snap) float64 { return boolValue(s.State == breaker.Open) }},
 			},
 		},
 		{
 			name: "override", kind: gauge, label: "mode",
-			help: "1 while an override with this mode is in force, otherwise 0.",
+			help: "1 while this mode is in force, because of an override or of Config.Enforcement, otherwise 0.",
 			series: []seriesDef{
-				{breaker.ForceClosed.String(), func(s snap) float64 { return boolValue(s.Override.Mode == breaker.ForceClosed) }},
-				{breaker.ForceOpen.String(), func(s snap) float64 { return boolValue(s.Override.Mode == breaker.ForceOpen) }},
-				{breaker.Shadow.String(), func(s snap) float64 { return boolValue(s.Override.Mode == breaker.Shadow) }},
+				{value: breaker.ForceClosed.String(), read: modeIs(breaker.ForceClosed)},
+				{value: breaker.ForceOpen.String(), read: modeIs(breaker.ForceOpen)},
+				{value: breaker.Shadow.String(), read: modeIs(breaker.Shadow)},
 			},
+		},
+		{
+			name: "ready", kind: gauge,
+			help:   "1 if the breaker would admit a call now, otherwise 0. It is 1 after the open period: a probe may run.",
+			series: oneSeries(func(s snap) float64 { return boolValue(s.Ready) }),
 		},
 		{
 			name: "calls_total", kind: counter, label: "outcome",
 			help: "Admitted calls that have ended, by outcome. Ignored calls do not count for or against the backend.",
 			series: []seriesDef{
-				{breaker.Failure.String(), func(s snap) float64 { return float64(s.Failures) }},
-				{breaker.Ignored.String(), func(s snap) float64 { return float64(s.Ignored) }},
-				{breaker.Overload.String(), func(s snap) float64 { return float64(s.Overloads) }},
-				{breaker.Success.String(), func(s snap) float64 { return float64(s.Successes) }},
+				{value: breaker.Failure.String(), read: func(s snap) float64 { return float64(s.Failures) }},
+				{value: breaker.Ignored.String(), read: func(s snap) float64 { return float64(s.Ignored) }},
+				{value: breaker.Overload.String(), read: func(s snap) float64 { return float64(s.Overloads) }},
+				{value: breaker.Success.String(), read: func(s snap) float64 { return float64(s.Successes) }},
 			},
 		},
 		{
-			name: "slow_calls_total", kind: counter,
-			help:   "Calls that took longer than SlowCall. They are in calls_total too. Always 0 if SlowCall is not set.",
+			name: "slow_calls_total", kind: counter, needs: needs.SlowRule,
+			help:   "Calls that took longer than SlowCall. They are in calls_total too.",
 			series: oneSeries(func(s snap) float64 { return float64(s.SlowCalls) }),
 		},
 		{
@@ -86,24 +112,22 @@ func breakerFamilies() []family {
 		{
 			name: "rejections_total", kind: counter, label: "reason",
 			help:   "Calls that the breaker rejected, by reason.",
-			series: reasonSeries(func(s snap) *breaker.ReasonCounts { return &s.Rejections }),
+			series: reasonSeries(needs.Override, func(s snap) *breaker.ReasonCounts { return &s.Rejections }),
 		},
 		{
-			name: "shadow_rejections_total", kind: counter, label: "reason",
-			help:   "Calls that were admitted only because of a shadow override, by the reason for the rejection.",
-			series: reasonSeries(func(s snap) *breaker.ReasonCounts { return &s.ShadowRejections }),
+			name: "shadow_rejections_total", kind: counter, label: "reason", needs: needs.ShadowRejections,
+			help:   "Calls that were admitted only because of shadow mode, by the reason for which they would be rejected.",
+			series: reasonSeries(needs.Occurrence, func(s snap) *breaker.ReasonCounts { return &s.ShadowRejections }),
 		},
 		{
 			name: "trips_total", kind: counter, label: "rule",
-			help: "Number of times the breaker opened, by the rule that opened it.",
-			series: []seriesDef{
-				{breaker.RuleConsecutive.String(), func(s snap) float64 { return float64(s.Trips.Consecutive) }},
-				{breaker.RuleCustom.String(), func(s snap) float64 { return float64(s.Trips.Custom) }},
-				{breaker.RuleManual.String(), func(s snap) float64 { return float64(s.Trips.Manual) }},
-				{breaker.RuleProbe.String(), func(s snap) float64 { return float64(s.Trips.Probe) }},
-				{breaker.RuleRatio.String(), func(s snap) float64 { return float64(s.Trips.Ratio) }},
-				{breaker.RuleSlow.String(), func(s snap) float64 { return float64(s.Trips.Slow) }},
-			},
+			help:   "Number of times a closed breaker opened, by rule. Not in shadow mode. Failed probes are in probes_total.",
+			series: ruleSeries(func(s snap) *breaker.RuleCounts { return &s.Trips }),
+		},
+		{
+			name: "shadow_trips_total", kind: counter, label: "rule", needs: needs.ShadowTrips,
+			help:   "Number of times a closed breaker opened in shadow mode, by rule. These are not in trips_total.",
+			series: ruleSeries(func(s snap) *breaker.RuleCounts { return &s.ShadowTrips }),
 		},
 		{
 			name: "recoveries_total", kind: counter,
@@ -112,12 +136,12 @@ func breakerFamilies() []family {
 		},
 		{
 			name: "probes_total", kind: counter, label: "result",
-			help: "Probes of the half-open breaker, by result. Lost probes did not end within ProbeTimeout.",
+			help: "Probes of the half-open breaker, by result. A failure reopens it. Lost probes did not end in ProbeTimeout.",
 			series: []seriesDef{
-				{"failure", func(s snap) float64 { return float64(s.Probes.Failure) }},
-				{"ignored", func(s snap) float64 { return float64(s.Probes.Ignored) }},
-				{"lost", func(s snap) float64 { return float64(s.Probes.Lost) }},
-				{"success", func(s snap) float64 { return float64(s.Probes.Success) }},
+				{value: "failure", read: func(s snap) float64 { return float64(s.Probes.Failure) }},
+				{value: "ignored", read: func(s snap) float64 { return float64(s.Probes.Ignored) }},
+				{value: "lost", read: func(s snap) float64 { return float64(s.Probes.Lost) }},
+				{value: "success", read: func(s snap) float64 { return float64(s.Probes.Success) }},
 			},
 		},
 		{
@@ -128,16 +152,26 @@ func breakerFamilies() []family {
 		{
 			name: "state_entered_timestamp_seconds", kind: gauge,
 			help:   "Unix time of the last change of state, without regard to overrides. Initially the breaker's creation.",
-			series: oneSeries(func(s snap) float64 { return float64(s.Since.UnixNano()) / 1e9 }),
+			series: oneSeries(func(s snap) float64 { return unixSeconds(s.Since) }),
+		},
+		{
+			name: "open_until_timestamp_seconds", kind: gauge, when: hasOpenUntil,
+			help:   "Unix time of the end of the open period. Absent unless open, and in shadow mode.",
+			series: oneSeries(func(s snap) float64 { return unixSeconds(s.OpenUntil) }),
+		},
+		{
+			name: "outage_started_timestamp_seconds", kind: gauge, when: hasOutage,
+			help:   "Unix time since when the breaker has not been closed. Absent if it is closed, and in shadow mode.",
+			series: oneSeries(func(s snap) float64 { return unixSeconds(s.Outage.At) }),
 		},
 		{
 			name: "failure_ratio", kind: gauge, when: hasFailureRatio,
-			help:   "Share of failures and overloads in the window. Absent below MinCalls, if not closed or if no rule uses it.",
+			help:   "Share of failures and overloads in the window. Absent below MinCalls, if not closed or without a window.",
 			series: oneSeries(func(s snap) float64 { return s.Window.FailureRatio() }),
 		},
 		{
-			name: "slow_ratio", kind: gauge, when: hasSlowRatio,
-			help:   "Share of slow calls in the window. Absent below MinCalls, if not closed or if no rule uses it.",
+			name: "slow_ratio", kind: gauge, when: hasSlowRatio, needs: needs.SlowRule,
+			help:   "Share of slow calls in the window. Absent below MinCalls, if not closed or without the slow rule.",
 			series: oneSeries(func(s snap) float64 { return s.Window.SlowRatio() }),
 		},
 		{
@@ -146,11 +180,11 @@ func breakerFamilies() []family {
 			series: oneSeries(func(s snap) float64 { return float64(s.InFlight) }),
 		},
 		{
-			name: "fallbacks_total", kind: counter, label: "result",
+			name: "fallbacks_total", kind: counter, label: "result", needs: needs.Fallbacks,
 			help: "Fallbacks that were tried, by result. After a failed one the caller gets the error of the call.",
 			series: []seriesDef{
-				{"failed", func(s snap) float64 { return float64(s.Fallbacks.Failed) }},
-				{"served", func(s snap) float64 { return float64(s.Fallbacks.Served) }},
+				{value: "failed", read: func(s snap) float64 { return float64(s.Fallbacks.Failed) }},
+				{value: "served", read: func(s snap) float64 { return float64(s.Fallbacks.Served) }},
 			},
 		},
 	}
@@ -192,14 +226,48 @@ func groupFamilies() []groupFamily {
 
 func oneSeries(read func(*breaker.Snapshot) float64) []seriesDef { return []seriesDef{{read: read}} }
 
-func reasonSeries(of func(*breaker.Snapshot) *breaker.ReasonCounts) []seriesDef {
-	return []seriesDef{
-		{breaker.ReasonConcurrency.String(), func(s *breaker.Snapshot) float64 { return float64(of(s).Concurrency) }},
-		{breaker.ReasonForced.String(), func(s *breaker.Snapshot) float64 { return float64(of(s).Forced) }},
-		{breaker.ReasonHalfOpen.String(), func(s *breaker.Snapshot) float64 { return float64(of(s).HalfOpen) }},
-		{breaker.ReasonOpen.String(), func(s *breaker.Snapshot) float64 { return float64(of(s).Open) }},
-		{breaker.ReasonRamp.String(), func(s *breaker.Snapshot) float64 { return float64(of(s).Ramp) }},
+// reasonSeries returns the series of a metric by reason. forced is what the series of ReasonForced needs.
+func reasonSeries(forced needs.Set, of func(*breaker.Snapshot) *breaker.ReasonCounts) []seriesDef {
+	def := func(r breaker.Reason, needs needs.Set, read func(*breaker.ReasonCounts) uint64) seriesDef {
+		return seriesDef{r.String(), func(s *breaker.Snapshot) float64 { return float64(read(of(s))) }, needs}
 	}
+	type counts = *breaker.ReasonCounts
+	return []seriesDef{
+		def(breaker.ReasonConcurrency, needs.ConcurrencyLimit, func(c counts) uint64 { return c.Concurrency }),
+		def(breaker.ReasonForced, forced, func(c counts) uint64 { return c.Forced }),
+		def(breaker.ReasonHalfOpen, needs.Nothing, func(c counts) uint64 { return c.HalfOpen }),
+		def(breaker.ReasonOpen, needs.Nothing, func(c counts) uint64 { return c.Open }),
+		def(breaker.ReasonRamp, needs.Ramp, func(c counts) uint64 { return c.Ramp }),
+	}
+}
+
+// ruleSeries has no series for RuleProbe: a failed probe opens a breaker that is not closed, and is in probes_total.
+func ruleSeries(of func(*breaker.Snapshot) *breaker.RuleCounts) []seriesDef {
+	def := func(r breaker.Rule, needs needs.Set, read func(*breaker.RuleCounts) uint64) seriesDef {
+		return seriesDef{r.String(), func(s *breaker.Snapshot) float64 { return float64(read(of(s))) }, needs}
+	}
+	type counts = *breaker.RuleCounts
+	return []seriesDef{
+		def(breaker.RuleConsecutive, needs.ConsecutiveRule, func(c counts) uint64 { return c.Consecutive }),
+		def(breaker.RuleCustom, needs.CustomRule, func(c counts) uint64 { return c.Custom }),
+		def(breaker.RuleManual, needs.Occurrence, func(c counts) uint64 { return c.Manual }),
+		def(breaker.RuleRatio, needs.RatioRule, func(c counts) uint64 { return c.Ratio }),
+		def(breaker.RuleSlow, needs.SlowRule, func(c counts) uint64 { return c.Slow }),
+	}
+}
+
+func modeIs(mode breaker.Mode) func(*breaker.Snapshot) float64 {
+	return func(s *breaker.Snapshot) float64 { return boolValue(s.Mode == mode) }
+}
+
+// hasOpenUntil reports whether an open period keeps calls out. In shadow mode it keeps none out, and an alert on the
+// series must not fire.
+func hasOpenUntil(s *breaker.Snapshot) bool {
+	return s.Underlying == breaker.Open && s.Mode != breaker.Shadow
+}
+
+func hasOutage(s *breaker.Snapshot) bool {
+	return s.Underlying != breaker.Closed && s.Mode != breaker.Shadow
 }
 
 // hasFailureRatio reports whether the failure ratio of the window is meaningful. The ratio rule ignores it below
@@ -214,6 +282,8 @@ func hasSlowRatio(s *breaker.Snapshot) bool {
 }
 
 func reachesMinCalls(s *breaker.Snapshot, calls uint64) bool { return calls > 0 && calls >= s.MinCalls }
+
+func unixSeconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
 func boolValue(on bool) float64 {
 	if on {

@@ -33,10 +33,10 @@ func main() {
 	metrics := flag.String("metrics", "127.0.0.1:0", "address where to serve /metrics")
 	duration := flag.Duration("for", 4*time.Second, "how long to make calls")
 	flag.Parse()
-	group := must(breaker.NewGroup(breaker.Config{})) // the breakers; this Config has the defaults
-	guard := must(interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
-		Transition: func(ctx context.Context, e breaker.Event) { slog.WarnContext(ctx, "circuit breaker", "event", e) },
-	})))
+	// The breakers. This Config has the defaults. A program that does not end after seconds needs no LogEvery.
+	group := must(breaker.NewGroup(breaker.Config{},
+		breaker.LogTransitions(slog.Default(), breaker.LogEvery(10*time.Millisecond))))
+	guard := must(interceptor.New(group))
 	prometheus.MustRegister(prombridge.NewCollector(group))
 	listener := must(net.Listen("tcp", *metrics))
 	slog.Info("serving metrics", "url", "http://"+listener.Addr().String()+"/metrics")

@@ -62,10 +62,10 @@ func TestOutput(t *testing.T) {
 	inOrder := regexp.MustCompile(`(?s)url=http://127\.0\.0\.1:\d+/metrics.*` +
 		`call status=SERVING rejected=false err=<nil>.*` +
 		`rejected=false err="rpc error: code = Unavailable desc = the server is down".*` +
-		`event\.from=closed event\.to=open event\.rule=consecutive.*` +
+		`WARN circuit breaker open key=.*from=closed to=open rule=consecutive.*` +
 		`rejected=true err="circuit breaker open for grpc\.health\.v1\.Health/Check at 127\.0\.0\.1:\d+: .*next probe in.*` +
-		`event\.from=open event\.to=half_open.*` +
-		`event\.from=half_open event\.to=closed.*` +
+		`from=open to=half_open.*` +
+		`from=half_open to=closed.*` +
 		`call status=SERVING rejected=false err=<nil>`)
 	if !inOrder.Match(out) {
 		t.Errorf("the output does not match %v:\n%s", inOrder, out)

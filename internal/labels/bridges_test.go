@@ -3,6 +3,8 @@ package labels_test
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,4 +144,168 @@ func otelLabels(t *testing.T, g *breaker.Group) map[breaker.Key]bool {
 		}
 	}
 	return got
+}
+
+// Both bridges export the same series of a breaker with the same values, under the same names but for the dots, the
+// units and _total. So dashboards work with both.
+func TestBridgesHaveTheSameSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		custom := breaker.WithTrip(func(breaker.Counts) bool { return false })
+		seen := make(map[string]bool)
+		for _, cfg := range []breaker.Config{
+			{},
+			{SlowCall: time.Second},
+			{Ramp: time.Second, MaxConcurrent: 5},
+			{ConsecutiveFailures: -1},
+			{FailureRatio: -1},
+			{Enforcement: breaker.EnforcementShadow},
+			{Enforcement: breaker.EnforcementOff},
+		} {
+			for _, opts := range [][]breaker.GroupOption{nil, {custom}} {
+				g, err := breaker.NewGroup(cfg, opts...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fill(t, g)
+				for _, all := range []bool{false, true} {
+					prom, otel := promSeries(t, g, all), otelSeries(t, g, all)
+					if diff := cmp.Diff(otel, prom); diff != "" {
+						t.Errorf("%+v, all series: %v (-otel +prom):\n%s", cfg, all, diff)
+					}
+					for series := range prom {
+						_, name, _ := strings.Cut(series, " ")
+						seen[name] = true
+					}
+				}
+			}
+		}
+		if len(seen) != 54 {
+			t.Errorf("the breakers and the groups have %d series, want all 54", len(seen))
+		}
+	})
+}
+
+// fill makes breakers in all states and modes.
+func fill(t *testing.T, g *breaker.Group) {
+	t.Helper()
+	ctx := t.Context()
+	for _, method := range []string{"closed", "half-open", "open", "forced", "shadow", "used"} {
+		b := g.Get(breaker.Key{Method: method})
+		switch method {
+		case "used":
+			for range 20 {
+				if p, err := b.Acquire(ctx); err == nil {
+					p.Done(ctx, breaker.Success)
+				}
+			}
+			b.CountFallback(true)
+		case "half-open":
+			b.Trip(ctx, "test")
+			time.Sleep(time.Minute)
+			_, _ = b.Acquire(ctx)
+		case "open":
+			b.Trip(ctx, "test")
+			_, _ = b.Acquire(ctx)
+		case "forced", "shadow":
+			mode := map[string]breaker.Mode{"forced": breaker.ForceOpen, "shadow": breaker.Shadow}[method]
+			if err := b.SetOverride(ctx, breaker.Override{Mode: mode, Why: "test", By: "test"}); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = b.Acquire(ctx)
+			b.Trip(ctx, "test")
+		}
+	}
+}
+
+func reloads() (succeeded, failed uint64, lastSuccess time.Time) { return 3, 1, time.Unix(1e9, 5e8) }
+
+// promSeries returns the values in a scrape by method and series, such as `used calls_total{outcome="success"}`.
+func promSeries(t *testing.T, g *breaker.Group, all bool) map[string]float64 {
+	t.Helper()
+	opts := []prombridge.Option{prombridge.WithPolicyReloads(reloads)}
+	if all {
+		opts = append(opts, prombridge.WithAllSeries())
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(prombridge.NewCollector(g, opts...))
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			labels := make(map[string]string)
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			got[seriesName(f.GetName(), "grpc_", labels)] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return got
+}
+
+// otelSeries returns the values in a collection in the same way, with the names that Prometheus would give to them.
+func otelSeries(t *testing.T, g *breaker.Group, all bool) map[string]float64 {
+	t.Helper()
+	reader := sdkmetric.NewManualReader()
+	opts := []otelbridge.Option{
+		otelbridge.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))),
+		otelbridge.WithPolicyReloads(reloads),
+	}
+	if all {
+		opts = append(opts, otelbridge.WithAllSeries())
+	}
+	if _, err := otelbridge.RegisterMetrics(g, opts...); err != nil {
+		t.Fatal(err)
+	}
+	var rm metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &rm); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	add := func(m metricdata.Metrics, suffix string, set attribute.Set, value float64) {
+		name := strings.ReplaceAll(m.Name, ".", "_")
+		if m.Unit == "s" {
+			name += "_seconds"
+		}
+		labels := make(map[string]string)
+		for _, kv := range set.ToSlice() {
+			labels[string(kv.Key)] = kv.Value.AsString()
+		}
+		got[seriesName(name+suffix, "grpc.", labels)] = value
+	}
+	for _, m := range rm.ScopeMetrics[0].Metrics {
+		switch data := m.Data.(type) {
+		case metricdata.Sum[int64]:
+			suffix := ""
+			if data.IsMonotonic {
+				suffix = "_total"
+			}
+			for _, p := range data.DataPoints {
+				add(m, suffix, p.Attributes, float64(p.Value))
+			}
+		case metricdata.Sum[float64]:
+			for _, p := range data.DataPoints {
+				add(m, "_total", p.Attributes, p.Value)
+			}
+		case metricdata.Gauge[float64]:
+			for _, p := range data.DataPoints {
+				add(m, "", p.Attributes, p.Value)
+			}
+		}
+	}
+	return got
+}
+
+// seriesName returns the method of a series and its name with the label that is not part of the key.
+func seriesName(name, keyPrefix string, labels map[string]string) string {
+	var series strings.Builder
+	series.WriteString(labels[keyPrefix+"method"] + " " + name)
+	for label, value := range labels {
+		if !strings.HasPrefix(label, keyPrefix) && label != "tag" {
+			series.WriteString("{" + label + "=" + value + "}")
+		}
+	}
+	return series.String()
 }

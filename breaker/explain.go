@@ -1,0 +1,190 @@
+package breaker
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// explainRates are the rates of calls for which Explain says when a dead backend is noticed.
+var explainRates = [...]float64{1, 10, 100} // calls per second
+
+const (
+	explainLimit = 10 * time.Minute // longer than that is "not within 10m0s"
+	// otlpRetryBudget is how long the OTLP exporters of OpenTelemetry-Go retry by default (RetryConfig.MaxElapsedTime).
+	otlpRetryBudget = time.Minute
+)
+
+// Explain returns sentences, one a line, on what the Config does: what opens a breaker, how soon a dead backend is
+// noticed at 1, 10 and 100 calls per second, how long the breaker stays open, how soon calls pass after the backend has
+// recovered, how many probes a dead backend gets, and warnings. The times are those of the breaker's own rules, run on
+// simulated failures. An invalid Config is an error.
+func (c Config) Explain() (string, error) {
+	pol, err := newPolicy(c, false)
+	if err != nil {
+		return "", err
+	}
+	e := explanation{policy: pol, cfg: pol.cfg}
+	e.opening()
+	e.noticing()
+	e.staying()
+	e.recovering()
+	e.limits()
+	e.warnings()
+	return e.text.String(), nil
+}
+
+type explanation struct {
+	*policy
+	cfg  Config
+	text strings.Builder
+}
+
+func (e *explanation) say(format string, args ...any) {
+	fmt.Fprintf(&e.text, format+"\n", args...)
+}
+
+// opening says which rules open the breaker.
+func (e *explanation) opening() {
+	rules := 0
+	if e.consecutive > 0 {
+		rules++
+		text := fmt.Sprintf("%d failures in a row open it", e.consecutive)
+		if e.consecutive == 1 {
+			text = "1 failure opens it"
+		}
+		switch {
+		case e.failingFor > 0:
+			text += fmt.Sprintf(" if the failures lasted %v; failures within 10ms of each other count once", time.Duration(e.failingFor))
+		case e.merge >= 0 && e.consecutive > 1:
+			text += "; failures within 10ms of each other count once"
+		}
+		e.say("%s.", text)
+	}
+	if e.cfg.FailureRatio > 0 {
+		rules++
+		e.say("%s of at least %d calls within %v failed or overloaded open it.", percent(e.cfg.FailureRatio), e.minCalls, e.cfg.Window)
+	}
+	if e.slowCall > 0 {
+		rules++
+		e.say("%s of at least %d calls within %v that took longer than %v open it.",
+			percent(e.cfg.SlowRatio), e.minCalls, e.cfg.Window, e.cfg.SlowCall)
+	}
+	if rules == 0 {
+		e.say("No rule opens it; only Trip, an override or a rule of WithTrip does.")
+	}
+}
+
+// noticing says how soon a dead backend opens the breaker.
+func (e *explanation) noticing() {
+	for _, rate := range explainRates {
+		calls, after, rule := e.opensAfter(rate, explainLimit)
+		if rule == 0 {
+			e.say("A dead backend at %v/s: not opened within %v.", rate, explainLimit)
+			continue
+		}
+		e.say("A dead backend at %v/s: opened by the %v rule after %d calls and %v.", rate, rule, calls, after)
+	}
+}
+
+// opensAfter returns after how many failures, at a constant rate per second, a rule opens a breaker that is new, and
+// which. The rule is 0 if none does within limit. It runs what Breaker.record does for a failure.
+func (p *policy) opensAfter(rate float64, limit time.Duration) (calls int, after time.Duration, rule Rule) {
+	const start = int64(time.Hour) // any instant above zero
+	w := newWindow(start, p.bucket)
+	ph := &phase{state: Closed, pol: p, win: w}
+	var retired uint64
+	for after <= limit {
+		calls++
+		now := start + int64(after)
+		retired += w.rotate(now, p.bucket)
+		bucket := w.currentBucket()
+		bucket.failures = satAdd(bucket.failures, 1)
+		w.addFailure(now, p.merge)
+		w.addToBurst(badBurst, now, p.bucket)
+		e := evaluation{ph: ph, outcome: Failure, now: now, minCalls: p.minCalls}
+		e.counts, e.successes = w.countsByBucket(now, p.bucket)
+		for _, r := range tripRules {
+			if _, fired := r.fires(e); fired {
+				return calls, after, r.id
+			}
+		}
+		after = time.Duration(float64(calls) / rate * float64(time.Second))
+	}
+	return calls, after, 0
+}
+
+// staying says how long it stays open.
+func (e *explanation) staying() {
+	var periods []string
+	for n := 0; ; n++ {
+		d := e.openPeriod(n, 0, 0)
+		periods = append(periods, d.String())
+		if d >= e.cfg.MaxOpenFor || e.cfg.Backoff == 1 {
+			break
+		}
+		if n == 5 {
+			periods = append(periods, "…", e.cfg.MaxOpenFor.String())
+			break
+		}
+	}
+	text := "It stays open for " + strings.Join(periods, ", ")
+	if e.cfg.Jitter > 0 {
+		text += fmt.Sprintf(", each up to %s longer", percent(e.cfg.Jitter))
+	}
+	e.say("%s.", text)
+}
+
+// recovering says how soon calls pass again.
+func (e *explanation) recovering() {
+	longest := e.openPeriod(1<<20, 0, 1)
+	e.say("After the backend has recovered, the first call passes within %v, and all calls after %s.",
+		longest, plural(e.cfg.SuccessesToClose, "successful probe in a row", "successful probes in a row"))
+	if e.cfg.Ramp > 0 {
+		e.say("After closing, 10%% of the calls pass at first, and all of them after %v.", e.cfg.Ramp)
+	}
+	e.say("A dead backend gets %s at once and client, and about one each %v in a long outage.",
+		plural(e.cfg.MaxProbes, "probe", "probes"), e.cfg.MaxOpenFor)
+}
+
+// limits says what else rejects calls.
+func (e *explanation) limits() {
+	if e.cfg.MaxConcurrent > 0 {
+		e.say("At most %s may be in flight while it is closed.", plural(e.cfg.MaxConcurrent, "call", "calls"))
+	}
+}
+
+func (e *explanation) warnings() {
+	warn := func(format string, args ...any) { e.say("Warning: "+format+".", args...) }
+	least := float64(e.minCalls) / e.cfg.Window.Seconds()
+	if e.cfg.FailureRatio > 0 {
+		warn("below %.3g calls/s the ratio rule never acts", least)
+	}
+	if e.slowCall > 0 {
+		warn("below %.3g calls/s the slow rule never acts", least)
+		if e.cfg.SlowCall > e.cfg.ProbeTimeout {
+			warn("SlowCall (%v) is longer than ProbeTimeout (%v): a slow probe is lost before it is slow", e.cfg.SlowCall, e.cfg.ProbeTimeout)
+		}
+	}
+	if e.consecutive == 0 && e.cfg.FailureRatio > 0 {
+		warn("without ConsecutiveFailures, a dead backend with few calls is never noticed")
+	}
+	if !e.excludeBurst && e.consecutive > 1 {
+		warn("without FailingFor, one lost connection with %d calls in flight opens it", e.consecutive)
+	}
+	if e.cfg.MaxOpenFor > otlpRetryBudget {
+		warn("MaxOpenFor (%v) is longer than the %v for which the OTLP exporter retries by default: it drops data", e.cfg.MaxOpenFor, otlpRetryBudget)
+	}
+	if e.cfg.Jitter <= 0 {
+		warn("without Jitter, all clients probe at the same time")
+	}
+}
+
+func percent(ratio float64) string { return fmt.Sprintf("%.3g%%", ratio*100) }
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,188 @@
+package breaker
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// LogOption configures LogTransitions.
+type LogOption interface{ applyLog(*logOptions) error }
+
+type logOption func(*logOptions) error
+
+func (f logOption) applyLog(o *logOptions) error { return f(o) }
+
+type logOptions struct {
+	every time.Duration // at most one line for each breaker in that time
+}
+
+const defaultLogEvery = 10 * time.Second
+
+// LogEvery sets how often a breaker may write a line: at most once in d. d is from 1 ms to 100 years; anything else is
+// an error. Default: 10 s.
+func LogEvery(d time.Duration) LogOption {
+	return logOption(func(o *logOptions) error {
+		if !validDuration(d) {
+			return errorf("LogEvery: d is %v, want from 1ms to 100 years%s", d, missingUnit(d))
+		}
+		o.every = d
+		return nil
+	})
+}
+
+// LogTransitions writes what breakers do to logger.
+//
+//   - A transition is one line with the key, both states, the rule, the reason, the cause, the counts and the open
+//     period. A transition to open has level WARN, all others INFO. In shadow mode (an override or Config.Enforcement)
+//     all have level INFO, and the message says that no call is rejected.
+//   - Setting and clearing an override is a line with the mode, the author, the reason and the time to live.
+//   - A panic of a listener or of the custom rule is a line of level ERROR with the value and the stack.
+//
+// A breaker writes at most one line for transitions in 10 s (see LogEvery). If more transitions follow, they are
+// counted, and after that time one line says how many there were and what state the breaker is in. A timer runs while
+// there are such transitions.
+//
+// A nil logger and a nil option are errors. Default: no log.
+func LogTransitions(logger *slog.Logger, opts ...LogOption) Option {
+	return option(func(o *options) error {
+		if logger == nil {
+			return errorf("LogTransitions: the logger is nil")
+		}
+		lo := logOptions{every: defaultLogEvery}
+		for i, opt := range opts {
+			if f, ok := opt.(logOption); opt == nil || (ok && f == nil) {
+				return errorf("LogTransitions: option %d is nil", i)
+			}
+			if err := opt.applyLog(&lo); err != nil {
+				return err
+			}
+		}
+		l := &transitionLog{logger: logger, every: lo.every, recent: make(map[Key]*recentLog)}
+		o.listeners = append(o.listeners, l.transition)
+		o.logs = append(o.logs, l)
+		return nil
+	})
+}
+
+// transitionLog writes the lines of LogTransitions for the breakers of a group.
+type transitionLog struct {
+	logger *slog.Logger
+	every  time.Duration
+
+	mu     sync.Mutex
+	recent map[Key]*recentLog // guarded by mu: breakers that wrote a line less than every ago
+}
+
+// recentLog is what a breaker has not written since its last line.
+type recentLog struct {
+	suppressed int
+	openings   int
+	first      time.Time // of the suppressed transitions
+	last       Event
+	ctx        context.Context //nolint:containedctx // of last, for a handler that reads a trace from it
+}
+
+// transition is a listener.
+func (l *transitionLog) transition(ctx context.Context, e Event) {
+	l.mu.Lock()
+	if r := l.recent[e.Key]; r != nil {
+		if r.suppressed == 0 {
+			r.first = e.At
+		}
+		r.suppressed++
+		if e.To == Open {
+			r.openings++
+		}
+		r.last, r.ctx = e, context.WithoutCancel(ctx)
+		l.mu.Unlock()
+		return
+	}
+	l.recent[e.Key] = new(recentLog)
+	l.mu.Unlock()
+	l.summarizeLater(e.Key)
+	l.write(ctx, e)
+}
+
+// summarizeLater calls summarize after the time between two lines. A handler that panics must not end the program.
+func (l *transitionLog) summarizeLater(key Key) {
+	time.AfterFunc(l.every, func() { //nolint:forbidigo // for lines that were held back; no decision depends on it
+		defer func() { _ = recover() }()
+		l.summarize(key)
+	})
+}
+
+// summarize writes the line for the transitions that were suppressed, and waits again. If there were none, the breaker
+// may write its next transition at once.
+func (l *transitionLog) summarize(key Key) {
+	l.mu.Lock()
+	r := l.recent[key]
+	if r.suppressed == 0 {
+		delete(l.recent, key)
+		l.mu.Unlock()
+		return
+	}
+	l.recent[key] = new(recentLog)
+	l.mu.Unlock()
+	l.summarizeLater(key)
+	if r.suppressed == 1 {
+		l.write(r.ctx, r.last)
+		return
+	}
+	level, note := transitionLevel(r.last)
+	l.logger.LogAttrs(r.ctx, level, "circuit breaker changed state several times, now "+r.last.To.String()+note,
+		slog.Int("transitions", r.suppressed), slog.Int("openings", r.openings),
+		slog.Duration("within", r.last.At.Sub(r.first)), slog.Any("last", r.last))
+}
+
+func (l *transitionLog) write(ctx context.Context, e Event) {
+	level, note := transitionLevel(e)
+	attrs := e.LogValue().Group()
+	if e.Counts != (Counts{}) {
+		attrs = append(attrs, slog.Any("counts", e.Counts))
+	}
+	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.To.String()+note, attrs...)
+}
+
+// transitionLevel returns the level of a line, and what the message adds.
+func transitionLevel(e Event) (level slog.Level, note string) {
+	switch {
+	case e.Override.Mode == Shadow:
+		return slog.LevelInfo, " in shadow mode, no call is rejected"
+	case e.To == Open:
+		return slog.LevelWarn, ""
+	}
+	return slog.LevelInfo, ""
+}
+
+// override writes that an override was set, or was cleared if its Mode is zero.
+func (l *transitionLog) override(ctx context.Context, key Key, o Override) {
+	defer func() { _ = recover() }() // of a handler
+	if o.Mode == 0 {
+		l.logger.LogAttrs(ctx, slog.LevelInfo, "circuit breaker override cleared", slog.Any("key", key))
+		return
+	}
+	attrs := append([]slog.Attr{slog.Any("key", key)}, o.LogValue().Group()...)
+	l.logger.LogAttrs(ctx, slog.LevelWarn, "circuit breaker override set", attrs...)
+}
+
+// panicked writes that a function of the user has panicked. It is called while the panic is recovered.
+func (l *transitionLog) panicked(ctx context.Context, key Key, what string, v any) {
+	defer func() { _ = recover() }() // of a handler
+	l.logger.LogAttrs(ctx, slog.LevelError, "circuit breaker: a "+what+" panicked",
+		slog.Any("key", key), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+}
+
+func (s *shared) logOverride(ctx context.Context, key Key, o Override) {
+	for _, l := range s.logs {
+		l.override(ctx, key, o)
+	}
+}
+
+func (s *shared) logPanic(ctx context.Context, key Key, what string, v any) {
+	for _, l := range s.logs {
+		l.panicked(ctx, key, what, v)
+	}
+}

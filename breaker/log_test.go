@@ -1,0 +1,176 @@
+package breaker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// logLines records the lines of a text handler, without the time and the stack of a panic.
+type logLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+// take returns the lines so far and forgets them.
+func (l *logLines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := l.lines
+	l.lines = nil
+	return lines
+}
+
+func (l *logLines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey || a.Key == "stack" && strings.Contains(a.Value.String(), "log_test.go") {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+func TestB43_LogTransitions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		g, err := NewGroup(Config{Jitter: -1, ConsecutiveFailures: 1, SuccessesToClose: 1, FailureRatio: -1, OpenFor: 11 * time.Second},
+			LogTransitions(log.logger()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := g.Get(Key{Service: "shop.Orders", Method: "Get"})
+		acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
+		wantSame(t, "open", log.take(), []string{
+			`level=WARN msg="circuit breaker open" key=shop.Orders/Get from=closed to=open rule=consecutive why="1 failure" ` +
+				`cause=UNAVAILABLE open_for=11s failed_recoveries=0 counts.calls=0 counts.consecutive_failures=1`,
+		})
+		time.Sleep(11 * time.Second)
+		p := acquire(t, b)
+		wantSame(t, "half-open", log.take(), []string{
+			`level=INFO msg="circuit breaker half_open" key=shop.Orders/Get from=open to=half_open why="open period over"`,
+		})
+		p.Done(t.Context(), Success) // less than 10 s later: the line comes with the summary
+		wantSame(t, "closed at once", log.take(), []string(nil))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		wantSame(t, "closed", log.take(), []string{
+			`level=INFO msg="circuit breaker closed" key=shop.Orders/Get from=half_open to=closed why="probes succeeded"`,
+		})
+		time.Sleep(time.Hour) // so that the timers are over
+	})
+}
+
+// A breaker that flaps writes a line each 10 s, with how often it changed; others write theirs.
+func TestB43_FlappingIsOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		g, err := NewGroup(Config{}, LogTransitions(log.logger()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, other := g.Get(Key{Tag: "flaps"}), g.Get(Key{Tag: "other"})
+		for range 160 { // 48 s
+			b.Trip(t.Context(), "test")
+			b.Reset(t.Context())
+			time.Sleep(300 * ms)
+		}
+		other.Trip(t.Context(), "test")
+		lines := log.take()
+		if len(lines) < 5 || len(lines) > 7 {
+			t.Errorf("%d lines in 48 s, want one each 10 s and one of the other breaker:\n%s", len(lines), strings.Join(lines, "\n"))
+		}
+		if want := `msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
+			t.Errorf("the second line is\n%s\nwant …%s…", lines[1], want)
+		}
+		if last := lines[len(lines)-1]; !strings.Contains(last, `key="tag=other"`) {
+			t.Errorf("the last line is\n%s\nwant one of the other breaker", last)
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+// Overrides, shadow mode and panics.
+func TestB43_OverridesShadowPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		g, err := NewGroup(Config{Jitter: -1, FailureRatio: -1}, LogTransitions(log.logger()),
+			WithListener(func(_ context.Context, e Event) { panic(fmt.Sprint("listener at ", e.Seq)) }),
+			WithTrip(func(Counts) bool { panic("custom") }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := g.Get(Key{Method: "m"})
+		if err := b.SetOverride(t.Context(), Override{Mode: Shadow, TTL: time.Minute, Why: "trial", By: "alice"}); err != nil {
+			t.Fatal(err)
+		}
+		wantSame(t, "set", log.take(), []string{
+			`level=WARN msg="circuit breaker override set" key=/m mode=shadow by=alice why=trial ttl=1m0s`,
+		})
+		b.Trip(t.Context(), "test")
+		wantSame(t, "shadow", log.take(), []string{
+			`level=INFO msg="circuit breaker open in shadow mode, no call is rejected" key=/m from=closed to=open rule=manual why=test ` +
+				`open_for=1s failed_recoveries=0 override.mode=shadow override.by=alice override.why=trial override.ttl=1m0s`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 1"`,
+		})
+		b.ClearOverride(t.Context())
+		b.ClearOverride(t.Context()) // nothing to clear, no line
+		wantSame(t, "cleared", log.take(), []string{`level=INFO msg="circuit breaker override cleared" key=/m`})
+		time.Sleep(time.Hour)
+		b.Reset(t.Context())
+		log.take()
+		acquire(t, b).Done(t.Context(), Failure)
+		wantSame(t, "custom rule", log.take(), []string{`level=ERROR msg="circuit breaker: a custom rule panicked" key=/m panic=custom`})
+		time.Sleep(time.Hour)
+	})
+}
+
+// A handler that panics changes nothing.
+func TestLogTransitions_HandlerThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Key{}, Config{}, LogTransitions(slog.New(panicHandler{})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		setOverride(t, b, Shadow, 0)
+		b.ClearOverride(t.Context())
+		b.Trip(t.Context(), "test")
+		b.Reset(t.Context())
+		b.Trip(t.Context(), "test")
+		time.Sleep(time.Hour) // the summary
+		if got := b.State(); got != Open {
+			t.Errorf("%v, want open", got)
+		}
+	})
+}
+
+type panicHandler struct{ slog.Handler }
+
+func (panicHandler) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicHandler) Handle(context.Context, slog.Record) error { panic("handler") }
+
+func TestLogOptions(t *testing.T) {
+	logger := slog.New(slog.DiscardHandler)
+	for want, opt := range map[string]Option{
+		"breaker: LogTransitions: the logger is nil":                                LogTransitions(nil),
+		"breaker: LogTransitions: option 1 is nil":                                  LogTransitions(logger, LogEvery(time.Second), nil),
+		"breaker: LogEvery: d is 0s, want from 1ms to 100 years":                    LogTransitions(logger, LogEvery(0)),
+		"breaker: LogEvery: d is -1s, want from 1ms to 100 years":                   LogTransitions(logger, LogEvery(-time.Second)),
+		"breaker: LogEvery: d is 876000h0m0.000000001s, want from 1ms to 100 years": LogTransitions(logger, LogEvery(maxDuration+1)),
+	} {
+		if _, err := New(Key{}, Config{}, opt); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package policyfile
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	// maxDepth is how deep mappings and lists may be nested. A service config has about ten levels.
+	maxDepth = 64
+	// maxSearch is the size up to which the exact place of a syntax error is searched for. The search parses parts of the
+	// text about twenty times.
+	maxSearch = 64 << 10
+)
+
+// document parses data and returns the mapping at its root, or an error. Nothing in it is an alias, a merge key, or
+// nested too deeply.
+func document(file string, data []byte) (*yaml.Node, []*Error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	fail := func(line, column int, format string, args ...any) (*yaml.Node, []*Error) {
+		return nil, []*Error{{File: file, Line: line, Column: column, Text: fmt.Sprintf(format, args...)}}
+	}
+	if n := validPrefix(data); n < len(data) {
+		line, column := position(data, n)
+		if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
+			return fail(line, column, "the file is UTF-16; save it as UTF-8")
+		}
+		return fail(line, column, "byte %#02x is not valid UTF-8; save the file as UTF-8", data[n])
+	}
+	text := data
+	if json.Valid(data) {
+		text = plainEscapes(data)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	var doc, next yaml.Node
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) || (err == nil && isNull(doc.Content[0])) {
+		return fail(1, 1, "the file is empty; write {} for a file that changes nothing")
+	}
+	if err == nil {
+		switch err = dec.Decode(&next); {
+		case errors.Is(err, io.EOF):
+			err = nil
+		case err == nil:
+			return fail(next.Line, next.Column, "a second document begins here; a policy file has one, so remove the line ---")
+		}
+	}
+	if err != nil {
+		line, column, what := syntaxError(data, err)
+		return fail(line, column, "syntax error: %s", what)
+	}
+	root := doc.Content[0]
+	if errs := refused(file, root, 1, nil); errs != nil {
+		return nil, errs
+	}
+	if root.Kind != yaml.MappingNode {
+		return fail(root.Line, root.Column, "the file is %s, want a mapping with methodConfig, circuitBreaker or presets",
+			describe(root))
+	}
+	return root, nil
+}
+
+// refused returns an error for each part of YAML below n that this package does not accept. It does not follow aliases,
+// so its work is bounded by the length of the text.
+func refused(file string, n *yaml.Node, depth int, errs []*Error) []*Error {
+	fail := func(format string, args ...any) []*Error {
+		return append(errs, &Error{File: file, Line: n.Line, Column: n.Column, Text: fmt.Sprintf(format, args...)})
+	}
+	switch {
+	case n.Kind == yaml.AliasNode:
+		return fail("*%s is an alias, which a policy file may not have; share fields with a preset", shorten(n.Value))
+	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!merge":
+		return fail("<< is a merge key, which a policy file may not have; share fields with a preset")
+	case depth > maxDepth && n.Kind != yaml.ScalarNode:
+		return fail("nested deeper than %d levels", maxDepth)
+	}
+	for _, c := range n.Content {
+		errs = refused(file, c, depth+1, errs)
+	}
+	return errs
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// yamlPlace is how the errors of the YAML library begin. Their line is where the construct begins that the error is in,
+// or one line before.
+var yamlPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// syntaxError returns the place and the text of an error of the YAML library. The library does not export the place, so
+// it is found by bisection: it is the end of the shortest beginning of the text that has the same error.
+func syntaxError(data []byte, err error) (line, column int, what string) {
+	var syntax *json.SyntaxError
+	if jsonErr := json.Unmarshal(data, new(json.RawMessage)); looksLikeJSON(data) && errors.As(jsonErr, &syntax) {
+		line, column = position(data, int(syntax.Offset)-1)
+		return line, column, syntax.Error()
+	}
+	want := err.Error()
+	what = strings.TrimPrefix(want, yamlPlace.FindString(want))
+	if len(data) > maxSearch {
+		line, _ = strconv.Atoi(yamlPlace.FindStringSubmatch(want)[1])
+		return max(1, line), 1, what
+	}
+	low, high := 0, len(data) // the beginning of length high has the error, that of length low has not
+	for high-low > 1 {
+		if mid := (low + high) / 2; decodeError(data[:mid]) == want {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	line, column = position(data, high-1)
+	text := lineOf(data, line)
+	switch {
+	case strings.Contains(text[:len(text)-len(strings.TrimLeft(text, " \t"))], "\t"):
+		what += "; the line is indented with a tab, use spaces"
+	case strings.HasPrefix(what, "mapping values are not allowed"):
+		what += "; indent the line as its neighbors, or quote a value that has a colon"
+	case strings.HasPrefix(what, "did not find expected key"):
+		what += "; indent the line as its neighbors"
+	}
+	return line, column, what
+}
+
+func looksLikeJSON(data []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) }
+
+// decodeError returns the text of the first error in data, or "".
+func decodeError(data []byte) string {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for range 2 {
+		var n yaml.Node
+		if err := dec.Decode(&n); errors.Is(err, io.EOF) {
+			return ""
+		} else if err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// lineOf returns a line of data without its end.
+func lineOf(data []byte, line int) string {
+	for range line - 1 {
+		_, data, _ = bytes.Cut(data, []byte("\n"))
+	}
+	text, _, _ := bytes.Cut(data, []byte("\n"))
+	return string(text)
+}
+
+// position returns the line and the column, in characters, of the byte at offset.
+func position(data []byte, offset int) (line, column int) {
+	before := data[:min(max(0, offset), len(data))]
+	line = 1 + bytes.Count(before, []byte("\n"))
+	return line, 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
+}
+
+// validPrefix returns the length of the longest beginning of data that is valid UTF-8.
+func validPrefix(data []byte) int {
+	n := 0
+	for n < len(data) {
+		r, size := utf8.DecodeRune(data[n:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		n += size
+	}
+	return n
+}
+
+// plainEscapes replaces the escapes that JSON has and the YAML library has not: \/ and surrogates (\uD800 to \uDFFF).
+// data is valid JSON, so a backslash is always part of an escape.
+func plainEscapes(data []byte) []byte {
+	hex := func(i int) rune { // the surrogate at i, or 0
+		if i+6 > len(data) || data[i] != '\\' || data[i+1] != 'u' {
+			return 0
+		}
+		x, _ := strconv.ParseUint(string(data[i+2:i+6]), 16, 32)
+		if r := rune(x); utf16.IsSurrogate(r) {
+			return r
+		}
+		return 0
+	}
+	var out []byte
+	for i := 0; i < len(data); {
+		switch {
+		case data[i] != '\\':
+			out = append(out, data[i])
+			i++
+		case data[i+1] == '/':
+			out = append(out, '/')
+			i += 2
+		case hex(i) != 0:
+			r := utf16.DecodeRune(hex(i), hex(i+6))
+			if i += 6; r != utf8.RuneError {
+				i += 6
+			}
+			out = utf8.AppendRune(out, r)
+		default:
+			out = append(out, data[i:i+2]...)
+			i += 2
+		}
+	}
+	return out
+}

@@ -1,0 +1,268 @@
+package policyfile
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// A Watcher keeps a policy file in force: it applies the file when it changes. See Watch.
+//
+// A Watcher is safe for concurrent use. It owns a goroutine, a timer and file descriptors until Close.
+type Watcher struct {
+	path     string
+	groups   []*breaker.Group
+	callback func(Reload)
+	logger   *slog.Logger
+	read     func() ([]byte, error) // read(path), except in tests
+	dirs     *dirs
+
+	close   func()
+	stopped sync.WaitGroup
+
+	// Only the goroutine of the watcher, and Watch before it starts, use these.
+	seen     observation   // the last one that was reported
+	broken   time.Time     // since when the file is broken and that is not reported; zero otherwise
+	policies []fingerprint // that the groups had at the last check
+
+	mu    sync.Mutex
+	file  *File // guarded by mu: in force
+	stats Stats // guarded by mu
+}
+
+// A Reload is the result of reading a changed file. See WithCallback.
+type Reload struct {
+	Path string
+	File *File // now in force; nil if Err is not
+	Err  error // why the file is not in force: that of Load, or of File.Apply
+}
+
+// Stats are the figures of a Watcher, for metrics.
+type Stats struct {
+	Succeeded   uint64    // times that the file was put in force, the first one by Watch included
+	Failed      uint64    // times that a changed file was broken or missing
+	LastSuccess time.Time // when the file was put in force last
+}
+
+// observation is what a look at the file found.
+type observation struct {
+	made         bool // false for the zero observation: an empty file is another one
+	content, err string
+}
+
+// Watch loads a policy file, applies it to the groups of WithGroups, and does so again whenever the file changes, until
+// Close. An error of the first time is returned, and nothing is watched.
+//
+// A changed file is in force within a second, all or nothing over all groups, as by File.Apply. A file that is broken
+// or missing leaves the policy in force. It is reported when it has been so for 0.3 seconds, because editors write
+// files in steps: to the callback, in the log, and in Stats. A file that comes back is applied again.
+//
+// Watch watches the directory of the file, and that of the file that a symbolic link leads to. So it notices files
+// that are replaced by a rename, as editors do, and by a change of symbolic links, as Kubernetes does for a volume of
+// a ConfigMap. It also reads the file every 2 seconds, for changes without a notice: those on network file systems,
+// and of links among the parent directories. Without notices at all, as when the limit of inotify is reached, it reads
+// the file twice a second.
+//
+// A ConfigMap that is mounted with subPath never changes in the container, so Watch cannot notice a change. Mount the
+// volume as a directory.
+//
+// A program that truncates the file and writes it in place may be observed in between, and the first half of a YAML
+// file may be a valid file. Write another file and rename it.
+//
+// The file replaces what Group.Apply put in force, at its next change. If somebody calls Group.Apply for one of the
+// groups, the log has a warning within 2 seconds. Overrides of breakers are no part of the policy and stay.
+func Watch(path string, opts ...WatchOption) (*Watcher, error) {
+	o := watchOptions{logger: slog.Default()}
+	for i, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("policyfile: Watch: option %d is nil", i)
+		}
+		if err := opt(&o); err != nil {
+			return nil, fmt.Errorf("policyfile: Watch: %w", err)
+		}
+	}
+	w := &Watcher{
+		path: path, groups: o.groups, callback: o.callback, logger: o.logger,
+		read: func() ([]byte, error) { return read(path) },
+		dirs: new(dirs),
+	}
+	w.logger = w.logger.With("file", path)
+
+	// The directories are watched before the file is read, so that no change between the two is missed.
+	notify, err := fsnotify.NewWatcher()
+	if err != nil {
+		w.logger.Warn("policy file: no notices of changes, so the file is read twice a second", "error", err)
+		notify = new(fsnotify.Watcher) // whose channels are nil
+	} else {
+		w.dirs.notify = notify
+	}
+	w.dirs.update(path)
+	if err := w.first(); err != nil {
+		return nil, joinClose(err, w.dirs)
+	}
+	w.start(notify.Events, notify.Errors)
+	return w, nil
+}
+
+// first loads and applies the file for Watch.
+func (w *Watcher) first() error {
+	file, obs, err := w.load()
+	if err != nil {
+		return err
+	}
+	w.seen = obs
+	w.succeeded(file)
+	return nil
+}
+
+// start starts the goroutine.
+func (w *Watcher) start(events <-chan fsnotify.Event, errs <-chan error) {
+	done := make(chan struct{})
+	w.close = sync.OnceFunc(func() { close(done) })
+	w.stopped.Go(func() { w.run(done, events, errs) })
+}
+
+// File returns the file in force.
+func (w *Watcher) File() *File {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.file
+}
+
+// Stats returns the figures of the watcher.
+func (w *Watcher) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+// Reloads returns the figures of Stats in the form that WithPolicyReloads of packages prombridge and otelbridge take:
+//
+//	prombridge.NewCollector(group, prombridge.WithPolicyReloads(watcher.Reloads))
+func (w *Watcher) Reloads() (succeeded, failed uint64, lastSuccess time.Time) {
+	s := w.Stats()
+	return s.Succeeded, s.Failed, s.LastSuccess
+}
+
+// Close ends the watching. The policy stays in force. Close waits for a callback that is running, so a callback must
+// not call it. It returns nil, or an error of the operating system. More calls do nothing.
+func (w *Watcher) Close() error {
+	w.close()
+	w.stopped.Wait()
+	return w.dirs.close()
+}
+
+// run checks the file when the schedule says so.
+func (w *Watcher) run(done <-chan struct{}, events <-chan fsnotify.Event, errs <-chan error) {
+	var s schedule
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	s.checked(time.Now(), w.dirs.blind(), time.Time{})
+	for {
+		timer.Reset(time.Until(s.next()))
+		select {
+		case <-done:
+			return
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			s.notice(time.Now())
+		case _, ok := <-errs: // events were lost, so look
+			if !ok {
+				errs = nil
+				continue
+			}
+			s.notice(time.Now())
+		case <-timer.C:
+			if now := time.Now(); !now.Before(s.next()) {
+				w.check(now)
+				w.checkDrift()
+				moved := w.dirs.update(w.path)
+				s.checked(now, w.dirs.blind(), w.broken)
+				if moved { // what happened in the new directory before it was watched had no notice
+					s.notice(now)
+				}
+			}
+		}
+	}
+}
+
+// load reads, parses and applies the file.
+func (w *Watcher) load() (*File, observation, error) {
+	data, err := w.read()
+	if err != nil {
+		return nil, observation{made: true, err: err.Error()}, err
+	}
+	obs := observation{made: true, content: string(data)}
+	if obs == w.seen {
+		return nil, obs, nil
+	}
+	file, err := Parse(w.path, data)
+	if err == nil {
+		err = file.Apply(w.groups...)
+	}
+	return file, obs, err
+}
+
+// check looks at the file. If it has changed, check applies it and reports that. A broken file must have been broken
+// for confirmAfter before it is reported.
+func (w *Watcher) check(now time.Time) {
+	file, obs, err := w.load()
+	switch {
+	case obs == w.seen:
+		w.broken = time.Time{}
+		return
+	case err == nil:
+	case w.broken.IsZero():
+		w.broken = now
+		return
+	case now.Sub(w.broken) < confirmAfter:
+		return
+	}
+	w.broken, w.seen = time.Time{}, obs
+	if err != nil {
+		w.failed(err)
+		return
+	}
+	w.succeeded(file)
+	w.logger.Info("policy file: a new policy is in force", "rules", len(file.Rules))
+	w.report(Reload{Path: w.path, File: file})
+}
+
+func (w *Watcher) succeeded(file *File) {
+	w.policies = slices.Repeat([]fingerprint{fingerprintOf(file)}, len(w.groups))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.file = file
+	w.stats.Succeeded++
+	w.stats.LastSuccess = time.Now()
+}
+
+func (w *Watcher) failed(err error) {
+	w.mu.Lock()
+	w.stats.Failed++
+	w.mu.Unlock()
+	w.logger.Error("policy file: broken, so the last policy stays in force", "error", err)
+	w.report(Reload{Path: w.path, Err: err})
+}
+
+// report calls the callback. A panic must not end the program.
+func (w *Watcher) report(r Reload) {
+	if w.callback == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			w.logger.Error("policy file: the callback panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	w.callback(r)
+}

@@ -1,0 +1,121 @@
+package statusz
+
+import (
+	"bytes"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	maxRenderings = 64               // of one frame, that are kept for other viewers
+	writeTimeout  = 10 * time.Second // for one update to one viewer
+	keepAlive     = 15 * time.Second // between two writes to a viewer at the least, for proxies that end idle streams
+)
+
+// renderings holds the HTML of a frame by query: viewers of the same list share it.
+type renderings struct {
+	mu      sync.Mutex
+	byQuery map[query]func() []byte // guarded by mu
+}
+
+// of returns the HTML of q. The first caller makes it, and others wait.
+func (rs *renderings) of(q query, render func() []byte) []byte {
+	rs.mu.Lock()
+	html := rs.byQuery[q]
+	if html == nil {
+		html = sync.OnceValue(render)
+		if rs.byQuery == nil {
+			rs.byQuery = make(map[query]func() []byte)
+		}
+		if len(rs.byQuery) < maxRenderings {
+			rs.byQuery[q] = html
+		}
+	}
+	rs.mu.Unlock()
+	return html()
+}
+
+// serveLive is the stream of server-sent events. Each event is the HTML of the live part of the page.
+func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.Query(), pageSize)
+	if id := r.URL.Query().Get("key"); err == nil && id != "" {
+		_, err = decodeKey(id)
+		q = query{key: id, page: 1}
+	}
+	if err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	q.limit = min(q.limit, maxPageSize)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if !p.sampler.join() {
+		w.WriteHeader(http.StatusNoContent) // tells the browser not to come back
+		return
+	}
+	defer p.sampler.leave()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+	p.stream(stream{w, http.NewResponseController(w)}, r.Context().Done(), q)
+}
+
+// stream writes an event for each frame in which something has changed, until the viewer goes or the page is closed.
+func (p *Page) stream(s stream, gone <-chan struct{}, q query) {
+	defer s.control.SetWriteDeadline(time.Time{}) //nolint:errcheck // not all servers have deadlines
+	idle := time.NewTicker(keepAlive)
+	defer idle.Stop()
+	f := p.sampler.current()
+	var sent []byte
+	for {
+		html := p.fragment(f, q)
+		if !bytes.Equal(html, sent) {
+			if s.event(html) != nil {
+				return
+			}
+			sent = html
+			idle.Reset(keepAlive)
+		}
+		select {
+		case <-f.next:
+			f = p.sampler.current()
+		case <-idle.C:
+			if s.write([]byte(": alive\n\n")) != nil {
+				return
+			}
+		case <-gone:
+			return
+		case <-p.done:
+			return
+		}
+	}
+}
+
+// stream writes server-sent events.
+type stream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+// event writes html as one event. Each of its lines is a data line.
+func (s stream) event(html []byte) error {
+	buf := make([]byte, 0, len(html)+len(html)/16+32)
+	buf = append(buf, "event: update\n"...)
+	for line := range bytes.Lines(html) {
+		buf = append(buf, "data: "...)
+		buf = append(buf, bytes.TrimRight(line, "\r\n")...)
+		buf = append(buf, '\n')
+	}
+	return s.write(append(buf, '\n'))
+}
+
+// write writes and flushes. The deadline replaces the server's WriteTimeout, which would end the stream, and bounds how
+// long a viewer that does not read can hold its goroutine.
+func (s stream) write(b []byte) error {
+	_ = s.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	return s.control.Flush()
+}

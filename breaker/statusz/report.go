@@ -1,0 +1,124 @@
+package statusz
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/grpcircuit/grpcircuit/breaker"
+)
+
+// Version is the version of the JSON that a [Page] writes. It changes when a field is removed or gets another meaning,
+// not when one is added.
+const Version = 1
+
+// Report is the page as JSON. Durations are nanoseconds, and times are RFC 3339.
+type Report struct {
+	Version int                  `json:"version"` // Version
+	At      time.Time            `json:"at"`      // of the snapshots, at most a second ago
+	Totals  Totals               `json:"totals"`
+	Group   breaker.GroupStats   `json:"group"`
+	Unused  []breaker.PolicyRule `json:"unusedRules"` // rules that no breaker has matched: they may be misspelt
+	Matched int                  `json:"matched"`     // breakers that q and state select
+	Page    int                  `json:"page"`
+	Pages   int                  `json:"pages"`
+	// Breakers are those of the page, the worst first.
+	Breakers []BreakerReport `json:"breakers"`
+}
+
+// BreakerReport is one breaker in a [Report].
+type BreakerReport struct {
+	// ID stands for the key in links and forms. JSON cannot hold every key (invalid UTF-8 is replaced); ID does.
+	ID       string           `json:"id"`
+	Name     string           `json:"name"` // the key for people: escaped, and cut if it is long
+	Snapshot breaker.Snapshot `json:"snapshot"`
+	Rates    Rates            `json:"rates"`
+	Policy   PolicyOrigin     `json:"policy"` // of Snapshot.Config
+	// Transitions are the last five since the page was made, the newest first.
+	Transitions []Transition `json:"transitions"`
+	// History is only in the report of one breaker.
+	History *History `json:"history,omitempty"`
+}
+
+// PolicyOrigin says where the Config of a breaker comes from, see [breaker.Group.PolicyFor].
+type PolicyOrigin struct {
+	Rule int    `json:"rule"` // index of the rule; -1: the Config of the group
+	Name string `json:"name,omitempty"`
+	// Sources is only in the report of one breaker.
+	Sources map[string]string `json:"sources,omitempty"`
+}
+
+// writeJSON writes the breakers that q selects.
+func (p *Page) writeJSON(w io.Writer, f *frame, q query) error {
+	rows := f.matching(q)
+	part, page, pages := q.cut(rows)
+	rep := f.report(len(rows), page, pages)
+	for _, r := range part {
+		rep.Breakers = append(rep.Breakers, p.breakerReport(r))
+	}
+	return json.NewEncoder(w).Encode(rep)
+}
+
+// writeBreakerJSON writes one breaker, with all that is known.
+func (p *Page) writeBreakerJSON(w io.Writer, f *frame, r *row) error {
+	rep := f.report(1, 1, 1)
+	b := p.breakerReport(r)
+	b.History = p.sampler.history(f, r)
+	b.Policy.Sources = p.group.PolicyFor(r.Key).Sources
+	rep.Breakers = append(rep.Breakers, b)
+	return json.NewEncoder(w).Encode(rep)
+}
+
+func (f *frame) report(matched, page, pages int) Report {
+	return Report{
+		Version: Version, At: f.at.Round(0), Totals: f.totals, Group: f.group,
+		Unused:  append([]breaker.PolicyRule{}, f.unused...), // [] rather than null
+		Matched: matched, Page: page, Pages: pages, Breakers: []BreakerReport{},
+	}
+}
+
+func (p *Page) breakerReport(r *row) BreakerReport {
+	policy := p.group.PolicyFor(r.Key)
+	return BreakerReport{
+		ID: encodeKey(r.Key), Name: keyName(r.Key), Snapshot: r.Snapshot, Rates: r.rates,
+		Policy:      PolicyOrigin{Rule: policy.Rule, Name: policy.Name},
+		Transitions: append([]Transition{}, p.transitions.of(r.Key)...),
+	}
+}
+
+// writeText writes a line of totals and one line for each breaker that q selects.
+func (p *Page) writeText(w io.Writer, f *frame, q query) error {
+	rows := f.matching(q)
+	part, page, pages := q.cut(rows)
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s: %s\n", f.at.UTC().Format(time.RFC3339), f.totals.words())
+	for _, rule := range f.unused {
+		fmt.Fprintf(&b, "# matches nothing: %s\n", ruleName(rule))
+	}
+	if len(rows) != len(f.rows) || pages > 1 {
+		fmt.Fprintf(&b, "# %d match, page %d of %d\n", len(rows), page, pages)
+	}
+	for _, r := range part {
+		b.WriteString(p.line(f, r))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// line describes a breaker in one line.
+func (p *Page) line(f *frame, r *row) string {
+	var facts []string
+	if !r.Ready {
+		facts = append(facts, "not ready")
+	}
+	words := []string{sinceWords(f.at, r), openedWords(r), nextWords(r), overrideWords(r), r.rates.words()}
+	for _, fact := range words {
+		if fact != "" {
+			facts = append(facts, fact)
+		}
+	}
+	facts = append(facts, policyWords(p.group.PolicyFor(r.Key)))
+	return fmt.Sprintf("%-9s  %s  %s\n", stateWord(r.State), keyName(r.Key), strings.Join(facts, "; "))
+}

@@ -1,0 +1,46 @@
+// Package needs decides which series a breaker cannot produce under its policy. Both bridges leave these out.
+package needs
+
+import "github.com/grpcircuit/grpcircuit/breaker"
+
+// Set is the set of things without which a series cannot rise above 0. A series that needs something that its breaker
+// does not have is left out, because it would only take space in every store. A counter above 0 is never left out.
+type Set uint16
+
+const (
+	SlowRule         Set = 1 << iota // Config.SlowCall
+	ConsecutiveRule                  // Config.ConsecutiveFailures
+	RatioRule                        // Config.FailureRatio
+	CustomRule                       // breaker.WithTrip
+	Ramp                             // Config.Ramp
+	ConcurrencyLimit                 // Config.MaxConcurrent
+	Override                         // an override in force
+	ShadowRejections                 // shadow mode, or a count above 0 of the same metric
+	ShadowTrips                      // shadow mode, or a count above 0 of the same metric
+	Fallbacks                        // a count above 0 of the same metric
+	Occurrence                       // a count above 0; no breaker has it
+
+	Nothing    Set = 0
+	Everything Set = 1<<16 - 1
+)
+
+// Of returns what the breaker with snapshot s has.
+func Of(s *breaker.Snapshot) (has Set) {
+	add := func(n Set, ok bool) {
+		if ok {
+			has |= n
+		}
+	}
+	shadow := s.Mode == breaker.Shadow
+	add(SlowRule, s.Config.SlowCall > 0)
+	add(ConsecutiveRule, s.Config.ConsecutiveFailures > 0)
+	add(RatioRule, s.Config.FailureRatio > 0)
+	add(CustomRule, s.CustomRule)
+	add(Ramp, s.Config.Ramp > 0)
+	add(ConcurrencyLimit, s.Config.MaxConcurrent > 0)
+	add(Override, s.Override.Mode != 0)
+	add(ShadowRejections, shadow || s.ShadowRejections.Total() > 0)
+	add(ShadowTrips, shadow || s.ShadowTrips.Total() > 0)
+	add(Fallbacks, s.Fallbacks.Served > 0 || s.Fallbacks.Failed > 0)
+	return has
+}
