@@ -11,8 +11,9 @@ var explainRates = [...]float64{1, 10, 100} // calls per second
 
 const (
 	explainLimit = 10 * time.Minute // longer than that is "not within 10m0s"
-	// otlpRetryBudget is how long the OTLP exporters of OpenTelemetry-Go retry by default (RetryConfig.MaxElapsedTime).
-	otlpRetryBudget = time.Minute
+	// otlpRetryBudget is how long the OTLP exporters of OpenTelemetry-Go try to send a batch by default, retries included
+	// (WithTimeout). RetryConfig.MaxElapsedTime, a minute, is longer and does not matter.
+	otlpRetryBudget = 10 * time.Second
 )
 
 // Explain returns sentences, one a line, on what the Config does: what opens a breaker, how soon a dead backend is
@@ -25,6 +26,7 @@ func (c Config) Explain() (string, error) {
 		return "", err
 	}
 	e := explanation{policy: pol, cfg: pol.cfg}
+	e.enforcement()
 	e.opening()
 	e.noticing()
 	e.staying()
@@ -42,6 +44,17 @@ type explanation struct {
 
 func (e *explanation) say(format string, args ...any) {
 	fmt.Fprintf(&e.text, format+"\n", args...)
+}
+
+// enforcement says that no call is rejected, if so. The sentences after it are on what the breaker would do.
+func (e *explanation) enforcement() {
+	switch e.cfg.Enforcement {
+	case EnforcementShadow:
+		e.say("Enforcement is shadow: no call is rejected. What follows is only counted.")
+	case EnforcementOff:
+		e.say("Enforcement is off: no call is rejected and no rule is evaluated. What follows is the policy without that.")
+	case EnforcementOn:
+	}
 }
 
 // opening says which rules open the breaker.
@@ -144,8 +157,11 @@ func (e *explanation) recovering() {
 		e.say("After closing, 10%% of the calls pass at first, and all of them after %v.", e.cfg.Ramp)
 	}
 	e.say("A dead backend gets %s at once and client, and about one each %v in a long outage.",
-		plural(e.cfg.MaxProbes, "probe", "probes"), e.cfg.MaxOpenFor)
+		plural(e.cfg.MaxProbes, "probe", "probes"), e.longest())
 }
+
+// longest returns the longest open period before jitter. It is shorter than MaxOpenFor if Backoff is 1.
+func (e *explanation) longest() time.Duration { return e.openPeriod(1<<20, 0, 0) }
 
 // limits says what else rejects calls.
 func (e *explanation) limits() {
@@ -172,8 +188,9 @@ func (e *explanation) warnings() {
 	if !e.excludeBurst && e.consecutive > 1 {
 		warn("without FailingFor, one lost connection with %d calls in flight opens it", e.consecutive)
 	}
-	if e.cfg.MaxOpenFor > otlpRetryBudget {
-		warn("MaxOpenFor (%v) is longer than the %v for which the OTLP exporter retries by default: it drops data", e.cfg.MaxOpenFor, otlpRetryBudget)
+	if longest := e.longest(); longest > otlpRetryBudget {
+		warn("the longest open period (%v) is longer than the %v for which OTLP exporters retry by default: they drop data",
+			longest, otlpRetryBudget)
 	}
 	if e.cfg.Jitter <= 0 {
 		warn("without Jitter, all clients probe at the same time")

@@ -91,8 +91,21 @@ A dead backend gets 2 probes at once and client, and about one each 2m0s in a lo
 At most 7 calls may be in flight while it is closed.
 Warning: below 2 calls/s the slow rule never acts.
 Warning: SlowCall (1m0s) is longer than ProbeTimeout (10s): a slow probe is lost before it is slow.
-Warning: MaxOpenFor (2m0s) is longer than the 1m0s for which the OTLP exporter retries by default: it drops data.
+Warning: the longest open period (2m0s) is longer than the 10s for which OTLP exporters retry by default: they drop data.
 Warning: without Jitter, all clients probe at the same time.
+`},
+		{"no backoff", Config{FailureRatio: -1, Backoff: 1, MaxOpenFor: time.Minute, Enforcement: EnforcementShadow}, `
+Enforcement is shadow: no call is rejected. What follows is only counted.
+5 failures in a row open it if the failures lasted 1s; failures within 10ms of each other count once.
+A dead backend at 1/s: opened by the consecutive rule after 5 calls and 4s.
+A dead backend at 10/s: opened by the consecutive rule after 11 calls and 1s.
+A dead backend at 100/s: opened by the consecutive rule after 101 calls and 1s.
+It stays open for 1s, each up to 20% longer.
+After the backend has recovered, the first call passes within 1.2s, and all calls after 2 successful probes in a row.
+A dead backend gets 1 probe at once and client, and about one each 1s in a long outage.
+`},
+		{"off", Config{Enforcement: EnforcementOff}, `
+Enforcement is off: no call is rejected and no rule is evaluated. What follows is the policy without that.
 `},
 		{"nothing", Config{ConsecutiveFailures: -1, FailureRatio: -1}, `
 No rule opens it; only Trip, an override or a rule of WithTrip does.
@@ -105,7 +118,7 @@ A dead backend at 100/s: not opened within 10m0s.
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if want := strings.TrimPrefix(tt.want, "\n"); !strings.HasPrefix(got, want) || tt.name != "nothing" && got != want {
+		if want := strings.TrimPrefix(tt.want, "\n"); !strings.HasPrefix(got, want) || tt.name != "nothing" && tt.name != "off" && got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", tt.name, got, want)
 		}
 	}

@@ -42,8 +42,8 @@ func LogEvery(d time.Duration) LogOption {
 //   - A panic of a listener or of the custom rule is a line of level ERROR with the value and the stack.
 //
 // A breaker writes at most one line for transitions in 10 s (see LogEvery). If more transitions follow, they are
-// counted, and after that time one line says how many there were and what state the breaker is in. A timer runs while
-// there are such transitions.
+// counted, and after that time one line says how many there were and what state the breaker is in. It has level WARN if
+// one of them was to open. A timer runs while there are such transitions.
 //
 // A nil logger and a nil option are errors. Default: no log.
 func LogTransitions(logger *slog.Logger, opts ...LogOption) Option {
@@ -79,7 +79,8 @@ type transitionLog struct {
 // recentLog is what a breaker has not written since its last line.
 type recentLog struct {
 	suppressed int
-	openings   int
+	openings   int       // transitions to Open
+	enforced   int       // of these, the ones that are not in shadow mode
 	first      time.Time // of the suppressed transitions
 	last       Event
 	ctx        context.Context //nolint:containedctx // of last, for a handler that reads a trace from it
@@ -95,6 +96,9 @@ func (l *transitionLog) transition(ctx context.Context, e Event) {
 		r.suppressed++
 		if e.To == Open {
 			r.openings++
+			if e.Override.Mode != Shadow {
+				r.enforced++
+			}
 		}
 		r.last, r.ctx = e, context.WithoutCancel(ctx)
 		l.mu.Unlock()
@@ -132,6 +136,9 @@ func (l *transitionLog) summarize(key Key) {
 		return
 	}
 	level, note := transitionLevel(r.last)
+	if r.enforced > 0 {
+		level = slog.LevelWarn // as the lines would have been, also if the breaker has closed since
+	}
 	l.logger.LogAttrs(r.ctx, level, "circuit breaker changed state several times, now "+r.last.To.String()+note,
 		slog.Int("transitions", r.suppressed), slog.Int("openings", r.openings),
 		slog.Duration("within", r.last.At.Sub(r.first)), slog.Any("last", r.last))

@@ -91,7 +91,7 @@ func TestB43_FlappingIsOneLine(t *testing.T) {
 		if len(lines) < 5 || len(lines) > 7 {
 			t.Errorf("%d lines in 48 s, want one each 10 s and one of the other breaker:\n%s", len(lines), strings.Join(lines, "\n"))
 		}
-		if want := `msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
+		if want := `level=WARN msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
 			t.Errorf("the second line is\n%s\nwant …%s…", lines[1], want)
 		}
 		if last := lines[len(lines)-1]; !strings.Contains(last, `key="tag=other"`) {

@@ -62,6 +62,7 @@ var modelMustSee = []string{
 	"opened again soon", "failed recoveries reset after successes", "failed recoveries fell while half-open",
 	"a probe that decides nothing under force_closed",
 	"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
+	"another enforcement in closed", "another enforcement in open", "another enforcement in half_open",
 	"ramp over", "trip while ramping", "probes delayed", "retry delay of the backend", "fewer failed recoveries at a trip",
 	"idle for years",
 }
@@ -114,6 +115,7 @@ func drawConfig(t *rapid.T) Config {
 		ProbeTimeout:        seconds("probe timeout", 1, 10),
 		Ramp:                seconds("ramp", 0, 0, 20),
 		MaxConcurrent:       pick("max concurrent", 0, 0, 4),
+		Enforcement:         Enforcement(pick("enforcement", 0, 0, 0, 2, 3)),
 	}
 	if rapid.Bool().Draw(t, "no ratio rule") {
 		c.FailureRatio = -1
@@ -512,6 +514,9 @@ func (r *run) apply(t *rapid.T) {
 		r.saw["apply with another window"]++
 	}
 	r.saw["apply in "+r.m.state.String()]++
+	if cfg.Enforcement.mode() != r.m.cfg.Enforcement.mode() {
+		r.saw["another enforcement in "+r.m.state.String()]++
+	}
 	r.m.apply(cfg, r.now())
 }
 

@@ -106,8 +106,8 @@
 //	probes{result}                 counter          {probe}     never
 //	open                           counter          s           never
 //	state_entered_timestamp        gauge            s           never
-//	open_until_timestamp           gauge            s           unless open; in shadow mode
-//	outage_started_timestamp       gauge            s           while closed; in shadow mode
+//	open_until_timestamp           gauge            s           unless open; while the mode admits every call
+//	outage_started_timestamp       gauge            s           while closed; while the mode admits every call
 //	failure_ratio                  gauge            1           below MinCalls; unless closed; without a window
 //	slow_ratio                     gauge            1           below MinCalls; unless closed; * without SlowCall
 //	in_flight                      up-down counter  {call}      never
@@ -127,9 +127,9 @@
 // (breaker.WithIdleTimeout) has no series.
 //
 // Nothing in trips, rejections, open_until_timestamp and outage_started_timestamp comes from shadow mode, so alerts on
-// them fire only for calls that are rejected. The series state, open, recoveries and probes follow the state machine in
-// shadow mode too. Combine them with override, which shows the mode of an override, or else the one of
-// Config.Enforcement.
+// them fire only for calls that are rejected. The last two are absent under ForceClosed and EnforcementOff too. The
+// series state, open, recoveries and probes follow the state machine in shadow mode too. Combine them with override,
+// which shows the mode of an override, or else the one of Config.Enforcement.
 //
 // There is no histogram of call durations. With OpenTelemetry, rpc.client.call.duration of otelgrpc or
 // grpc.client.attempt.duration of grpc's plugin provides it.

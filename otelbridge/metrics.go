@@ -118,9 +118,9 @@ func newInstruments(m metric.Meter, o options) (*instruments, error) {
 	in.notClosed = seconds(metricOpen, "Time the circuit breaker was not closed.")
 	in.stateEntered = gauge(metricStateEntered, unitSeconds, "Unix time of the last transition.")
 	in.openUntil = gauge(metricOpenUntil, unitSeconds,
-		"Unix time of the end of the open period. Absent unless open, and in shadow mode.")
+		"Unix time of the end of the open period. Absent unless open, and while the mode admits every call.")
 	in.outageStarted = gauge(metricOutageStarted, unitSeconds,
-		"Unix time since when the circuit breaker has not been closed. Absent if it is closed, and in shadow mode.")
+		"Unix time since when the circuit breaker is not closed. Absent while closed, or while the mode admits every call.")
 	in.failureRatio = gauge(metricFailureRatio, unitRatio,
 		"Share of failures and overloads in the window. Absent below MinCalls, if not closed or without a window.")
 	in.slowRatio = gauge(metricSlowRatio, unitRatio,
@@ -260,13 +260,11 @@ func (in *instruments) observeState(o metric.Observer, s *observation) {
 	o.ObserveInt64(in.ready, boolValue(s.Ready), keyOnly)
 	o.ObserveInt64(in.inFlight, toInt64(s.InFlight), keyOnly)
 	o.ObserveFloat64(in.stateEntered, unixSeconds(s.Since), keyOnly)
-	if s.Mode != breaker.Shadow { // in shadow mode no call is rejected, and an alert must not fire
-		if s.Underlying == breaker.Open {
-			o.ObserveFloat64(in.openUntil, unixSeconds(s.OpenUntil), keyOnly)
-		}
-		if s.Underlying != breaker.Closed {
-			o.ObserveFloat64(in.outageStarted, unixSeconds(s.Outage.At), keyOnly)
-		}
+	if needs.OpenUntil(&s.Snapshot) {
+		o.ObserveFloat64(in.openUntil, unixSeconds(s.OpenUntil), keyOnly)
+	}
+	if needs.Outage(&s.Snapshot) {
+		o.ObserveFloat64(in.outageStarted, unixSeconds(s.Outage.At), keyOnly)
 	}
 	calls := s.Window.Calls()
 	if calls > 0 && calls >= s.MinCalls {

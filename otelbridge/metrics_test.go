@@ -179,10 +179,11 @@ func wantSomeSeries(g *breaker.Group, all bool) map[string]float64 {
 		by("probes", "result", "lost", float64(s.Probes.Lost))
 		plain("open", s.NotClosed.Seconds())
 		plain("state_entered_timestamp", float64(s.Since.UnixNano())/1e9)
-		if s.Underlying == breaker.Open && !shadow {
+		rejects := s.Mode == 0 || s.Mode == breaker.ForceOpen
+		if s.Underlying == breaker.Open && rejects {
 			plain("open_until_timestamp", float64(s.OpenUntil.UnixNano())/1e9)
 		}
-		if s.Underlying != breaker.Closed && !shadow {
+		if s.Underlying != breaker.Closed && rejects {
 			plain("outage_started_timestamp", float64(s.Outage.At.UnixNano())/1e9)
 		}
 		if s.Underlying == breaker.Closed && s.Window.Calls() > 0 && s.Window.Calls() >= s.MinCalls {

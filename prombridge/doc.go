@@ -27,8 +27,8 @@
 //	probes_total{result}                  counter    calls    never
 //	open_seconds_total                    counter    seconds  never
 //	state_entered_timestamp_seconds       gauge      seconds  never
-//	open_until_timestamp_seconds          gauge      seconds  unless open; in shadow mode
-//	outage_started_timestamp_seconds      gauge      seconds  while closed; in shadow mode
+//	open_until_timestamp_seconds          gauge      seconds  unless open; while the mode admits every call
+//	outage_started_timestamp_seconds      gauge      seconds  while closed; while the mode admits every call
 //	failure_ratio                         gauge      ratio    below MinCalls; unless closed; without a window
 //	slow_ratio                            gauge      ratio    below MinCalls; unless closed; * without SlowCall
 //	in_flight                             gauge      calls    never
@@ -56,9 +56,10 @@
 // # Shadow mode
 //
 // Nothing in trips_total, rejections_total, open_until_timestamp_seconds and outage_started_timestamp_seconds comes
-// from shadow mode, so alerts on them fire only for calls that are rejected. The series state, open_seconds_total,
-// recoveries_total and probes_total follow the state machine in shadow mode too. Combine them with override{mode},
-// which shows the mode of an override, or else the one of Config.Enforcement.
+// from shadow mode, so alerts on them fire only for calls that are rejected. The last two are absent under ForceClosed
+// and EnforcementOff too. The series state, open_seconds_total, recoveries_total and probes_total follow the state
+// machine in shadow mode too. Combine them with override{mode}, which shows the mode of an override, or else the one of
+// Config.Enforcement.
 //
 // # Labels
 //

@@ -235,10 +235,11 @@ func wantAllSeries(s breaker.Snapshot) map[string]float64 {
 		`fallbacks_total{result="served"}`: float64(s.Fallbacks.Served),
 		`fallbacks_total{result="failed"}`: float64(s.Fallbacks.Failed),
 	}
-	if s.Underlying == breaker.Open && s.Mode != breaker.Shadow {
+	rejects := s.Mode == 0 || s.Mode == breaker.ForceOpen
+	if s.Underlying == breaker.Open && rejects {
 		m[`open_until_timestamp_seconds`] = float64(s.OpenUntil.UnixNano()) / 1e9
 	}
-	if s.Underlying != breaker.Closed && s.Mode != breaker.Shadow {
+	if s.Underlying != breaker.Closed && rejects {
 		m[`outage_started_timestamp_seconds`] = float64(s.Outage.At.UnixNano()) / 1e9
 	}
 	calls := s.Window.Successes + s.Window.Failures + s.Window.Overloads

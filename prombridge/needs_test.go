@@ -214,6 +214,37 @@ func TestO5_NoSlowRatioWithoutTheRule(t *testing.T) {
 	}
 }
 
+// O4: while an override or the policy admits every call, there is no outage to alert on. The breaker keeps its state.
+func TestO4_NoOutageWhileEveryCallIsAdmitted(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	reg := registry(t, NewCollector(g))
+	b := g.Get(getKey)
+	b.Trip(t.Context(), "test")
+	check := func(when string, want bool) {
+		t.Helper()
+		s := scrape(t, reg)[getKey]
+		for _, name := range []string{`open_until_timestamp_seconds`, `outage_started_timestamp_seconds`} {
+			if v, ok := s[name]; ok != want {
+				t.Errorf("%s: %s is %v, %v, want %v", when, name, v, ok, want)
+			}
+		}
+	}
+	check("open", true)
+	for _, mode := range []breaker.Mode{breaker.ForceClosed, breaker.Shadow, breaker.ForceOpen} {
+		if err := b.SetOverride(t.Context(), breaker.Override{Mode: mode, Why: "test", By: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		check(mode.String(), mode == breaker.ForceOpen)
+	}
+	b.ClearOverride(t.Context())
+	for _, e := range []breaker.Enforcement{breaker.EnforcementOff, breaker.EnforcementShadow, breaker.EnforcementOn} {
+		if err := g.Apply(breaker.Config{Enforcement: e}); err != nil {
+			t.Fatal(err)
+		}
+		check(e.String(), e == breaker.EnforcementOn)
+	}
+}
+
 // outage is what a scrape tells about an outage. Timestamps are seconds since the start of the test; -1 is absent.
 type outage struct{ ready, open, until, started, trips, shadowTrips, failedProbes float64 }
 

@@ -155,13 +155,13 @@ func breakerFamilies() []family {
 			series: oneSeries(func(s snap) float64 { return unixSeconds(s.Since) }),
 		},
 		{
-			name: "open_until_timestamp_seconds", kind: gauge, when: hasOpenUntil,
-			help:   "Unix time of the end of the open period. Absent unless open, and in shadow mode.",
+			name: "open_until_timestamp_seconds", kind: gauge, when: needs.OpenUntil,
+			help:   "Unix time of the end of the open period. Absent unless open, and while the mode admits every call.",
 			series: oneSeries(func(s snap) float64 { return unixSeconds(s.OpenUntil) }),
 		},
 		{
-			name: "outage_started_timestamp_seconds", kind: gauge, when: hasOutage,
-			help:   "Unix time since when the breaker has not been closed. Absent if it is closed, and in shadow mode.",
+			name: "outage_started_timestamp_seconds", kind: gauge, when: needs.Outage,
+			help:   "Unix time since when the breaker is not closed. Absent while closed, or while the mode admits every call.",
 			series: oneSeries(func(s snap) float64 { return unixSeconds(s.Outage.At) }),
 		},
 		{
@@ -258,16 +258,6 @@ func ruleSeries(of func(*breaker.Snapshot) *breaker.RuleCounts) []seriesDef {
 
 func modeIs(mode breaker.Mode) func(*breaker.Snapshot) float64 {
 	return func(s *breaker.Snapshot) float64 { return boolValue(s.Mode == mode) }
-}
-
-// hasOpenUntil reports whether an open period keeps calls out. In shadow mode it keeps none out, and an alert on the
-// series must not fire.
-func hasOpenUntil(s *breaker.Snapshot) bool {
-	return s.Underlying == breaker.Open && s.Mode != breaker.Shadow
-}
-
-func hasOutage(s *breaker.Snapshot) bool {
-	return s.Underlying != breaker.Closed && s.Mode != breaker.Shadow
 }
 
 // hasFailureRatio reports whether the failure ratio of the window is meaningful. The ratio rule ignores it below

@@ -1,4 +1,5 @@
-// Package needs decides which series a breaker cannot produce under its policy. Both bridges leave these out.
+// Package needs decides which series of a breaker both bridges leave out: those that it cannot produce under its
+// policy, and those of an outage while no call is rejected.
 package needs
 
 import "github.com/grpcircuit/grpcircuit/breaker"
@@ -23,6 +24,15 @@ const (
 	Nothing    Set = 0
 	Everything Set = 1<<16 - 1
 )
+
+// OpenUntil reports whether the end of an open period is to be shown. An alert on it must fire only if calls are
+// rejected, so it is not shown while the mode admits every call.
+func OpenUntil(s *breaker.Snapshot) bool { return s.Underlying == breaker.Open && !admitsAll(s.Mode) }
+
+// Outage is as OpenUntil, for the start of an outage.
+func Outage(s *breaker.Snapshot) bool { return s.Underlying != breaker.Closed && !admitsAll(s.Mode) }
+
+func admitsAll(m breaker.Mode) bool { return m == breaker.Shadow || m == breaker.ForceClosed }
 
 // Of returns what the breaker with snapshot s has.
 func Of(s *breaker.Snapshot) (has Set) {
