@@ -174,7 +174,7 @@ func TestChecks(t *testing.T) {
 		{`grpc_client_breaker_ready and ignoring (state) grpc_client_breaker_state{state!="open"}`, key, nil},
 		{`sum by (job) (rate(grpc_client_breaker_calls_total[5m])) / 2`, newSet("job"), nil},
 		{`histogram_quantile(0.9, sum by (le) (rate(grpc_client_breaker_call_duration_seconds_bucket[5m])))`, set{}, nil},
-		{`rate(grpc_client_breaker_calls_total[5m]`, nil, []string{`1:40: parse error: unclosed left parenthesis`}},
+		{`rate(grpc_client_breaker_calls_total[5m]`, nil, []string{`1:41: parse error: unclosed left parenthesis`}},
 		{`grpc_client_breaker_gone`, nil, []string{`there is no metric "grpc_client_breaker_gone": grpc_client_breaker_gone`}},
 		{`grpc_client_breaker_overflow_total{tag="a"}`, nil, []string{
 			`grpc_client_breaker_overflow_total has no label tag, only {instance, job}`,

@@ -17,6 +17,9 @@ const root = "../../"
 // targetLabels are those that Prometheus adds to each series.
 var targetLabels = []string{"instance", "job"}
 
+// keyLabels are the labels of each series of a breaker.
+var keyLabels = []string{"grpc_target", "grpc_service", "grpc_method", "tag"}
+
 // A metric is what queries may use of a metric: its labels, and the values of those labels that have fixed words.
 type metric struct {
 	labels set
@@ -67,6 +70,11 @@ func addSeries(metrics map[string]metric, series labels.Labels) {
 	if !ok {
 		m = metric{labels: newSet(targetLabels...), values: make(map[string]set)}
 		metrics[name] = m
+	}
+	if slices.ContainsFunc(keyLabels, series.Has) { // the parser has dropped those that are empty
+		for _, name := range keyLabels {
+			m.labels[name] = true
+		}
 	}
 	series.Range(func(l labels.Label) {
 		if l.Name == labels.MetricName {
