@@ -28,7 +28,9 @@ func check(metrics map[string]metric, text string) (set, []string) {
 	return out, c.wrong
 }
 
-func (c *checker) errorf(format string, args ...any) { c.wrong = append(c.wrong, fmt.Sprintf(format, args...)) }
+func (c *checker) errorf(format string, args ...any) {
+	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
+}
 
 // labels returns the labels that the result of e may have. It is nil for a scalar or a string.
 func (c *checker) labels(e parser.Expr) set {
