@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// A checker finds the mistakes in an expression that Prometheus accepts, and for which it returns no result: a metric, a
-// label or a word that does not exist, and a join of series whose labels are never equal.
+// A checker finds the mistakes in an expression that Prometheus accepts, and for which it returns no result: a metric,
+// a label or a word that does not exist, and a join of series whose labels are never equal.
 type checker struct {
 	metrics map[string]metric
 	wrong   []string
