@@ -150,11 +150,6 @@ sum without (state) (grpc_client_breaker_state{state="half_open", ` + selectKey 
 // b returns a selector of a metric of a breaker.
 func b(name string) string { return "grpc_client_breaker_" + name + "{" + selectKey + "}" }
 
-// bWith is b with one more matcher.
-func bWith(name, matcher string) string {
-	return "grpc_client_breaker_" + name + "{" + matcher + ", " + selectKey + "}"
-}
-
 // c returns a selector of a metric of a group.
 func c(name string) string { return "grpc_client_breaker_" + name + "{" + selectClient + "}" }
 
@@ -165,8 +160,6 @@ func query(refID, expr, legend string) target {
 func instant(refID, expr string) target {
 	return target{RefID: refID, Datasource: prometheus, Expr: expr, Instant: true, Format: "table"}
 }
-
-func number(v float64) *float64 { return &v }
 
 // layout places panels from left to right, in lines of the same height.
 type layout struct {
@@ -207,7 +200,7 @@ func stat(title, description, color, unit string, q ...target) *panel {
 				Unit: unit, NoValue: "0",
 				Color: map[string]any{"mode": "thresholds"},
 				Thresholds: &thresholds{Mode: "absolute", Steps: []step{
-					{Color: "green"}, {Color: color, Value: number(0.000001)},
+					{Color: "green"}, {Color: color, Value: new(0.000001)},
 				}},
 			},
 			Overrides: []any{},
@@ -227,10 +220,10 @@ func graph(title, description, unit string, stacked bool, q ...target) *panel {
 		custom["stacking"] = map[string]any{"mode": "normal", "group": "A"}
 	}
 	defaults := fieldDefaults{
-		Unit: unit, Min: number(0), Custom: custom, Color: map[string]any{"mode": "palette-classic-by-name"},
+		Unit: unit, Min: new(0.0), Custom: custom, Color: map[string]any{"mode": "palette-classic-by-name"},
 	}
 	if unit == "percentunit" {
-		defaults.Max = number(1)
+		defaults.Max = new(1.0)
 	}
 	return &panel{
 		Type: "timeseries", Title: title, Description: description, Targets: q,

@@ -73,13 +73,14 @@ var (
 
 func TestRecordingRules(t *testing.T) {
 	metrics := withRecorded(t)
-	used := read(t, ruleDir+alertsFile) + read(t, dashboardFile)
+	var used strings.Builder
+	used.WriteString(read(t, ruleDir+alertsFile) + read(t, dashboardFile))
 	rules := loadRules(t, rulesFile)
 	for _, r := range rules {
 		if !ruleName.MatchString(r.Record) {
 			t.Errorf("%q is not level:metric:operations", r.Record)
 		}
-		used += r.Expr
+		used.WriteString(r.Expr)
 	}
 	levels := map[string]set{
 		"breaker":    newSet("job", "instance", "grpc_target", "grpc_service", "grpc_method", "tag"),
@@ -90,7 +91,7 @@ func TestRecordingRules(t *testing.T) {
 		if !maps.Equal(metrics[r.Record].labels, levels[level]) {
 			t.Errorf("%s has the labels %v, want those of its level, %v", r.Record, metrics[r.Record].labels, levels[level])
 		}
-		if !regexp.MustCompile(regexp.QuoteMeta(r.Record) + `\b`).MatchString(used) {
+		if !regexp.MustCompile(regexp.QuoteMeta(r.Record) + `\b`).MatchString(used.String()) {
 			t.Errorf("nothing uses %s", r.Record)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 var (
-	promqlBlock = regexp.MustCompile("(?ms)^```promql\n(.*?)^```$")
+	promqlBlock = regexp.MustCompile("(?s)\n```promql\n(.*?\n)```\n")
 	alertTitle  = regexp.MustCompile(`(?m)^## (GrpcBreaker\w+)$`)
 )
 
