@@ -67,7 +67,7 @@ func TestMakeTargets(t *testing.T) {
 }
 
 // ours matches the top directories of the repository.
-const ours = `(?:\.ci|breaker|cmd|docs|examples|internal|interceptor|keyfunc|otelbridge|prombridge|tools)`
+const ours = `(?:\.ci|breaker|cmd|docs|examples|internal|interceptor|keyfunc|monitoring|otelbridge|prombridge|tools)`
 
 var (
 	link       = regexp.MustCompile(`\]\(([^)\s]+)\)|^\s*\[[^\]]+\]: (\S+)`)
