@@ -1,0 +1,3 @@
+package test
+
+const dashboardFile = root + "monitoring/grafana/dashboard.json"
