@@ -13,8 +13,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
-// A caller calls one backend, one call after the other, so that no result is late. It counts the results from the
-// errors alone, so that the metrics can be compared with them.
+// A caller calls one backend, one call after the other, so that no result is late. It counts the results by
+// their errors, independently of the breaker, so that the metrics can be compared with these counts.
 type caller struct {
 	target string
 	conn   *grpc.ClientConn

@@ -89,7 +89,7 @@ func (c *client) connect(b *backend) (*caller, error) {
 	return r, nil
 }
 
-// start makes calls to all backends, until pause. A panic of a caller ends the program, and Prometheus with it.
+// start makes calls to all backends, until pause. A panic in such a goroutine ends the program; see dieWithParent.
 func (c *client) start() {
 	c.stopping = make(chan struct{})
 	for _, r := range c.callers {

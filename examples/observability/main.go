@@ -1,7 +1,7 @@
-// Observability shows an outage as the person on call sees it. It starts two gRPC servers on 127.0.0.1, a client with
+// Observability shows an outage as a person on call sees it. It starts two gRPC servers on 127.0.0.1, a client with
 // circuit breakers and the live page, a receiver of OTLP traces, and Prometheus with the rules of monitoring/prometheus.
 // One server fails and recovers. The program checks through Prometheus's HTTP API that the alerts went pending, fired
-// and resolved, and that the counters are the client's own counts. It takes about half a minute:
+// and resolved, and that the counters are the client's own counts. It takes about 20 s:
 //
 //	go -C examples/observability run .          # exits with status 0 only if every step happened
 //	go -C examples/observability run . -serve   # runs until interrupted, with an outage each 90 s, and prints its URLs
@@ -52,10 +52,10 @@ func run(ctx context.Context, w io.Writer, rules string, serve bool) (err error)
 		return err
 	}
 	defer s.flaky.stop()
-	if s.well, err = startBackend("payments"); err != nil {
+	if s.steady, err = startBackend("payments"); err != nil {
 		return err
 	}
-	defer s.well.stop()
+	defer s.steady.stop()
 	if s.client, err = newClient(ctx, s.sink.addr, slog.New(slog.NewTextHandler(s.out, logOptions))); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func run(ctx context.Context, w io.Writer, rules string, serve bool) (err error)
 	if s.orders, err = s.client.connect(s.flaky); err != nil {
 		return err
 	}
-	if s.pays, err = s.client.connect(s.well); err != nil {
+	if s.pays, err = s.client.connect(s.steady); err != nil {
 		return err
 	}
 	if s.prom, err = startPrometheus(ctx, rules, strings.TrimPrefix(s.client.url, "http://")); err != nil {

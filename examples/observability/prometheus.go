@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errNoPrometheus says how to get Prometheus.
+// errNoPrometheus means that Prometheus is not installed. Its text says how to install it.
 var errNoPrometheus = errors.New(`this example needs the program prometheus, which is not on the PATH.
   Debian and Ubuntu:  apt-get install prometheus
   others:             https://prometheus.io/download/`)
@@ -91,8 +91,8 @@ func launch(ctx context.Context, program, dir string) (*server, error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second // then it is killed
 	dieWithParent(cmd)
-	// Linux sends the signal of dieWithParent when the thread that started the process ends, so the thread must live as
-	// long as this goroutine, which is that of main.
+	// Linux sends the signal of dieWithParent when the thread that started the process ends, not the program. So this
+	// goroutine, which is that of main, keeps its thread until the program ends.
 	runtime.LockOSThread()
 	if err := cmd.Start(); err != nil {
 		cancel()

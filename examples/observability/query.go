@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// An alert is one active alert, as /api/v1/alerts has it.
+// An alert is one active alert, as /api/v1/alerts returns it.
 type alert struct {
 	Labels      map[string]string `json:"labels"`
 	Annotations map[string]string `json:"annotations"`
@@ -47,8 +47,8 @@ func (p *server) get(ctx context.Context, path string, params url.Values, into a
 	return json.Unmarshal(answer.Data, into)
 }
 
-// query returns the value of each series of the result, by the value of its label. An empty label is for a result of one
-// series.
+// query returns the value of each series of the result, by the value of the label. The label may be empty if
+// the result is one series.
 func (p *server) query(ctx context.Context, expr, label string) (map[string]float64, error) {
 	var data struct {
 		Result []struct {
@@ -114,6 +114,11 @@ func (p *server) checkRules(ctx context.Context) (n int, err error) {
 
 // scrapedAfter reports whether Prometheus has scraped the client at or after t.
 func (p *server) scrapedAfter(ctx context.Context, t time.Time) (bool, error) {
-	values, err := p.query(ctx, "timestamp(up == 1)", "job")
-	return values["shop"] >= float64(t.UnixMilli())/1000, err
+	up, err := p.query(ctx, "up", "job")
+	if err != nil || up["shop"] != 1 {
+		return false, err
+	}
+	// The time of the sample. With an expression instead of a selector it would be the time of the query.
+	at, err := p.query(ctx, "timestamp(up)", "job")
+	return at["shop"] >= float64(t.UnixMicro())/1e6, err
 }

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// speedUp is how much faster the example's rules are than those in production: a minute becomes a second. Numbers in
-// expressions that are not durations stay, so an alert that compares with a number of seconds or calls is not exact.
+// speedUp is how much faster the example's rules are than those in production: a minute becomes a second. Other
+// numbers in expressions are not changed, so an alert that compares seconds or calls per hour has another threshold here.
 const speedUp = 60
 
 // ruleFiles are the files in monitoring/prometheus that the example loads.
@@ -68,7 +68,7 @@ func shortenNode(n *yaml.Node, factor time.Duration) error {
 	return nil
 }
 
-// duration matches a duration of one unit, but not the end of a name such as rate5m. compound matches one of more
+// duration matches a duration of one unit, but not the end of a name such as rate5m. compound matches one of several
 // units, such as 1h30m, which our rules do not use.
 var (
 	duration = regexp.MustCompile(`\b(\d+)([smhdw])\b`)
@@ -93,7 +93,7 @@ func shortenValue(n *yaml.Node, factor time.Duration) (err error) {
 	return err
 }
 
-// promDuration formats d for Prometheus, which knows no fractions.
+// promDuration formats d for Prometheus, whose durations have no fractions.
 func promDuration(d time.Duration) string {
 	if d%time.Second == 0 {
 		return fmt.Sprintf("%ds", d/time.Second)

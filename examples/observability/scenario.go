@@ -17,13 +17,13 @@ import (
 // watched are the alerts that must go pending, fire and resolve in the outage. Others may be active too.
 var watched = []string{"GrpcBreakerFleetRejects", "GrpcBreakerOutage"}
 
-// A scenario drives an outage and checks what the client, Prometheus and the trace sink have seen of it.
+// A scenario drives an outage and compares what the client, Prometheus and the trace sink recorded.
 type scenario struct {
 	out     *output
 	flaky   *backend
-	well    *backend // never fails
+	steady  *backend // never fails
 	orders  *caller  // of flaky
-	pays    *caller  // of well
+	pays    *caller  // of steady
 	client  *client
 	sink    *sink
 	prom    *server
@@ -73,7 +73,8 @@ func (s *scenario) play(ctx context.Context) error {
 
 func (s *scenario) healthy(ctx context.Context) error {
 	s.client.start()
-	// Counters must be scraped before the outage, so that the first increase is seen, and the rules must have run.
+	// The counters must be scraped before the outage, or rate() does not include the first failures. The rules must
+	// have been evaluated, or checkRules finds them unknown.
 	began := time.Now()
 	err := until(ctx, 20*time.Second, "two seconds of scrapes", func(ctx context.Context) (bool, error) {
 		return s.prom.scrapedAfter(ctx, began.Add(2*time.Second))
@@ -113,7 +114,8 @@ func (s *scenario) alarm(ctx context.Context) error {
 			}
 		}
 	}
-	// An alert may have been pending for less time than there is between two requests. Its series shows that too.
+	// The loop accepts an alert that fires already, because on a busy machine it may have missed the pending state. The
+	// series ALERTS has all states.
 	for _, name := range watched {
 		expr := fmt.Sprintf("count_over_time(ALERTS{alertname=%q,alertstate=\"pending\"}[5m])", name)
 		pending, err := s.prom.query(ctx, expr, "grpc_target")
@@ -129,8 +131,8 @@ func (s *scenario) alarm(ctx context.Context) error {
 	return nil
 }
 
-// activeAlerts returns the active alerts by name and prints each with each new state. An alert for the backend that
-// is well is an error.
+// activeAlerts returns the active alerts by name and prints each alert once per state. An alert for the steady
+// backend is an error.
 func (s *scenario) activeAlerts(ctx context.Context) (map[string]alert, error) {
 	alerts, err := s.prom.alerts(ctx)
 	if err != nil {
@@ -141,7 +143,7 @@ func (s *scenario) activeAlerts(ctx context.Context) (map[string]alert, error) {
 		name := a.Labels["alertname"]
 		byName[name] = a
 		if target := a.Labels["grpc_target"]; target != s.orders.target {
-			return nil, fmt.Errorf("%s is active for %q, which is well: %v", name, target, a.Labels)
+			return nil, fmt.Errorf("%s is active for %q, which does not fail: %v", name, target, a.Labels)
 		}
 		if key := name + a.State; !s.printed[key] {
 			s.printed[key] = true

@@ -94,12 +94,13 @@ func (s *sink) received(target string) (spans int, changes []change) {
 }
 
 func (c change) String() string {
-	text := fmt.Sprintf("span %q of trace %s: circuit_breaker.state_change %s -> %s",
+	var text strings.Builder
+	fmt.Fprintf(&text, "span %q of trace %s: circuit_breaker.state_change %s -> %s",
 		c.span, c.trace, c.attributes["previous_state"], c.attributes["state"])
 	for _, name := range []string{"rule", "cause", "consecutive_failures", "open_ms"} {
 		if v, ok := c.attributes[name]; ok {
-			text += " " + name + "=" + v
+			text.WriteString(" " + name + "=" + v)
 		}
 	}
-	return text
+	return text.String()
 }
