@@ -38,7 +38,8 @@ func (s *scenario) compare(ctx context.Context) error {
 	}
 	orders, pays := s.orders.counts(), s.pays.counts()
 	return errors.Join(
-		expect(orders.success > 0 && orders.failure > 4 && orders.rejected > 0, "calls of each kind should have happened: %v", orders),
+		expect(orders.success > 0 && orders.failure > 4 && orders.rejected > 0,
+			"calls of each kind should have happened: %v", orders),
 		expect(pays.success > 0 && pays.failure+pays.rejected == 0, "the other backend should not fail: %v", pays))
 }
 
@@ -58,7 +59,8 @@ func (s *scenario) counters(ctx context.Context, target string) (counts, error) 
 		return counts{}, err
 	}
 	return counts{int(calls["success"]), int(calls["failure"]), int(rejected[""])}, errors.Join(
-		expect(len(calls) == 4 && len(rejected) == 1 && len(late) == 1, "series are missing: %v, %v, %v", calls, rejected, late),
+		expect(len(calls) == 4 && len(rejected) == 1 && len(late) == 1,
+			"series are missing: %v, %v, %v", calls, rejected, late),
 		expect(calls["overload"]+calls["ignored"]+late[""] == 0, "calls of other outcomes: %v, late: %v", calls, late))
 }
 

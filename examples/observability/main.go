@@ -1,7 +1,7 @@
-// Observability shows an outage as a person on call sees it. It starts two gRPC servers on 127.0.0.1, a client with
-// circuit breakers and the live page, a receiver of OTLP traces, and Prometheus with the rules of monitoring/prometheus.
-// One server fails and recovers. The program checks through Prometheus's HTTP API that the alerts went pending, fired
-// and resolved, and that the counters are the client's own counts. It takes about 20 s:
+// Observability shows an outage as a person on call sees it. On 127.0.0.1 it starts two gRPC servers, a client with
+// circuit breakers and the live page, a receiver of OTLP traces, and Prometheus with the rules in
+// monitoring/prometheus. One server fails and recovers. The program checks through Prometheus's HTTP API that the
+// alerts went pending, fired and resolved, and that the counters equal the client's own counts. It takes about 20 s:
 //
 //	go -C examples/observability run .          # exits with status 0 only if every step happened
 //	go -C examples/observability run . -serve   # runs until interrupted, with an outage each 90 s, and prints its URLs
@@ -26,7 +26,7 @@ import (
 )
 
 func main() {
-	serve := flag.Bool("serve", false, "keep everything running after the scenario, with regular outages, until interrupted")
+	serve := flag.Bool("serve", false, "go on after the scenario, with an outage each 90 s, until interrupted")
 	rules := flag.String("rules", "../../monitoring/prometheus", "the directory with rules.yaml and alerts.yaml")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -12,7 +12,7 @@ import (
 )
 
 // speedUp is how much faster the example's rules are than those in production: a minute becomes a second. Other
-// numbers in expressions are not changed, so an alert that compares seconds or calls per hour has another threshold here.
+// numbers in expressions are not changed, so alerts that compare seconds or calls per hour differ.
 const speedUp = 60
 
 // ruleFiles are the files in monitoring/prometheus that the example loads.
