@@ -66,6 +66,12 @@ test-386:
 test-nested:
 	@$(call in-modules,$(WITH_CODE),go test ./...)
 
+# Tests the rules, the alerts and the dashboard of monitoring, and the queries in docs/runbooks.md. Without -count=1 go
+# test would print a cached result, because it does not notice changes of files outside of the nested module.
+.PHONY: monitoring
+monitoring:
+	cd monitoring/test && go test -count=1 ./...
+
 .PHONY: race
 race:
 	go test -race -timeout 5m ./...

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// A checker finds the mistakes in an expression that Prometheus accepts, and for which it returns no result: a metric, a
-// label or a word that does not exist, and a join of series whose labels are never equal.
+// A checker finds the mistakes in an expression that Prometheus accepts, and for which it returns no result: a metric,
+// a label or a word that does not exist, and a join of series whose labels are never equal.
 type checker struct {
 	metrics map[string]metric
 	wrong   []string
@@ -28,7 +28,9 @@ func check(metrics map[string]metric, text string) (set, []string) {
 	return out, c.wrong
 }
 
-func (c *checker) errorf(format string, args ...any) { c.wrong = append(c.wrong, fmt.Sprintf(format, args...)) }
+func (c *checker) errorf(format string, args ...any) {
+	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
+}
 
 // labels returns the labels that the result of e may have. It is nil for a scalar or a string.
 func (c *checker) labels(e parser.Expr) set {
