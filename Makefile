@@ -13,7 +13,7 @@ MUTATE ?= breaker keyfunc interceptor
 # Flags for the programs of `make bench` and `make bench-compare`.
 BENCHFLAGS ?=
 
-EXAMPLES := minimal quickstart chained
+EXAMPLES := minimal quickstart chained observability
 PUBLIC   := ./breaker/... ./keyfunc/... ./interceptor/... ./otelbridge/... ./prombridge/...
 
 # The nested modules: each go.mod below the root that git tracks, or that is new and not ignored. tools has no code.
