@@ -86,7 +86,7 @@ func (s *scenario) healthy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.out.say("  Prometheus scrapes %s/metrics and evaluates %d rules without an error", s.client.url, n)
+	s.out.say("  Prometheus scrapes %s/metrics and evaluates %d rules; in them a minute is a second here", s.client.url, n)
 	alerts, err := s.prom.alerts(ctx)
 	return errors.Join(err,
 		expect(n > 20, "Prometheus should have all rules, it has %d", n),
