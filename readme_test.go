@@ -33,6 +33,7 @@ import (
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/breaker/policyfile"
+	"github.com/grpcircuit/grpcircuit/breaker/statusz"
 	"github.com/grpcircuit/grpcircuit/interceptor"
 	pb "github.com/grpcircuit/grpcircuit/internal/testpb"
 	"github.com/grpcircuit/grpcircuit/keyfunc"
@@ -534,16 +535,17 @@ func TestReadmeSeries(t *testing.T) {
 }
 
 // guardFor is the set-up that README.md has for a platform team.
-func guardFor(policy string, logger *slog.Logger, reg prometheus.Registerer) (*interceptor.Guard, io.Closer, error) {
-	group, err := breaker.NewGroup(breaker.Config{}, breaker.LogTransitions(logger))
+func guardFor(path string, log *slog.Logger, reg prometheus.Registerer, mux *http.ServeMux) (*interceptor.Guard, io.Closer, error) {
+	group, err := breaker.NewGroup(breaker.Config{}, breaker.LogTransitions(log))
 	if err != nil {
 		return nil, nil, err
 	}
-	file, err := policyfile.Watch(policy, policyfile.WithGroups(group), policyfile.WithLogger(logger))
+	file, err := policyfile.Watch(path, policyfile.WithGroups(group), policyfile.WithLogger(log))
 	if err != nil {
 		return nil, nil, err
 	}
 	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
+	mux.Handle("/debug/breakers/", statusz.Handler(group)) // mount it where only operators get in
 	guard, err := interceptor.New(group)
 	return guard, file, err
 }
@@ -580,7 +582,8 @@ func TestPlatformTeam(t *testing.T) {
 	write(read(t, "examples/platform/policy.yaml"))
 	lines := make(lineWriter, 100)
 	registry := prometheus.NewRegistry()
-	guard, file, err := guardFor(path, slog.New(slog.NewTextHandler(lines, nil)), registry)
+	mux := http.NewServeMux()
+	guard, file, err := guardFor(path, slog.New(slog.NewTextHandler(lines, nil)), registry, mux)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -605,6 +608,11 @@ func TestPlatformTeam(t *testing.T) {
 		if c := b.Config(); c.OpenFor != 7*time.Second || c.Enforcement != breaker.EnforcementOn {
 			t.Errorf("after the reload %v has %+v", b.Key(), c)
 		}
+	}
+	page := httptest.NewRecorder()
+	mux.ServeHTTP(page, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/debug/breakers/?format=text", nil))
+	if text := page.Body.String(); page.Code != http.StatusOK || !strings.Contains(text, "shop.Orders/Get") {
+		t.Errorf("the page has status %d and says\n%s", page.Code, text)
 	}
 	if state := orders.State(); state != breaker.Open {
 		t.Errorf("after the reload the breaker is %v, want open", state)
