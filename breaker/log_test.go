@@ -3,12 +3,14 @@ package breaker
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 )
 
 // logLines records the lines of a text handler, without the time and the stack of a panic.
@@ -171,6 +173,31 @@ func TestLogOptions(t *testing.T) {
 	} {
 		if _, err := New(Key{}, Config{}, opt); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// A hostile key makes one line, without control characters, in text and in JSON.
+func TestB43_HostileKeys(t *testing.T) {
+	keys := []string{"<script>\"'", "line\nbreak\r\x00\x1b[31m", "\xff\xfe", strings.Repeat("k", 10_000), "\u202egnp"}
+	for _, name := range keys {
+		for format, handler := range map[string]func(io.Writer) slog.Handler{
+			"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+			"JSON": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				var log logLines
+				b, err := New(Key{Tag: name}, Config{}, LogTransitions(slog.New(handler(&log))))
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.Trip(t.Context(), "test")
+				lines := log.take()
+				if len(lines) != 1 || strings.ContainsFunc(lines[0], unicode.IsControl) || !strings.Contains(lines[0], "manual") {
+					t.Errorf("%s of %.20q: got %q, want one line without control characters", format, name, lines)
+				}
+				time.Sleep(time.Hour)
+			})
 		}
 	}
 }
