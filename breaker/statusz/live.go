@@ -98,13 +98,17 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// event writes html as one event. Each of its lines is a data line.
+// event writes html as one event. Each of its lines is a data line. A carriage return, which the text of a search may
+// hold, ends a line as well: for HTML and for the stream, in which the rest of the line would be a field of its own.
 func (s stream) event(html []byte) error {
+	if bytes.IndexByte(html, '\r') >= 0 {
+		html = bytes.ReplaceAll(bytes.ReplaceAll(html, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
+	}
 	buf := make([]byte, 0, len(html)+len(html)/16+32)
 	buf = append(buf, "event: update\n"...)
 	for line := range bytes.Lines(html) {
 		buf = append(buf, "data: "...)
-		buf = append(buf, bytes.TrimRight(line, "\r\n")...)
+		buf = append(buf, bytes.TrimRight(line, "\n")...)
 		buf = append(buf, '\n')
 	}
 	return s.write(append(buf, '\n'))

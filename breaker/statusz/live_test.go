@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +91,32 @@ func TestLive(t *testing.T) {
 		v.leave()
 		if g := p.sampler.stop; g != nil {
 			t.Error("the sampler runs without a viewer")
+		}
+	})
+}
+
+// No text of a search ends an event or begins a field of the stream.
+func TestLiveWithLineBreaksInTheSearch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPage(t, newGroup(t))
+		for _, text := range []string{"a\r\rdata: b", "a\n\ndata: b", "a\r\n\r\ndata: b", "a\rretry: 1\rid: b"} {
+			v := watch(p, "live?q="+url.QueryEscape(text))
+			time.Sleep(10 * time.Millisecond)
+			got := v.take()
+			v.leave()
+			if strings.Contains(got, "\r") {
+				t.Errorf("%q: a carriage return is in the stream", text)
+			}
+			event, rest, ended := strings.Cut(got, "\n\n")
+			if !ended || rest != "" {
+				t.Errorf("%q: the stream is not one event: %q follows", text, rest)
+			}
+			for i, line := range strings.Split(event, "\n") {
+				if want := "data: "; i > 0 && !strings.HasPrefix(line, want) {
+					t.Errorf("%q: a line of the event is %q", text, line)
+				}
+			}
+			wantIn(t, event, "</table>", "</nav>\ndata: </div>")
 		}
 	})
 }
