@@ -173,6 +173,21 @@ func TestViewersShareSnapshots(t *testing.T) {
 	})
 }
 
+// The first viewer after a long time does not see what was then.
+func TestFirstViewerSeesTheState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t)
+		p := newPage(t, g)
+		b := g.Get(orders)
+		get(t, p, "")
+		time.Sleep(time.Minute)
+		b.Trip(t.Context(), "a test")
+		p.sampler.join() // its goroutine has not run yet
+		defer p.sampler.leave()
+		wantIn(t, get(t, p, "").Body.String(), "<b>1</b> open")
+	})
+}
+
 // Pages that are asked for often do not take snapshots more often.
 func TestRequestsShareSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -121,12 +121,15 @@ func (s *sampler) refresh() *frame {
 	return s.sample()
 }
 
-// current returns the latest frame. While nobody looks on, it takes a sample if that is older than a second.
+// current returns the latest frame. It takes a sample if that is older than a second. While the goroutine runs, which
+// may be a little late, that is two seconds: the frame is older if the goroutine has only just been started.
 func (s *sampler) current() *frame {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.latest; f != nil && (s.stop != nil || time.Since(f.at) < tick) {
-		return f
+	if f := s.latest; f != nil {
+		if age := time.Since(f.at); age < tick || (s.stop != nil && age < 2*tick) {
+			return f
+		}
 	}
 	return s.sample()
 }
