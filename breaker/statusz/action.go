@@ -46,12 +46,12 @@ func (p *Page) serveAction(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, err.Error())
 		return
 	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm) // for authorize too, which may read a token from the form
 	who := p.actor(r)
 	if who == nil {
 		fail(w, http.StatusForbidden, "you may not act on breakers")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		fail(w, http.StatusBadRequest, "the form cannot be read: "+err.Error())
 		return

@@ -3,6 +3,7 @@ package statusz
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -157,6 +158,31 @@ func TestRefusedActions(t *testing.T) {
 	p.ServeHTTP(rec, r)
 	if rec.Code != http.StatusBadRequest {
 		t.Errorf("fields in the address: status %d", rec.Code)
+	}
+}
+
+// The limit of the form holds for authorize too, which is called once, and not for a request of another site.
+func TestAuthorizeReadsALimitedForm(t *testing.T) {
+	g := newGroup(t)
+	g.Get(orders)
+	var calls int
+	var err error
+	p := newPage(t, g, WithActions(func(r *http.Request) (string, bool) {
+		calls++
+		err = r.ParseForm()
+		return "alice", r.PostForm.Get("token") == "secret"
+	}))
+	trip := form(orders, "action", "trip", "why", "a test", "token", "secret")
+	if w := post(t, p, trip, "Sec-Fetch-Site", "cross-site"); w.Code != http.StatusForbidden || calls != 0 {
+		t.Errorf("cross-site: status %d after %d calls", w.Code, calls)
+	}
+	if w := post(t, p, trip); w.Code != http.StatusSeeOther || calls != 1 {
+		t.Errorf("status %d after %d calls", w.Code, calls)
+	}
+	trip.Set("why", strings.Repeat("x", maxForm))
+	w := post(t, p, trip)
+	if tooLarge := new(http.MaxBytesError); w.Code != http.StatusForbidden || calls != 2 || !errors.As(err, &tooLarge) {
+		t.Errorf("huge form: status %d after %d calls, authorize got %v", w.Code, calls, err)
 	}
 }
 
