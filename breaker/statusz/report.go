@@ -1,11 +1,15 @@
 package statusz
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
@@ -58,7 +62,7 @@ func (p *Page) writeJSON(w io.Writer, f *frame, q query) error {
 	for _, r := range part {
 		rep.Breakers = append(rep.Breakers, p.breakerReport(r))
 	}
-	return json.NewEncoder(w).Encode(rep)
+	return encodeJSON(w, rep)
 }
 
 // writeBreakerJSON writes one breaker, with all that is known.
@@ -68,7 +72,37 @@ func (p *Page) writeBreakerJSON(w io.Writer, f *frame, r *row) error {
 	b.History = p.sampler.history(f, r)
 	b.Policy.Sources = p.group.PolicyFor(r.Key).Sources
 	rep.Breakers = append(rep.Breakers, b)
-	return json.NewEncoder(w).Encode(rep)
+	return encodeJSON(w, rep)
+}
+
+// encodeJSON writes rep. It escapes what package json does not and a terminal would obey: DEL, the control characters
+// from U+0080 on, and those that change the direction of text. In JSON they can only be in strings.
+func encodeJSON(w io.Writer, rep Report) error {
+	text, err := json.Marshal(rep)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	done := 0
+	for i := 0; i < len(text); {
+		if text[i] < 0x7f {
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRune(text[i:])
+		if unicode.In(r, unicode.Cc, unicode.Cf) {
+			b.Write(text[done:i])
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&b, "\\u%04x", unit)
+			}
+			done = i + size
+		}
+		i += size
+	}
+	b.Write(text[done:])
+	b.WriteByte('\n')
+	_, err = b.WriteTo(w)
+	return err
 }
 
 func (f *frame) report(matched, page, pages int) Report {
