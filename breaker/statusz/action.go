@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -70,9 +71,26 @@ func (p *Page) serveAction(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	p.logAction(r.Context(), a, who.Name)
 	p.sampler.refresh() // so that the page that follows, and all others, show it at once
 	w.Header().Set("Location", "breaker?key="+encodeKey(a.key))
 	w.WriteHeader(http.StatusSeeOther)
+}
+
+// logAction writes who did what. Resets and the end of overrides have no author elsewhere.
+func (p *Page) logAction(ctx context.Context, a action, who string) {
+	logger := p.logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	attrs := []slog.Attr{slog.Any("key", a.key), slog.String("action", a.name), slog.String("by", who)}
+	if a.why != "" {
+		attrs = append(attrs, slog.String("why", a.why))
+	}
+	if a.ttl > 0 {
+		attrs = append(attrs, slog.Duration("ttl", a.ttl))
+	}
+	logger.LogAttrs(ctx, slog.LevelWarn, "circuit breaker changed on its page", attrs...)
 }
 
 // action is what a form asks for.

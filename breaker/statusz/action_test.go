@@ -205,3 +205,41 @@ func TestForms(t *testing.T) {
 		}
 	}
 }
+
+// Each action is a line with its author, also those whose transition has no author.
+func TestActionsAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	g := newGroup(t)
+	g.Get(orders)
+	p := newPage(t, g, WithActions(byHeader), WithLogger(logger))
+	for _, f := range []url.Values{
+		form(orders, "action", "trip", "why", "bad deploy"),
+		form(orders, "action", "shadow", "why", "to see", "ttl", "1h"),
+		form(orders, "action", "reset"),
+		form(orders, "action", "clear"),
+		form(orders, "action", "trip"), // refused: it has no reason
+	} {
+		post(t, p, f)
+	}
+	key := `key="` + orders.String() + `"`
+	want := `level=WARN msg="circuit breaker changed on its page" ` + key + ` action=trip by=alice why="bad deploy"
+level=WARN msg="circuit breaker changed on its page" ` + key + ` action=shadow by=alice why="to see" ttl=1h0m0s
+level=WARN msg="circuit breaker changed on its page" ` + key + ` action=reset by=alice
+level=WARN msg="circuit breaker changed on its page" ` + key + ` action=clear by=alice
+`
+	if diff := cmp.Diff(log.String(), want); diff != "" {
+		t.Errorf("log (-got +want):\n%s", diff)
+	}
+	defer func() {
+		if got, want := recover(), "statusz: WithLogger: the logger is nil"; got != want {
+			t.Errorf("the panic is %v, want %s", got, want)
+		}
+	}()
+	WithLogger(nil)
+}

@@ -45,7 +45,7 @@
 //	curl --data-urlencode key=ID -d action=force_open -d ttl=15m --data-urlencode why='bad deploy' …/debug/breakers/act
 //
 // The actions are trip (why), reset, force_open, force_closed and shadow (why and ttl; 0 is until cleared), and clear.
-// Trip and Reset are events of the group, and overrides are lines of [breaker.LogTransitions].
+// Each action is a line of the log (see [WithLogger]). Trip and Reset are events of the group too.
 //
 // # Cost
 //

@@ -6,6 +6,7 @@ import (
 	"embed"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path"
 	"sync"
@@ -39,10 +40,20 @@ func WithActions(authorize func(r *http.Request) (who string, ok bool)) Option {
 	return option(func(p *Page) { p.authorize = authorize })
 }
 
+// WithLogger sets the logger of actions. Each action is a line of level WARN with the key, the action, the author, the
+// reason and the time to live. A nil logger panics. Default: slog.Default().
+func WithLogger(logger *slog.Logger) Option {
+	if logger == nil {
+		panic("statusz: WithLogger: the logger is nil")
+	}
+	return option(func(p *Page) { p.logger = logger })
+}
+
 // A Page is an [http.Handler] that shows the breakers of a group. It is safe for concurrent use. It owns one goroutine
 // while somebody looks, or until Close if it has [WithHistory], and it listens to the transitions of the group until
 // Close. It must come from [Handler].
 type Page struct {
+	logger      *slog.Logger // of actions; nil: slog.Default()
 	group       *breaker.Group
 	sampler     *sampler
 	transitions transitions
