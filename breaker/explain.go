@@ -106,21 +106,13 @@ func (p *policy) opensAfter(rate float64, limit time.Duration) (calls int, after
 	const start = int64(time.Hour) // any instant above zero
 	w := newWindow(start, p.bucket)
 	ph := &phase{state: Closed, pol: p, win: w}
-	var retired uint64
 	for after <= limit {
 		calls++
 		now := start + int64(after)
-		retired += w.rotate(now, p.bucket)
-		bucket := w.currentBucket()
-		bucket.failures = satAdd(bucket.failures, 1)
-		w.addFailure(now, p.merge)
-		w.addToBurst(badBurst, now, p.bucket)
-		e := evaluation{ph: ph, outcome: Failure, now: now, minCalls: p.minCalls}
-		e.counts, e.successes = w.countsByBucket(now, p.bucket)
-		for _, r := range tripRules {
-			if _, fired := r.fires(e); fired {
-				return calls, after, r.id
-			}
+		w.rotate(now, p.bucket)
+		w.recordFailure(now, p)
+		if rule, _, _ := ph.firingRule(Failure, now); rule != 0 {
+			return calls, after, rule
 		}
 		after = time.Duration(float64(calls) / rate * float64(time.Second))
 	}

@@ -38,24 +38,24 @@ func (g *Group) PolicyFor(key Key) Policy {
 	defer g.mu.Unlock()
 	i := g.policies.match(key)
 	p := Policy{Config: g.policies.base.cfg, Rule: i, Sources: make(map[string]string)}
-	base := g.policies.cfg
 	var own Config
+	base := g.policies.cfg
 	if i >= 0 {
 		r := &g.policies.rules[i]
 		p.Config, p.Name, own = r.pol.cfg, r.rule.Name, r.rule.Config
 	}
-	raised := base.MaxOpenFor
-	for f := range reflect.TypeFor[Config]().Fields() {
+	ofRule, ofGroup := reflect.ValueOf(own), reflect.ValueOf(base)
+	for i := range ofRule.NumField() {
 		source := SourceDefault
 		switch {
-		case !reflect.ValueOf(own).FieldByName(f.Name).IsZero():
+		case !ofRule.Field(i).IsZero():
 			source = SourceRule
-		case !reflect.ValueOf(base).FieldByName(f.Name).IsZero():
+		case !ofGroup.Field(i).IsZero():
 			source = SourceGroup
 		}
-		p.Sources[f.Name] = source
+		p.Sources[ofRule.Type().Field(i).Name] = source
 	}
-	if own.MaxOpenFor == 0 && own.OpenFor != 0 && p.Config.MaxOpenFor != raised && raised != 0 {
+	if own.MaxOpenFor == 0 && base.MaxOpenFor != 0 && p.Config.MaxOpenFor != base.MaxOpenFor { // OpenFor raised it
 		p.Sources["MaxOpenFor"] = SourceRule
 	}
 	return p

@@ -173,9 +173,7 @@ func (b *Breaker) record(ctx context.Context, p Permit, r *Report, t time.Time) 
 		totals := &b.ensureLazy().totals
 		totals.slow = satAdd(totals.slow, 1)
 	case Failure:
-		bad.failures = satAdd(bad.failures, 1)
-		ph.win.addFailure(now, ph.pol.merge)
-		ph.win.addToBurst(badBurst, now, width)
+		ph.win.recordFailure(now, ph.pol)
 		b.count(r, slow, t)
 	case Overload:
 		bad.overloads = satAdd(bad.overloads, 1)

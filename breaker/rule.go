@@ -99,19 +99,27 @@ func (b *Breaker) evaluate(ctx context.Context, ph *phase, r *Report, t time.Tim
 	if ph.mode() == ForceClosed {
 		return nil // outcomes are counted and nothing follows from them (B28)
 	}
-	e := evaluation{ph: ph, outcome: r.Outcome, now: instant(t)}
-	e.counts, e.successes = ph.win.countsByBucket(e.now, ph.pol.bucket)
-	e.minCalls = ph.minCalls(e.now)
-	for _, rule := range tripRules {
-		if why, fired := rule.fires(e); fired {
-			b.fire(ctx, ph, Opening{Rule: rule.id, Why: why, Counts: e.counts, Cause: r.Cause, At: t}, r.RetryAfter)
-			return nil
+	rule, why, counts := ph.firingRule(r.Outcome, instant(t))
+	switch {
+	case rule != 0:
+		b.fire(ctx, ph, Opening{Rule: rule, Why: why, Counts: counts, Cause: r.Cause, At: t}, r.RetryAfter)
+	case b.shared.trip != nil:
+		return &customCheck{gen: ph.gen, counts: counts, cause: r.Cause, retryAfter: r.RetryAfter}
+	}
+	return nil
+}
+
+// firingRule walks the rules after an outcome at now. It returns the first that fires, or 0, and the counts of the
+// window. Caller must hold Breaker.mu.
+func (ph *phase) firingRule(o Outcome, now int64) (rule Rule, why string, counts Counts) {
+	e := evaluation{ph: ph, outcome: o, minCalls: ph.minCalls(now), now: now}
+	e.counts, e.successes = ph.win.countsByBucket(now, ph.pol.bucket)
+	for _, r := range tripRules {
+		if why, fired := r.fires(e); fired {
+			return r.id, why, e.counts
 		}
 	}
-	if b.shared.trip == nil {
-		return nil
-	}
-	return &customCheck{gen: ph.gen, counts: e.counts, cause: r.Cause, retryAfter: r.RetryAfter}
+	return 0, "", e.counts
 }
 
 // fire opens the breaker because a rule fired (B9). Caller must hold b.mu since before the rules were evaluated.

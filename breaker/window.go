@@ -148,6 +148,15 @@ func (w *window) clearStreak() {
 	}
 }
 
+// recordFailure counts a failure at now, in the current bucket, the streak and the burst. Caller must hold Breaker.mu
+// and must have rotated the window.
+func (w *window) recordFailure(now int64, pol *policy) {
+	bucket := w.currentBucket()
+	bucket.failures = satAdd(bucket.failures, 1)
+	w.addFailure(now, pol.merge)
+	w.addToBurst(badBurst, now, pol.bucket)
+}
+
 // addFailure adds a failure at now to the failure streak. A failure within merge of the last one counted is taken for
 // the same one, and is not counted. A success may end the streak at any time, without the lock. All other changes of
 // the streak happen under the lock. Caller must hold Breaker.mu.

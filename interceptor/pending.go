@@ -22,10 +22,10 @@ type pending struct {
 	short   bool          // at start, the time to the caller's deadline was less than WithMinBudget
 }
 
-// begin returns the pending call for permit.
-func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit) pending {
+// begin returns the pending call for permit. timed is whether something needs its start.
+func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Permit, timed bool) pending {
 	c := pending{guard: g, breaker: b, permit: permit}
-	if g.timed || permit.IsProbe() {
+	if timed {
 		c.start = time.Now()
 	}
 	if g.minBudget > 0 {

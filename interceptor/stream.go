@@ -34,9 +34,8 @@ func (g *Guard) Stream(
 	}
 	s := &stream{
 		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
-		pending: g.begin(ctx, b, permit),
+		pending: g.begin(ctx, b, permit, true), // a stream always needs its start
 	}
-	s.pending.start = time.Now() // a stream always needs its start
 	// This is a copy, because the caller's slice may be shared (G1). The guard's OnFinish is first, so that the guard adds
 	// its events to a span before an interceptor outside ends the span in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))

@@ -41,9 +41,8 @@ func TestS04_EverySignalInEveryOrigin(t *testing.T) {
 					}
 					s := &stream{
 						ClientStream: new(fakeStream), ctx: t.Context(), cc: cc, method: fullMethod, desc: serverStreams,
-						pending: g.begin(t.Context(), br, permit),
+						pending: g.begin(t.Context(), br, permit, true),
 					}
-					s.pending.start = time.Now()
 					s.peer.Addr = new(net.TCPAddr)
 					s.inRecv.Store(1) // cc is IDLE
 					s.from.Store(uint32(from))

@@ -79,7 +79,7 @@ func (c *pending) settleUnary(ctx context.Context, call *unaryCall, r Result) er
 func (g *Guard) unaryWithEvidence(
 	ctx context.Context, b *breaker.Breaker, permit breaker.Permit, mark bool, call unaryCall, invoker grpc.UnaryInvoker,
 ) error {
-	c := g.begin(ctx, b, permit)
+	c := g.begin(ctx, b, permit, g.timed || permit.IsProbe())
 	direct := grpcInvoker.is(invoker)
 	evidence := g.evidenceFor(permit, direct)
 	opts := evidence.options(call.opts, mark, permit, b)
@@ -112,12 +112,18 @@ type evidence struct {
 // while all calls succeed. With an interceptor between the guard and grpc it also returns nil, because a hedging
 // interceptor would use the same options for concurrent attempts. WithPeerEvidence overrides both.
 func (g *Guard) evidenceFor(permit breaker.Permit, direct bool) *evidence {
+	if g.evidence {
+		return &evidence{direct: direct}
+	}
+	if !direct {
+		return nil
+	}
 	recently, inDoubt := permit.InDoubt()
 	switch {
-	case g.evidence, direct && inDoubt:
-		return &evidence{direct: direct}
-	case direct && recently:
-		return &evidence{direct: direct, onlyPeer: true}
+	case inDoubt:
+		return &evidence{direct: true}
+	case recently:
+		return &evidence{direct: true, onlyPeer: true}
 	}
 	return nil
 }

@@ -1,10 +1,6 @@
 package policyfile
 
-import (
-	"reflect"
-
-	"github.com/grpcircuit/grpcircuit/breaker"
-)
+import "github.com/grpcircuit/grpcircuit/breaker"
 
 // builtin has the presets of package breaker. A file may not define others with these names.
 var builtin = map[string]breaker.Config{
@@ -23,11 +19,5 @@ func complete(c breaker.Config) breaker.Config {
 	own := c.Enforcement
 	c = c.WithDefaults()
 	c.Enforcement = own
-	v := reflect.ValueOf(&c).Elem()
-	for _, f := range fields {
-		if fv := v.Field(f.index); f.kind != enforcement && fv.IsZero() {
-			fv.SetInt(-1) // all fields that are off by default are counts and durations
-		}
-	}
-	return c
+	return c.Inherit(breaker.Conservative()) // a field without a default is off in it, and so are all that are zero here
 }
