@@ -120,8 +120,8 @@ func TestG08_RejectionAllocatesNothing(t *testing.T) {
 }
 
 // G5: the cost of looking at the peer, over real grpc. There is none while all outcomes of the last Window were
-// successes. The allocations of grpc vary by a few between runs, and never fall below those that each call needs. So the
-// test measures the calls in turns, and compares the smallest numbers.
+// successes. The allocations of grpc vary by a few between runs, and never fall below those that each call needs. So
+// the test measures the calls in turns, and compares the smallest numbers.
 func TestG05_CostOfDoubt(t *testing.T) {
 	backend := testpb.StartBufconn(t, new(testpb.Server))
 	plain := testpb.NewTestClient(backend.Dial(t))
