@@ -11,8 +11,9 @@ const mallocNoise = 0.75
 //
 // Calls over real grpc have no fixed number of allocations. Its goroutines work for one call while the next one runs,
 // and under the race detector a sync.Pool drops a quarter of its objects at random. Neither the smallest number of
-// some calls nor their median is stable then. A mean of 2000 calls is: it varies by a few hundredths of an allocation, and
-// by up to 0.35 under the race detector. So add mallocNoise to a bound: one allocation more than the bound exceeds it.
+// some calls nor their median is stable then. A mean of 2000 calls is: it varies by some hundredths of an allocation,
+// and by up to 0.35 under the race detector. So add mallocNoise to a bound: one allocation more than the bound exceeds
+// it.
 func extraMallocs(t *testing.T, without, with func()) float64 {
 	t.Helper()
 	const rounds, calls = 40, 50
