@@ -46,8 +46,8 @@ func (e Enforcement) mode() Mode {
 	return 0
 }
 
-// mode returns the mode in force: of the override, or of the policy. An override wins. The caller has called refresh,
-// or checks the time of the override itself.
+// mode returns the mode in force: of the override, or of the policy. An override wins. ph is the phase of a decision, so
+// the TTL of its override is not over.
 func (ph *phase) mode() Mode {
 	if ph.override != nil {
 		return ph.override.Mode
@@ -55,7 +55,7 @@ func (ph *phase) mode() Mode {
 	return ph.pol.mode
 }
 
-// modeAt is mode at now, without refresh.
+// modeAt is mode at now for any phase: the TTL of the override may be over.
 func (ph *phase) modeAt(now int64) Mode {
 	if ph.override.inForce(now) {
 		return ph.override.Mode

@@ -135,7 +135,7 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 	}
 	for b, sum := range want {
 		b.mu.Lock()
-		settled := b.settled()
+		settled := b.current().settled()
 		got := outcomes{Success: settled}
 		if c := b.lazy.Load(); c != nil {
 			got = outcomes{

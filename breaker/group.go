@@ -173,8 +173,8 @@ func (g *Group) install(ps *policies) {
 func (b *Breaker) applyPolicy(pol *policy) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := clock()
-	ph := b.refresh(now)
+	v := b.current()
+	ph, now := v.ph, v.now
 	if ph.kind == removed || ph.pol == pol {
 		return
 	}

@@ -81,8 +81,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
 		half.Trip(t.Context(), "test")
-		half.mu.Lock()
-		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
+		d := half.begin(t.Context())
+		d.toHalfOpen()
 		half.mu.Unlock()
 		acquire(t, half)
 		_ = mustReject(t, half) // the first rejection takes the lock to set gate.until

@@ -88,15 +88,15 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	}
 	var err error
 	changed := false
-	b.change(func(_ *phase, t time.Time) {
+	b.change(ctx, func(d *decision) {
 		b.ensureLazy()
 		changed = true
 		b.republish(func(next *phase) {
 			rejected := &RejectedError{Key: b.key, State: Open, Reason: ReasonForced, Override: o}
 			next.override = &override{Override: o, rejected: rejected}
 			if o.TTL > 0 {
-				next.override.expires = instant(t) + int64(o.TTL)
-				rejected.Until = t.Add(o.TTL)
+				next.override.expires = d.now + int64(o.TTL)
+				rejected.Until = d.t.Add(o.TTL)
 			}
 		})
 	}, func(live *Breaker) {
@@ -115,10 +115,10 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 // ClearOverride ends the override that is in force. If there is none, it does nothing. It makes no event.
 func (b *Breaker) ClearOverride(ctx context.Context) {
 	b.mu.Lock()
-	if ph := b.refresh(clock()); ph.kind != removed {
+	if v := b.current(); v.ph.kind != removed {
 		b.republish(func(next *phase) { next.override = nil })
 		b.unlock()
-		if ph.override != nil {
+		if v.ph.override != nil {
 			b.shared.logOverride(ctx, b.key, Override{})
 		}
 		return

@@ -121,28 +121,6 @@ func (b *Breaker) republish(change func(*phase)) *phase {
 	return &next
 }
 
-// refresh removes what has ended by now: an override after its TTL, and a ramp that admits all calls. Caller must hold
-// b.mu.
-func (b *Breaker) refresh(now int64) *phase {
-	ph := b.phase.Load()
-	if ph.kind == removed {
-		return ph
-	}
-	overrideOver := ph.override != nil && !ph.override.inForce(now)
-	rampOver := ph.ramp != nil && now >= ph.ramp.end(ph.pol)
-	if !overrideOver && !rampOver {
-		return ph
-	}
-	return b.republish(func(next *phase) {
-		if overrideOver {
-			next.override = nil
-		}
-		if rampOver {
-			next.ramp = nil
-		}
-	})
-}
-
 // halfOpen is the state of a half-open generation. All of it is guarded by Breaker.mu.
 type halfOpen struct {
 	successes int    // of probes, in a row

@@ -166,20 +166,20 @@ func (p *probes) restart(id uint64, ph *phase, now int64) bool {
 	return true
 }
 
-// claimSlot issues a slot if one is free (B19). Caller must hold b.mu.
-func (b *Breaker) claimSlot(ph *phase, now int64) (lease uint64, ok bool) {
-	p := &b.ensureLazy().probes
-	p.expire(now)
-	free, at := p.slotFree(ph, now)
+// claimSlot issues a slot if one is free (B19).
+func (d *decision) claimSlot() (lease uint64, ok bool) {
+	p := &d.b.ensureLazy().probes
+	p.expire(d.now)
+	free, at := p.slotFree(d.ph, d.now)
 	if !free {
-		ph.gate.until.Store(at)
+		d.ph.gate.until.Store(at)
 		return 0, false
 	}
 	jitter()
 	if seededBug == bugSlot { // another caller may take the slot here
-		b.yieldLock()
+		d.b.yieldLock()
 	}
-	return p.issue(ph, now), true
+	return p.issue(d.ph, d.now), true
 }
 
 // slotsChanged makes the next call of the phase look for a slot under the lock. Caller must hold Breaker.mu.
