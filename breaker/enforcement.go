@@ -46,8 +46,8 @@ func (e Enforcement) mode() Mode {
 	return 0
 }
 
-// mode returns the mode in force: of the override, or of the policy. An override wins. ph is the phase of a decision, so
-// the TTL of its override is not over.
+// mode returns the mode in force: of the override, or of the policy. An override wins. ph is the phase of a decision,
+// so the TTL of its override is not over.
 func (ph *phase) mode() Mode {
 	if ph.override != nil {
 		return ph.override.Mode
