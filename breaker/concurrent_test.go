@@ -295,12 +295,16 @@ func TestB28_B29_ChangesRacingCallsConcurrentSafe(t *testing.T) {
 			rejected.Load())
 	}
 	events := rec.received()
+	generation := uint64(1)
 	for i, e := range events {
-		if e.Seq != uint64(i+1) || (i > 0 && e.From != events[i-1].To) {
+		if !e.OverrideChanged {
+			generation++
+		}
+		if e.Seq != uint64(i+1) || e.Generation != generation || (i > 0 && e.From != events[i-1].To) {
 			t.Fatalf("event %d is %+v", i, e)
 		}
 	}
-	if s.Generation != uint64(len(events)+1) || s.Underlying != events[len(events)-1].To {
+	if s.Generation != generation || s.Underlying != events[len(events)-1].To {
 		t.Errorf("%v in generation %d after %d events, the last to %v", s.Underlying, s.Generation, len(events),
 			events[len(events)-1].To)
 	}

@@ -88,6 +88,10 @@ type recentLog struct {
 
 // transition is a listener.
 func (l *transitionLog) transition(ctx context.Context, e Event) {
+	if e.OverrideChanged {
+		l.override(ctx, e)
+		return
+	}
 	l.mu.Lock()
 	if r := l.recent[e.Key]; r != nil {
 		if r.suppressed == 0 {
@@ -164,15 +168,14 @@ func transitionLevel(e Event) (level slog.Level, note string) {
 	return slog.LevelInfo, ""
 }
 
-// override writes that an override was set, or was cleared if its Mode is zero.
-func (l *transitionLog) override(ctx context.Context, key Key, o Override) {
-	defer func() { _ = recover() }() // of a handler
-	if o.Mode == 0 {
-		l.logger.LogAttrs(ctx, slog.LevelInfo, "circuit breaker override cleared", slog.Any("key", key))
-		return
+// override writes that an override was set or cleared.
+func (l *transitionLog) override(ctx context.Context, e Event) {
+	level, attrs := slog.LevelInfo, []slog.Attr{slog.Any("key", e.Key)}
+	if e.Why == overrideSet {
+		level = slog.LevelWarn
+		attrs = append(attrs, e.Override.LogValue().Group()...)
 	}
-	attrs := append([]slog.Attr{slog.Any("key", key)}, o.LogValue().Group()...)
-	l.logger.LogAttrs(ctx, slog.LevelWarn, "circuit breaker override set", attrs...)
+	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.Why, attrs...)
 }
 
 // panicked writes that a function of the user has panicked. It is called while the panic is recovered.
@@ -180,12 +183,6 @@ func (l *transitionLog) panicked(ctx context.Context, key Key, what string, v an
 	defer func() { _ = recover() }() // of a handler
 	l.logger.LogAttrs(ctx, slog.LevelError, "circuit breaker: a "+what+" panicked",
 		slog.Any("key", key), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
-}
-
-func (s *shared) logOverride(ctx context.Context, key Key, o Override) {
-	for _, l := range s.logs {
-		l.override(ctx, key, o)
-	}
 }
 
 func (s *shared) logPanic(ctx context.Context, key Key, what string, v any) {

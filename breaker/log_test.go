@@ -119,16 +119,20 @@ func TestB43_OverridesShadowPanics(t *testing.T) {
 		}
 		wantSame(t, "set", log.take(), []string{
 			`level=WARN msg="circuit breaker override set" key=/m mode=shadow by=alice why=trial ttl=1m0s`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 1"`,
 		})
 		b.Trip(t.Context(), "test")
 		wantSame(t, "shadow", log.take(), []string{
 			`level=INFO msg="circuit breaker open in shadow mode, no call is rejected" key=/m from=closed to=open rule=manual why=test ` +
 				`open_for=1s failed_recoveries=0 override.mode=shadow override.by=alice override.why=trial override.ttl=1m0s`,
-			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 1"`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 2"`,
 		})
 		b.ClearOverride(t.Context())
 		b.ClearOverride(t.Context()) // nothing to clear, no line
-		wantSame(t, "cleared", log.take(), []string{`level=INFO msg="circuit breaker override cleared" key=/m`})
+		wantSame(t, "cleared", log.take(), []string{
+			`level=INFO msg="circuit breaker override cleared" key=/m`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 3"`,
+		})
 		time.Sleep(time.Hour)
 		b.Reset(t.Context())
 		log.take()

@@ -70,7 +70,7 @@ func (d *decision) toClosed(e Event) {
 	d.startGeneration(next, e)
 }
 
-// startGeneration publishes next as the generation after the current one and queues its event.
+// startGeneration publishes next as the generation after the current one, and queues its event.
 func (d *decision) startGeneration(next *phase, e Event) {
 	b, ph := d.b, d.ph
 	next.gen = ph.gen + 1
@@ -83,15 +83,30 @@ func (d *decision) startGeneration(next *phase, e Event) {
 	if ph.win != nil {
 		b.retired = satAdd(b.retired, ph.win.drain()) // after publishing, see drainStale
 	}
-	lazy := b.ensureLazy()
+	d.queueEvent(ph.state, e)
+}
+
+// setOverride puts o in force, or nothing if o is nil, and queues an event.
+func (d *decision) setOverride(o *override) {
+	d.ph = d.b.republish(func(next *phase) { next.override = o })
+	e := Event{OverrideChanged: true, Why: overrideCleared}
+	if o != nil {
+		e.Why = overrideSet
+	}
+	d.queueEvent(d.ph.state, e)
+}
+
+// queueEvent queues e, which is about the current phase and the state before it.
+func (d *decision) queueEvent(from State, e Event) {
+	lazy := d.b.ensureLazy()
 	lazy.events.seq++
-	if len(b.shared.listeners.list()) == 0 {
+	if len(d.b.shared.listeners.list()) == 0 {
 		return
 	}
-	e.Key, e.From, e.To = b.key, ph.state, next.state
-	e.At, e.Seq, e.Generation = d.t, lazy.events.seq, next.gen
-	e.FailedRecoveries = lazy.backoff.at(next.since, ph.pol)
-	e.Override = ph.overrideInForce()
+	e.Key, e.From, e.To = d.b.key, from, d.ph.state
+	e.At, e.Seq, e.Generation = d.t, lazy.events.seq, d.ph.gen
+	e.FailedRecoveries = lazy.backoff.at(d.now, d.ph.pol)
+	e.Override = d.ph.overrideInForce()
 	lazy.events.queue = append(lazy.events.queue, delivery{d.ctx, e})
 }
 

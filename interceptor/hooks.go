@@ -39,8 +39,9 @@ type Hooks struct {
 	Probed func(ctx context.Context, s Settlement)
 	// FellBack is called after a fallback has run, or if its message types do not fit the call.
 	FellBack func(ctx context.Context, f FallbackInfo)
-	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it. If
-	// several guards of one group have the same Hooks, it is called once. breaker.WithListener describes the calls.
+	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it, and
+	// when an override is set or cleared (Event.OverrideChanged). If several guards of one group have the same Hooks, it
+	// is called once. breaker.WithListener describes the calls.
 	Transition func(ctx context.Context, e breaker.Event)
 	// Panicked is called after a function of the user has panicked: a key function, matcher, classifier, fallback handler,
 	// hook, or a method of an error. The call continues.

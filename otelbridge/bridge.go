@@ -54,16 +54,24 @@ var (
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// transition reports a change of state. Their number on a span is not limited. In shadow mode an open breaker rejects
-// no call, so that is no reason to warn.
+// transition reports a change of the state or of the override. Their number on a span is not limited.
 func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
-	if e.To == breaker.Open && e.Override.Mode != breaker.Shadow {
+	if rejects(e) {
 		k = kindOpened
 	}
 	if b.sink.enabled(ctx, k) {
 		b.sink.emit(ctx, event{eventKind: k, at: e.At, attrs: transitionAttrs(e)})
 	}
+}
+
+// rejects reports whether calls are rejected from now on. In shadow mode an open breaker rejects none, so that is no
+// reason to warn. Nor is an override that is set on an open breaker, unless it forces the breaker open.
+func rejects(e breaker.Event) bool {
+	if e.OverrideChanged {
+		return e.Override.Mode == breaker.ForceOpen
+	}
+	return e.To == breaker.Open && e.Override.Mode != breaker.Shadow
 }
 
 // rejected reports a rejected call and counts it on the span. A span gets no event for rejections after the first 8.
@@ -107,7 +115,10 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 		attrState.String(e.To.String()), attrPreviousState.String(e.From.String()))
 	attrs = withOpening(attrs, e.Rule, e.Cause, e.Counts)
 	attrs = withOverride(attrs, e.Override)
-	if e.To == breaker.Open {
+	switch {
+	case e.OverrideChanged:
+		attrs = append(attrs, attrOverrideChanged.Bool(true))
+	case e.To == breaker.Open:
 		attrs = append(attrs, attrOpenMS.Int64(ceilMillis(e.OpenFor)))
 	}
 	return withMethod(attrs, e.Key)

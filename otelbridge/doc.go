@@ -36,7 +36,8 @@
 // # Events
 //
 //	circuit_breaker.state_change  a transition: name, state, previous_state, rule, cause, the counts that the rule
-//	                              compares, override, override_by, override_reason, open_ms
+//	                              compares, override, override_by, override_reason, open_ms; or a change of the
+//	                              override, with override_changed
 //	circuit_breaker.rejected      a rejected call: name, state, reason, override, override_by, override_reason,
 //	                              retry_after_ms, and what opened the breaker: rule, cause, the counts that the rule
 //	                              compares
@@ -60,6 +61,8 @@
 //	                rejected, although the state is open. A rejection has it only if the override rejects the call.
 //	override_by     who set the override; "policy" if it stands for Config.Enforcement
 //	override_reason why, in the words of the person who set it
+//	override_changed  true if the event is about the override, which was set or, without override, cleared; the state
+//	                stays as it is
 //	open_ms         the length of the open period that begins
 //	retry_after_ms  the time until the breaker may admit a call; absent if it is not known
 //	outcome         success, failure, overload or ignored

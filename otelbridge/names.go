@@ -35,8 +35,9 @@ const (
 	attrCalls         = attribute.Key("circuit_breaker.calls")
 	attrRetryAfterMS  = attribute.Key("circuit_breaker.retry_after_ms")
 
-	attrOverrideBy     = attribute.Key("circuit_breaker.override_by")
-	attrOverrideReason = attribute.Key("circuit_breaker.override_reason")
+	attrOverrideBy      = attribute.Key("circuit_breaker.override_by")
+	attrOverrideReason  = attribute.Key("circuit_breaker.override_reason")
+	attrOverrideChanged = attribute.Key("circuit_breaker.override_changed")
 
 	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
 

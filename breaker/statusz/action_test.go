@@ -88,7 +88,10 @@ func TestActions(t *testing.T) {
 		// The page that follows shows it, although less than a second has passed.
 		wantIn(t, get(t, p, w.Header().Get("Location")).Body.String(), `class="badge `+step.state.String()+`"`)
 	}
-	want := []string{"closed open manual bad deploy (by alice)", "open closed manual reset"}
+	want := []string{
+		"closed open manual bad deploy (by alice)", "open open  override set", "open open  override set",
+		"open open  override set", "open closed manual reset", "closed closed  override cleared",
+	}
 	if diff := cmp.Diff(events, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
 	}

@@ -14,7 +14,8 @@ const (
 	maxTransitions  = 10_000 // breakers whose transitions are kept
 )
 
-// Transition is one transition of a breaker, from the page's point of view.
+// Transition is one transition of a breaker, from the page's point of view. If an override was set or cleared, From and
+// To are equal, and Why says what was done.
 type Transition struct {
 	At      time.Time     `json:"at"`
 	From    breaker.State `json:"from"`
@@ -43,6 +44,9 @@ func (ts *transitions) listen(_ context.Context, e breaker.Event) {
 	t := Transition{
 		At: e.At.Round(0), From: e.From, To: e.To, Rule: e.Rule,
 		Why: e.Why, Cause: e.Cause, OpenFor: e.OpenFor, By: e.Override.By,
+	}
+	if e.OverrideChanged && e.Override.Mode != 0 {
+		t.Why += ", now " + e.Override.Mode.String() + ": " + e.Override.Why
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
