@@ -22,9 +22,8 @@ var documentsWithNames = []string{
 var foreignNames = map[string]bool{
 	"LogValuer": true, "Maintenance": true, "etcdserverpb": true,
 	"Export": true, "Import": true, "HangAfter": true, // of rules that are not built yet
-	"google": true, "rpc": true, // google.rpc.ErrorInfo
-	"IsSuccessful": true, // of gobreaker
-	"subPath":      true, "EnforcementPolicy": true, "healthCheckConfig": true, // of Kubernetes and of grpc
+	"google": true, "rpc": true, "IsSuccessful": true, // google.rpc.ErrorInfo, gobreaker
+	"subPath": true, "EnforcementPolicy": true, "healthCheckConfig": true, // of Kubernetes and of grpc
 }
 
 // TestNamesInDocuments checks that each Go name in a document is an identifier in the code, so that a document does not

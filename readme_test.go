@@ -546,7 +546,7 @@ func guardFor(path string, log *slog.Logger, reg prometheus.Registerer, mux *htt
 	}
 	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
 	mux.Handle("/debug/breakers/", statusz.Handler(group)) // mount it where only operators get in
-	guard, err := interceptor.New(group)
+	guard, err := interceptor.New(group, interceptor.WithHooks(interceptor.LogHooks(log)))
 	return guard, file, err
 }
 
