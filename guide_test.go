@@ -182,7 +182,7 @@ func TestGuideOutage(t *testing.T) {
 		listener := bufconn.Listen(1 << 16)
 		go func() { _ = server.Serve(listener) }()
 
-		guard, err := interceptor.New(nil) // or the guard of your program
+		guard, err := interceptor.New(nil) // or with the options of your program
 		if err != nil {
 			t.Fatal(err)
 		}
