@@ -3,10 +3,12 @@ package grpcircuit_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +22,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/breaker/policyfile"
@@ -145,6 +150,92 @@ func guideMigration() map[string]breaker.Config {
 		OpenFor: time.Minute, Backoff: 1, Jitter: -1, SuccessesToClose: 1,
 	}
 	return map[string]breaker.Config{"gobreaker": gobreaker, "hystrix": hystrix, "failsafe": failsafe}
+}
+
+func guideTrip(t *testing.T, guard *interceptor.Guard, conn *grpc.ClientConn) {
+	t.Helper()
+	b := guard.Group().Get(breaker.Key{Target: conn.Target(), Service: "grpc.health.v1.Health", Method: "Check"})
+	b.Trip(t.Context(), "test") // or SetOverride with ForceOpen, which no probe ends
+}
+
+func guideRejection() error {
+	rejected := &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+		Key: breaker.Key{Service: "shop.Orders", Method: "Get"}, State: breaker.Open, Reason: breaker.ReasonOpen,
+		Until: time.Now().Add(time.Second), Opened: breaker.Opening{Why: "a test"}, Outage: breaker.Opening{Why: "a test"},
+	}}
+	return rejected
+}
+
+// The test of an outage in the guide.
+func TestGuideOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		server := grpc.NewServer(grpc.UnaryInterceptor(
+			func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				if down.Load() {
+					return nil, status.Error(codes.Unavailable, "down")
+				}
+				return handler(ctx, req)
+			}))
+		defer server.Stop()
+		grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+		listener := bufconn.Listen(1 << 16)
+		go func() { _ = server.Serve(listener) }()
+
+		guard, err := interceptor.New(nil) // or with the options of your program
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := grpc.NewClient("passthrough:///bufconn", append(guard.DialOptions(),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		client := grpc_health_v1.NewHealthClient(conn)
+		check := func() error {
+			_, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+			time.Sleep(250 * time.Millisecond)
+			return err
+		}
+
+		down.Store(true)
+		for range 5 { // the fifth failure is a second after the first
+			_ = check()
+		}
+		if err := check(); !interceptor.IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
+		down.Store(false)
+		time.Sleep(time.Second) // at most 1.2 s after the opening, the breaker admits a probe
+		if err := check(); err != nil {
+			t.Errorf("after the recovery: %v", err)
+		}
+	})
+}
+
+// The two ways of the guide to get a rejection.
+func TestGuideRejections(t *testing.T) {
+	err := guideRejection()
+	if !interceptor.IsRejected(err) || status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v with code %v, want a rejection with code Unavailable", err, status.Code(err))
+	}
+	if want := "circuit breaker open for shop.Orders/Get: a test; next probe in"; !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %q, want %q at its beginning", err, want)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := interceptor.New(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := pb.StartBufconn(t, new(pb.Server)).Dial(t, guard.DialOptions()...)
+		guideTrip(t, guard, conn)
+		_, err = grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		if !interceptor.IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
+	})
 }
 
 const guide = "docs/guide.md"

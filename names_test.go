@@ -22,7 +22,7 @@ var documentsWithNames = []string{
 var foreignNames = map[string]bool{
 	"LogValuer": true, "Maintenance": true, "etcdserverpb": true,
 	"Export": true, "Import": true, "HangAfter": true, // of rules that are not built yet
-	"google": true, "rpc": true, // google.rpc.ErrorInfo
+	"google": true, "rpc": true, "IsSuccessful": true, // google.rpc.ErrorInfo, gobreaker
 	"subPath": true, "EnforcementPolicy": true, "healthCheckConfig": true, // of Kubernetes and of grpc
 }
 

@@ -545,8 +545,8 @@ func guardFor(path string, log *slog.Logger, reg prometheus.Registerer, mux *htt
 		return nil, nil, err
 	}
 	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
-	mux.Handle("/debug/breakers/", statusz.Handler(group)) // mount it where only operators get in
-	guard, err := interceptor.New(group)
+	mux.Handle("/debug/breakers/", statusz.Handler(group)) // where only operators get in; see Page.Close for Shutdown
+	guard, err := interceptor.New(group, interceptor.WithHooks(interceptor.LogHooks(log)))
 	return guard, file, err
 }
 

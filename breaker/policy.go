@@ -13,9 +13,9 @@ import (
 // shorter. A preset such as [Aggressive] is complete, so a rule with it inherits only Enforcement.
 //
 // An empty part of Match matches anything. Method may be a full method name, "/shop.Orders/Get". A Match that no gRPC
-// call can match, such as a Method with a slash in it, is an error. If several rules match a key, the one with more
-// parts wins. With equally many parts, the one with the tag wins, then the method, the service and the target. Two
-// rules with the same Match are an error.
+// call can match, such as the Method "shop.Orders/Get" without the first slash, is an error. If several rules match a
+// key, only the one with most parts applies; it inherits nothing from the others. With equally many parts, the one with
+// the tag wins, then the method, the service and the target. Two rules with the same Match are an error.
 //
 // For example, Key{Method: "Watch"} matches the methods Watch of all services, and Key{Tag: "gold"} matches all keys
 // with that tag. A key with both has the Config of the second rule, because the tag wins. To give it another Config,

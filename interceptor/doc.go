@@ -27,7 +27,8 @@
 // # What a caller sees
 //
 // The guard does not change a call that it admits: the context, options, reply and error are what they would be without
-// it. The exception is [OnFailure], with which a fallback may answer a call that failed.
+// it. The exception are fallbacks: with [OnFailure] they may answer a call that failed, and always one that a guard
+// inside this one rejected.
 //
 // A rejected call fails at once with a [*RejectedError], unless a fallback answers it. For a stream, the call that
 // opens it returns the error. The status code of the error is Unavailable or that of [WithRejectionCode]. The error

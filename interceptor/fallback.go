@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -24,7 +25,7 @@ import (
 // FallbackFailed. The guard sets it in the metadata of the caller's grpc.Trailer options. It is never sent.
 const (
 	FallbackTrailer  = "grpcircuit-fallback"
-	FallbackRejected = "rejected" // the breaker rejected the call
+	FallbackRejected = "rejected" // the breaker rejected the call, or one of a guard inside did
 	FallbackFailed   = "failed"   // the call was admitted and failed
 )
 
@@ -108,8 +109,8 @@ type fallback struct {
 	onFailure bool
 }
 
-// WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, and with
-// OnFailure also if they fail. Streams have no fallback.
+// WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, or a guard
+// inside this one does, and with OnFailure also if they fail. Streams have no fallback.
 //
 //	interceptor.WithFallback(interceptor.ForMethods("/shop.Orders/Get"), interceptor.Fallback(
 //		func(ctx context.Context, req *pb.GetRequest, cause error) (*pb.GetResponse, error) { return cached(req) }))
@@ -119,6 +120,9 @@ type fallback struct {
 //
 // The answer of a fallback is marked (see FallbackTrailer) and counted, and is not an outcome of the backend. With a
 // retry interceptor outside the guard, OnFailure answers the first attempt that fails, so nothing is retried.
+//
+// If a connection has two guards, give the fallback to the outer one only. A guard takes the answer of a fallback
+// inside it for an answer of the backend, and counts a success.
 //
 // A nil matcher, a handler without a function and a nil option are errors. It is also an error if ForMethods has no
 // name or a name that is not of the form "/service/method". If the descriptor of the service is linked in, these are
@@ -228,8 +232,8 @@ type unaryCall struct {
 	cc         *grpc.ClientConn
 	opts       []grpc.CallOption
 	err        error           // the rejection, or the error of the call
-	outcome    breaker.Outcome // unless rejected
-	rejected   bool
+	outcome    breaker.Outcome // unless this guard rejected the call
+	rejected   bool            // by this guard, or by one inside it
 }
 
 func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
@@ -237,6 +241,7 @@ func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
 // tryFallback runs the fallback for a call that was rejected or has failed, if there is one. It returns the error that
 // the caller gets.
 func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCall) error {
+	a.rejected = a.rejected || rejectedInside(a.err)
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
 	}
@@ -263,6 +268,18 @@ func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCal
 		markTrailer(a)
 	}
 	return err
+}
+
+// rejectedInside reports whether err is the rejection of a guard inside this one, or wraps it. An error whose methods
+// panic is not; it was reported when the call was classified.
+func rejectedInside(err error) (is bool) {
+	defer func() {
+		if recover() != nil {
+			is = false
+		}
+	}()
+	_, is = errors.AsType[*RejectedError](err)
+	return is
 }
 
 // fallbackFor returns the fallback for a call, or nil if there is none.

@@ -123,8 +123,8 @@
 //	policy_last_success_timestamp  gauge            s           without WithPolicyReloads; before the first success
 //
 // A breaker has its series from its creation on, and its counters start at 0. Series that the policy of the breaker
-// cannot raise above 0 are left out. A closed breaker with the default Config has 25. A counter that was above 0, or
-// that was reported once, is not left out any more. Three kinds of counters may appear with their first event:
+// cannot raise above 0 are left out. A closed breaker with the default Config has 24 or 25. A counter that was above 0,
+// or that was reported once, is not left out any more. Three kinds of counters may appear with their first event:
 // fallbacks, trips{manual}, and rejections{forced} if no collection comes between the override and the first rejected
 // call. WithAllSeries exports the series that have a * above for every breaker. A breaker that is idle
 // (breaker.WithIdleTimeout) has no series.

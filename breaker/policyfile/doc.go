@@ -31,9 +31,10 @@
 // because a field that is zero in Go is one that is not given: remove the line instead.
 //
 // A field that is not given is inherited: from the preset, if there is one, otherwise from the circuitBreaker at the
-// top of the file, and last from the library's defaults. See [breaker.PolicyRule]. A preset has a value for each
-// field, so nothing else is inherited with it, except the enforcement. A preset sets that only if the file writes it
-// there, so that a rule with a preset does not begin to reject calls where the file's default is shadow.
+// top of the file, and last from the library's defaults. Nothing is inherited from another entry, for example from that
+// of the service. See [breaker.PolicyRule]. A preset has a value for each field, so nothing else is inherited with it,
+// except the enforcement. A preset sets that only if the file writes it there, so that a rule with a preset does not
+// begin to reject calls where the file's default is shadow.
 //
 // # Names
 //

@@ -116,7 +116,11 @@ func (p *parser) foreign(key *yaml.Node, where string, ours, grpc []string) {
 		return
 	}
 	if _, ok := fieldByName(key.Value); ok || key.Value == "preset" {
-		p.fail(key, "%s stands in %s, where nothing reads it; write it inside circuitBreaker", key.Value, where)
+		also := ""
+		if key.Value == "preset" && slices.Contains(ours, "presets") {
+			also = ", or write presets to define some"
+		}
+		p.fail(key, "%s stands in %s, where nothing reads it; write it inside circuitBreaker%s", key.Value, where, also)
 		return
 	}
 	if near := nearest(key.Value, slices.Concat(ours, grpc)); slices.Contains(ours, near) {

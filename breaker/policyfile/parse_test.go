@@ -321,7 +321,7 @@ func TestBadInput(t *testing.T) {
 		{"misspelt keys", "circuitbreaker: {}\nmethod_config: []\npreset: x\nopenFor: 5s\n", []string{
 			`1:1: unknown key "circuitbreaker" in the file; did you mean "circuitBreaker"?`,
 			`2:1: unknown key "method_config" in the file; did you mean "methodConfig"?`,
-			`3:1: preset stands in the file, where nothing reads it; write it inside circuitBreaker`,
+			`3:1: preset stands in the file, where nothing reads it; write it inside circuitBreaker, or write presets to define some`,
 			`4:1: openFor stands in the file, where nothing reads it; write it inside circuitBreaker`,
 		}},
 		{"empty sections", "circuitBreaker:\npresets: 3\nmethodConfig: {}\n", []string{

@@ -16,7 +16,7 @@
 //   - the state as a word and a colour, whether a call would be admitted now (ready), and since when it is not closed;
 //   - what opened it (rule, counts and the last status code) and when the next probe may run;
 //   - the calls of the last two minutes as a line each for successes, failures (overloads included) and rejections, and
-//     the rates of the last ten seconds;
+//     the rates of the last ten seconds (of one request alone no rate is known, so repeat a curl, or see WithHistory);
 //   - the policy in force and the rule that it comes from;
 //   - the override in force, with author, reason and the rest of its time;
 //   - the last transitions, of the time since Handler was called.

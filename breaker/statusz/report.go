@@ -38,7 +38,7 @@ type BreakerReport struct {
 	ID       string           `json:"id"`
 	Name     string           `json:"name"` // the key for people: escaped, and cut if it is long
 	Snapshot breaker.Snapshot `json:"snapshot"`
-	Rates    Rates            `json:"rates"`
+	Rates    Rates            `json:"rates"`  // see [Totals] for when they are known
 	Policy   PolicyOrigin     `json:"policy"` // of Snapshot.Config
 	// Transitions are the last five since the page was made, the newest first.
 	Transitions []Transition `json:"transitions"`
@@ -127,7 +127,11 @@ func (p *Page) writeText(w io.Writer, f *frame, q query) error {
 	rows := f.matching(q)
 	part, page, pages := q.cut(rows)
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s: %s\n", f.at.UTC().Format(time.RFC3339), f.totals.words())
+	fmt.Fprintf(&b, "# %s: %s", f.at.UTC().Format(time.RFC3339), f.totals.words())
+	if !f.clock.rated() {
+		b.WriteString("; no rates yet, repeat the request")
+	}
+	b.WriteByte('\n')
 	for _, rule := range f.unused {
 		fmt.Fprintf(&b, "# matches nothing: %s\n", ruleName(rule))
 	}

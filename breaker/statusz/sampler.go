@@ -57,7 +57,7 @@ type Totals struct {
 	Open      int `json:"open"`
 	NotReady  int `json:"notReady"`  // that would reject a call now
 	Overrides int `json:"overrides"` // with an override in force
-	// Rates are zero unless somebody has looked in the last seconds, or history is kept.
+	// Rates are zero for the first request in ten seconds, unless history is kept: a rate needs two samples.
 	Rates Rates `json:"rates"`
 }
 

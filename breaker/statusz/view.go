@@ -142,7 +142,7 @@ func (p *Page) rowView(f *frame, r *row, policy breaker.Policy, transitions int)
 		ID: encodeKey(r.Key), DOM: domID(r.Key), Name: keyName(r.Key),
 		Class: r.State.String(), State: stateWord(r.State), Mode: modeWords(r.Mode), Ready: r.Ready,
 		Policy: policyWords(policy), Since: sinceWords(f.at, r), Opened: openedWords(r), Next: nextWords(r),
-		Override: overrideWords(r), Rates: r.rates.words(), Spark: p.sampler.history(f, r).sparkline(),
+		Override: overrideWords(r), Rates: ratesWords(f, r), Spark: p.sampler.history(f, r).sparkline(),
 	}
 	for i, t := range p.transitions.of(r.Key) {
 		if i == transitions {

@@ -44,7 +44,7 @@ func sinceWords(now time.Time, r *row) string {
 	if r.State == breaker.Closed { // an override shows it as closed
 		word = stateWord(r.Underlying) + " underneath"
 	}
-	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), rough(now.Sub(r.Outage.At)))
+	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), age(now.Sub(r.Outage.At)))
 }
 
 // openedWords returns what opened the breaker, or "" if it is closed.
@@ -127,6 +127,17 @@ func (r Rates) words() string {
 	return strings.Join(parts, ", ")
 }
 
+// ratesWords returns the rates of a breaker, or why there are none.
+func ratesWords(f *frame, r *row) string {
+	switch words := r.rates.words(); {
+	case words != "":
+		return words
+	case f.clock.rated():
+		return "no calls"
+	}
+	return "no rates yet"
+}
+
 // rate writes small rates with one decimal.
 func rate(perSecond float64) string {
 	if perSecond < 10 {
@@ -139,6 +150,9 @@ func rate(perSecond float64) string {
 func rough(d time.Duration) string {
 	return (max(0, d) + time.Second - 1).Truncate(time.Second).String()
 }
+
+// age returns d in whole seconds, rounded down, as clocks show the time.
+func age(d time.Duration) string { return max(0, d).Truncate(time.Second).String() }
 
 // clockTime returns the time of day in UTC, and the date if it is another day.
 func clockTime(now, t time.Time) string {
