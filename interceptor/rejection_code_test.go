@@ -97,7 +97,7 @@ func TestG08_RejectionCodeOption(t *testing.T) {
 		"WithRejectionCode: matcher 0 is nil":             WithRejectionCode(codes.Aborted, nil),
 		"WithRejectionCode: matcher 1 is nil":             WithRejectionCode(codes.Aborted, allCalls, nil),
 		"WithRejectionCode: ForMethods has no names":      WithRejectionCode(codes.Aborted, ForMethods()),
-		`WithRejectionCode: "a/b" is no full method name`: WithRejectionCode(codes.Aborted, ForMethods("a/b")),
+		`WithRejectionCode: "a/b" is not a full method name`: WithRejectionCode(codes.Aborted, ForMethods("a/b")),
 		`WithRejectionCode: service grpcircuit.testpb.Test has no method "Unry"`: WithRejectionCode(codes.Aborted, allCalls,
 			ForMethods(unary, strings.Replace(unary, "Unary", "Unry", 1))),
 		"WithRejectionCode: the code is 0 (OK), want from 1 to 16":        WithRejectionCode(codes.OK, allCalls),

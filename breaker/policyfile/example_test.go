@@ -95,5 +95,5 @@ methodConfig:
 	// policy.yaml:3:12: openFor is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds
 	// policy.yaml:4:3: unknown field "minCals" in circuitBreaker; did you mean "minCalls"?
 	// policy.yaml:7:28: unknown preset "agressiv"; did you mean "aggressive"?
-	// policy.yaml:8:10: the name {service: shop.Orders} was given before, on line 6; merge the two entries
+	// policy.yaml:8:10: the name {service: shop.Orders} is already on line 6; merge the two entries
 }

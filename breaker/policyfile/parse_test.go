@@ -228,11 +228,11 @@ func TestBadInput(t *testing.T) {
 			`5:9: ramp is 0.0; write "-1s" for off, or remove the line to inherit it`,
 		}},
 		{"other units", "circuitBreaker:\n  openFor: 5sec\n  window: 1d\n  ramp: soon\n", []string{
-			`2:12: openFor is "5sec", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`2:12: openFor is "5sec", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
-			`3:11: window is "1d", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`3:11: window is "1d", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
-			`4:9: ramp is "soon", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`4:9: ramp is "soon", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
 		}},
 		{"durations out of bounds", "circuitBreaker:\n  openFor: 100ns\n  slowCall: 900000h\n", []string{
@@ -315,14 +315,14 @@ func TestBadInput(t *testing.T) {
 			`3:5: unknown field "failureThreshold" in preset "a"; the fields are ` + allFields,
 		}},
 		{"duplicate keys", "circuitBreaker:\n  openFor: 5s\n  openFor: 6s\ncircuitBreaker: {}\n", []string{
-			`3:3: "openFor" was given before, on line 2; remove one of them`,
-			`4:1: "circuitBreaker" was given before, on line 1; remove one of them`,
+			`3:3: "openFor" is already on line 2; remove one of them`,
+			`4:1: "circuitBreaker" is already on line 1; remove one of them`,
 		}},
 		{"misspelt keys", "circuitbreaker: {}\nmethod_config: []\npreset: x\nopenFor: 5s\n", []string{
 			`1:1: unknown key "circuitbreaker" in the file; did you mean "circuitBreaker"?`,
 			`2:1: unknown key "method_config" in the file; did you mean "methodConfig"?`,
-			`3:1: preset stands in the file, where nothing reads it; write it inside circuitBreaker`,
-			`4:1: openFor stands in the file, where nothing reads it; write it inside circuitBreaker`,
+			`3:1: preset has no effect in the file; write it inside circuitBreaker`,
+			`4:1: openFor has no effect in the file; write it inside circuitBreaker`,
 		}},
 		{"empty sections", "circuitBreaker:\npresets: 3\nmethodConfig: {}\n", []string{
 			`1:1: circuitBreaker is empty; give it fields, or write {} to inherit all of them`,
@@ -339,7 +339,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{"no preset", "circuitBreaker: {preset: }", []string{`1:26: preset is empty, want the name of a preset`}},
 		{"built-in preset", "presets:\n  lenient: {openFor: 3s}\n", []string{
-			`2:3: preset "lenient" is built in and cannot be defined anew; choose another name, and write ` +
+			`2:3: preset "lenient" is built in and cannot be redefined; choose another name, and write ` +
 				`preset: lenient inside it to start from the built-in one`,
 		}},
 		{"cycle of presets", "presets:\n  a: {preset: b}\n  b: {preset: a}\n", []string{
@@ -363,9 +363,9 @@ func TestBadInput(t *testing.T) {
 			"methodConfig:\n- name: [{service: a}, {service: a}]\n- name: [{service: a}]\n" +
 				"  circuitBreaker: {}\n- name: [{}]\n- name: [{service: \"\"}]\n",
 			[]string{
-				`2:24: the name {service: a} was given before, on line 2; merge the two entries`,
-				`3:10: the name {service: a} was given before, on line 2; merge the two entries`,
-				`6:10: the name {} was given before, on line 5; merge the two entries`,
+				`2:24: the name {service: a} is already on line 2; merge the two entries`,
+				`3:10: the name {service: a} is already on line 2; merge the two entries`,
+				`6:10: the name {} is already on line 5; merge the two entries`,
 			},
 		},
 		{
@@ -373,7 +373,7 @@ func TestBadInput(t *testing.T) {
 			"methodConfig:\n- name: [{service: a, method: B, tag: c}]\n  circuitBreaker: {openFor: 1s}\n" +
 				"- name: [{tag: c, method: B, service: a}]\n  circuitBreaker: {openFor: 2s}\n",
 			[]string{
-				`4:10: the name {service: a, method: B, tag: c} was given before, on line 2; merge the two entries`,
+				`4:10: the name {service: a, method: B, tag: c} is already on line 2; merge the two entries`,
 			},
 		},
 		{"method without service", "methodConfig: [{name: [{method: Get}], timeout: 1s}]", []string{
@@ -411,7 +411,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{"misplaced fields", "methodConfig:\n- name: [{service: a}]\n  circuit_breaker: {}\n  openFor: 5s\n", []string{
 			`3:3: unknown key "circuit_breaker" in an entry of methodConfig; did you mean "circuitBreaker"?`,
-			`4:3: openFor stands in an entry of methodConfig, where nothing reads it; write it inside circuitBreaker`,
+			`4:3: openFor has no effect in an entry of methodConfig; write it inside circuitBreaker`,
 		}},
 	}
 	for _, tt := range tests {
@@ -476,7 +476,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 	for _, tt := range []struct{ path, want string }{
 		{path, path + ": the file has 104857600 bytes, more than 1048576 (1 MiB)"},
-		{dir, dir + ": is no regular file"},
+		{dir, dir + ": is not a regular file"},
 		{path + "x", "stat " + path + "x: no such file or directory"},
 	} {
 		if _, err := Load(tt.path); err == nil || err.Error() != tt.want {

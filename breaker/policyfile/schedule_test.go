@@ -260,7 +260,7 @@ func TestDrift(t *testing.T) {
 		}
 		warning := func(group string) string {
 			return `msg="policy file: somebody has called Group.Apply for a group of this file; that policy is in force until ` +
-				`the file changes, and the file replaces it then" group=` + group + "\n"
+				`the file changes" group=` + group + "\n"
 		}
 		want("nothing", "")
 		apply(groups[1], breaker.Config{OpenFor: 2 * time.Second}, f.File().Rules...)
