@@ -94,9 +94,9 @@ func TestG08_RejectionCodeKeepsItsMatchers(t *testing.T) {
 func TestG08_RejectionCodeOption(t *testing.T) {
 	const unary = testpb.Test_Unary_FullMethodName
 	for want, opt := range map[string]Option{
-		"WithRejectionCode: matcher 0 is nil":             WithRejectionCode(codes.Aborted, nil),
-		"WithRejectionCode: matcher 1 is nil":             WithRejectionCode(codes.Aborted, allCalls, nil),
-		"WithRejectionCode: ForMethods has no names":      WithRejectionCode(codes.Aborted, ForMethods()),
+		"WithRejectionCode: matcher 0 is nil":                WithRejectionCode(codes.Aborted, nil),
+		"WithRejectionCode: matcher 1 is nil":                WithRejectionCode(codes.Aborted, allCalls, nil),
+		"WithRejectionCode: ForMethods has no names":         WithRejectionCode(codes.Aborted, ForMethods()),
 		`WithRejectionCode: "a/b" is not a full method name`: WithRejectionCode(codes.Aborted, ForMethods("a/b")),
 		`WithRejectionCode: service grpcircuit.testpb.Test has no method "Unry"`: WithRejectionCode(codes.Aborted, allCalls,
 			ForMethods(unary, strings.Replace(unary, "Unary", "Unry", 1))),
