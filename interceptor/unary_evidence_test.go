@@ -63,8 +63,8 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 	return got[0], err
 }
 
-// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold while the guard does
-// not look at the peer.
+// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold for calls for which
+// the guard does not get the peer.
 type fault struct {
 	name        string
 	script      testpb.Script

@@ -83,7 +83,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// A JSON file and the YAML file with the same content are the same policy. JSON has escapes that YAML has not.
+// A JSON file and a YAML file with the same content are the same policy. JSON has escapes that YAML does not have.
 func TestParseJSON(t *testing.T) {
 	const text = `{
 	"circuitBreaker": {"openFor": "1.5s", "slowRatio": 1, "enforcement": "off"},
@@ -108,7 +108,7 @@ func TestParseJSON(t *testing.T) {
 	}
 }
 
-// bomb returns a file of some hundred bytes whose aliases stand for more than a billion values.
+// bomb returns a file of some hundred bytes whose aliases expand to more than a billion values.
 func bomb() string {
 	var b strings.Builder
 	b.WriteString("a: &a [" + strings.Repeat("x, ", 9) + "]\n")
@@ -136,7 +136,7 @@ func TestBadInput(t *testing.T) {
 		name, text string
 		want       []string // errors, without "p.yaml:"
 	}{
-		// What is no mapping, or no YAML.
+		// Files that are not a mapping, or not YAML.
 		{"empty", "", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
 		{"only a comment", "# later\n", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
 		{"null", "---\n~\n", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
@@ -186,7 +186,7 @@ func TestBadInput(t *testing.T) {
 		{"half of JSON", "{\"a\": 1,\n", []string{"1:9: syntax error: unexpected end of JSON input"}},
 		{"unknown anchor", "circuitBreaker: *x\n", []string{"1:18: syntax error: unknown anchor 'x' referenced"}},
 
-		// What YAML can do and a policy file cannot.
+		// Parts of YAML that a policy file may not have.
 		{"alias", "x: &x {openFor: 1s}\ncircuitBreaker: *x\n", []string{
 			"2:17: *x is an alias, which a policy file may not have; share fields with a preset",
 		}},
@@ -451,7 +451,7 @@ func TestAtMostTwentyErrors(t *testing.T) {
 	}
 }
 
-// A bomb is small, and so is the work for it.
+// A small file with nested aliases takes little time and memory.
 func TestBomb(t *testing.T) {
 	start := time.Now()
 	_, err := Parse("p.yaml", []byte(bomb()))
@@ -493,7 +493,8 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
-// The table of kinds agrees with Config.Validate: a value that a kind excludes is an error, and its bounds are not.
+// The table of kinds agrees with Config.Validate. A value that a kind excludes is an error, and a value at its bounds
+// is not.
 func TestKinds(t *testing.T) {
 	if len(kinds) != len(fields) {
 		t.Errorf("%d kinds for %d fields", len(kinds), len(fields))
@@ -546,7 +547,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// complete must do what the presets of package breaker do: nothing but the enforcement is inherited.
+// A preset from complete must inherit only the enforcement, like the presets of package breaker.
 func TestComplete(t *testing.T) {
 	if len(builtin) != len(builtinNames) {
 		t.Errorf("%d presets with %d names", len(builtin), len(builtinNames))
@@ -582,7 +583,7 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// The enforcement of the file's default reaches rules with a preset.
+// Rules with a preset inherit the enforcement of the file's default.
 func TestPresetKeepsEnforcement(t *testing.T) {
 	f, err := Parse("p.yaml", []byte(`
 circuitBreaker: {enforcement: shadow}

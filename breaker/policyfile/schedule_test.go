@@ -67,7 +67,7 @@ type fakeFile struct {
 	got   []string // reloads, with the time since the start
 }
 
-// newFakeFile returns a watcher whose file has the text. Without notices, nothing tells it of changes.
+// newFakeFile returns a watcher whose file has the text. It gets only the notices that a test sends to events.
 func newFakeFile(t *testing.T, text string, groups ...*breaker.Group) *fakeFile {
 	t.Helper()
 	f := &fakeFile{start: time.Now(), events: make(chan fsnotify.Event), text: text}
@@ -223,7 +223,7 @@ func TestCallbackPanics(t *testing.T) {
 	})
 }
 
-// Group.Apply beside a watched file is reported once, and undone by the next change of the file.
+// A call of Group.Apply by somebody else is reported once. The next change of the file replaces its policy.
 func TestDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		apply := func(g *breaker.Group, cfg breaker.Config, rules ...breaker.PolicyRule) {
@@ -280,7 +280,7 @@ func TestDrift(t *testing.T) {
 	})
 }
 
-// All or nothing: if one group cannot take the file, none has it.
+// If one group cannot accept the file, it is applied to none.
 func TestApplyErrors(t *testing.T) {
 	g, err := breaker.NewGroup(breaker.Config{OpenFor: 5 * time.Second})
 	if err != nil {
