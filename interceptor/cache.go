@@ -29,8 +29,8 @@ func (c *breakerCache) find(g *breaker.Group, target, method string) *breaker.Br
 	}
 	key := targetMethod(target, method)
 	b := g.Get(key)
-	// The breaker that keys share while the group is full has another key. It is not cached, because the key gets a
-	// breaker of its own once there is room (B33).
+	// The breaker that keys share while the group is full has another key. It is not cached, because the key gets another
+	// breaker once there is room (B33).
 	if (cached == nil || cached.breaker.Evicted()) && b.Key() == key {
 		slot.Store(&cachedBreaker{target, method, b})
 	}

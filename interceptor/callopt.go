@@ -11,7 +11,7 @@ import (
 func Bypass() grpc.CallOption { return bypassOption{} }
 
 // Tag returns an option that sets Key.Tag for a call, in place of the tag from the key function. Use few different
-// values, because each has a breaker of its own. If a call has the option more than once, the last one counts. On a
+// values, because each value has a separate breaker. If a call has the option more than once, the last one counts. On a
 // connection without a Guard the option has no effect.
 func Tag(tag string) grpc.CallOption { return &tagOption{tag: tag} }
 

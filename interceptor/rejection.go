@@ -62,7 +62,7 @@ func (c *rejectionCache) place(set, way uint32) *atomic.Pointer[RejectedError] {
 }
 
 // asRejection returns the rejection that err is. It returns nil if err is the error of a context that was done before
-// the call. The guard passes such a call to grpc, which ends it with a status of its own (B24).
+// the call. The guard passes such a call to grpc, which ends it with grpc's status (B24).
 func asRejection(err error) *breaker.RejectedError {
 	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it; errors.As is slower
 	return rejected

@@ -202,7 +202,7 @@ func unaryFaults() []fault {
 			want: breaker.Failure,
 		})
 	}
-	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
+	// Credentials may fail with any status. grpc changes some codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
 			name: fmt.Sprintf("credentials fail with %v", c), code: c, want: breaker.Ignored,

@@ -118,7 +118,7 @@ func (f *fakeFile) write(d time.Duration, text string, notice bool) {
 	}
 }
 
-// Here a poll comes each half second, because the watcher has no notices of its own.
+// Here the file is polled each half second, because the watcher has no fsnotify.
 func TestReloads(t *testing.T) {
 	const ms = time.Millisecond
 	text := func(openFor string) string { return "circuitBreaker: {openFor: " + openFor + "}" }
