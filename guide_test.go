@@ -93,7 +93,7 @@ func guideConnect(target string, guard *interceptor.Guard, creds credentials.Tra
 	return conn, err
 }
 
-// reachable is the classifier of a breaker for the target: it counts only whether the target can be reached.
+// reachable is the classifier of a breaker for the target. It counts only whether the target can be reached.
 func reachable(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	outcome := interceptor.DefaultClassifier(ctx, r)
 	switch {
@@ -105,7 +105,8 @@ func reachable(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	return breaker.Ignored // for example a deadline on a good connection: that is for the method's breaker
 }
 
-// answers is the classifier of a breaker for a method: it leaves out what shows only that the target is not reachable.
+// answers is the classifier of a breaker for a method. It ignores results that show only that the target cannot be
+// reached.
 func answers(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	outcome := interceptor.DefaultClassifier(ctx, r)
 	if outcome == breaker.Failure && r.Peer != interceptor.PeerAnswered && (r.Code == codes.Unavailable || !r.Ready) {
@@ -446,8 +447,8 @@ func TestGuideTwoGuardsTransport(t *testing.T) {
 	})
 }
 
-// A lost connection with a message in flight, and a call that waits for a connection until its deadline, are the
-// target's too.
+// A lost connection with a message in flight counts for the target too, and so does a call that waits for a connection
+// until its deadline.
 func TestGuideTwoGuardsUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTwoGuards(t)
@@ -465,7 +466,8 @@ func TestGuideTwoGuardsUnreachable(t *testing.T) {
 	})
 }
 
-// A method that fails opens its own breaker and no other, whatever the code, also by a deadline. Other methods pass.
+// A method that fails opens its own breaker and no other, whatever the code, also if its calls reach their deadlines.
+// Calls of other methods pass.
 func TestGuideTwoGuardsMethod(t *testing.T) {
 	hangs := func(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
 		<-ctx.Done()
@@ -492,7 +494,7 @@ func TestGuideTwoGuardsMethod(t *testing.T) {
 					t.Errorf("%s: a stream: %v", tt.name, err)
 				}
 			}
-			// Alone too: without the successes of the other methods in between.
+			// The same holds without successes of other methods in between.
 			for range 8 {
 				_ = g.unary()
 			}
@@ -506,7 +508,7 @@ func TestGuideTwoGuardsMethod(t *testing.T) {
 	}
 }
 
-// A stream whose handler fails is the method's too.
+// A stream whose handler fails counts for the method too.
 func TestGuideTwoGuardsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTwoGuards(t)
@@ -608,9 +610,9 @@ func TestGuideMigration(t *testing.T) {
 	}
 }
 
-// TestGuideRollout follows the steps of the guide in one group: a file in shadow mode, one service that is enforced,
-// and all but one. The backends fail from the beginning. From each reload on, calls are rejected where the guide says
-// so.
+// TestGuideRollout follows the steps of the guide in one group: a file in shadow mode, then enforcement for one
+// service, then for all but one. The backends fail from the beginning. After each reload, calls are rejected where the
+// guide says so.
 func TestGuideRollout(t *testing.T) {
 	var steps []*policyfile.File
 	for _, b := range blocksOf(t, guide, "yaml") {

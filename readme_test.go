@@ -351,7 +351,8 @@ var mistakes = []struct {
 			time.Sleep(20 * time.Millisecond)
 			return &pb.Response{}, nil
 		}})
-		// patient returns how many of 50 calls without haste are rejected, each after a call with a deadline of 5 ms.
+		// patient returns how many of 50 calls with long deadlines are rejected. Before each of them there is a call with a
+		// deadline of 5 ms.
 		patient := func(opts ...interceptor.Option) (rejected int) {
 			conn := m.backend.Dial(m.T, newGuard(m.T, opts...).DialOptions()...)
 			for range 50 {

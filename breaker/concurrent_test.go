@@ -168,7 +168,8 @@ func TestB09_AThresholdTripsOnceConcurrentSafe(t *testing.T) {
 	}
 }
 
-// A success takes no lock, so its generation may end meanwhile. It is counted in any case, see drainStale.
+// A success takes no lock, so its generation may end while it is being counted. It is counted in any case, see
+// drainStale.
 func TestB09_SuccessesRacingATripAreNotLostConcurrentSafe(t *testing.T) {
 	const callers, rounds = 2, 8000
 	g := mustGroup(t, Config{})

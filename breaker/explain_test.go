@@ -20,7 +20,7 @@ var explainConfigs = map[string]Config{
 	"lenient":       Lenient(),
 }
 
-// What Explain says of a dead backend is what a breaker does, in virtual time.
+// A breaker does what Explain says about a dead backend. The test runs in virtual time.
 func TestB44_ExplainIsWhatTheBreakerDoes(t *testing.T) {
 	for name, cfg := range explainConfigs {
 		pol, err := newPolicy(cfg, false)

@@ -366,7 +366,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 	}
 }
 
-// More slots are free at once, also for calls that are rejected without the lock.
+// After Apply, more slots are free at once, also for calls that are rejected without the lock.
 func TestB34_MoreProbesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())

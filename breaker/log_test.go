@@ -74,7 +74,8 @@ func TestB43_LogTransitions(t *testing.T) {
 	})
 }
 
-// A breaker that flaps writes a line each 10 s, with how often it changed; others write theirs.
+// A breaker that flaps writes one line each 10 s, with the number of changes. That does not delay the lines of other
+// breakers.
 func TestB43_FlappingIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logLines
@@ -142,7 +143,7 @@ func TestB43_OverridesShadowPanics(t *testing.T) {
 	})
 }
 
-// A handler that panics changes nothing.
+// A log handler that panics has no effect on calls.
 func TestLogTransitions_HandlerThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{}, LogTransitions(slog.New(panicHandler{})))
@@ -181,7 +182,7 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
-// A hostile key makes one line, without control characters, in text and in JSON.
+// A key with line breaks and control characters makes one line without control characters, in text and in JSON.
 func TestB43_HostileKeys(t *testing.T) {
 	keys := []string{"<script>\"'", "line\nbreak\r\x00\x1b[31m", "\xff\xfe", strings.Repeat("k", 10_000), "\u202egnp"}
 	for _, name := range keys {

@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen counts how often each thing that matters happened in the random runs. A run that never trips proves nothing
-// about trips.
+// seen counts how often each important event happened in the random runs. Runs without a trip would prove nothing about
+// trips.
 type seen map[string]int
 
 // TestModel runs random operations on a breaker and on the model, and compares everything that is visible after each.
@@ -30,7 +30,7 @@ func TestModel(t *testing.T) {
 				defer func() { stopped = recover() }()
 				runModel(rt, saw)
 			})
-			// rapid takes two failures from the same line for one. So a run without data needs another line.
+			// rapid treats two failures from the same line as the same failure. So a run without data needs another line.
 			if fmt.Sprintf("%T", stopped) == "rapid.invalidData" {
 				panic(stopped)
 			}
@@ -73,7 +73,7 @@ func (s seen) missing(want []string) []string {
 	return slices.DeleteFunc(slices.Clone(want), func(what string) bool { return s[what] > 0 })
 }
 
-// report fails the test if something of want never happened, and logs what happened.
+// report fails the test if an event of want never happened, and logs the counts.
 func (s seen) report(t *testing.T, want []string) {
 	t.Helper()
 	for _, what := range s.missing(want) {

@@ -127,8 +127,8 @@ func (m *model) counts(now time.Duration) Counts {
 	return c
 }
 
-// reached reports whether the share of bad calls reaches ratio, also without the largest burst and a proportional share
-// of the other calls of the tenths that the burst is in.
+// reached reports whether the share of bad calls reaches ratio. It must also reach it without the largest burst, and
+// without a proportional share of the other calls in the tenths of that burst.
 func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	const all = 1 << 40 // stands for all tenths
 	tenth := m.cfg.Window / 10

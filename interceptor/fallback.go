@@ -36,17 +36,18 @@ type FallbackHandler struct {
 	req, resp reflect.Type // of *Req and *Resp
 }
 
-// Fallback makes a handler from f. f gets the context of the call, the request, and the error that the caller would
-// get. Its response is copied to the caller's reply. If f returns an error or a nil response, or panics, the caller
-// gets the original error. f must be safe for concurrent use.
+// Fallback returns a handler that calls f with the context of the call, the request, and the error that the caller
+// would get. The response of f is copied to the caller's reply. If f returns an error or a nil response, or panics, the
+// caller gets the original error. f must be safe for concurrent use.
 //
 // f runs after the permit is settled, so a slow f holds no slot of the breaker. It may make calls. Calls with the
 // context of f, or one derived from it, get no fallback from any guard, so a handler that calls the same method cannot
-// recurse. If the call ran into its deadline, the context of f is done. Then
-// context.WithTimeout(context.WithoutCancel(ctx), d) gives a call of f the time d, and still excludes fallbacks.
+// recurse. If the call ran into its deadline, the context of f is done. For its own calls, f can then use
+// context.WithTimeout(context.WithoutCancel(ctx), d), which still prevents fallbacks.
 //
-// If the messages are protobuf, the reply is a deep copy of the response. With another codec it is a shallow copy that
-// shares memory with the response. Then f must make a new response for each call, and must not change it afterwards.
+// If the messages are protobuf, the reply is a deep copy of the response. With another codec the reply is a shallow
+// copy that shares memory with the response. Then f must return a new response for each call, and must not change it
+// afterwards.
 //
 // Req and Resp are the message types without the pointer. The compiler infers them from f. A call with other types gets
 // an error with code Internal that wraps the original error. A nil f is an error in WithFallback.
@@ -168,7 +169,7 @@ func (m methods) check(option string) (known []protoreflect.MethodDescriptor, er
 	for _, full := range m {
 		service, method, ok := cutMethod(full)
 		if !ok || service == "" || method == "" {
-			return nil, errorf("%s: %q is no full method name, want \"/service/method\"", option, full)
+			return nil, errorf("%s: %q is not a full method name, want \"/service/method\"", option, full)
 		}
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 		if err != nil {
@@ -176,7 +177,7 @@ func (m methods) check(option string) (known []protoreflect.MethodDescriptor, er
 		}
 		s, ok := d.(protoreflect.ServiceDescriptor)
 		if !ok {
-			return nil, errorf("%s: %s is no service", option, service)
+			return nil, errorf("%s: %s is not a service", option, service)
 		}
 		found := s.Methods().ByName(protoreflect.Name(method))
 		if found == nil {

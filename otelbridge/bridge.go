@@ -42,19 +42,19 @@ func New(opts ...Option) *interceptor.Hooks {
 	if o.rejectedSpans {
 		b.tracer = o.tracers.Tracer(ScopeName, trace.WithSchemaURL(schemaURL))
 	}
-	// No Settled: each call would read the clock (O1). No FellBack: the event before it tells enough, see the package
-	// documentation.
+	// There is no Settled, because each call would read the clock (O1). There is no FellBack, because the rejection or
+	// failure before it is already recorded (see the package documentation).
 	return &interceptor.Hooks{Transition: b.transition, Rejected: b.rejected, Probed: b.probed}
 }
 
 var (
-	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // and calls are rejected
+	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // not in shadow mode
 	kindStateChange = eventKind{eventStateChange, log.SeverityInfo}
 	kindRejected    = eventKind{eventRejected, log.SeverityInfo}
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// transition reports a change of the state or of the override. Their number on a span is not limited.
+// transition reports a change of the state or of the override. The number of these events on a span is not limited.
 func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
 	if rejects(e) {
@@ -137,7 +137,7 @@ func rejectedAttrs(e *interceptor.RejectedError) []attribute.KeyValue {
 }
 
 // withOpening adds what opened the breaker: the rule, the cause, and the counts that the rule compares (O9). Other
-// counts would be taken for the reason.
+// counts are left out, because a reader would take them for the reason.
 func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c breaker.Counts) []attribute.KeyValue {
 	if rule != 0 {
 		attrs = append(attrs, attrRule.String(rule.String()))
@@ -158,8 +158,8 @@ func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c 
 	return attrs
 }
 
-// withOverride adds who set the override in force, and why. These are words of a person, or those of package breaker
-// for a policy that is not enforced.
+// withOverride adds who set the override in force, and why. A person wrote these texts, or package breaker if the mode
+// comes from Config.Enforcement.
 func withOverride(attrs []attribute.KeyValue, o breaker.Override) []attribute.KeyValue {
 	if o.Mode == 0 {
 		return attrs

@@ -9,16 +9,16 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// dirs are the directories that are watched: that of the file, and that of the file that a symbolic link leads to. The
-// file itself is not watched: a file that is replaced is another file.
+// dirs are the directories that are watched: the directory of the file and, if the file is a symbolic link, the
+// directory of its target. The file itself is not watched, because editors replace it by another file.
 type dirs struct {
-	notify  *fsnotify.Watcher // nil if the system gives no notices
+	notify  *fsnotify.Watcher // nil if the system sends no notices
 	watched map[string]os.FileInfo
 	missing bool // a directory is not watched, so a notice may be missed
 }
 
-// update watches the directories that path needs now, and reports whether one was added. A directory that was replaced
-// by another one of the same name is added again.
+// update watches the directories that path needs now, and reports whether it added one. It also adds a directory that
+// was replaced by another one of the same name.
 func (d *dirs) update(path string) (added bool) {
 	if d.notify == nil {
 		return false
@@ -28,7 +28,8 @@ func (d *dirs) update(path string) (added bool) {
 		needed[filepath.Dir(target)] = nil
 	}
 	d.missing = false
-	// A directory that was removed is no longer in this list. Another one may have its inode, and os.SameFile is true.
+	// A directory that was removed is no longer in this list. os.SameFile alone is not enough, because a new directory may
+	// have the same inode.
 	still := d.notify.WatchList()
 	for dir := range needed {
 		info, err := os.Stat(dir)
@@ -65,5 +66,5 @@ func (d *dirs) close() error {
 	return d.notify.Close()
 }
 
-// joinClose closes d because of err.
+// joinClose closes d after err has occurred, and joins the errors.
 func joinClose(err error, d *dirs) error { return errors.Join(err, d.close()) }

@@ -50,7 +50,7 @@ func get(tb testing.TB, p http.Handler, target string, header ...string) *httpte
 	return w
 }
 
-// gotReport is what the tests read of a Report. A Report itself cannot be read, because a breaker.Rule cannot.
+// gotReport holds the fields of a Report that the tests read.
 type gotReport struct {
 	Version, Matched, Page, Pages int
 	Totals                        Totals
@@ -102,7 +102,7 @@ func wantIn(tb testing.TB, body string, parts ...string) {
 	}
 }
 
-// Each question of a person on call has its answer in the row.
+// The row of a breaker answers each question of a person on call.
 func TestTheListAnswersQuestions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.WithPolicy(
@@ -315,7 +315,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// The handler does not know where it is mounted.
+// The handler works at any path.
 func TestMounts(t *testing.T) {
 	p := newPage(t, newGroup(t))
 	mux := http.NewServeMux()
