@@ -592,7 +592,7 @@ func TestGuideCheck(t *testing.T) {
 func TestGuideMigration(t *testing.T) {
 	want := map[string]string{
 		"gobreaker": "6 failures in a row open it. It stays open for 1m0s.",
-		"hystrix":   "50% of at least 20 calls within 10s failed or overloaded open it. It stays open for 5s.",
+		"hystrix":   "It opens when at least 20 calls ended within 10s and 50% of them failed or were overloads. It stays open for 5s.",
 		"failsafe":  "1 failure opens it. It stays open for 1m0s.",
 	}
 	for name, c := range guideMigration() {
@@ -600,7 +600,7 @@ func TestGuideMigration(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := regexp.MustCompile(`(?m)^.*( open it| opens it|stays open).*$`).FindAllString(text, 2)
+		lines := regexp.MustCompile(`(?m)^.*( open it| opens it|It opens when|stays open).*$`).FindAllString(text, 2)
 		if got := strings.Join(lines, " "); got != want[name] {
 			t.Errorf("%s: got %q, want %q", name, got, want[name])
 		}

@@ -14,8 +14,8 @@ import (
 // they take is not part of the call: the call, and the lease of a probe, begin when the listeners have returned. If ctx
 // is done by then, Acquire returns its error and counts nothing.
 //
-// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. An admission
-// by a closed breaker and a rejection allocate nothing, except for state that a breaker makes once for each Config.
+// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. An
+// admission by a closed breaker and a rejection allocate nothing, except for state that is allocated once.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // counts nowhere (B24)
@@ -211,7 +211,7 @@ func (l *limitErrors) get(key Key, reason Reason, pol *policy) *RejectedError {
 			},
 			concurrency: &RejectedError{
 				Key: key, State: Closed, Reason: ReasonConcurrency,
-				limit: fmt.Sprintf("MaxConcurrent is %d, and so many calls are in flight", pol.cfg.MaxConcurrent),
+				limit: fmt.Sprintf("MaxConcurrent is %d, and that many calls are in flight", pol.cfg.MaxConcurrent),
 			},
 		}
 	}

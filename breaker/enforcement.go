@@ -34,7 +34,7 @@ func (e *Enforcement) UnmarshalText(text []byte) error {
 	return err
 }
 
-// mode returns the mode that an enforcement has the effect of; zero for EnforcementOn.
+// mode returns the Mode with the same effect as e; zero for EnforcementOn.
 func (e Enforcement) mode() Mode {
 	switch e {
 	case EnforcementShadow:
@@ -63,8 +63,8 @@ func (ph *phase) modeAt(now int64) Mode {
 	return ph.pol.mode
 }
 
-// overrideInForce returns the override in force, as events show it: that of somebody, or one that stands for the
-// policy.
+// overrideInForce returns the override in force, for events. Without an override, it returns one that describes
+// Config.Enforcement, unless that is EnforcementOn.
 func (ph *phase) overrideInForce() Override {
 	switch {
 	case ph.override != nil:

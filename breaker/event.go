@@ -17,7 +17,7 @@ type Event struct {
 	Rule Rule `json:"rule"`
 	// Why is why the state changed, in words: "5 failures in a row over 1.2s", or the argument of Trip.
 	Why string `json:"why"`
-	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and unless To is Open.
+	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and if To is not Open.
 	Cause      string        `json:"cause"`
 	At         time.Time     `json:"at"`         // with a monotonic clock reading
 	Seq        uint64        `json:"seq"`        // 1 for the first event of a breaker, then without gaps

@@ -172,9 +172,9 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	return b.lastUsed.Load()
 }
 
-// tryEvict removes the breaker, and reports whether it did, if allowed returns true, no call is in flight and no
-// override is in force. It publishes the removal before it counts the calls in flight, see admitFast. If it finds one,
-// it undoes the removal.
+// tryEvict removes the breaker if allowed returns true, no call is in flight and no override is in force. It reports
+// whether it removed it. It publishes the removal before it counts the calls in flight, see admitFast. If it finds
+// one, it undoes the removal.
 func (b *Breaker) tryEvict(allowed func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -46,7 +46,8 @@ func (e *explanation) say(format string, args ...any) {
 	fmt.Fprintf(&e.text, format+"\n", args...)
 }
 
-// enforcement says that no call is rejected, if so. The sentences after it are on what the breaker would do.
+// enforcement writes that no call is rejected, if that is so. The other sentences then describe what the breaker
+// would do.
 func (e *explanation) enforcement() {
 	switch e.cfg.Enforcement {
 	case EnforcementShadow:
@@ -76,12 +77,13 @@ func (e *explanation) opening() {
 	}
 	if e.cfg.FailureRatio > 0 {
 		rules++
-		e.say("%s of at least %d calls within %v failed or overloaded open it.", percent(e.cfg.FailureRatio), e.minCalls, e.cfg.Window)
+		e.say("It opens when at least %d calls ended within %v and %s of them failed or were overloads.",
+			e.minCalls, e.cfg.Window, percent(e.cfg.FailureRatio))
 	}
 	if e.slowCall > 0 {
 		rules++
-		e.say("%s of at least %d calls within %v that took longer than %v open it.",
-			percent(e.cfg.SlowRatio), e.minCalls, e.cfg.Window, e.cfg.SlowCall)
+		e.say("It opens when at least %d calls ended within %v and %s of them took longer than %v.",
+			e.minCalls, e.cfg.Window, percent(e.cfg.SlowRatio), e.cfg.SlowCall)
 	}
 	if rules == 0 {
 		e.say("No rule opens it; only Trip, an override or a rule of WithTrip does.")
@@ -148,7 +150,7 @@ func (e *explanation) recovering() {
 	if e.cfg.Ramp > 0 {
 		e.say("After closing, 10%% of the calls pass at first, and all of them after %v.", e.cfg.Ramp)
 	}
-	e.say("A dead backend gets %s at once and client, and about one each %v in a long outage.",
+	e.say("A dead backend gets at most %s at a time from each client, and about one every %v in a long outage.",
 		plural(e.cfg.MaxProbes, "probe", "probes"), e.longest())
 }
 
@@ -181,7 +183,7 @@ func (e *explanation) warnings() {
 		warn("without FailingFor, one lost connection with %d calls in flight opens it", e.consecutive)
 	}
 	if longest := e.longest(); longest > otlpRetryBudget {
-		warn("the longest open period (%v) is longer than the %v for which OTLP exporters retry by default: they drop data",
+		warn("the longest open period (%v) is longer than the %v for which OTLP exporters retry by default; with this policy they drop data",
 			longest, otlpRetryBudget)
 	}
 	if e.cfg.Jitter <= 0 {

@@ -139,7 +139,7 @@ func TestB42_Match(t *testing.T) {
 		{Key{Method: "//Get"}, `method "//Get" is not a full method name`},
 		{Key{Method: "/shop.Orders/"}, `method "/shop.Orders/" is not a full method name`},
 		{Key{Service: "shop.Users", Method: "/shop.Orders/Get"}, `method "/shop.Orders/Get" is not of service "shop.Users", so nothing matches`},
-		{Key{Method: "shop.Orders/Get"}, `method "shop.Orders/Get" contains a slash, so nothing matches`},
+		{Key{Method: "shop.Orders/Get"}, `method "shop.Orders/Get" contains a slash, so nothing matches; did you mean "/shop.Orders/Get"?`},
 		{Key{Method: "/shop.Orders/Get/More"}, `method "Get/More" contains a slash`},
 		{Key{Service: "shop/Orders"}, `service "shop/Orders" contains a slash`},
 	} {

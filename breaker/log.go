@@ -33,7 +33,7 @@ func LogEvery(d time.Duration) LogOption {
 	})
 }
 
-// LogTransitions writes what breakers do to logger.
+// LogTransitions writes transitions, overrides and panics to logger.
 //
 //   - A transition is one line with the key, both states, the rule, the reason, the cause, the counts and the open
 //     period. A transition to open has level WARN, all others INFO. In shadow mode (an override or Config.Enforcement)

@@ -208,7 +208,7 @@ func (d *decision) settleProbe(p Permit, r *Report) {
 		lazy.totals.late = satAdd(lazy.totals.late, 1)
 		switch {
 		case l.generation != ph.gen || !decides || noVerdict:
-		case good: // otherwise a backend that takes longer than a lease would stay shut out
+		case good: // otherwise a backend that takes longer than a lease would never get all calls again
 			d.probeSucceeded()
 		default:
 			ph.half.successes = 0 // only successes in a row close (B20)

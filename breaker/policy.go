@@ -39,7 +39,7 @@ type policy struct {
 	slow         fraction
 	slowCall     int64 // nanoseconds; 0: off
 	minCalls     uint64
-	mode         Mode  // that Enforcement has the effect of; 0: none
+	mode         Mode  // the mode with the same effect as Enforcement; 0: none
 	bucket       int64 // width of a window bucket in nanoseconds; noWindow if no rule uses the window
 }
 

@@ -77,8 +77,8 @@ func (e evaluation) slowRatio() (why string, fired bool) {
 
 // shareReached reports whether part of whole reaches f, if there are enough calls. Unless FailingFor is negative, the
 // share must be reached without the largest burst in the window too, where half as many calls are enough, and the
-// bursts must have begun over half of FailingFor, or of the window if that is shorter. So one lost connection does not
-// open the breaker, even if its calls fail over some time or a few other calls fail (B5, B6).
+// oldest burst must have begun at least half of FailingFor ago, or of the window if that is shorter. So one lost
+// connection does not open the breaker, even if its calls fail over some time or a few other calls fail (B5, B6).
 func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64) bool {
 	if whole < e.minCalls || !f.isReachedBy(part, whole) {
 		return false
@@ -92,8 +92,8 @@ func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64)
 	return whole >= (e.minCalls+1)/2 && f.isReachedBy(part, whole)
 }
 
-// evaluate walks the rules after a failure, an overload or a slow call (B3), and opens the breaker if one fires. It
-// returns a check if none does and there is a custom rule. The window must be rotated and hold the outcome.
+// evaluate evaluates the rules after a failure, an overload or a slow call (B3), and opens the breaker if one fires.
+// It returns a check if none does and there is a custom rule. The window must be rotated and hold the outcome.
 func (d *decision) evaluate(r *Report) *customCheck {
 	if d.ph.mode() == ForceClosed {
 		return nil // outcomes are counted and nothing follows from them (B28)
@@ -108,8 +108,8 @@ func (d *decision) evaluate(r *Report) *customCheck {
 	return nil
 }
 
-// firingRule walks the rules after an outcome at now. It returns the first that fires, or 0, and the counts of the
-// window. Caller must hold Breaker.mu.
+// firingRule evaluates the rules after an outcome at now. It returns the first that fires, or 0, and the counts of
+// the window. Caller must hold Breaker.mu.
 func (ph *phase) firingRule(o Outcome, now int64) (rule Rule, why string, counts Counts) {
 	e := evaluation{ph: ph, outcome: o, minCalls: ph.minCalls(now), now: now}
 	e.counts, e.successes = ph.win.countsByBucket(now, ph.pol.bucket)
