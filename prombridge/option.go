@@ -95,7 +95,8 @@ func WithAllSeries() Option {
 // stats returns how many times a changed file was applied, how many times it was not, because it has an error or could
 // not be read, and when the file was last applied; the zero time means never. The counts must not fall. stats is called
 // once for each scrape, by several goroutines at once if there are several scrapes. It is the caller's connection to
-// the watcher of package breaker/policyfile, or to anything else that applies policies.
+// the watcher of package breaker/policyfile, or to anything else that applies policies. If it panics, the scrape has
+// none of these metrics.
 //
 // A nil stats is an error. If the option is given more than once, the last one counts. It applies to NewCollector.
 // Default: none.
