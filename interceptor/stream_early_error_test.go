@@ -39,23 +39,24 @@ func (s *refusingStream) RecvMsg(m any) error {
 // G5: an interceptor may return an error while the stream of grpc goes on. grpc allows to read the trailer only after
 // the end, so the guard must not read it. The race detector sees it.
 func TestG05_ErrorBeforeTheEndConcurrentSafe(t *testing.T) {
-	g := newGuard(t, lenient, WithKey(oneKey))
-	srv := new(testpb.Server)
-	srv.Set(testpb.Script{OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
-		s.SetTrailer(metadata.Pairs("k", "v"))
-		err := s.Send(new(testpb.Response))
-		time.Sleep(time.Millisecond)
-		return err
-	}})
-	cc := testpb.Bufconn(t, srv, append(g.DialOptions(), grpc.WithChainStreamInterceptor(refusing))...)
-	s, err := testpb.NewTestClient(cc).ServerStream(t.Context(), new(testpb.Request))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Recv(); !errors.Is(err, errRefused) {
-		t.Fatalf("got %v, want %v", err, errRefused)
-	}
-	wantTally(t, "after the error", g, one(breaker.Failure))
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuard(t, lenient, WithKey(oneKey))
+		oneMessage := testpb.Script{OnServerStream: func(
+			_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response],
+		) error {
+			s.SetTrailer(metadata.Pairs("k", "v"))
+			err := s.Send(new(testpb.Response))
+			time.Sleep(time.Millisecond)
+			return err
+		}}
+		r := newStreamRig(t, g, oneMessage, grpc.WithChainStreamInterceptor(refusing))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if _, err := r.server(ctx).Recv(); !errors.Is(err, errRefused) {
+			t.Fatalf("got %v, want %v", err, errRefused)
+		}
+		wantTally(t, "after the error", g, one(breaker.Failure))
+	})
 }
 
 // impatient is an interceptor whose streams return an error if no message has come for a second. It leaves the stream
