@@ -368,8 +368,8 @@ func TestG14_TheWaitDoesNotCount(t *testing.T) {
 	}
 }
 
-// G4, G14: the wait is not part of the call, so WithMinBudget compares the time that is left after it. If the wait was in
-// vain, the backend is down, and the time before it counts.
+// G4, G14: the wait is not part of the call, so WithMinBudget compares the time that is left after it. If the wait was
+// in vain, the backend is down, and the time before it counts.
 func TestG14_TheWaitTakesFromTheBudget(t *testing.T) {
 	hang := testpb.Script{
 		OnUnary: silent.OnUnary,
