@@ -123,6 +123,28 @@ func TestTransitionIsCalledOnce(t *testing.T) {
 	}
 }
 
+// Hooks are read when New is called, so a program may change them afterwards, for its next guard.
+func TestHooksAreReadByNew(t *testing.T) {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	called, panicked := 0, 0
+	hooks := &Hooks{
+		Transition: func(context.Context, breaker.Event) { called++; panic("for the test") },
+		Panicked:   func(context.Context, PanicInfo) { panicked++ },
+	}
+	guard, err := New(group, WithHooks(hooks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks.Transition, hooks.Panicked = nil, nil
+	_ = (&calls{guard: guard}).call(t.Context(), down)
+	if called != 1 || panicked != 1 {
+		t.Errorf("Transition was called %d times and Panicked %d times, want 1", called, panicked)
+	}
+}
+
 // contexts records which hooks were called with which context.
 type contexts struct {
 	with map[context.Context][]string

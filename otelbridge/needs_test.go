@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -149,6 +150,23 @@ func TestPolicyReloads(t *testing.T) {
 	r, err := RegisterMetrics(g, WithMeterProvider(m.provider), WithPolicyReloads(reloads), WithPolicyReloads(nil))
 	if got, want := fmt.Sprint(err), "otelbridge: RegisterMetrics: WithPolicyReloads: the function is nil"; got != want {
 		t.Errorf("got %v, %s, want %s", r, got, want)
+	}
+}
+
+// A periodic reader collects on a goroutine of its own, where a panic would end the program.
+func TestPolicyReloadsThatPanic(t *testing.T) {
+	handled := ""
+	before := otel.GetErrorHandler()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { handled += err.Error() }))
+	t.Cleanup(func() { otel.SetErrorHandler(before) })
+	g, m := newGroup(t, breaker.Config{}), newMeters()
+	register(t, g, m, WithPolicyReloads(func() (uint64, uint64, time.Time) { panic("no watcher") }))
+	want := map[string]float64{"breakers": 0, "evictions": 0, "overflow": 0, "unguarded": 0}
+	if diff := cmp.Diff(m.collect(t), want); diff != "" {
+		t.Errorf("the metrics (-got +want):\n%s", diff)
+	}
+	if want := "otelbridge: the function of WithPolicyReloads panicked: no watcher"; handled != want {
+		t.Errorf("the error handler got %q, want %q", handled, want)
 	}
 }
 
