@@ -76,7 +76,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		"default": {}, "slow rule": {SlowCall: time.Hour},
 		"no window": {FailureRatio: -1},
 	} {
-		cfg.Window = time.Hour // because sliding takes the lock
+		cfg.Window = time.Hour  // because sliding takes the lock
+		cfg.OpenFor = time.Hour // because a probe takes it too
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
