@@ -157,7 +157,9 @@ func TestB05_RatioRule(t *testing.T) {
 // For each percentage, through a breaker: k of 100 trips at k %, and k-1 does not.
 func TestB05_EveryPercentage(t *testing.T) {
 	for percent := 1; percent <= 100; percent++ {
-		b := mustNew(t, ratioOnly(float64(percent)/100, 100))
+		cfg := ratioOnly(float64(percent)/100, 100)
+		cfg.Window = time.Hour
+		b := mustNew(t, cfg)
 		report(t, b, 100-percent, Success)
 		report(t, b, percent-1, Failure)
 		if got := b.State(); got != Closed {
@@ -169,7 +171,7 @@ func TestB05_EveryPercentage(t *testing.T) {
 			t.Errorf("%d %%: %v after %d failures in 100 calls", percent, got, percent)
 		}
 
-		b = mustNew(t, ratioOnly(float64(percent)/100, 100))
+		b = mustNew(t, cfg)
 		report(t, b, 101-percent, Success)
 		report(t, b, percent-1, Failure)
 		if got := b.State(); got != Closed {

@@ -226,7 +226,7 @@ func TestG08_EveryReason(t *testing.T) {
 
 func TestG08_RejectionCode(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
-		g := newGuard(t, breaker.Config{}, WithRejectionCode(c))
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour}, WithRejectionCode(c))
 		err := rejectionOf(t, g)
 		wantCode(t, "WithRejectionCode", err, c)
 		if got := codeOf(err); got != c {

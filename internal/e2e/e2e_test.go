@@ -306,9 +306,10 @@ func TestEndToEnd_ConnectionReset(t *testing.T) {
 }
 
 // B4: the calls on one lost connection count as one failure. With the default Config the breaker stays closed, and the
-// next call uses a new connection.
+// next call uses a new connection. FailingFor is longer than its default, because a busy machine may need more than a
+// second until it has reported all failures and made a new connection.
 func TestEndToEnd_ConnectionResetUnderTheDefaults(t *testing.T) {
-	conn, guard := resetConnection(t, breaker.Config{})
+	conn, guard := resetConnection(t, breaker.Config{FailingFor: time.Minute})
 	await(t, "a call succeeds over a new connection", func() bool { return call(t.Context(), conn, time.Second) == nil })
 	s := checkSum(t, only(t, guard))
 	if s.State != breaker.Closed || s.Trips.Total() != 0 || s.Rejections.Total() != 0 || s.Failures < resetInFlight ||

@@ -255,8 +255,8 @@ func (p *program) keepAliveFrom(ctx context.Context, t *testing.T, cut time.Time
 	})
 }
 
-// check fails the test unless the lease of the session is alive and the lock that was taken at the start is held. It
-// uses a client without a guard: a half-open breaker may reject the call, and that would show nothing of lease and lock.
+// check fails the test unless the session's lease is alive and the lock that was taken at the start is still held. Its
+// client has no guard, because a half-open breaker may reject the call, and that would show nothing of lease and lock.
 func (p *program) check(ctx context.Context, t *testing.T, direct *clientv3.Client) {
 	t.Helper()
 	select {
