@@ -257,7 +257,7 @@ func TestG08_NoNamesByDefault(t *testing.T) {
 	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
 	withKey := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
 	wire := func(opts ...Option) string {
-		g := newGuard(t, breaker.Config{}, append(opts, withKey)...)
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour}, append(opts, withKey)...)
 		g.Group().Get(key).Trip(t.Context(), "WHY")
 		b, err := proto.Marshal(status.Convert(rejected(t, (&calls{guard: g}).call(t.Context(), nil))).Proto())
 		if err != nil {
