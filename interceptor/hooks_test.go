@@ -95,7 +95,7 @@ func TestProbedWithoutSettled(t *testing.T) {
 // Hooks get the context of the call that caused them. Transition is called once for each Hooks, however many guards of
 // the group have them.
 func TestTransitionIsCalledOnce(t *testing.T) {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

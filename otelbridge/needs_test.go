@@ -172,54 +172,56 @@ func TestPolicyReloadsThatPanic(t *testing.T) {
 
 // The table in doc.go has the instruments that exist, and marks with * those that WithAllSeries changes.
 func TestDocTable(t *testing.T) {
-	doc, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := regexp.MustCompile(`(?m)^//\t([a-z_]+)(?:\{([a-z]+)\})? +(gauge|counter|up-down counter) +(\S+) +(.*)$`)
-	got, starred := []string{}, map[string]bool{}
-	for _, r := range rows.FindAllStringSubmatch(string(doc), -1) {
-		got = append(got, fmt.Sprintf("%s{%s} %s %s", r[1], r[2], r[3], r[4]))
-		starred[r[1]] = strings.Contains(r[5], "*")
-	}
-	slices.Sort(got)
-	g, m := newGroup(t, breaker.Config{MinCalls: 1}), newMeters()
-	register(t, g, m, WithAllSeries(), WithPolicyReloads(reloads))
-	succeedOn(t, g, "m", 1)
-	g.Get(orders).Trip(t.Context(), "test")
-	var want []string
-	for _, metric := range m.read(t) {
-		kind, attr := "gauge", ""
-		if sum, ok := metric.Data.(metricdata.Sum[int64]); ok {
-			if kind = "counter"; !sum.IsMonotonic {
-				kind = "up-down counter"
-			}
-			for _, kv := range sum.DataPoints[0].Attributes.ToSlice() {
-				if k := string(kv.Key); !strings.HasPrefix(k, "grpc.") && k != "tag" {
-					attr = k
+	synctest.Test(t, func(t *testing.T) {
+		doc, err := os.ReadFile("doc.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := regexp.MustCompile(`(?m)^//\t([a-z_]+)(?:\{([a-z]+)\})? +(gauge|counter|up-down counter) +(\S+) +(.*)$`)
+		got, starred := []string{}, map[string]bool{}
+		for _, r := range rows.FindAllStringSubmatch(string(doc), -1) {
+			got = append(got, fmt.Sprintf("%s{%s} %s %s", r[1], r[2], r[3], r[4]))
+			starred[r[1]] = strings.Contains(r[5], "*")
+		}
+		slices.Sort(got)
+		g, m := newGroup(t, breaker.Config{MinCalls: 1}), newMeters()
+		register(t, g, m, WithAllSeries(), WithPolicyReloads(reloads))
+		succeedOn(t, g, "m", 1)
+		g.Get(orders).Trip(t.Context(), "test")
+		var want []string
+		for _, metric := range m.read(t) {
+			kind, attr := "gauge", ""
+			if sum, ok := metric.Data.(metricdata.Sum[int64]); ok {
+				if kind = "counter"; !sum.IsMonotonic {
+					kind = "up-down counter"
 				}
+				for _, kv := range sum.DataPoints[0].Attributes.ToSlice() {
+					if k := string(kv.Key); !strings.HasPrefix(k, "grpc.") && k != "tag" {
+						attr = k
+					}
+				}
+			} else if _, ok := metric.Data.(metricdata.Sum[float64]); ok {
+				kind = "counter"
 			}
-		} else if _, ok := metric.Data.(metricdata.Sum[float64]); ok {
-			kind = "counter"
+			name := strings.TrimPrefix(metric.Name, "grpc.client.breaker.")
+			want = append(want, fmt.Sprintf("%s{%s} %s %s", name, attr, kind, metric.Unit))
 		}
-		name := strings.TrimPrefix(metric.Name, "grpc.client.breaker.")
-		want = append(want, fmt.Sprintf("%s{%s} %s %s", name, attr, kind, metric.Unit))
-	}
-	slices.Sort(want)
-	if diff := cmp.Diff(got, want); diff != "" {
-		t.Errorf("table (-got +want):\n%s", diff)
-	}
-	m = newMeters()
-	register(t, g, m)
-	fewer := map[string]bool{}
-	for name := range wantSomeSeries(g, true) {
-		if _, ok := m.collect(t)[name]; !ok {
-			fewer[strings.Fields(family(name))[0]] = true
+		slices.Sort(want)
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("table (-got +want):\n%s", diff)
 		}
-	}
-	for name, star := range starred {
-		if star != fewer[name] {
-			t.Errorf("%s has a * in the table: %v; want %v", name, star, fewer[name])
+		m = newMeters()
+		register(t, g, m)
+		fewer := map[string]bool{}
+		for name := range wantSomeSeries(g, true) {
+			if _, ok := m.collect(t)[name]; !ok {
+				fewer[strings.Fields(family(name))[0]] = true
+			}
 		}
-	}
+		for name, star := range starred {
+			if star != fewer[name] {
+				t.Errorf("%s has a * in the table: %v; want %v", name, star, fewer[name])
+			}
+		}
+	})
 }

@@ -193,7 +193,10 @@ func TestWorstFirst(t *testing.T) {
 }
 
 func TestFilterAndPages(t *testing.T) {
-	g := newGroup(t)
+	g, err := breaker.NewGroup(breaker.Config{OpenFor: time.Hour}) // an open breaker is not ready until then
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := newPage(t, g)
 	for i := range 120 {
 		g.Get(breaker.Key{Service: "shop.Orders", Method: "M" + string(rune('a'+i/26)) + string(rune('a'+i%26))})

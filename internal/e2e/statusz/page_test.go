@@ -234,7 +234,7 @@ func TestManyBreakers(t *testing.T) {
 	best := 1e9
 	b.open(s.url)
 	b.waitFor(openTotal + ` === "100"`)
-	for range 3 { // the machine may be busy
+	for tries := 0; tries < 10 && best >= 1000; tries++ { // the machine may be busy
 		b.open(s.url)
 		b.waitFor(`performance.getEntriesByName("first-contentful-paint").length === 1`)
 		best = min(best, eval[float64](b, `performance.getEntriesByName("first-contentful-paint")[0].startTime`))
