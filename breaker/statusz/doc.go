@@ -10,11 +10,13 @@
 //
 // # What it shows
 //
-// Totals are on top. The list below has the worst breakers first: those that reject calls, then those that an override
-// or the policy keeps from rejecting, then those with failures. For each breaker it shows
+// The name of the program is on top ([WithName]), then totals. The list below has the worst breakers first: those that
+// are open, then those that are forced open, the half-open ones, those that an override or the policy keeps from
+// rejecting, and those with failures. For each breaker it shows
 //
 //   - the state as a word and a colour, whether a call would be admitted now (ready), and since when it is not closed;
-//   - what opened it (rule, counts and the last status code) and when the next probe may run;
+//   - what began the outage (rule, counts and the last status code), what opened it again since, and when the next
+//     probe may run;
 //   - the calls of the last two minutes as a line each for successes, failures (overloads included) and rejections, and
 //     the rates of the last ten seconds;
 //   - the policy in force and the rule that it comes from;
@@ -22,11 +24,13 @@
 //   - the last transitions, of the time since Handler was called.
 //
 // The page of one breaker has all counters, the parts of its key in full, and where each value of its policy comes
-// from. Policy rules that no breaker has matched are listed, because they may be misspelt. The parameters q (part of a
-// key) and state (open, half_open, closed, not_ready, override) filter on the server. Messages of backends are never
-// shown: only codes, counts, and what people wrote in overrides and Trip.
+// from. Policy rules that no breaker has matched are listed, because they may be misspelt. The parameters q (words that
+// the key contains) and state (open, half_open, closed, not_ready, override) filter on the server. Messages of backends
+// are never shown: only codes, counts, and what people wrote in overrides and Trip.
 //
-// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden.
+// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden. If
+// nothing comes from the server for 8 s, the page says that it is not live. It then connects again. Middleware in
+// between must pass Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update each few seconds.
 //
 // # JSON and text
 //
@@ -35,7 +39,7 @@
 // single breaker is at breaker?key=ID, with the ID from the JSON.
 //
 //	curl -s 'http://localhost:8080/debug/breakers/?state=open'
-//	curl -s 'http://localhost:8080/debug/breakers/?format=json&limit=10' | jq '.breakers[].snapshot.opened'
+//	curl -s 'http://localhost:8080/debug/breakers/?format=json&limit=10' | jq '.breakers[].snapshot.outage'
 //
 // # Actions
 //

@@ -153,6 +153,16 @@ func (c *clock) rates(r *ring) Rates {
 	return Rates{sum.Successes / n, sum.Failures / n, sum.Rejections / n}
 }
 
+// measured reports whether anything is known about the time that rates are averaged over.
+func (c *clock) measured() bool {
+	for i := max(0, c.last-rateOver+1); i <= c.last; i++ {
+		if c.known[i%slots] {
+			return true
+		}
+	}
+	return false
+}
+
 // History holds the calls of the last two minutes, one element a second, the oldest first; -1 is a second in which
 // nobody looked.
 type History struct {

@@ -10,7 +10,7 @@ import (
 const (
 	maxRenderings = 64               // of one frame, that are kept for other viewers
 	writeTimeout  = 10 * time.Second // for one update to one viewer
-	keepAlive     = 15 * time.Second // between two writes to a viewer at the least, for proxies that end idle streams
+	keepAlive     = 5 * time.Second  // the longest time without a write to a viewer, for proxies that end idle streams
 )
 
 // renderings holds the HTML of a frame by query: viewers of the same list share it.
@@ -57,7 +57,8 @@ func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
 	}
 	defer p.sampler.leave()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+	w.Header().Set("X-Accel-Buffering", "no")                 // nginx would wait for more
+	w.Header().Set("Cache-Control", "no-store, no-transform") // a proxy that compresses would wait for more
 	p.stream(stream{w, http.NewResponseController(w)}, r.Context().Done(), q)
 }
 
@@ -81,7 +82,7 @@ func (p *Page) stream(s stream, gone <-chan struct{}, q query) {
 		case <-f.next:
 			f = p.sampler.current()
 		case <-idle.C:
-			if s.write([]byte(": alive\n\n")) != nil {
+			if s.write([]byte("event: alive\ndata: 1\n\n")) != nil { // the script notices if nothing comes for 15 s
 				return
 			}
 		case <-gone:

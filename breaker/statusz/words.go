@@ -47,21 +47,46 @@ func sinceWords(now time.Time, r *row) string {
 	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), rough(now.Sub(r.Outage.At)))
 }
 
-// openedWords returns what opened the breaker, or "" if it is closed.
+// openedWords returns what began the outage, or "" if the breaker is closed. It does not use Opened: with the first
+// failed probe, a second after the outage began, that is only "a probe failed".
 func openedWords(r *row) string {
-	if r.Underlying == breaker.Closed || r.Opened.Rule == 0 {
+	if r.Outage.Rule == 0 {
 		return ""
 	}
-	why := printable(r.Opened.Why, maxText)
-	if r.Opened.Cause != "" {
-		why += ", last " + printable(r.Opened.Cause, maxText)
-	}
-	return r.Opened.Rule.String() + " rule: " + why
+	return openingWords(r.Outage)
 }
 
-// nextWords returns when the next probe may run, or "" if the breaker is closed.
+// reopenedWords returns what opened the breaker most recently in this outage, or "" if it has opened only once.
+func reopenedWords(now time.Time, r *row) string {
+	if r.Outage.Rule == 0 || r.Opened.At.Equal(r.Outage.At) {
+		return ""
+	}
+	return "opened again at " + clockTime(now, r.Opened.At) + ": " + whyWords(r.Opened.Why, r.Opened.Cause)
+}
+
+func openingWords(o breaker.Opening) string {
+	if o.Rule == breaker.RuleManual {
+		return "opened by hand: " + whyWords(o.Why, o.Cause)
+	}
+	return o.Rule.String() + " rule: " + whyWords(o.Why, o.Cause)
+}
+
+func whyWords(why, cause string) string {
+	why = printable(why, maxText)
+	if cause != "" {
+		why += ", last " + printable(cause, maxText)
+	}
+	return why
+}
+
+// nextWords returns when the next probe may run, or "" if the breaker is closed. In shadow mode all calls are admitted,
+// so it returns what would happen to them otherwise.
 func nextWords(r *row) string {
 	switch {
+	case r.Mode == breaker.Shadow && r.Underlying == breaker.Open && r.RetryAfter > 0:
+		return "admits all calls; would reject them for " + rough(r.RetryAfter) + " more"
+	case r.Mode == breaker.Shadow && r.Underlying != breaker.Closed:
+		return "admits all calls; would admit only probes"
 	case r.Mode == breaker.ForceOpen && r.Underlying != breaker.Closed:
 		return "no probe while it is forced open"
 	case r.Underlying == breaker.Closed || r.Mode == breaker.ForceClosed:
@@ -107,6 +132,17 @@ func ruleName(r breaker.PolicyRule) string {
 		name += " (" + printable(r.Name, maxText) + ")"
 	}
 	return name
+}
+
+// rateWords returns the rates of r. A list that says "no calls" because nobody has measured would be wrong.
+func rateWords(f *frame, r Rates) string {
+	switch words := r.words(); {
+	case words != "":
+		return words
+	case f.clock.measured():
+		return "no calls"
+	}
+	return "not measured yet"
 }
 
 // words returns "" while there are no calls.
