@@ -29,8 +29,8 @@
 // are never shown: only codes, counts, and what people wrote in overrides and Trip.
 //
 // The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden. If
-// nothing comes from the server for 8 s, the page says that it is not live. It then connects again. Middleware in
-// between must pass Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update each few seconds.
+// nothing comes from the server for 8 s, the page says that it is not live, and it connects again. Middleware must pass
+// Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update only each few seconds.
 //
 // # JSON and text
 //
