@@ -51,7 +51,7 @@ func get(tb testing.TB, p http.Handler, target string, header ...string) *httpte
 	return w
 }
 
-// gotReport is what the tests read of a Report. A Report itself cannot be read, because a breaker.Rule cannot.
+// gotReport is what the tests read of a Report.
 type gotReport struct {
 	Version, Matched, Page, Pages int
 	Program                       string
