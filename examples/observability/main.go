@@ -102,7 +102,7 @@ func (s *scenario) printURLs(ctx context.Context) error {
 		{"live page", s.client.url + "/debug/breakers/"}, {"metrics", s.client.url + "/metrics"}, {"Prometheus", alerts},
 	} {
 		status, err := statusOf(ctx, page.url)
-		if err = errors.Join(err, expect(status == http.StatusOK, "%s: status %d", page.url, status)); err != nil {
+		if err := errors.Join(err, expect(status == http.StatusOK, "%s: status %d", page.url, status)); err != nil {
 			return err
 		}
 		s.out.say("%-11s %s", page.name, page.url)

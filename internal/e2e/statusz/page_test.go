@@ -75,7 +75,7 @@ func newSite(t *testing.T, opts ...breaker.GroupOption) *site {
 		t.Fatal(err)
 	}
 	s := &site{group: g}
-	s.dead, s.kill = context.WithCancel(context.Background())
+	s.dead, s.kill = context.WithCancel(t.Context())
 	page := statusz.Handler(g, statusz.WithHistory(), statusz.WithName("shop on pod-7"),
 		statusz.WithActions(func(*http.Request) (string, bool) { return "alice", true }))
 	s.page = page
