@@ -277,7 +277,7 @@ func TestB28_AnOverrideIsNoTransition(t *testing.T) {
 		newTimeline(t, b).run(
 			row{0, "begin:1 begin:2 begin:3 force_open end:1=success", "open"},
 			row{0, "force_closed end:2=failure", "closed"},
-			row{0, "shadow end:3=overload clear clear", "closed"},
+			row{0, "shadow end:3=overload clear", "closed"}, row{0, "clear", "closed"}, // the second one clears nothing
 		)
 		s := b.Snapshot()
 		if s.Generation != 1 || s.Late != 0 || s.Trips.Total() != 0 {

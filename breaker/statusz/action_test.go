@@ -54,7 +54,7 @@ func TestActions(t *testing.T) {
 	g := newGroup(t,
 		breaker.LogTransitions(slog.New(slog.NewTextHandler(&logged, nil))),
 		breaker.WithListener(func(_ context.Context, e breaker.Event) {
-			events = append(events, e.From.String()+" "+e.To.String()+" "+e.Rule.String()+" "+e.Why)
+			events = append(events, e.From.String()+">"+e.To.String()+" "+e.Rule.String()+": "+e.Why)
 		}))
 	p := newPage(t, g, WithActions(byHeader))
 	b := g.Get(orders)
@@ -91,8 +91,8 @@ func TestActions(t *testing.T) {
 		wantIn(t, get(t, p, w.Header().Get("Location")).Body.String(), `class="badge `+step.state.String())
 	}
 	want := []string{
-		"closed open manual bad deploy (by alice)", "open open  override set", "open open  override set",
-		"open open  override set", "open closed manual reset", "closed closed  override cleared",
+		"closed>open manual: bad deploy (by alice)", "open>open : override set", "open>open : override set",
+		"open>open : override set", "open>closed manual: reset", "closed>closed : override cleared",
 	}
 	if diff := cmp.Diff(events, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
