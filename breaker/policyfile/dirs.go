@@ -5,27 +5,81 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// dirs are the directories that are watched: that of the file, and that of the file that a symbolic link leads to. The
-// file itself is not watched: a file that is replaced is another file.
+// dirs are the directories that are watched, see dirsOf. The file itself is not watched: a file that is replaced is
+// another file.
 type dirs struct {
 	notify  *fsnotify.Watcher // nil if the system gives no notices
 	watched map[string]os.FileInfo
 	missing bool // a directory is not watched, so a notice may be missed
 }
 
-// update watches the directories that path needs now, and reports whether one was added. A directory that was replaced
-// by another one of the same name is added again.
+// maxLinks is how many symbolic links dirsOf follows. Linux follows 40.
+const maxLinks = 64
+
+// dirsOf returns the directories where a change can make the absolute path lead to another file: that of the file, and
+// those of all symbolic links on the way to it. If a part of the way is missing, the last one is where it would be. The
+// directories have no links in their paths, so none is there under two names.
+func dirsOf(path string) (dirs []string) {
+	const separator = string(filepath.Separator)
+	root := func(path string) (dir string, parts []string) {
+		volume := filepath.VolumeName(path)
+		return volume + separator, strings.Split(path[len(volume):], separator)
+	}
+	at, parts := root(filepath.Clean(path))
+	for links := 0; len(parts) > 0; {
+		part := parts[0]
+		parts = parts[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, part)
+		info, err := os.Lstat(next)
+		if err != nil || links > maxLinks {
+			return append(dirs, at)
+		}
+		if info.Mode()&os.ModeSymlink == 0 {
+			if len(parts) == 0 || !info.IsDir() {
+				return append(dirs, at)
+			}
+			at = next
+			continue
+		}
+		links++
+		dirs = append(dirs, at)
+		target, err := os.Readlink(next)
+		if err != nil {
+			return dirs
+		}
+		target = filepath.Clean(target)
+		var way []string
+		if filepath.IsAbs(target) {
+			at, way = root(target)
+		} else {
+			way = strings.Split(target, separator)
+		}
+		parts = append(way, parts...)
+	}
+	return dirs
+}
+
+// update watches the directories that the absolute path needs now, and reports whether one was added. A directory that
+// was replaced by another one of the same name is added again.
 func (d *dirs) update(path string) (added bool) {
 	if d.notify == nil {
 		return false
 	}
-	needed := map[string]os.FileInfo{filepath.Dir(path): nil}
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		needed[filepath.Dir(target)] = nil
+	needed := make(map[string]os.FileInfo)
+	for _, dir := range dirsOf(path) {
+		needed[dir] = nil
 	}
 	d.missing = false
 	// A directory that was removed is no longer in this list. Another one may have its inode, and os.SameFile is true.

@@ -2,10 +2,12 @@ package policyfile
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -222,6 +224,28 @@ func TestCallbackPanics(t *testing.T) {
 		}
 	})
 }
+
+// A callback that ends its goroutine, and a handler that panics, do not end the watching or the program.
+func TestCallbackEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeFile(t, "{}")
+		f.logger = slog.New(panicHandler{})
+		f.callback = func(Reload) { runtime.Goexit() }
+		f.write(0, "circuitBreaker: {}", true)
+		f.write(time.Second, "{", true)
+		f.write(time.Second, "{}", false)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if got := f.Stats(); got.Succeeded != 3 || got.Failed != 1 {
+			t.Errorf("stats are %+v, want 3 successes and a failure", got)
+		}
+	})
+}
+
+type panicHandler struct{ slog.Handler }
+
+func (panicHandler) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicHandler) Handle(context.Context, slog.Record) error { panic("handler") }
 
 // Group.Apply beside a watched file is reported once, and undone by the next change of the file.
 func TestDrift(t *testing.T) {
