@@ -56,7 +56,8 @@ shop.Orders/Get (good.yaml:4)
   maxConcurrent  10   rule
 
 every key (good.yaml:6)
-  openFor  15s  rule
+  openFor     15s  rule
+  maxOpenFor  15s  rule
 `,
 		},
 		{
