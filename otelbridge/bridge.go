@@ -48,17 +48,17 @@ func New(opts ...Option) *interceptor.Hooks {
 }
 
 var (
-	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // and calls are rejected
+	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // and so calls are rejected
 	kindStateChange = eventKind{eventStateChange, log.SeverityInfo}
 	kindRejected    = eventKind{eventRejected, log.SeverityInfo}
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// transition reports a change of state. Their number on a span is not limited. In shadow mode an open breaker rejects
-// no call, so that is no reason to warn.
+// transition reports a change of state. Their number on a span is not limited. While a mode is in force (an override or
+// Config.Enforcement), the state decides no call, so opening is no reason to warn.
 func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
-	if e.To == breaker.Open && e.Override.Mode != breaker.Shadow {
+	if e.To == breaker.Open && e.Override.Mode == 0 {
 		k = kindOpened
 	}
 	if b.sink.enabled(ctx, k) {

@@ -94,8 +94,9 @@ func WithPolicyReloads(stats func() (succeeded, failed uint64, lastSuccess time.
 }
 
 // WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes of
-// the event, and the trace and the span of the call's context. A transition to open has severity WARN, unless it is in
-// shadow mode. All other events have INFO. A record that the logger does not enable is not built.
+// the event, and the trace and the span of the call's context. A transition to open has severity WARN, unless an
+// override or Config.Enforcement decides the calls. All other events have INFO. A record that the logger does not
+// enable is not built.
 //
 // A span gets as many records of rejections as it would get events (see the package documentation), whether or not it
 // is sampled. Without a span, every rejection is a record. It applies to New. A nil p is the global provider, even if
