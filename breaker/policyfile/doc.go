@@ -33,7 +33,8 @@
 // A field that is not given is inherited: from the preset, if there is one, otherwise from the circuitBreaker at the
 // top of the file, and last from the library's defaults. See [breaker.PolicyRule]. A preset has a value for each
 // field, so nothing else is inherited with it, except the enforcement. A preset sets that only if the file writes it
-// there, so that a rule with a preset does not begin to reject calls where the file's default is shadow.
+// there, so that a rule with a preset does not begin to reject calls where the file's default is shadow. A preset with
+// consecutiveFailures 1 and without failingFor has failingFor off, so that also one burst of slow calls may open.
 //
 // # Names
 //

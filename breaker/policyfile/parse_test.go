@@ -438,6 +438,10 @@ func TestBadInput(t *testing.T) {
 			`2:20: service "shop.Orders " contains a space, so it matches no call; remove it`,
 			`2:58: method "G et" contains a space, so it matches no call; remove it`,
 		}},
+		{"YAML in braces", "{circuitBreaker: {openFor: 2s}", []string{"1:2: syntax error: did not find expected ',' or '}'"}},
+		{"JSON", "{\n\"circuitBreaker\": {\"openFor\": \"2s\",}", []string{
+			"2:36: syntax error: invalid character '}' looking for beginning of object key string",
+		}},
 		{"a version", "%YAML 1.2\n---\ncircuitBreaker: {}\n", []string{
 			"1:9: syntax error: found incompatible YAML document; remove the line that begins with %YAML",
 		}},

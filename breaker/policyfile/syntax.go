@@ -143,7 +143,12 @@ func syntaxError(data []byte, err error) (line, column int, what string) {
 	return line, column, what
 }
 
-func looksLikeJSON(data []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) }
+// looksLikeJSON reports whether the text is an object whose first key is in quotes. {openFor: 2s} is YAML, which the
+// errors of a JSON parser are not about.
+func looksLikeJSON(data []byte) bool {
+	inside, ok := bytes.CutPrefix(bytes.TrimSpace(data), []byte("{"))
+	return ok && bytes.HasPrefix(bytes.TrimSpace(inside), []byte(`"`))
+}
 
 // decodeError returns the text of the first error in data, or "".
 func decodeError(data []byte) string {
