@@ -129,8 +129,8 @@ func TestEnforcementText(t *testing.T) {
 	}
 }
 
-// Whatever happens, also reloads in each state and overrides on top, a breaker whose policy has an enforcement does what
-// one with the override does that the enforcement stands for.
+// A breaker whose policy has an enforcement does what a breaker with the corresponding override does, also with reloads
+// in each state and with other overrides on top.
 func TestB41_EnforcementIsLikeAnOverride(t *testing.T) {
 	modes := map[Enforcement]Mode{EnforcementOn: 0, EnforcementShadow: Shadow, EnforcementOff: ForceClosed}
 	for seed := range uint64(100) {

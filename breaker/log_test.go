@@ -151,7 +151,8 @@ func TestB43_ForcedBreakersDoNotWarn(t *testing.T) {
 			{Config{}, ForceClosed, `level=INFO msg="circuit breaker open while it is forced closed, no call is rejected"`},
 			{Config{}, ForceOpen, `level=INFO msg="circuit breaker open while it is forced open, all calls are rejected"`},
 			{
-				Config{Enforcement: EnforcementOff}, 0,
+				Config{Enforcement: EnforcementOff},
+				0,
 				`level=INFO msg="circuit breaker open while it is forced closed, no call is rejected"`,
 			},
 			{Config{Enforcement: EnforcementShadow}, 0, `level=INFO msg="circuit breaker open in shadow mode, no call is rejected"`},

@@ -254,6 +254,15 @@ func describe(n *yaml.Node) string {
 	}
 }
 
+// printable is shorten, and in quotes if the text has what a terminal would act on.
+func printable(text string) string {
+	text = shorten(text)
+	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
 // shorten returns text, cut to a length that fits into an error.
 func shorten(text string) string {
 	const longest = 60

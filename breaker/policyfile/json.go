@@ -63,7 +63,7 @@ func (r *jsonReader) value() *yaml.Node {
 // next returns the next token, and sets the place of n to where it begins.
 func (r *jsonReader) next(n *yaml.Node) json.Token {
 	begin := int(r.dec.InputOffset()) // the end of the token before
-	for bytes.IndexByte([]byte(" \t\r\n,:"), r.data[begin]) >= 0 {
+	for strings.IndexByte(" \t\r\n,:", r.data[begin]) >= 0 {
 		begin++
 	}
 	between := r.data[r.offset:begin]

@@ -216,10 +216,14 @@ func (p *parser) preset(s section) breaker.Config {
 // shortenList joins names. Of many it shows the first ones.
 func shortenList(names []string) string {
 	const most = 12
-	if len(names) > most {
-		return strings.Join(names[:most], ", ") + ", …"
+	var shown []string
+	for _, name := range names[:min(most, len(names))] {
+		shown = append(shown, printable(name))
 	}
-	return strings.Join(names, ", ")
+	if len(names) > most {
+		shown = append(shown, "…")
+	}
+	return strings.Join(shown, ", ")
 }
 
 // check reports whether s could be read and its Config is valid where base is inherited. It adds an error for each
@@ -346,7 +350,7 @@ func (p *parser) name(n *yaml.Node, guards bool) (key breaker.Key, ok bool) {
 		service, name, _ := strings.Cut(strings.TrimPrefix(key.Method, "/"), "/")
 		if service != "" && name != "" {
 			text = fmt.Sprintf("method %q contains a slash; write service: %s and method: %s, as in a service config",
-				shorten(key.Method), shorten(service), shorten(name))
+				shorten(key.Method), printable(service), printable(name))
 		}
 		p.fail(method, "%s", text)
 	} else if has && key.Method != "" && key.Service == "" {
@@ -376,7 +380,7 @@ func nameText(k breaker.Key) string {
 	var parts []string
 	for i, part := range [...]string{k.Service, k.Method, k.Target, k.Tag} {
 		if part != "" {
-			parts = append(parts, nameKeys[i]+": "+shorten(part))
+			parts = append(parts, nameKeys[i]+": "+printable(part))
 		}
 	}
 	return "{" + strings.Join(parts, ", ") + "}"

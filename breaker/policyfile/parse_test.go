@@ -442,6 +442,12 @@ func TestBadInput(t *testing.T) {
 		{"JSON", "{\n\"circuitBreaker\": {\"openFor\": \"2s\",}", []string{
 			"2:36: syntax error: invalid character '}' looking for beginning of object key string",
 		}},
+		{"control characters", "presets: {\"\\e\": {}}\nmethodConfig: [{name: [{tag: \"\\e[0m\"}, {tag: \"\\e[0m\"}, " +
+			"{method: \"/s/\\e\"}], circuitBreaker: {preset: unknown}}]", []string{
+			`2:40: the name {tag: "\x1b[0m"} was given before, on line 2; merge the two entries`,
+			`2:65: method "/s/\x1b" contains a slash; write service: s and method: "\x1b", as in a service config`,
+			`2:101: unknown preset "unknown"; there are conservative, balanced, aggressive, lenient, "\x1b"`,
+		}},
 		{"a version", "%YAML 1.2\n---\ncircuitBreaker: {}\n", []string{
 			"1:9: syntax error: found incompatible YAML document; remove the line that begins with %YAML",
 		}},

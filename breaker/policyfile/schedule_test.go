@@ -301,6 +301,9 @@ func TestDrift(t *testing.T) {
 				t.Errorf("group %d has OpenFor %v", i, got)
 			}
 		}
+		apply(groups[1], breaker.Config{OpenFor: 2 * time.Second})
+		f.write(0, "circuitBreaker: {openFor: 4s}", true)
+		want("replaced before it was noticed", warning("1")+"msg=\"policy file: a new policy is in force\" rules=0\n")
 	})
 }
 

@@ -215,8 +215,8 @@ func (w *Watcher) run(done <-chan struct{}, notices chan struct{}) {
 			s.notice(time.Now())
 		case <-timer.C:
 			if now := time.Now(); !now.Before(s.next()) {
+				w.checkDrift() // before check, which may replace what somebody applied
 				w.check(now)
-				w.checkDrift()
 				moved := w.dirs.update(w.absolute)
 				s.checked(now, w.dirs.blind(), w.broken)
 				if moved { // what happened in the new directory before it was watched had no notice

@@ -264,7 +264,7 @@ func TestWatchRelativePath(t *testing.T) {
 		t.Errorf("got %+v, %+v", got, w.Stats())
 	}
 	t.Chdir("/")
-	write(t, filepath.Join(root, "etc/policy.yaml"), policyText(2*time.Second))
+	write(t, filepath.Join(root, "etc", "policy.yaml"), policyText(2*time.Second))
 	w.inForce(2 * time.Second)
 }
 
@@ -288,7 +288,7 @@ func TestWatchErrors(t *testing.T) {
 	root := t.TempDir()
 	loop := filepath.Join(root, "loop")
 	check(t, os.Symlink("loop", loop))
-	for _, path := range []string{"", root, filepath.Join(root, "no/such/policy.yaml"), loop, "\x00"} {
+	for _, path := range []string{"", root, filepath.Join(root, "no", "such", "policy.yaml"), loop, "\x00"} {
 		if w, err := Watch(path, WithLogger(slog.New(slog.DiscardHandler))); err == nil || w != nil {
 			t.Errorf("%q: got %v, %v", path, w, err)
 		}

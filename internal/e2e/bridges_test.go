@@ -28,6 +28,7 @@ func TestO5_BothBridgesAgree(t *testing.T) {
 }
 
 func bridgesAgree(t *testing.T, r *rand.Rand) {
+	t.Helper()
 	check := func(err error) {
 		if err != nil {
 			t.Fatal(err)
@@ -172,7 +173,7 @@ func collected(t *testing.T, reader metric.Reader) map[string]float64 {
 			add := func(attrs attribute.Set, monotonic bool, value float64) {
 				var labels []string
 				for _, a := range attrs.ToSlice() {
-					labels = append(labels, underscores.Replace(string(a.Key))+"="+a.Value.Emit())
+					labels = append(labels, underscores.Replace(string(a.Key))+"="+a.Value.String())
 				}
 				full := name
 				if monotonic {
