@@ -100,7 +100,7 @@ fuzz:
 # Only this line names the version of gremlins.
 GREMLINS_VERSION := v0.6.0
 
-# Takes three quarters of an hour on two cores; see docs/mutation.md.
+# Takes fifty minutes on two cores; see docs/mutation.md.
 .PHONY: mutation
 mutation:
 	go run ./internal/mutation -version $(GREMLINS_VERSION) $(MUTATE)

@@ -29,8 +29,8 @@ type arrow struct {
 	to   []string
 }
 
-// arrows lists every public package. Tests and packages below internal and examples may import more. Only the bridges
-// themselves may import the interceptors and a bridge: otherwise only programs use them together.
+// arrows lists every public package. Tests and packages below internal and examples may import more. The bridges import
+// interceptor, and do not import each other.
 var arrows = []arrow{
 	{from: "."},
 	{from: "breaker"},
@@ -45,13 +45,13 @@ var arrows = []arrow{
 		"breaker", "interceptor", "internal/labels", "internal/needs", "internal/rpccode",
 		otel, otel + "/log", otel + "/metric", otel + "/trace",
 	}},
-	// The interceptor for the optional histogram. client_model is part of the API of client_golang.
+	// interceptor is for the optional histogram. client_model is part of the API of client_golang.
 	{from: "prombridge", to: []string{
 		"breaker", "interceptor", "internal/labels", "internal/needs",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model",
 	}},
 	{from: "breaker/policyfile", to: []string{"breaker", "go.yaml.in/yaml/v3", "github.com/fsnotify/fsnotify"}},
-	// A command, but as public as a package.
+	// This is a command, but it is as public as a package.
 	{from: "cmd/breakerpolicy", to: []string{"breaker", "breaker/policyfile"}},
 }
 
@@ -89,7 +89,7 @@ func TestArrows(t *testing.T) {
 	for _, v := range withoutRow(rows, pkgs) {
 		t.Error(v)
 	}
-	// Its row does not restrict what the packages that breaker imports may import, so check all of them.
+	// The row of breaker restricts only its direct imports, so this checks the indirect ones too.
 	for _, v := range outsideStd(path.Join(self, "breaker"), pkgs) {
 		t.Error(v)
 	}

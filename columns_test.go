@@ -86,7 +86,7 @@ func tooWide(path string, n int, line string) string {
 	return ""
 }
 
-// A check that finds nothing in a wrong file would also find nothing in the repository.
+// The checks must find the defects in a wrong file. Otherwise it proves nothing that they find none in the repository.
 func TestColumnChecks(t *testing.T) {
 	var (
 		fits = "//" + strings.Repeat("ü", columns-2)

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestLinks checks each relative link in a document: the file exists, and the heading that its anchor names too.
+// TestLinks checks that the file of each relative link in a document exists, and the heading that its anchor names.
 func TestLinks(t *testing.T) {
 	for _, name := range files(t, ".md") {
 		for _, d := range deadLinks(name, read(t, name)) {
@@ -163,7 +163,8 @@ func exists(p string) bool {
 	return err == nil && len(found) > 0
 }
 
-// A check that finds nothing in a wrong document would also find nothing in the repository.
+// The checks must find the defects in a wrong document. Otherwise it proves nothing that they find none in the
+// repository.
 func TestDocumentChecks(t *testing.T) {
 	got := deadLinks("docs/a.md", strings.Join([]string{
 		"[a](semantics.md), [b](../README.md#none-of-this), [c](gone.md), [d](https://example.com/x), `[e](gone.md)`",

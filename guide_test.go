@@ -3,10 +3,12 @@ package grpcircuit_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +22,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/breaker/policyfile"
@@ -88,7 +93,7 @@ func guideConnect(target string, guard *interceptor.Guard, creds credentials.Tra
 	return conn, err
 }
 
-// reachable is the classifier of a breaker for the target: it counts only whether the target can be reached.
+// reachable is the classifier of a breaker for the target. It counts only whether the target can be reached.
 func reachable(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	outcome := interceptor.DefaultClassifier(ctx, r)
 	switch {
@@ -100,7 +105,8 @@ func reachable(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	return breaker.Ignored // for example a deadline on a good connection: that is for the method's breaker
 }
 
-// answers is the classifier of a breaker for a method: it leaves out what shows only that the target is not reachable.
+// answers is the classifier of a breaker for a method. It ignores results that show only that the target cannot be
+// reached.
 func answers(ctx context.Context, r interceptor.Result) breaker.Outcome {
 	outcome := interceptor.DefaultClassifier(ctx, r)
 	if outcome == breaker.Failure && r.Peer != interceptor.PeerAnswered && (r.Code == codes.Unavailable || !r.Ready) {
@@ -145,6 +151,92 @@ func guideMigration() map[string]breaker.Config {
 		OpenFor: time.Minute, Backoff: 1, Jitter: -1, SuccessesToClose: 1,
 	}
 	return map[string]breaker.Config{"gobreaker": gobreaker, "hystrix": hystrix, "failsafe": failsafe}
+}
+
+func guideTrip(t *testing.T, guard *interceptor.Guard, conn *grpc.ClientConn) {
+	t.Helper()
+	b := guard.Group().Get(breaker.Key{Target: conn.Target(), Service: "grpc.health.v1.Health", Method: "Check"})
+	b.Trip(t.Context(), "test") // or SetOverride with ForceOpen, which no probe ends
+}
+
+func guideRejection() error {
+	rejected := &interceptor.RejectedError{RejectedError: &breaker.RejectedError{
+		Key: breaker.Key{Service: "shop.Orders", Method: "Get"}, State: breaker.Open, Reason: breaker.ReasonOpen,
+		Until: time.Now().Add(time.Second), Opened: breaker.Opening{Why: "a test"}, Outage: breaker.Opening{Why: "a test"},
+	}}
+	return rejected
+}
+
+// The test of an outage in the guide.
+func TestGuideOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		server := grpc.NewServer(grpc.UnaryInterceptor(
+			func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				if down.Load() {
+					return nil, status.Error(codes.Unavailable, "down")
+				}
+				return handler(ctx, req)
+			}))
+		defer server.Stop()
+		grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+		listener := bufconn.Listen(1 << 16)
+		go func() { _ = server.Serve(listener) }()
+
+		guard, err := interceptor.New(nil) // or with the options of your program
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := grpc.NewClient("passthrough:///bufconn", append(guard.DialOptions(),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+			grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		client := grpc_health_v1.NewHealthClient(conn)
+		check := func() error {
+			_, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+			time.Sleep(250 * time.Millisecond)
+			return err
+		}
+
+		down.Store(true)
+		for range 5 { // the fifth failure is a second after the first
+			_ = check()
+		}
+		if err := check(); !interceptor.IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
+		down.Store(false)
+		time.Sleep(time.Second) // at most 1.2 s after the opening, the breaker admits a probe
+		if err := check(); err != nil {
+			t.Errorf("after the recovery: %v", err)
+		}
+	})
+}
+
+// The two ways of the guide to get a rejection.
+func TestGuideRejections(t *testing.T) {
+	err := guideRejection()
+	if !interceptor.IsRejected(err) || status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v with code %v, want a rejection with code Unavailable", err, status.Code(err))
+	}
+	if want := "circuit breaker open for shop.Orders/Get: a test; next probe in"; !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %q, want %q at its beginning", err, want)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		guard, err := interceptor.New(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := pb.StartBufconn(t, new(pb.Server)).Dial(t, guard.DialOptions()...)
+		guideTrip(t, guard, conn)
+		_, err = grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		if !interceptor.IsRejected(err) {
+			t.Errorf("got %v, want a rejection", err)
+		}
+	})
 }
 
 const guide = "docs/guide.md"
@@ -355,8 +447,8 @@ func TestGuideTwoGuardsTransport(t *testing.T) {
 	})
 }
 
-// A lost connection with a message in flight, and a call that waits for a connection until its deadline, are the
-// target's too.
+// A lost connection with a message in flight counts for the target too, and so does a call that waits for a connection
+// until its deadline.
 func TestGuideTwoGuardsUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTwoGuards(t)
@@ -374,7 +466,8 @@ func TestGuideTwoGuardsUnreachable(t *testing.T) {
 	})
 }
 
-// A method that fails opens its own breaker and no other, whatever the code, also by a deadline. Other methods pass.
+// A method that fails opens its own breaker and no other, whatever the code, also if its calls reach their deadlines.
+// Calls of other methods pass.
 func TestGuideTwoGuardsMethod(t *testing.T) {
 	hangs := func(ctx context.Context, _ *pb.Request) (*pb.Response, error) {
 		<-ctx.Done()
@@ -401,7 +494,7 @@ func TestGuideTwoGuardsMethod(t *testing.T) {
 					t.Errorf("%s: a stream: %v", tt.name, err)
 				}
 			}
-			// Alone too: without the successes of the other methods in between.
+			// The same holds without successes of other methods in between.
 			for range 8 {
 				_ = g.unary()
 			}
@@ -415,7 +508,7 @@ func TestGuideTwoGuardsMethod(t *testing.T) {
 	}
 }
 
-// A stream whose handler fails is the method's too.
+// A stream whose handler fails counts for the method too.
 func TestGuideTwoGuardsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTwoGuards(t)
@@ -499,7 +592,7 @@ func TestGuideCheck(t *testing.T) {
 func TestGuideMigration(t *testing.T) {
 	want := map[string]string{
 		"gobreaker": "6 failures in a row open it. It stays open for 1m0s.",
-		"hystrix":   "50% of at least 20 calls within 10s failed or overloaded open it. It stays open for 5s.",
+		"hystrix":   "It opens when at least 20 calls ended within 10s and 50% of them failed or were overloads. It stays open for 5s.",
 		"failsafe":  "1 failure opens it. It stays open for 1m0s.",
 	}
 	for name, c := range guideMigration() {
@@ -507,7 +600,7 @@ func TestGuideMigration(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lines := regexp.MustCompile(`(?m)^.*( open it| opens it|stays open).*$`).FindAllString(text, 2)
+		lines := regexp.MustCompile(`(?m)^.*( open it| opens it|It opens when|stays open).*$`).FindAllString(text, 2)
 		if got := strings.Join(lines, " "); got != want[name] {
 			t.Errorf("%s: got %q, want %q", name, got, want[name])
 		}
@@ -517,9 +610,9 @@ func TestGuideMigration(t *testing.T) {
 	}
 }
 
-// TestGuideRollout follows the steps of the guide in one group: a file in shadow mode, one service that is enforced,
-// and all but one. The backends fail from the beginning. From each reload on, calls are rejected where the guide says
-// so.
+// TestGuideRollout follows the steps of the guide in one group: a file in shadow mode, then enforcement for one
+// service, then for all but one. The backends fail from the beginning. After each reload, calls are rejected where the
+// guide says so.
 func TestGuideRollout(t *testing.T) {
 	var steps []*policyfile.File
 	for _, b := range blocksOf(t, guide, "yaml") {

@@ -351,7 +351,8 @@ var mistakes = []struct {
 			time.Sleep(20 * time.Millisecond)
 			return &pb.Response{}, nil
 		}})
-		// patient returns how many of 50 calls without haste are rejected, each after a call with a deadline of 5 ms.
+		// patient returns how many of 50 calls with long deadlines are rejected. Before each of them there is a call with a
+		// deadline of 5 ms.
 		patient := func(opts ...interceptor.Option) (rejected int) {
 			conn := m.backend.Dial(m.T, newGuard(m.T, opts...).DialOptions()...)
 			for range 50 {
@@ -545,8 +546,8 @@ func guardFor(path string, log *slog.Logger, reg prometheus.Registerer, mux *htt
 		return nil, nil, err
 	}
 	reg.MustRegister(prombridge.NewCollector(group, prombridge.WithPolicyReloads(file.Reloads)))
-	mux.Handle("/debug/breakers/", statusz.Handler(group)) // mount it where only operators get in
-	guard, err := interceptor.New(group)
+	mux.Handle("/debug/breakers/", statusz.Handler(group)) // where only operators get in; see Page.Close for Shutdown
+	guard, err := interceptor.New(group, interceptor.WithHooks(interceptor.LogHooks(log)))
 	return guard, file, err
 }
 

@@ -292,8 +292,8 @@ func TestTablesOfMetrics(t *testing.T) {
 // seriesName matches a metric in a table: `calls_total{outcome}`, with or without the prefix.
 var seriesName = regexp.MustCompile("^(?:" + metricPrefix + `)?([a-z_]+)(?:\{([a-z_, ]+)\})?$`)
 
-// wrongMetrics reports what the tables of metrics in a document have and the code has not, and the metrics that the
-// document does not name. A table of metrics has a column "series" or "metric", and may have one "type" or "kind".
+// wrongMetrics reports metrics in the tables of a document that the code does not have, and metrics that the document
+// does not name. A table of metrics has a column "series" or "metric", and may have one "type" or "kind".
 func wrongMetrics(name, text string, golden map[string]metricInfo) (wrong []string, found int) {
 	missing := maps.Clone(golden)
 	for _, table := range tables(text) {
@@ -516,7 +516,8 @@ func instrumentOf(data metricdata.Aggregation) (i otelMetric, attrs attribute.Se
 	return otelMetric{Kind: fmt.Sprintf("%T", data)}, attribute.Set{}
 }
 
-// A check that finds nothing in a wrong document would also find nothing in the repository.
+// The checks must find the defects in a wrong document. Otherwise it proves nothing that they find none in the
+// repository.
 func TestTableChecks(t *testing.T) {
 	fields := map[string]string{"OpenFor": "1s", "Backoff": "2", "Jitter": "0.2"}
 	options := map[string]string{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
-	"time"
 )
 
 // Acquire returns a Permit for one call. Its Done or Report must be called when the call is over. If ctx is done,
@@ -15,8 +14,8 @@ import (
 // they take is not part of the call: the call, and the lease of a probe, begin when the listeners have returned. If ctx
 // is done by then, Acquire returns its error and counts nothing.
 //
-// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. An admission
-// by a closed breaker and a rejection allocate nothing, except for state that a breaker makes once for each Config.
+// While the breaker is closed and Ramp, MaxConcurrent and overrides are not in use, Acquire takes no lock. An
+// admission by a closed breaker and a rejection allocate nothing, except for state that is allocated once.
 func (b *Breaker) Acquire(ctx context.Context) (Permit, error) {
 	if err := ctx.Err(); err != nil {
 		return Permit{}, err // counts nowhere (B24)
@@ -67,22 +66,19 @@ func (b *Breaker) stillInGroup(counter *atomic.Uint64) bool {
 }
 
 func (b *Breaker) acquireLocked(ctx context.Context) (Permit, error) {
-	b.mu.Lock()
-	t := time.Now() // under the lock, so that decisions are made in the order of their instants
-	ph := b.refresh(instant(t))
-	if ph.kind == removed {
+	d := b.begin(ctx)
+	if d.ph.kind == removed {
 		b.mu.Unlock()
 		return b.successor().Acquire(ctx)
 	}
-	b.lastUsed.Store(instant(t))
-	p, reason := b.decide(ctx, ph, t)
+	b.lastUsed.Store(d.now)
+	p, reason := d.acquire()
 	if reason == 0 {
 		inc(&b.admitted)
 		return b.deliverThenGrant(ctx, p)
 	}
-	lazy := b.ensureLazy()
-	inc(&lazy.rejections[reason])
-	err := b.rejectedError(lazy, reason)
+	inc(&b.ensureLazy().rejections[reason])
+	err := d.rejectedError(reason)
 	b.unlock()
 	return Permit{}, err
 }
@@ -139,49 +135,47 @@ func (b *Breaker) withdraw(p Permit) {
 	}
 }
 
-// decide admits or rejects, and makes an open breaker half-open after its open period. An override decides first. A
-// call that only Shadow admits is an ordinary call, not a probe. Caller must hold b.mu.
-func (b *Breaker) decide(ctx context.Context, ph *phase, t time.Time) (Permit, Reason) {
-	now := instant(t)
-	mode := ph.mode()
+// acquire admits or rejects, and makes an open breaker half-open after its open period. An override decides first. A
+// call that only Shadow admits is an ordinary call, not a probe.
+func (d *decision) acquire() (Permit, Reason) {
+	mode := d.ph.mode()
 	switch mode {
 	case ForceOpen:
 		return Permit{}, ReasonForced
 	case ForceClosed:
-		return Permit{b: b, ph: ph, start: now}, 0
+		return Permit{b: d.b, ph: d.ph, start: d.now}, 0
 	case Shadow:
 	}
-	lease, reason := b.admit(ctx, ph, t)
+	lease, reason := d.admit()
 	if reason != 0 && mode == Shadow {
-		totals := &b.ensureLazy().totals
+		totals := &d.b.ensureLazy().totals
 		totals.shadow[reason] = satAdd(totals.shadow[reason], 1)
 		reason = 0
 	}
-	return Permit{b: b, ph: b.phase.Load(), start: now, lease: lease}, reason
+	return Permit{b: d.b, ph: d.ph, start: d.now, lease: lease}, reason
 }
 
-// admit is decide without overrides. MaxConcurrent applies to the closed state only. In other states MaxProbes limits
+// admit is acquire without overrides. MaxConcurrent applies to the closed state only. In other states MaxProbes limits
 // the calls: a concurrency limit that is filled by permits that never report would prevent all probes. The credit of a
-// ramp is taken last, because taking it changes it. Caller must hold b.mu.
-func (b *Breaker) admit(ctx context.Context, ph *phase, t time.Time) (lease uint64, _ Reason) {
-	now := instant(t)
-	switch ph.state {
+// ramp is taken last, because taking it changes it.
+func (d *decision) admit() (lease uint64, _ Reason) {
+	switch d.ph.state {
 	case Closed:
-		if b.atConcurrencyLimit(ph, now) {
+		if d.atConcurrencyLimit() {
 			return 0, ReasonConcurrency
 		}
-		if ph.ramp != nil && !ph.ramp.take(now, ph.pol) {
+		if ramp := d.ph.ramp; ramp != nil && !ramp.take(d.now, d.ph.pol) {
 			return 0, ReasonRamp
 		}
 		return 0, 0
 	case Open:
-		if now < ph.gate.until.Load() {
+		if d.now < d.ph.gate.until.Load() {
 			return 0, ReasonOpen
 		}
-		ph = b.toHalfOpen(ctx, ph, t)
+		d.toHalfOpen()
 	case HalfOpen:
 	}
-	lease, ok := b.claimSlot(ph, now)
+	lease, ok := d.claimSlot()
 	if !ok {
 		return 0, ReasonHalfOpen
 	}
@@ -189,17 +183,16 @@ func (b *Breaker) admit(ctx context.Context, ph *phase, t time.Time) (lease uint
 }
 
 // rejectedError returns the error for a call that was rejected for reason. It is the same for all such calls of a
-// generation, of an override, or of a policy. Caller must hold b.mu.
-func (b *Breaker) rejectedError(lazy *lazyState, reason Reason) *RejectedError {
-	ph := b.phase.Load()
+// generation, of an override, or of a policy.
+func (d *decision) rejectedError(reason Reason) *RejectedError {
 	switch reason {
 	case ReasonForced:
-		return ph.override.rejected
+		return d.ph.override.rejected
 	case ReasonRamp, ReasonConcurrency:
-		return lazy.limitErrors.get(b.key, reason, ph.pol)
+		return d.b.ensureLazy().limitErrors.get(d.b.key, reason, d.ph.pol)
 	case ReasonOpen, ReasonHalfOpen:
 	}
-	return ph.gate.rejected
+	return d.ph.gate.rejected
 }
 
 // limitErrors keeps the errors of calls that a closed breaker rejects. It is guarded by Breaker.mu.
@@ -218,7 +211,7 @@ func (l *limitErrors) get(key Key, reason Reason, pol *policy) *RejectedError {
 			},
 			concurrency: &RejectedError{
 				Key: key, State: Closed, Reason: ReasonConcurrency,
-				limit: fmt.Sprintf("MaxConcurrent is %d, and so many calls are in flight", pol.cfg.MaxConcurrent),
+				limit: fmt.Sprintf("MaxConcurrent is %d, and that many calls are in flight", pol.cfg.MaxConcurrent),
 			},
 		}
 	}

@@ -91,7 +91,7 @@ type Config struct {
 	// limit.
 	MaxConcurrent int `json:"maxConcurrent,omitempty" yaml:"maxConcurrent,omitempty"`
 
-	// Enforcement is whether calls are rejected. An Override with a Mode of its own wins. 0: EnforcementOn.
+	// Enforcement is whether calls are rejected. An Override takes precedence. 0: EnforcementOn.
 	Enforcement Enforcement `json:"enforcement,omitempty" yaml:"enforcement,omitempty"`
 }
 
@@ -206,8 +206,7 @@ func setDefault[T comparable](field *T, value T) {
 }
 
 // Conservative returns a Config that opens after 5 failures in a row, for 60 s, and closes after 1 successful probe.
-// MaxProbes is 1. FailingFor and back-off are off. All other fields are zero and so have their defaults; the ratio rule
-// is on.
+// MaxProbes is 1. FailingFor and back-off are off. All other fields have their default values; the ratio rule is on.
 //
 // Like the other presets, it is a policy known from other circuit breakers. The zero Config is better if short faults
 // matter, because it does not open when one connection is lost. After an outage of 5 s, at 10 calls/s, Balanced rejects

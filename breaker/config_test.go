@@ -92,7 +92,7 @@ func TestB01_DefaultsAreThoseOfTheComments(t *testing.T) {
 	}
 }
 
-// bound is one field at one value.
+// bound is a test of one value of one field.
 type bound struct {
 	field string
 	cfg   Config
@@ -346,7 +346,7 @@ func TestB01_EveryFieldOutOfBoundsIsNamed(t *testing.T) {
 	})
 }
 
-// B1: from Validate, New, NewGroup and Apply alike; nothing half-applied.
+// B1: Validate, New, NewGroup and Apply return the same error, and no part of the Config is applied.
 func TestB01_ValidateNewNewGroupAndApplyAgree(t *testing.T) {
 	for _, tt := range bounds() {
 		want := tt.cfg.Validate()

@@ -60,14 +60,15 @@ func (c Counts) SlowRatio() float64 { return ratio(c.Slow, c.timed()) }
 // timed returns the number of calls that the slow rule counts.
 func (c Counts) timed() uint64 { return satAdd(c.Calls(), c.SlowCanceled) }
 
-// LogValue returns the calls and the counts that are not 0.
+// LogValue returns the number of calls and the counts, without those that are 0.
 func (c Counts) LogValue() slog.Value {
-	attrs := append(make([]slog.Attr, 0, 6), slog.Uint64("calls", c.Calls()))
+	attrs := make([]slog.Attr, 0, 6)
 	add := func(name string, n uint64) {
 		if n > 0 {
 			attrs = append(attrs, slog.Uint64(name, n))
 		}
 	}
+	add("calls", c.Calls())
 	add("failures", c.Failures)
 	add("overloads", c.Overloads)
 	add("slow", c.Slow)

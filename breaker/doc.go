@@ -14,10 +14,11 @@
 //	                     └──────────┘ ───▶ is rejected (ReasonHalfOpen)
 //	         SuccessesToClose probes in a row succeed
 //
-// A [Group] keeps one [Breaker] for each [Key]. [Breaker.Do] guards a function call. [Breaker.Acquire] and
-// [Permit.Done] guard anything else. [Config] sets when a breaker opens and how it recovers; its zero value is a good
-// default. [WithListener] adds a function that is called on each transition. [Breaker.Snapshot] returns the state and
-// the counters of one instant. An [Override] forces a breaker open or closed, or runs it in shadow mode.
+// A [Group] keeps one [Breaker] for each [Key]. Collectors and the live page show the breakers of a group, and not
+// those of [New]. [Breaker.Do] guards a function call. [Breaker.Acquire] and [Permit.Done] guard anything else.
+// [Config] sets when a breaker opens and how it recovers; its zero value is a good default. [WithListener] adds a
+// function that is called on each transition. [Breaker.Snapshot] returns the state and the counters of one instant. An
+// [Override] forces a breaker open or closed, or runs it in shadow mode.
 //
 // # Terms
 //

@@ -34,7 +34,7 @@ func (e *Enforcement) UnmarshalText(text []byte) error {
 	return err
 }
 
-// mode returns the mode that an enforcement has the effect of; zero for EnforcementOn.
+// mode returns the Mode with the same effect as e; zero for EnforcementOn.
 func (e Enforcement) mode() Mode {
 	switch e {
 	case EnforcementShadow:
@@ -46,8 +46,8 @@ func (e Enforcement) mode() Mode {
 	return 0
 }
 
-// mode returns the mode in force: of the override, or of the policy. An override wins. The caller has called refresh,
-// or checks the time of the override itself.
+// mode returns the mode in force: of the override, or of the policy. An override wins. ph is the phase of a decision,
+// so the TTL of its override is not over.
 func (ph *phase) mode() Mode {
 	if ph.override != nil {
 		return ph.override.Mode
@@ -55,7 +55,7 @@ func (ph *phase) mode() Mode {
 	return ph.pol.mode
 }
 
-// modeAt is mode at now, without refresh.
+// modeAt is mode at now for any phase: the TTL of the override may be over.
 func (ph *phase) modeAt(now int64) Mode {
 	if ph.override.inForce(now) {
 		return ph.override.Mode
@@ -63,8 +63,8 @@ func (ph *phase) modeAt(now int64) Mode {
 	return ph.pol.mode
 }
 
-// overrideInForce returns the override in force, as events show it: that of somebody, or one that stands for the
-// policy.
+// overrideInForce returns the override in force, for events. Without an override, it returns one that describes
+// Config.Enforcement, unless that is EnforcementOn.
 func (ph *phase) overrideInForce() Override {
 	switch {
 	case ph.override != nil:

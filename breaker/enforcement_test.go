@@ -47,7 +47,7 @@ func TestB41_EnforcementOff(t *testing.T) {
 	})
 }
 
-// A reload of the enforcement is in force at once, in any state, and keeps the state.
+// A change of the enforcement has effect at once, in any state, and does not change the state.
 func TestB41_EnforcementIsReloadable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, Config{})
@@ -78,7 +78,7 @@ func TestB41_EnforcementIsReloadable(t *testing.T) {
 	})
 }
 
-// An override wins over the enforcement, and ends.
+// An override takes precedence over the enforcement, until it ends.
 func TestB41_AnOverrideWins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, e := range []Enforcement{EnforcementShadow, EnforcementOff} {
@@ -94,7 +94,7 @@ func TestB41_AnOverrideWins(t *testing.T) {
 	})
 }
 
-// The closed path stays free of locks and allocations in each enforcement, and an evicted breaker is not kept by it.
+// With each enforcement the closed path takes no lock and allocates nothing, and a breaker can be evicted.
 func TestB41_EnforcementCostsNothing(t *testing.T) {
 	for e := EnforcementOn; e <= EnforcementOff; e++ {
 		b := mustNew(t, Config{Enforcement: e})

@@ -42,9 +42,13 @@ type Opening struct {
 	At     time.Time `json:"at"`
 }
 
-// String returns why the breaker opened, with the cause: "5 failures in a row over 1.2s, last UNAVAILABLE".
+// String returns why the breaker opened, with the cause: "5 failures in a row over 1.2s, last UNAVAILABLE". If Why is
+// empty, which only Trip allows, it says so.
 func (o Opening) String() string {
 	why := printable(o.Why)
+	if why == "" {
+		why = "no reason given"
+	}
 	if o.Cause == "" {
 		return why
 	}
@@ -136,7 +140,8 @@ func printable(s string) string {
 	return s
 }
 
-// rough returns d with the precision that a person needs. It rounds up, so that it is never "0s" before the time.
+// rough returns d with the precision that a person needs. It rounds up, so that it returns "0s" only when the time is
+// over.
 func rough(d time.Duration) string {
 	unit := time.Millisecond
 	if d >= time.Second {

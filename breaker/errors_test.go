@@ -158,7 +158,7 @@ func TestRejectedErrorText(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := acquire(t, b)
-		want(t, b, "circuit breaker at its concurrency limit for "+name+": MaxConcurrent is 1, and so many calls are in flight")
+		want(t, b, "circuit breaker at its concurrency limit for "+name+": MaxConcurrent is 1, and that many calls are in flight")
 		p.Done(t.Context(), Success)
 		b.Trip(t.Context(), "test")
 		time.Sleep(time.Minute)

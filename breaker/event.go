@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Event describes one transition of one breaker. From is To of the previous event. Trip on an open breaker and Reset on
-// a closed one begin a new generation too; then From and To are equal. Setting and clearing an override makes no event.
+// Event describes one transition of one breaker, or a change of its override (OverrideChanged). From is To of the
+// previous event. From and To are equal for a change of the override, and for Trip on an open breaker and Reset on a
+// closed one, which begin a new generation too. So count openings by events with From != To.
 type Event struct {
 	Key  Key   `json:"key"`
 	From State `json:"from"`
@@ -16,7 +17,7 @@ type Event struct {
 	Rule Rule `json:"rule"`
 	// Why is why the state changed, in words: "5 failures in a row over 1.2s", or the argument of Trip.
 	Why string `json:"why"`
-	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and unless To is Open.
+	// Cause is Report.Cause of the call that opened the breaker. It is empty if there is none, and if To is not Open.
 	Cause      string        `json:"cause"`
 	At         time.Time     `json:"at"`         // with a monotonic clock reading
 	Seq        uint64        `json:"seq"`        // 1 for the first event of a breaker, then without gaps
@@ -28,6 +29,9 @@ type Event struct {
 	// Override is in force at the transition; its Mode is zero if there is none. Under Shadow no call is rejected. If
 	// Config.Enforcement is not EnforcementOn, Override stands for it, and By is "policy".
 	Override Override `json:"override"`
+	// OverrideChanged is true if SetOverride or ClearOverride made the event. Then Override is what is in force now, and
+	// From, To and Generation are those of the breaker below it, which does not change. The end of a TTL makes no event.
+	OverrideChanged bool `json:"overrideChanged,omitempty"`
 }
 
 // LogValue returns key, from, to and why. If they are set, it also returns rule, cause and override, and for a

@@ -191,6 +191,6 @@ func TestB31_EventNamesTheOverride(t *testing.T) {
 		for _, e := range rec.received() {
 			got = append(got, e.Override.Mode)
 		}
-		wantSame(t, "overrides", got, []Mode{Shadow, ForceClosed, 0, 0})
+		wantSame(t, "overrides", got, []Mode{Shadow, Shadow, ForceClosed, ForceClosed, 0, 0, Shadow, 0})
 	})
 }

@@ -114,7 +114,8 @@ func (g *Group) isIdle(b *Breaker, now int64) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.phase.Load().override.inForce(now) && b.running(now) == 0 && g.isUnused(b, now)
+	v := view{b: b, ph: b.phase.Load(), now: now}
+	return !v.ph.override.inForce(now) && v.running() == 0 && g.isUnused(b, now)
 }
 
 // isUnused reports whether b was not used during the idle timeout.
@@ -171,23 +172,22 @@ func (b *Breaker) lastUse(ph *phase, now int64) int64 {
 	return b.lastUsed.Load()
 }
 
-// tryEvict removes the breaker, and reports whether it did, if allowed returns true, no call is in flight and no
-// override is in force. It publishes the removal before it counts the calls in flight, see admitFast. If it finds one,
-// it undoes the removal.
+// tryEvict removes the breaker if allowed returns true, no call is in flight and no override is in force. It reports
+// whether it removed it. It publishes the removal before it counts the calls in flight, see admitFast. If it finds
+// one, it undoes the removal.
 func (b *Breaker) tryEvict(allowed func(now int64) bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := clock()
-	ph := b.refresh(now)
-	if ph.kind == removed || ph.override != nil || !allowed(now) {
+	v := b.current()
+	if v.ph.kind == removed || v.ph.override != nil || !allowed(v.now) {
 		return false
 	}
-	if b.running(now) > 0 { // saves callers a needless detour through successor; the check after publishing decides
+	if v.running() > 0 { // saves callers a needless detour through successor; the check after publishing decides
 		return false
 	}
-	b.publishRemoved(ph)
-	if b.running(now) > 0 {
-		b.phase.Store(ph)
+	b.publishRemoved(v.ph)
+	if v.running() > 0 {
+		b.phase.Store(v.ph)
 		return false
 	}
 	return true

@@ -42,7 +42,8 @@ func TestB33_EvictionLosesNoOutcomeConcurrentSafe(t *testing.T) {
 	}
 }
 
-// The closest race: two callers keep using one breaker while another goroutine keeps evicting it.
+// Two callers use one breaker all the time while another goroutine evicts it again and again. No other test makes this
+// race as likely.
 func TestB33_EvictionRacingOneCallerConcurrentSafe(t *testing.T) {
 	const rounds = 4000
 	g := mustGroup(t, Config{}, WithMaxBreakers(1))
@@ -135,7 +136,7 @@ func compareCounts(t *testing.T, callers []map[*Breaker]outcomes) {
 	}
 	for b, sum := range want {
 		b.mu.Lock()
-		settled := b.settled()
+		settled := b.current().settled()
 		got := outcomes{Success: settled}
 		if c := b.lazy.Load(); c != nil {
 			got = outcomes{
@@ -276,7 +277,7 @@ func TestB33_EvictedOnlyAfterEvictionConcurrentSafe(t *testing.T) {
 	})
 }
 
-// The one breaker that is not in use is found among many that are.
+// evict finds the only breaker that is not in use, among many that are.
 func TestB33_TheOnlyIdleBreakerIsEvicted(t *testing.T) {
 	for _, bound := range []int{2, 40, 100} {
 		synctest.Test(t, func(t *testing.T) {

@@ -48,7 +48,8 @@ func (e *explanation) say(format string, args ...any) {
 	fmt.Fprintf(&e.text, format+"\n", args...)
 }
 
-// enforcement says that no call is rejected, if so. The sentences after it are on what the breaker would do.
+// enforcement writes that no call is rejected, if that is so. The other sentences then describe what the breaker
+// would do.
 func (e *explanation) enforcement() {
 	switch e.cfg.Enforcement {
 	case EnforcementShadow:
@@ -82,13 +83,13 @@ func (e *explanation) opening() {
 	}
 	if e.cfg.FailureRatio > 0 {
 		rules++
-		e.say("%s of at least %s within %v failed or overloaded open it%s.",
-			percent(e.cfg.FailureRatio), plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, bursts)
+		e.say("It opens when at least %s ended within %v and %s of them failed or were overloads%s.",
+			plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, percent(e.cfg.FailureRatio), bursts)
 	}
 	if e.slowCall > 0 {
 		rules++
-		e.say("%s of at least %s within %v that took longer than %v open it%s.",
-			percent(e.cfg.SlowRatio), plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, e.cfg.SlowCall, bursts)
+		e.say("It opens when at least %s ended within %v and %s of them took longer than %v%s.",
+			plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, percent(e.cfg.SlowRatio), e.cfg.SlowCall, bursts)
 	}
 	if rules == 0 {
 		e.say("No rule opens it; only Trip, an override or a rule of WithTrip does.")
@@ -150,7 +151,7 @@ func (e *explanation) staying() {
 
 // recovering says how soon calls pass again.
 func (e *explanation) recovering() {
-	// The last probe may hang, and then has its slot until its lease ends.
+	// The last probe may hang, and then holds its slot until its lease ends.
 	first := max(e.longest()+time.Duration(max(0, e.cfg.Jitter)*float64(e.longest())), e.cfg.ProbeTimeout)
 	e.say("After the backend has recovered, the first call passes within %v, and all calls after %s.",
 		first, plural(e.cfg.SuccessesToClose, "successful probe in a row", "successful probes in a row"))
@@ -159,8 +160,12 @@ func (e *explanation) recovering() {
 	if e.cfg.Ramp > 0 {
 		e.say("After closing, 10%% of the calls pass at first, and all of them after %v.", e.cfg.Ramp)
 	}
-	e.say("A dead backend gets at most %s at once from each client, about every %v in a long outage.",
-		plural(e.cfg.MaxProbes, "probe", "probes"), e.longest())
+	each := "about one"
+	if e.cfg.MaxProbes > 1 { // a failed probe ends the others, and the calls may come too slowly for all
+		each = fmt.Sprintf("up to %d", e.cfg.MaxProbes)
+	}
+	e.say("A dead backend gets at most %s at a time from each client, and %s every %v in a long outage.",
+		plural(e.cfg.MaxProbes, "probe", "probes"), each, e.longest())
 }
 
 // longest returns the longest open period before jitter. It is shorter than MaxOpenFor if Backoff is 1.
@@ -205,7 +210,7 @@ func (e *explanation) warnings() {
 		warn("without FailingFor, one lost connection with %d calls in flight opens it", e.consecutive)
 	}
 	if longest := e.longest(); longest > otlpRetryBudget {
-		warn("the longest open period (%v) is longer than the %v for which OTLP exporters retry by default: they drop data",
+		warn("the longest open period (%v) is longer than the %v for which OTLP exporters retry by default; with this policy they drop data",
 			longest, otlpRetryBudget)
 	}
 	if e.cfg.Jitter <= 0 {

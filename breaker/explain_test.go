@@ -21,7 +21,7 @@ var explainConfigs = map[string]Config{
 	"lenient":       Lenient(),
 }
 
-// What Explain says of a dead backend is what a breaker does, in virtual time.
+// A breaker does what Explain says about a dead backend. The test runs in virtual time.
 func TestB44_ExplainIsWhatTheBreakerDoes(t *testing.T) {
 	for name, cfg := range explainConfigs {
 		pol, err := newPolicy(cfg, false)
@@ -158,7 +158,7 @@ func TestB44_ExplainRecovery(t *testing.T) {
 func TestExplain_Percent(t *testing.T) {
 	for ratio, want := range map[float64]string{0.57: "57%", 0.9999: "99.99%", 1: "100%", 0.07: "7%", 1.0 / 3: "33.3333333333333%"} {
 		text, err := Config{FailureRatio: ratio}.Explain()
-		if err != nil || !strings.Contains(text, "\n"+want+" of at least 20 calls") {
+		if err != nil || !strings.Contains(text, " and "+want+" of them failed") {
 			t.Errorf("%v: got %v, %s, want %s", ratio, err, text, want)
 		}
 	}
@@ -172,14 +172,14 @@ func TestExplain(t *testing.T) {
 	}{
 		{"default", Config{}, `
 5 failures in a row open it if the failures lasted 1s; failures within 10ms of each other count once.
-50% of at least 20 calls within 10s failed or overloaded open it, unless one burst is the reason.
+It opens when at least 20 calls ended within 10s and 50% of them failed or were overloads, unless one burst is the reason.
 A dead backend at 1/s: opened by the consecutive rule after 5 calls and 4s.
 A dead backend at 10/s: opened by the consecutive rule after 11 calls and 1s.
 A dead backend at 100/s: opened by the consecutive rule after 101 calls and 1s.
 It stays open for 1s, 2s, 4s, 8s, 10s, each up to 20% longer.
 After the backend has recovered, the first call passes within 12s, and all calls after 2 successful probes in a row.
 The first call passes later if the backend asked for a longer delay, or if more than 8 probes hang.
-A dead backend gets at most 1 probe at once from each client, about every 10s in a long outage.
+A dead backend gets at most 1 probe at a time from each client, and about one every 10s in a long outage.
 Warning: below 1.9 evenly spread calls/s the ratio rule never acts.
 `},
 		{"everything", Config{
@@ -187,7 +187,7 @@ Warning: below 1.9 evenly spread calls/s the ratio rule never acts.
 			MaxProbes: 2, SuccessesToClose: 1, Ramp: time.Minute, MaxConcurrent: 7,
 		}, `
 1 failure opens it.
-25% of at least 20 calls within 10s that took longer than 1m0s open it, unless one burst is the reason.
+It opens when at least 20 calls ended within 10s and 25% of them took longer than 1m0s, unless one burst is the reason.
 A dead backend at 1/s: opened by the consecutive rule after 1 call and 0s.
 A dead backend at 10/s: opened by the consecutive rule after 1 call and 0s.
 A dead backend at 100/s: opened by the consecutive rule after 1 call and 0s.
@@ -195,11 +195,11 @@ It stays open for 1s, 2s, 4s, 8s, 16s, 32s, …, 2m0s.
 After the backend has recovered, the first call passes within 2m0s, and all calls after 1 successful probe in a row.
 The first call passes later if the backend asked for a longer delay, or if more than 16 probes hang.
 After closing, 10% of the calls pass at first, and all of them after 1m0s.
-A dead backend gets at most 2 probes at once from each client, about every 2m0s in a long outage.
+A dead backend gets at most 2 probes at a time from each client, and up to 2 every 2m0s in a long outage.
 At most 7 calls may be in flight while it is closed.
 Warning: below 1.9 evenly spread calls/s the slow rule never acts.
 Warning: SlowCall (1m0s) is longer than ProbeTimeout (10s): a slow probe is lost before it is slow.
-Warning: the longest open period (2m0s) is longer than the 10s for which OTLP exporters retry by default: they drop data.
+Warning: the longest open period (2m0s) is longer than the 10s for which OTLP exporters retry by default; with this policy they drop data.
 Warning: without Jitter, all clients probe at the same time.
 `},
 		{"no backoff", Config{FailureRatio: -1, Backoff: 1, MaxOpenFor: time.Minute, Enforcement: EnforcementShadow}, `
@@ -211,7 +211,7 @@ A dead backend at 100/s: opened by the consecutive rule after 101 calls and 1s.
 It stays open for 1s, each up to 20% longer.
 After the backend has recovered, the first call passes within 10s, and all calls after 2 successful probes in a row.
 The first call passes later if the backend asked for a longer delay, or if more than 8 probes hang.
-A dead backend gets at most 1 probe at once from each client, about every 1s in a long outage.
+A dead backend gets at most 1 probe at a time from each client, and about one every 1s in a long outage.
 `},
 		{"off", Config{Enforcement: EnforcementOff}, `
 Enforcement is off: no call is rejected and no rule is evaluated. What follows is the policy without that.

@@ -81,8 +81,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
 		half.Trip(t.Context(), "test")
-		half.mu.Lock()
-		half.toHalfOpen(t.Context(), half.phase.Load(), time.Now())
+		d := half.begin(t.Context())
+		d.toHalfOpen()
 		half.mu.Unlock()
 		acquire(t, half)
 		_ = mustReject(t, half) // the first rejection takes the lock to set gate.until
@@ -366,7 +366,7 @@ func TestB34_CountsAndTheWindow(t *testing.T) {
 	}
 }
 
-// More slots are free at once, also for calls that are rejected without the lock.
+// After Apply, more slots are free at once, also for calls that are rejected without the lock.
 func TestB34_MoreProbesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := mustGroup(t, steady())

@@ -1,9 +1,6 @@
 package breaker
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // This file is for writers of guards. See the package comment.
 
@@ -89,17 +86,15 @@ func (p Permit) SignOfLife(ctx context.Context) (undo func(), again bool) {
 }
 
 func (b *Breaker) closeForProbe(ctx context.Context, gen uint64) (again bool) {
-	b.mu.Lock()
+	d := b.begin(ctx)
 	defer b.unlock()
-	t := time.Now()
-	ph := b.refresh(instant(t))
 	switch {
-	case ph.gen != gen || ph.kind == removed:
+	case d.ph.gen != gen || d.ph.kind == removed:
 		return false
-	case ph.mode() == ForceClosed:
+	case d.ph.mode() == ForceClosed:
 		return true
 	}
-	b.toClosed(ctx, ph, Event{Why: "the stream of a probe stayed open"}, t)
+	d.toClosed(Event{Why: "the stream of a probe stayed open"})
 	return false
 }
 
@@ -110,21 +105,21 @@ func (b *Breaker) endStreak(gen uint64) (undo func()) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ph := b.refresh(clock())
-	if ph.late(gen) || ph.kind == removed || ph.win == nil {
+	v := b.current()
+	if v.ph.late(gen) || v.ph.kind == removed || v.ph.win == nil {
 		return nil
 	}
-	failures := ph.win.streak.Swap(0)
+	failures := v.ph.win.streak.Swap(0)
 	if failures == 0 {
 		return nil
 	}
-	span, successes := ph.win.lazy.span, b.successes(ph)
+	span, successes := v.ph.win.lazy.span, v.successes()
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		ph := b.refresh(clock())
-		if failures > 0 && ph.gen == gen && ph.win != nil && b.successes(ph) == successes {
-			ph.win.resumeStreak(failures, span)
+		v := b.current()
+		if failures > 0 && v.ph.gen == gen && v.ph.win != nil && v.successes() == successes {
+			v.ph.win.resumeStreak(failures, span)
 			failures = 0 // a second call changes nothing; guarded by b.mu
 		}
 	}

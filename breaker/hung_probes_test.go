@@ -9,10 +9,10 @@ import (
 func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 	b := mustNew(t, Config{})
 	b.Trip(t.Context(), "test")
-	b.mu.Lock()
+	d := b.begin(t.Context())
 	defer b.mu.Unlock()
-	start := time.Now()
-	ph := b.toHalfOpen(t.Context(), b.phase.Load(), start)
+	start := d.now
+	d.toHalfOpen()
 
 	const lease = 10 * time.Second // ProbeTimeout
 	inFlight := 0
@@ -26,14 +26,15 @@ func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 	}
 	for at := time.Duration(0); at <= 24*time.Hour; at += lease {
 		for _, at := range []time.Duration{at, at + lease - 1} {
-			if now := instant(start) + int64(at); claimsSlot(b, ph, now) {
+			d.now = start + int64(at)
+			if _, ok := d.claimSlot(); ok {
 				inFlight++
 				longest = max(longest, at-last)
 				if at > freeHungProbes*lease {
 					share = max(share, float64(at-last)/float64(at))
 				}
 				last = at
-			} else if until := ph.gate.until.Load(); until <= now {
+			} else if until := d.ph.gate.until.Load(); until <= d.now {
 				t.Fatalf("at %v the next call takes the lock, want it rejected without the lock", at)
 			}
 			if n, ok := want[at]; ok && inFlight != n {
@@ -47,10 +48,4 @@ func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 	if longest > time.Hour+lease {
 		t.Errorf("the longest wait for a probe was %v, want at most an hour", longest)
 	}
-}
-
-// claimsSlot reports whether a probe may start in ph at now, and starts it.
-func claimsSlot(b *Breaker, ph *phase, now int64) bool {
-	_, ok := b.claimSlot(ph, now)
-	return ok
 }

@@ -21,7 +21,7 @@ type Policy struct {
 	// Name is the name of that rule.
 	Name string `json:"name,omitempty"`
 	// Sources has for each field of Config, by its Go name, where the value comes from: SourceDefault, SourceGroup or
-	// SourceRule. MaxOpenFor counts as from where OpenFor is, if OpenFor raised it.
+	// SourceRule. If the OpenFor of a rule raised an inherited MaxOpenFor, the source of MaxOpenFor is SourceRule.
 	Sources map[string]string `json:"sources"`
 }
 
@@ -117,6 +117,8 @@ func normalizeMatch(k Key) (Key, error) {
 			return k, fmt.Errorf("method %q is not of service %q, so nothing matches", k.Method, k.Service)
 		}
 		k.Service, k.Method = service, method
+	} else if strings.Contains(k.Method, "/") {
+		return k, fmt.Errorf("method %q contains a slash, so nothing matches; did you mean %q?", k.Method, "/"+k.Method)
 	}
 	if strings.Contains(k.Method, "/") {
 		return k, fmt.Errorf("method %q contains a slash, so nothing matches", k.Method)

@@ -34,7 +34,7 @@ func TestB42_RulesInheritFromTheGroup(t *testing.T) {
 		wantSame(t, tt.name, g.Get(Key{Method: "m"}).Config(), want)
 		wantSame(t, tt.name+", PolicyFor", g.PolicyFor(Key{Method: "m"}).Config, want)
 	}
-	// What is off is off.
+	// Fields that a negative value switches off have no effect.
 	b := mustNew(t, Config{SlowCall: -1, Ramp: -1, MaxConcurrent: -1})
 	p := acquire(t, b)
 	acquire(t, b).Report(t.Context(), Report{Latency: time.Hour})
@@ -44,7 +44,8 @@ func TestB42_RulesInheritFromTheGroup(t *testing.T) {
 	}
 }
 
-// B42: a preset is complete, so a rule with it inherits nothing; fields beside it override it.
+// B42: a preset is complete, so a rule with it inherits only Enforcement. Fields that the rule sets itself override the
+// preset.
 func TestB42_PresetsAreComplete(t *testing.T) {
 	group := Config{
 		ConsecutiveFailures: 77, FailingFor: 77 * time.Second, FailureRatio: 0.77, MinCalls: 77, Window: 77 * time.Second,
@@ -75,7 +76,7 @@ func TestB42_PresetsAreComplete(t *testing.T) {
 	}
 }
 
-// PolicyFor says where each value comes from.
+// PolicyFor returns where each value comes from.
 func TestB42_PolicyFor(t *testing.T) {
 	g := mustGroup(t, Config{MinCalls: 5, MaxOpenFor: 20 * time.Second, FailingFor: -1, Jitter: -1},
 		WithPolicy(PolicyRule{Match: Key{Service: "s"}, Config: Config{OpenFor: time.Minute, Window: time.Second}, Name: "file:12"}))
@@ -138,7 +139,7 @@ func TestB42_SourceOfARaisedMaxOpenFor(t *testing.T) {
 	}
 }
 
-// Policies lists the rules with how many breakers each applied to; a rule that matches nothing shows.
+// Policies returns the rules, and how many breakers each has applied to. This is 0 for a rule that matches nothing.
 func TestB42_Policies(t *testing.T) {
 	g := mustGroup(t, Config{}, WithPolicy(
 		PolicyRule{Match: Key{Method: "/shop.Orders/Get"}, Config: Config{MinCalls: 5}},
@@ -174,7 +175,7 @@ func TestB42_Match(t *testing.T) {
 		{Key{Method: "//Get"}, `method "//Get" is not a full method name`},
 		{Key{Method: "/shop.Orders/"}, `method "/shop.Orders/" is not a full method name`},
 		{Key{Service: "shop.Users", Method: "/shop.Orders/Get"}, `method "/shop.Orders/Get" is not of service "shop.Users", so nothing matches`},
-		{Key{Method: "shop.Orders/Get"}, `method "shop.Orders/Get" contains a slash, so nothing matches`},
+		{Key{Method: "shop.Orders/Get"}, `method "shop.Orders/Get" contains a slash, so nothing matches; did you mean "/shop.Orders/Get"?`},
 		{Key{Method: "/shop.Orders/Get/More"}, `method "Get/More" contains a slash`},
 		{Key{Service: "shop/Orders"}, `service "shop/Orders" contains a slash`},
 	} {
@@ -183,7 +184,7 @@ func TestB42_Match(t *testing.T) {
 			t.Errorf("%+v: got %v, want an error with %s and the rule", tt.match, err, tt.want)
 		}
 	}
-	// The same match in two spellings is the same match.
+	// Two spellings of the same match are an error, like the same match twice.
 	_, err := NewGroup(Config{}, WithPolicy(PolicyRule{Match: Key{Method: "/s/m"}}, PolicyRule{Match: Key{Service: "s", Method: "m"}}))
 	if err == nil || !strings.Contains(err.Error(), "policy rules 0 and 1 both match") {
 		t.Errorf("got %v, want an error that names both rules", err)

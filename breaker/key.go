@@ -8,7 +8,8 @@ import (
 
 // Key names what a breaker guards. It is comparable. A key function (package keyfunc) sets the parts that it
 // distinguishes and leaves the others empty. Every string is allowed, also an empty one and invalid UTF-8, because keys
-// are only compared. Collectors escape what their format cannot carry.
+// are only compared. Collectors escape what their format cannot carry. Without gRPC, set Target to the name of the
+// backend.
 type Key struct {
 	Target  string `json:"target,omitempty" yaml:"target,omitempty"`   // the target of the ClientConn
 	Service string `json:"service,omitempty" yaml:"service,omitempty"` // "pkg.Service"

@@ -207,7 +207,7 @@ func (w *linearWorker) acquire(ctx context.Context) {
 	}
 }
 
-// keep keeps a permit, or hands it over.
+// keep keeps a permit, or passes it to another worker.
 func (w *linearWorker) keep(p sharedPermit) {
 	if w.rnd.IntN(2) == 0 {
 		w.own = append(w.own, p)
@@ -218,7 +218,7 @@ func (w *linearWorker) keep(p sharedPermit) {
 	w.h.mu.Unlock()
 }
 
-// take returns a permit to report: one that the worker kept, or one that was handed over.
+// take returns a permit to report: one that the worker kept, or one that another worker passed on.
 func (w *linearWorker) take() (p sharedPermit, ok bool) {
 	from := &w.own
 	if len(w.own) == 0 || w.rnd.IntN(2) == 0 {

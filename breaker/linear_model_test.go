@@ -272,12 +272,9 @@ func (s *linearState) do(op linearOp, saw linearResult, custom func(Counts) bool
 	case opReset:
 		s.reset(s.now)
 	case opOverride:
-		s.override, s.overrideEnd = op.mode, 0
-		if op.d > 0 {
-			s.overrideEnd = s.now + op.d
-		}
+		s.setOverride(op.mode, op.d, s.now)
 	case opClear:
-		s.override, s.overrideEnd = 0, 0
+		s.clearOverride(s.now)
 	}
 	return true
 }
@@ -360,27 +357,30 @@ func (s *linearState) matches(kind string, got Snapshot) bool {
 	return got == want
 }
 
-// eventMatches reports whether the event of a transition from old to s, if there is one, is correct. So each transition
-// has one event, and each event one transition.
+// eventMatches reports whether the event of a transition from old to s, or of a change of the override, is correct if
+// there is one. So each transition and each change has one event, and each event is of one of them.
 func (s *linearState) eventMatches(old *linearState, op linearOp, events []Event, born time.Time) bool {
-	if s.gen == old.gen {
+	if s.events == old.events {
 		return true
 	}
-	if s.gen-2 >= uint64(len(events)) {
+	if s.events > uint64(len(events)) {
 		return false
 	}
-	e := events[s.gen-2]
+	e := events[s.events-1]
 	want := Event{
-		From: old.state, To: s.state, Seq: s.gen - 1, Generation: s.gen, FailedRecoveries: s.failed,
-		Override: e.Override,
+		From: old.state, To: s.state, Seq: s.events, Generation: s.gen, FailedRecoveries: s.failed,
+		Override: e.Override, OverrideChanged: s.gen == old.gen,
 	}
 	if e.Override.Mode != s.mode() {
 		return false
 	}
+	if e.OverrideChanged {
+		want.FailedRecoveries = s.snapshot(s.now).FailedRecoveries
+	}
 	if op.kind == opReset {
 		want.Rule = RuleManual
 	}
-	if s.state == Open {
+	if s.state == Open && !e.OverrideChanged {
 		want.Rule, want.OpenFor = s.openedBy, s.until-s.now
 		if old.state == Closed {
 			switch op.kind {

@@ -57,7 +57,7 @@ func TestLinearizable(t *testing.T) {
 var linearMustSee = []string{
 	"operations at once", "a permit handed over", "a second report of a probe",
 	"opened by consecutive", "opened by ratio", "opened by slow", "opened by custom", "opened by probe",
-	"opened by manual",
+	"opened by manual", "override set", "override cleared",
 	"half-open", "closed by probes", "closed by hand", "probe succeeded", "probe failed", "probe ignored", "probe lost",
 	"late",
 	"rejected: open", "rejected: half_open", "rejected: ramp", "rejected: forced", "rejected: concurrency",
@@ -223,6 +223,8 @@ func (h *linearHistory) count(saw seen) {
 	}
 	for _, e := range h.rec.received() {
 		switch {
+		case e.OverrideChanged:
+			saw[e.Why]++
 		case e.To == Open:
 			saw["opened by "+e.Rule.String()]++
 		case e.To == HalfOpen:

@@ -33,11 +33,13 @@ func LogEvery(d time.Duration) LogOption {
 	})
 }
 
-// LogTransitions writes what breakers do to logger.
+// LogTransitions writes transitions, overrides and panics to logger.
 //
 //   - A transition is one line with the key, both states, the rule, the reason, the cause, the counts and the open
 //     period. A transition to open has level WARN, all others INFO. If an override or Config.Enforcement decides the
 //     calls, all have level INFO, and the message says so, for example that no call is rejected in shadow mode.
+//   - If Group.Apply makes a breaker that is not closed begin to reject calls, because Config.Enforcement was shadow or
+//     off, that is a line of level WARN with the key, the time the outage began, and what opened the breaker.
 //   - Setting and clearing an override is a line with the mode, the author, the reason and the time to live.
 //   - A panic of a listener or of the custom rule is a line of level ERROR with the value and the stack.
 //
@@ -89,6 +91,10 @@ type recentLog struct {
 
 // transition is a listener.
 func (l *transitionLog) transition(ctx context.Context, e Event) {
+	if e.OverrideChanged {
+		l.override(ctx, e)
+		return
+	}
 	l.mu.Lock()
 	if r := l.recent[e.Key]; r != nil {
 		if r.suppressed == 0 {
@@ -172,15 +178,34 @@ func transitionLevel(e Event) (level slog.Level, note string) {
 	return slog.LevelInfo, ""
 }
 
-// override writes that an override was set, or was cleared if its Mode is zero.
-func (l *transitionLog) override(ctx context.Context, key Key, o Override) {
+// override writes that an override was set or cleared.
+func (l *transitionLog) override(ctx context.Context, e Event) {
+	level, attrs := slog.LevelInfo, []slog.Attr{slog.Any("key", e.Key)}
+	if e.Why == overrideSet {
+		level = slog.LevelWarn
+		attrs = append(attrs, e.Override.LogValue().Group()...)
+	}
+	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.Why, attrs...)
+}
+
+// enforced writes that a breaker rejects calls from now on, because a new policy enforces its state. There is no event,
+// because the state is the same as before.
+func (l *transitionLog) enforced(s Snapshot) {
 	defer func() { _ = recover() }() // of a handler
-	if o.Mode == 0 {
-		l.logger.LogAttrs(ctx, slog.LevelInfo, "circuit breaker override cleared", slog.Any("key", key))
+	l.logger.LogAttrs(context.Background(), slog.LevelWarn,
+		"circuit breaker "+s.Underlying.String()+", and the policy enforces that now",
+		slog.Any("key", s.Key), slog.Time("since", s.Outage.At), slog.Any("opened", s.Opened))
+}
+
+// logEnforced writes the lines for a breaker that began to reject calls when a policy was applied. A breaker that has
+// closed since, or that another mode is in force for, has none.
+func (s *shared) logEnforced(snapshot Snapshot) {
+	if snapshot.Underlying == Closed || snapshot.Mode != 0 {
 		return
 	}
-	attrs := append([]slog.Attr{slog.Any("key", key)}, o.LogValue().Group()...)
-	l.logger.LogAttrs(ctx, slog.LevelWarn, "circuit breaker override set", attrs...)
+	for _, l := range s.logs {
+		l.enforced(snapshot)
+	}
 }
 
 // panicked writes that a function of the user has panicked. It is called while the panic is recovered.
@@ -188,12 +213,6 @@ func (l *transitionLog) panicked(ctx context.Context, key Key, what string, v an
 	defer func() { _ = recover() }() // of a handler
 	l.logger.LogAttrs(ctx, slog.LevelError, "circuit breaker: a "+what+" panicked",
 		slog.Any("key", key), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
-}
-
-func (s *shared) logOverride(ctx context.Context, key Key, o Override) {
-	for _, l := range s.logs {
-		l.override(ctx, key, o)
-	}
 }
 
 func (s *shared) logPanic(ctx context.Context, key Key, what string, v any) {

@@ -56,7 +56,7 @@ func TestB43_LogTransitions(t *testing.T) {
 		acquire(t, b).Report(t.Context(), Report{Outcome: Failure, Cause: "UNAVAILABLE"})
 		wantSame(t, "open", log.take(), []string{
 			`level=WARN msg="circuit breaker open" key=shop.Orders/Get from=closed to=open rule=consecutive why="1 failure" ` +
-				`cause=UNAVAILABLE open_for=11s failed_recoveries=0 counts.calls=0 counts.consecutive_failures=1`,
+				`cause=UNAVAILABLE open_for=11s failed_recoveries=0 counts.consecutive_failures=1`,
 		})
 		time.Sleep(11 * time.Second)
 		p := acquire(t, b)
@@ -75,7 +75,8 @@ func TestB43_LogTransitions(t *testing.T) {
 	})
 }
 
-// A breaker that flaps writes a line each 10 s, with how often it changed; others write theirs.
+// A breaker that flaps writes one line each 10 s, with the number of changes. That does not delay the lines of other
+// breakers.
 func TestB43_FlappingIsOneLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logLines
@@ -120,16 +121,20 @@ func TestB43_OverridesShadowPanics(t *testing.T) {
 		}
 		wantSame(t, "set", log.take(), []string{
 			`level=WARN msg="circuit breaker override set" key=/m mode=shadow by=alice why=trial ttl=1m0s`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 1"`,
 		})
 		b.Trip(t.Context(), "test")
 		wantSame(t, "shadow", log.take(), []string{
 			`level=INFO msg="circuit breaker open in shadow mode, no call is rejected" key=/m from=closed to=open rule=manual why=test ` +
 				`open_for=1s failed_recoveries=0 override.mode=shadow override.by=alice override.why=trial override.ttl=1m0s`,
-			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 1"`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 2"`,
 		})
 		b.ClearOverride(t.Context())
 		b.ClearOverride(t.Context()) // nothing to clear, no line
-		wantSame(t, "cleared", log.take(), []string{`level=INFO msg="circuit breaker override cleared" key=/m`})
+		wantSame(t, "cleared", log.take(), []string{
+			`level=INFO msg="circuit breaker override cleared" key=/m`,
+			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 3"`,
+		})
 		time.Sleep(time.Hour)
 		b.Reset(t.Context())
 		log.take()
@@ -183,7 +188,53 @@ func TestB43_ForcedBreakersDoNotWarn(t *testing.T) {
 	})
 }
 
-// A handler that panics changes nothing.
+// If a policy is enforced while a breaker is not closed, that breaker begins to reject calls without a transition.
+func TestB43_EnforcedWhileOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		cfg := Config{FailingFor: -1, OpenFor: time.Minute, Enforcement: EnforcementShadow}
+		g, err := NewGroup(cfg, LogTransitions(log.logger()), LogTransitions(slog.New(panicHandler{})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		apply := func(e Enforcement) []string {
+			cfg.Enforcement = e
+			if err := g.Apply(cfg); err != nil {
+				t.Fatal(err)
+			}
+			return log.take()
+		}
+		open, forced := g.Get(Key{Service: "s"}), g.Get(Key{Service: "forced"})
+		g.Get(Key{Service: "closed"})
+		for range 5 {
+			acquire(t, open).Done(t.Context(), Failure)
+		}
+		forced.Trip(t.Context(), "test")
+		setOverride(t, forced, Shadow, 0)
+		log.take()
+
+		since := time.Now().Format("2006-01-02T15:04:05.000Z07:00")
+		time.Sleep(time.Second)
+		want := `level=WARN msg="circuit breaker open, and the policy enforces that now" key=s since=` + since +
+			` opened.rule=consecutive `
+		lines := append(apply(EnforcementOn), apply(EnforcementOn)...)
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
+			t.Errorf("got\n%s\nwant one line\n%s…", strings.Join(lines, "\n"), want)
+		}
+		if _, err := open.Acquire(t.Context()); err == nil {
+			t.Error("the breaker admits a call")
+		}
+		if lines := apply(EnforcementOff); len(lines) != 0 {
+			t.Errorf("a policy that is not enforced: %q", lines)
+		}
+		if lines := apply(EnforcementOn); len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
+			t.Errorf("off, and then enforced: %q", lines)
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+// A log handler that panics has no effect on calls.
 func TestLogTransitions_HandlerThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Key{}, Config{}, LogTransitions(slog.New(panicHandler{})))
@@ -222,7 +273,7 @@ func TestLogOptions(t *testing.T) {
 	}
 }
 
-// A hostile key makes one line, without control characters, in text and in JSON.
+// A key with line breaks and control characters makes one line without control characters, in text and in JSON.
 func TestB43_HostileKeys(t *testing.T) {
 	keys := []string{"<script>\"'", "line\nbreak\r\x00\x1b[31m", "\xff\xfe", strings.Repeat("k", 10_000), "\u202egnp"}
 	for _, name := range keys {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// callManyKeys makes a call for each of so many distinct keys. It returns how long each tenth of them took.
+// callManyKeys makes one call with each of many distinct keys. It returns how long each tenth of the calls took.
 func callManyKeys(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) {
 	tb.Helper()
 	ctx := context.Background()
@@ -26,7 +26,7 @@ func callManyKeys(tb testing.TB, g *Group, keys int) (tenths [10]time.Duration) 
 	return tenths
 }
 
-// checkManyKeys makes calls with so many distinct keys in a group with the default limit, like a client that puts an ID
+// checkManyKeys makes calls with many distinct keys in a group with the default limit, like a client that puts an ID
 // into the method. It checks the memory, the open breakers and the counters of the group.
 func checkManyKeys(tb testing.TB, keys int) (tenths [10]time.Duration, ofFull float64) {
 	tb.Helper()

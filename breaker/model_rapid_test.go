@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen counts how often each thing that matters happened in the random runs. A run that never trips proves nothing
-// about trips.
+// seen counts how often each important event happened in the random runs. Runs without a trip would prove nothing about
+// trips.
 type seen map[string]int
 
 // TestModel runs random operations on a breaker and on the model, and compares everything that is visible after each.
@@ -30,7 +30,7 @@ func TestModel(t *testing.T) {
 				defer func() { stopped = recover() }()
 				runModel(rt, saw)
 			})
-			// rapid takes two failures from the same line for one. So a run without data needs another line.
+			// rapid treats two failures from the same line as the same failure. So a run without data needs another line.
 			if fmt.Sprintf("%T", stopped) == "rapid.invalidData" {
 				panic(stopped)
 			}
@@ -61,7 +61,8 @@ var modelMustSee = []string{
 	"a burst that does not open",
 	"opened again soon", "failed recoveries reset after successes", "failed recoveries fell while half-open",
 	"a probe that decides nothing under force_closed",
-	"override over", "override replaced", "apply with another window", "apply in open", "apply in half_open",
+	"override over", "override replaced", "event: override set", "event: override cleared",
+	"apply with another window", "apply in open", "apply in half_open",
 	"another enforcement in closed", "another enforcement in open", "another enforcement in half_open",
 	"ramp over", "trip while ramping", "probes delayed", "retry delay of the backend", "fewer failed recoveries at a trip",
 	"idle for years",
@@ -72,7 +73,7 @@ func (s seen) missing(want []string) []string {
 	return slices.DeleteFunc(slices.Clone(want), func(what string) bool { return s[what] > 0 })
 }
 
-// report fails the test if something of want never happened, and logs what happened.
+// report fails the test if an event of want never happened, and logs the counts.
 func (s seen) report(t *testing.T, want []string) {
 	t.Helper()
 	for _, what := range s.missing(want) {
@@ -173,8 +174,7 @@ func runModel(t *rapid.T, saw seen) {
 		"override": r.override,
 		"clear": func(*rapid.T) {
 			r.b.ClearOverride(context.Background())
-			r.m.refresh(r.now())
-			r.m.override, r.m.overrideEnd = 0, 0
+			r.m.clearOverride(r.now())
 		},
 		"apply":  r.apply,
 		"calls":  r.calls,
@@ -499,10 +499,7 @@ func (r *run) override(t *rapid.T) {
 	if r.m.override != 0 {
 		r.saw["override replaced"]++
 	}
-	r.m.override, r.m.overrideEnd = o.Mode, 0
-	if o.TTL > 0 {
-		r.m.overrideEnd = r.now() + o.TTL
-	}
+	r.m.setOverride(o.Mode, o.TTL, r.now())
 }
 
 func (r *run) apply(t *rapid.T) {
@@ -523,7 +520,7 @@ func (r *run) apply(t *rapid.T) {
 // lastOpening returns Snapshot.Opened after events, or Snapshot.Outage.
 func lastOpening(events []Event, ofClosed bool) Opening {
 	for _, e := range slices.Backward(events) {
-		if e.To == Open && (e.From == Closed || !ofClosed) {
+		if e.To == Open && !e.OverrideChanged && (e.From == Closed || !ofClosed) {
 			return Opening{Rule: e.Rule, Why: e.Why, Counts: e.Counts, Cause: e.Cause, At: e.At}
 		}
 	}
@@ -558,7 +555,14 @@ func (r *run) check(t *rapid.T) {
 		t.Fatalf("State is %v, want %v", s, want.State)
 	}
 	for i, e := range r.events[r.checked:] {
-		r.saw[fmt.Sprintf("%v -> %v by %v", e.From, e.To, e.Rule)]++
+		if e.OverrideChanged {
+			r.saw["event: "+e.Why]++
+			if e.From != e.To || e.Rule != 0 {
+				t.Fatalf("event %+v is about an override", e)
+			}
+		} else {
+			r.saw[fmt.Sprintf("%v -> %v by %v", e.From, e.To, e.Rule)]++
+		}
 		if want := uint64(r.checked + i + 1); e.Seq != want {
 			t.Fatalf("event %+v: Seq is %d, want %d", e, e.Seq, want)
 		}
@@ -567,7 +571,9 @@ func (r *run) check(t *rapid.T) {
 		}
 	}
 	r.checked = len(r.events)
-	if n := len(r.events); n > 0 && r.events[n-1].To != want.Underlying {
+	if n := len(r.events); uint64(n) != r.m.events {
+		t.Fatalf("%d events, want %d", n, r.m.events)
+	} else if n > 0 && r.events[n-1].To != want.Underlying {
 		t.Fatalf("the last event goes to %v, the breaker is %v", r.events[n-1].To, want.Underlying)
 	}
 }

@@ -50,6 +50,8 @@ type model struct {
 	override    Mode
 	overrideEnd time.Duration // 0: none
 
+	events uint64 // of transitions and overrides
+
 	sum Snapshot // totals only
 }
 
@@ -125,8 +127,8 @@ func (m *model) counts(now time.Duration) Counts {
 	return c
 }
 
-// reached reports whether the share of bad calls reaches ratio, also without the largest burst and a proportional share
-// of the other calls of the tenths that the burst is in.
+// reached reports whether the share of bad calls reaches ratio. It must also reach it without the largest burst, and
+// without a proportional share of the other calls in the tenths of that burst.
 func (m *model) reached(slow bool, ratio float64, now time.Duration) bool {
 	const all = 1 << 40 // stands for all tenths
 	tenth := m.cfg.Window / 10
@@ -623,6 +625,7 @@ func (m *model) become(s State, now time.Duration) {
 	m.decayFailures(now)
 	m.state, m.entered = s, now
 	m.gen++
+	m.events++
 	m.results, m.streak, m.born = nil, 0, now
 	m.successes, m.ramping, m.excusedHere, m.doubt = 0, false, -1, false
 }
@@ -636,6 +639,23 @@ func (m *model) reset(now time.Duration) {
 	m.refresh(now)
 	m.close(false, now)
 	m.failed, m.calm, m.period = 0, 0, 0
+}
+
+func (m *model) setOverride(mode Mode, ttl, now time.Duration) {
+	m.refresh(now)
+	m.override, m.overrideEnd = mode, 0
+	if ttl > 0 {
+		m.overrideEnd = now + ttl
+	}
+	m.events++
+}
+
+func (m *model) clearOverride(now time.Duration) {
+	m.refresh(now)
+	if m.override != 0 {
+		m.events++
+	}
+	m.override, m.overrideEnd = 0, 0
 }
 
 func (m *model) apply(cfg Config, now time.Duration) {

@@ -61,7 +61,8 @@ func (o *options) share(s *shared) {
 
 func errorf(format string, args ...any) error { return fmt.Errorf("breaker: "+format, args...) }
 
-// WithListener adds a function that is called on each transition. It may be given more than once.
+// WithListener adds a function that is called on each transition, and when an override is set or cleared. It may be
+// given more than once.
 //
 // The calls for one breaker are made one after the other, in order, on the goroutine of one of the calls that cause the
 // transitions, and without any lock held. So f may call any method of any breaker. f receives the context of the call

@@ -56,6 +56,12 @@ func (o Override) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
+// These are Event.Why of a change of the override.
+const (
+	overrideSet     = "override set"
+	overrideCleared = "override cleared"
+)
+
 type override struct {
 	Override
 	expires  int64          // 0: never
@@ -74,7 +80,8 @@ func (o *override) inForce(now int64) bool {
 //	err := b.SetOverride(ctx, breaker.Override{Mode: breaker.ForceOpen, TTL: time.Hour, Why: "migration", By: "ops"})
 //
 // SetOverride returns an error, and changes nothing, if a field of o is invalid. If the breaker was removed from its
-// group and the group is full, so that its key shares the overflow breaker, that is an error too. It makes no event.
+// group and the group is full, so that its key shares the overflow breaker, that is an error too. It makes an event
+// (Event.OverrideChanged).
 func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 	switch {
 	case o.Mode < ForceOpen || o.Mode > Shadow:
@@ -87,18 +94,14 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 		return errorf("Override.By is empty, want who sets it")
 	}
 	var err error
-	changed := false
-	b.change(func(_ *phase, t time.Time) {
-		b.ensureLazy()
-		changed = true
-		b.republish(func(next *phase) {
-			rejected := &RejectedError{Key: b.key, State: Open, Reason: ReasonForced, Override: o}
-			next.override = &override{Override: o, rejected: rejected}
-			if o.TTL > 0 {
-				next.override.expires = instant(t) + int64(o.TTL)
-				rejected.Until = t.Add(o.TTL)
-			}
-		})
+	b.change(ctx, func(d *decision) {
+		rejected := &RejectedError{Key: b.key, State: Open, Reason: ReasonForced, Override: o}
+		next := &override{Override: o, rejected: rejected}
+		if o.TTL > 0 {
+			next.expires = d.now + int64(o.TTL)
+			rejected.Until = d.t.Add(o.TTL)
+		}
+		d.setOverride(next)
 	}, func(live *Breaker) {
 		if live.key != b.key {
 			err = errorf("SetOverride: %q has no breaker of its own, because the group is full (WithMaxBreakers)", b.key)
@@ -106,21 +109,18 @@ func (b *Breaker) SetOverride(ctx context.Context, o Override) error {
 		}
 		err = live.SetOverride(ctx, o)
 	})
-	if changed {
-		b.shared.logOverride(ctx, b.key, o)
-	}
 	return err
 }
 
-// ClearOverride ends the override that is in force. If there is none, it does nothing. It makes no event.
+// ClearOverride ends the override that is in force, and makes an event (Event.OverrideChanged). If there is no
+// override, it does nothing.
 func (b *Breaker) ClearOverride(ctx context.Context) {
-	b.mu.Lock()
-	if ph := b.refresh(clock()); ph.kind != removed {
-		b.republish(func(next *phase) { next.override = nil })
-		b.unlock()
-		if ph.override != nil {
-			b.shared.logOverride(ctx, b.key, Override{})
+	d := b.begin(ctx)
+	if d.ph.kind != removed {
+		if d.ph.override != nil {
+			d.setOverride(nil)
 		}
+		b.unlock()
 		return
 	}
 	b.mu.Unlock()

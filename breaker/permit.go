@@ -122,25 +122,22 @@ func (p Permit) settle(ctx context.Context, r Report) {
 	if r.Outcome > Ignored {
 		r.Outcome = Failure
 	}
-	b.mu.Lock()
-	t := time.Now()
-	b.lastUsed.Store(instant(t))
-	check := b.record(ctx, p, &r, t)
+	d := b.begin(ctx)
+	b.lastUsed.Store(d.now)
+	check := d.record(p, &r)
 	b.unlock()
 	if check != nil {
-		b.runCustomCheck(ctx, check)
+		check.run(ctx, b)
 	}
 }
 
 // record counts a result and evaluates the rules. It returns a check if no rule fired and there is a custom rule.
-// Caller must hold b.mu.
-func (b *Breaker) record(ctx context.Context, p Permit, r *Report, t time.Time) *customCheck {
-	now := instant(t)
-	ph := b.refresh(now)
+func (d *decision) record(p Permit, r *Report) *customCheck {
 	if p.lease != 0 {
-		b.settleProbe(ctx, p, ph, r, t)
+		d.settleProbe(p, r)
 		return nil
 	}
+	b, ph, now := d.b, d.ph, d.now
 	if ph.late(p.ph.gen) {
 		totals := &b.ensureLazy().totals
 		totals.late = satAdd(totals.late, 1)
@@ -148,14 +145,14 @@ func (b *Breaker) record(ctx context.Context, p Permit, r *Report, t time.Time) 
 	}
 	slow := isSlow(ph.pol, p, r, now)
 	if ph.state != Closed { // an override admitted the call: it is counted and decides nothing
-		b.count(r, slow, t)
+		d.count(r, slow)
 		return nil
 	}
 	if r.Outcome != Success {
 		ph.win.markTroubled(now, &ph.pol.cfg)
 	}
 	if r.Outcome == Ignored && !slow {
-		b.count(r, slow, t)
+		d.count(r, slow)
 		return nil
 	}
 	width := ph.pol.bucket
@@ -174,26 +171,26 @@ func (b *Breaker) record(ctx context.Context, p Permit, r *Report, t time.Time) 
 		totals.slow = satAdd(totals.slow, 1)
 	case Failure:
 		ph.win.recordFailure(now, ph.pol)
-		b.count(r, slow, t)
+		d.count(r, slow)
 	case Overload:
 		bad.overloads = satAdd(bad.overloads, 1)
 		ph.win.addToBurst(badBurst, now, width)
-		b.count(r, slow, t)
+		d.count(r, slow)
 	case Ignored: // slow, and canceled by its caller
 		bad.slowCanceled = satAdd(bad.slowCanceled, 1)
-		b.count(r, slow, t)
+		d.count(r, slow)
 	}
 	if slow {
 		bad.slow = satAdd(bad.slow, 1)
 		ph.win.addToBurst(slowBurst, now, width)
 	}
-	return b.evaluate(ctx, ph, r, t)
+	return d.evaluate(r)
 }
 
-// settleProbe counts the result of a probe and acts on it. Caller must hold b.mu.
-func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r *Report, t time.Time) {
-	now := instant(t)
-	lazy := b.ensureLazy()
+// settleProbe counts the result of a probe and acts on it.
+func (d *decision) settleProbe(p Permit, r *Report) {
+	ph, now := d.ph, d.now
+	lazy := d.b.ensureLazy()
 	counts := &lazy.probes.counts
 	l, ok := lazy.probes.remove(p.lease)
 	if !ok {
@@ -211,21 +208,21 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r *Repor
 		lazy.totals.late = satAdd(lazy.totals.late, 1)
 		switch {
 		case l.generation != ph.gen || !decides || noVerdict:
-		case good: // otherwise a backend that takes longer than a lease would stay shut out
-			b.probeSucceeded(ctx, ph, t)
+		case good: // otherwise a backend that takes longer than a lease would never get all calls again
+			d.probeSucceeded()
 		default:
 			ph.half.successes = 0 // only successes in a row close (B20)
 		}
 		return
 	}
-	b.count(r, slow, t)
+	d.count(r, slow)
 	switch {
 	case noVerdict: // its slot is free again (B21)
 		counts.Ignored = satAdd(counts.Ignored, 1)
 	case good:
 		counts.Success = satAdd(counts.Success, 1)
 		if decides {
-			b.probeSucceeded(ctx, ph, t)
+			d.probeSucceeded()
 		}
 	default:
 		counts.Failure = satAdd(counts.Failure, 1)
@@ -234,28 +231,29 @@ func (b *Breaker) settleProbe(ctx context.Context, p Permit, ph *phase, r *Repor
 			if slow && r.Outcome != Failure && r.Outcome != Overload {
 				why = "a probe was slow"
 			}
-			b.toOpen(ctx, ph, Opening{Rule: RuleProbe, Why: why, Cause: r.Cause, At: t}, r.RetryAfter)
+			d.toOpen(Opening{Rule: RuleProbe, Why: why, Cause: r.Cause}, r.RetryAfter)
 		}
 	}
 }
 
-// probeSucceeded counts a successful probe of the half-open phase ph towards closing. The backend does not hang, so for
-// the rest of the generation hung probes do not delay new ones. Caller must hold b.mu.
-func (b *Breaker) probeSucceeded(ctx context.Context, ph *phase, t time.Time) {
-	ph.half.excused = b.ensureLazy().probes.lastID
-	ph.half.successes++
-	if ph.half.successes >= ph.pol.cfg.SuccessesToClose {
-		b.toClosed(ctx, ph, Event{Why: "probes succeeded"}, t)
+// probeSucceeded counts a successful probe of the half-open generation towards closing. The backend does not hang, so
+// for the rest of the generation hung probes do not delay new ones.
+func (d *decision) probeSucceeded() {
+	half := d.ph.half
+	half.excused = d.b.ensureLazy().probes.lastID
+	half.successes++
+	if half.successes >= d.ph.pol.cfg.SuccessesToClose {
+		d.toClosed(Event{Why: "probes succeeded"})
 	}
 }
 
-// count adds a result to the totals. Caller must hold b.mu.
-func (b *Breaker) count(r *Report, slow bool, t time.Time) {
+// count adds a result to the totals.
+func (d *decision) count(r *Report, slow bool) {
 	if r.Outcome == Success {
-		b.retired = satAdd(b.retired, 1)
+		d.b.retired = satAdd(d.b.retired, 1)
 	}
-	totals := &b.ensureLazy().totals
-	totals.add(r.Outcome, r.Cause, t)
+	totals := &d.b.ensureLazy().totals
+	totals.add(r.Outcome, r.Cause, d.t)
 	if slow {
 		totals.slow = satAdd(totals.slow, 1)
 	}

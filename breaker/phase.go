@@ -47,7 +47,7 @@ const (
 	removed                       // removed from its group: use the breaker that the key has now
 )
 
-// withKind returns ph, ready to be published.
+// withKind sets striped and kind, and returns ph. It must be called before ph is published.
 func (ph *phase) withKind() *phase {
 	ph.striped = ph.win != nil && ph.win.stripeList() != nil
 	switch {
@@ -87,7 +87,7 @@ func (p *policy) callStart() int64 {
 	return 0
 }
 
-// late reports whether a call that was admitted in generation gen reports in another one (B15).
+// late reports whether gen is not the current generation, so that a result of it is late (B15).
 func (ph *phase) late(gen uint64) bool {
 	jitter()
 	if seededBug == bugLate {
@@ -121,32 +121,10 @@ func (b *Breaker) republish(change func(*phase)) *phase {
 	return &next
 }
 
-// refresh removes what has ended by now: an override after its TTL, and a ramp that admits all calls. Caller must hold
-// b.mu.
-func (b *Breaker) refresh(now int64) *phase {
-	ph := b.phase.Load()
-	if ph.kind == removed {
-		return ph
-	}
-	overrideOver := ph.override != nil && !ph.override.inForce(now)
-	rampOver := ph.ramp != nil && now >= ph.ramp.end(ph.pol)
-	if !overrideOver && !rampOver {
-		return ph
-	}
-	return b.republish(func(next *phase) {
-		if overrideOver {
-			next.override = nil
-		}
-		if rampOver {
-			next.ramp = nil
-		}
-	})
-}
-
 // halfOpen is the state of a half-open generation. All of it is guarded by Breaker.mu.
 type halfOpen struct {
 	successes int    // of probes, in a row
-	excused   uint64 // as probes.excused, for this generation: the last lease that was issued at the last success
+	excused   uint64 // like probes.excused, but up to the last successful probe of this generation
 }
 
 // ramp spreads the calls that are admitted after closing. It begins just below one whole credit, so that the first call

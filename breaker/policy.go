@@ -13,9 +13,9 @@ import (
 // shorter. A preset such as [Aggressive] is complete, so a rule with it inherits only Enforcement.
 //
 // An empty part of Match matches anything. Method may be a full method name, "/shop.Orders/Get". A Match that no gRPC
-// call can match, such as a Method with a slash in it, is an error. If several rules match a key, the one with more
-// parts wins. With equally many parts, the one with the tag wins, then the method, the service and the target. Two
-// rules with the same Match are an error.
+// call can match, such as the Method "shop.Orders/Get" without the first slash, is an error. If several rules match a
+// key, only the one with most parts applies; it inherits nothing from the others. With equally many parts, the one with
+// the tag wins, then the method, the service and the target. Two rules with the same Match are an error.
 //
 // For example, Key{Method: "Watch"} matches the methods Watch of all services, and Key{Tag: "gold"} matches all keys
 // with that tag. A key with both has the Config of the second rule, because the tag wins. To give it another Config,
@@ -39,7 +39,7 @@ type policy struct {
 	slow         fraction
 	slowCall     int64 // nanoseconds; 0: off
 	minCalls     uint64
-	mode         Mode  // that Enforcement has the effect of; 0: none
+	mode         Mode  // the mode with the same effect as Enforcement; 0: none
 	bucket       int64 // width of a window bucket in nanoseconds; noWindow if no rule uses the window
 }
 
@@ -124,7 +124,7 @@ func newPolicies(cfg Config, rules []PolicyRule, custom bool) (*policies, error)
 	return ps, nil
 }
 
-// ruleText returns how errors name a rule.
+// ruleText returns the name of a rule for errors.
 func ruleText(i int, r PolicyRule) string {
 	if r.Name == "" {
 		return strconv.Itoa(i)

@@ -38,7 +38,7 @@ func (l *lease) holdsSlot(generation uint64, now int64) bool {
 
 const (
 	// freeHungProbes is how many probes for each slot may hang, or be of an earlier generation, before new probes are
-	// delayed; and how many more double the delay again. See slotFree.
+	// delayed. Each freeHungProbes more double the delay. See slotFree.
 	freeHungProbes = 8
 	// longestProbeDelay bounds that delay, unless ProbeTimeout is longer.
 	longestProbeDelay = time.Hour
@@ -47,12 +47,12 @@ const (
 // slotFree reports whether a probe may start at now in the generation of ph. If not, at is when that changes without
 // a report.
 //
-// Slots alone would not bound the number of calls that hang without a deadline: each lease that expires admits another
-// call, which hangs too. So from freeHungProbes*MaxProbes hung probes on, the time between two probes doubles with each
-// freeHungProbes*MaxProbes more, up to an hour. Then there are few probes, and yet the time to the next one is at most
-// a quarter of the time for which the oldest has been hanging, and an eighth in the long run. The delay is bounded, and
-// the number is not, because a breaker that has lost its permits must not get stuck. Only probes since the breaker last
-// closed count, and only those since the last successful probe of this generation.
+// Slots alone would not bound the number of calls that hang without a deadline: each lease that expires admits
+// another call, which hangs too. So from freeHungProbes*MaxProbes hung probes on, the time between two probes doubles
+// with each freeHungProbes*MaxProbes more, up to an hour. So there are few probes. The time to the next one is at
+// most a quarter of the time for which the oldest has been hanging, and an eighth in the long run. The delay is
+// bounded, and the number is not, because a breaker that has lost its permits must not get stuck. Only probes since
+// the breaker last closed count, and only those since the last successful probe of this generation.
 func (p *probes) slotFree(ph *phase, now int64) (free bool, at int64) {
 	slots, hung, excused := ph.pol.cfg.MaxProbes, 0, p.excused
 	if ph.half != nil {
@@ -166,20 +166,20 @@ func (p *probes) restart(id uint64, ph *phase, now int64) bool {
 	return true
 }
 
-// claimSlot issues a slot if one is free (B19). Caller must hold b.mu.
-func (b *Breaker) claimSlot(ph *phase, now int64) (lease uint64, ok bool) {
-	p := &b.ensureLazy().probes
-	p.expire(now)
-	free, at := p.slotFree(ph, now)
+// claimSlot issues a slot if one is free (B19).
+func (d *decision) claimSlot() (lease uint64, ok bool) {
+	p := &d.b.ensureLazy().probes
+	p.expire(d.now)
+	free, at := p.slotFree(d.ph, d.now)
 	if !free {
-		ph.gate.until.Store(at)
+		d.ph.gate.until.Store(at)
 		return 0, false
 	}
 	jitter()
 	if seededBug == bugSlot { // another caller may take the slot here
-		b.yieldLock()
+		d.b.yieldLock()
 	}
-	return p.issue(ph, now), true
+	return p.issue(d.ph, d.now), true
 }
 
 // slotsChanged makes the next call of the phase look for a slot under the lock. Caller must hold Breaker.mu.

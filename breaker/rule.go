@@ -77,8 +77,8 @@ func (e evaluation) slowRatio() (why string, fired bool) {
 
 // shareReached reports whether part of whole reaches f, if there are enough calls. Unless FailingFor is negative, the
 // share must be reached without the largest burst in the window too, where half as many calls are enough, and the
-// bursts must have begun over half of FailingFor, or of the window if that is shorter. So one lost connection does not
-// open the breaker, even if its calls fail over some time or a few other calls fail (B5, B6).
+// oldest burst must have begun at least half of FailingFor ago, or of the window if that is shorter. So one lost
+// connection does not open the breaker, even if its calls fail over some time or a few other calls fail (B5, B6).
 func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64) bool {
 	if whole < e.minCalls || !f.isReachedBy(part, whole) {
 		return false
@@ -92,25 +92,24 @@ func (e evaluation) shareReached(kind burstKind, f fraction, part, whole uint64)
 	return whole >= (e.minCalls+1)/2 && f.isReachedBy(part, whole)
 }
 
-// evaluate walks the rules after a failure, an overload or a slow call (B3), and opens the breaker if one fires. It
-// returns a check if none does and there is a custom rule. Caller must hold b.mu, and must have rotated the window and
-// added the outcome to it.
-func (b *Breaker) evaluate(ctx context.Context, ph *phase, r *Report, t time.Time) *customCheck {
-	if ph.mode() == ForceClosed {
+// evaluate evaluates the rules after a failure, an overload or a slow call (B3), and opens the breaker if one fires.
+// It returns a check if none does and there is a custom rule. The window must be rotated and hold the outcome.
+func (d *decision) evaluate(r *Report) *customCheck {
+	if d.ph.mode() == ForceClosed {
 		return nil // outcomes are counted and nothing follows from them (B28)
 	}
-	rule, why, counts := ph.firingRule(r.Outcome, instant(t))
+	rule, why, counts := d.ph.firingRule(r.Outcome, d.now)
 	switch {
 	case rule != 0:
-		b.fire(ctx, ph, Opening{Rule: rule, Why: why, Counts: counts, Cause: r.Cause, At: t}, r.RetryAfter)
-	case b.shared.trip != nil:
-		return &customCheck{gen: ph.gen, counts: counts, cause: r.Cause, retryAfter: r.RetryAfter}
+		d.fire(Opening{Rule: rule, Why: why, Counts: counts, Cause: r.Cause}, r.RetryAfter)
+	case d.b.shared.trip != nil:
+		return &customCheck{gen: d.ph.gen, counts: counts, cause: r.Cause, retryAfter: r.RetryAfter}
 	}
 	return nil
 }
 
-// firingRule walks the rules after an outcome at now. It returns the first that fires, or 0, and the counts of the
-// window. Caller must hold Breaker.mu.
+// firingRule evaluates the rules after an outcome at now. It returns the first that fires, or 0, and the counts of
+// the window. Caller must hold Breaker.mu.
 func (ph *phase) firingRule(o Outcome, now int64) (rule Rule, why string, counts Counts) {
 	e := evaluation{ph: ph, outcome: o, minCalls: ph.minCalls(now), now: now}
 	e.counts, e.successes = ph.win.countsByBucket(now, ph.pol.bucket)
@@ -122,13 +121,13 @@ func (ph *phase) firingRule(o Outcome, now int64) (rule Rule, why string, counts
 	return 0, "", e.counts
 }
 
-// fire opens the breaker because a rule fired (B9). Caller must hold b.mu since before the rules were evaluated.
-func (b *Breaker) fire(ctx context.Context, ph *phase, o Opening, retryAfter time.Duration) {
+// fire opens the breaker because a rule fired, in the same decision that evaluated the rules (B9).
+func (d *decision) fire(o Opening, retryAfter time.Duration) {
 	jitter()
 	if seededBug == bugTrip { // another outcome may fire a rule here
-		b.yieldLock()
+		d.b.yieldLock()
 	}
-	b.toOpen(ctx, ph, o, retryAfter)
+	d.toOpen(o, retryAfter)
 }
 
 // minCalls is Config.MinCalls, reduced by the fraction of calls that a ramp admits (B27).
@@ -147,29 +146,26 @@ type customCheck struct {
 	retryAfter time.Duration
 }
 
-// runCustomCheck calls the custom rule without the lock, and opens the breaker if the rule fires and the generation is
-// still the one that the counts are of.
-func (b *Breaker) runCustomCheck(ctx context.Context, check *customCheck) {
-	if !b.customRuleFires(ctx, check.counts) {
+// run calls the custom rule of b without the lock, and opens b if the rule fires and the generation is still the one
+// that the counts are of.
+func (c *customCheck) run(ctx context.Context, b *Breaker) {
+	if !b.shared.customRuleFires(ctx, b.key, c.counts) {
 		return
 	}
-	b.mu.Lock()
+	d := b.begin(ctx)
 	defer b.unlock()
-	t := time.Now()
-	ph := b.refresh(instant(t))
-	if ph.gen == check.gen && ph.state == Closed && ph.mode() != ForceClosed {
-		o := Opening{Rule: RuleCustom, Why: "the custom rule fired", Counts: check.counts, Cause: check.cause, At: t}
-		b.toOpen(ctx, ph, o, check.retryAfter)
+	if d.ph.gen == c.gen && d.ph.state == Closed && d.ph.mode() != ForceClosed {
+		d.toOpen(Opening{Rule: RuleCustom, Why: "the custom rule fired", Counts: c.counts, Cause: c.cause}, c.retryAfter)
 	}
 }
 
 // customRuleFires calls the function of WithTrip. A panic counts as false.
-func (b *Breaker) customRuleFires(ctx context.Context, c Counts) (fires bool) {
+func (s *shared) customRuleFires(ctx context.Context, key Key, c Counts) (fires bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			b.shared.logPanic(ctx, b.key, "custom rule", v)
+			s.logPanic(ctx, key, "custom rule", v)
 			fires = false
 		}
 	}()
-	return b.shared.trip(c)
+	return s.trip(c)
 }

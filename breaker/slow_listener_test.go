@@ -200,9 +200,10 @@ func TestB28_ForceClosedAndAProbeInFlight(t *testing.T) {
 					row{at, "clear", tt.want},
 					row{at, "success", "probe closed"},
 				)
-				if got := len(rec.received()); got != 3 {
-					t.Errorf("%d events, want 3: open, half-open, closed", got)
-				}
+				wantSame(t, "events", rec.brief(), []string{
+					"1 closed>open manual", "2 open>half_open", "3 half_open>half_open override set",
+					"4 half_open>half_open override cleared", "5 half_open>closed",
+				})
 				wantBalance(t, "in the end", b.Snapshot())
 			})
 		})

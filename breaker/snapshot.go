@@ -177,28 +177,16 @@ func (b *Breaker) Snapshot() Snapshot {
 	}
 	// After the window is read. Otherwise the window might hold more successes than the total.
 	var admitted uint64
-	admitted, s.Successes = b.callCounts(ph)
+	v := view{b: b, ph: ph, now: now}
+	admitted, s.Successes = v.callCounts()
 	if lazy := b.lazy.Load(); lazy != nil {
 		lazy.fill(&s, ph, now)
 	}
 	settled := satAdd(s.Successes, s.Failures, s.Overloads, s.Ignored, s.Late)
 	s.Admitted = max(admitted, settled)
 	s.InFlight = s.Admitted - settled // so that the sum holds, whatever happens meanwhile
-	s.Ready = b.ready(ph, now)
+	s.Ready = v.ready()
 	return s
-}
-
-// callCounts returns how many calls were admitted and how many of them succeeded. Calls begin and end while it reads.
-// If possible, both numbers are of one instant. Otherwise admitted is the older one, so that calls that begin and end
-// meanwhile do not count as in flight. Then InFlight may be too small. Caller must hold b.mu.
-func (b *Breaker) callCounts(ph *phase) (admitted, successes uint64) {
-	for range 4 {
-		admitted, successes = b.admittedTotal(), b.successes(ph)
-		if b.admittedTotal() == admitted {
-			break
-		}
-	}
-	return admitted, successes
 }
 
 // fill copies the lazy state to s. Caller must hold Breaker.mu.
@@ -237,26 +225,6 @@ func reasonCounts(of func(Reason) uint64) ReasonCounts {
 		Forced:      of(ReasonForced),
 		Concurrency: of(ReasonConcurrency),
 	}
-}
-
-// ready reports whether a call would be admitted, without admitting one. Caller must hold b.mu.
-func (b *Breaker) ready(ph *phase, now int64) bool {
-	if mode := ph.modeAt(now); mode != 0 {
-		return mode != ForceOpen
-	}
-	switch {
-	case ph.state == Open && now < ph.gate.until.Load():
-		return false
-	case ph.state != Closed:
-		free, _ := b.lazy.Load().probes.slotFree(ph, now)
-		return free
-	case b.atConcurrencyLimit(ph, now):
-		return false
-	case ph.ramp != nil:
-		_, admit := ph.ramp.step(now, ph.pol)
-		return admit
-	}
-	return true
 }
 
 // LogValue returns the key, the state, since when, and what is known of the opening, the time to wait and the override.

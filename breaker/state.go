@@ -61,7 +61,7 @@ func (o Outcome) MarshalText() ([]byte, error) {
 	return marshalName(outcomeNames[:], uint8(o), "outcome")
 }
 
-// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves o as it was.
+// UnmarshalText accepts what MarshalText returns. Any other text is an error and leaves o as it was.
 func (o *Outcome) UnmarshalText(text []byte) error {
 	n, err := unmarshalName(outcomeNames[:], text, "outcome")
 	if err == nil {
@@ -97,7 +97,7 @@ func (r Reason) String() string { return nameOf(reasonNames[:], uint8(r), "Reaso
 // MarshalText returns what String returns. A value that is not a Reason is an error.
 func (r Reason) MarshalText() ([]byte, error) { return marshalName(reasonNames[:], uint8(r), "reason") }
 
-// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+// UnmarshalText accepts what MarshalText returns. Any other text is an error and leaves r as it was.
 func (r *Reason) UnmarshalText(text []byte) error {
 	n, err := unmarshalName(reasonNames[:], text, "reason")
 	if err == nil {
@@ -134,7 +134,7 @@ func (r Rule) String() string { return nameOf(ruleNames[:], uint8(r), "Rule") }
 // MarshalText returns what String returns. A value that is not a Rule is an error.
 func (r Rule) MarshalText() ([]byte, error) { return marshalName(ruleNames[:], uint8(r), "rule") }
 
-// UnmarshalText reads what MarshalText writes. Anything else is an error and leaves r as it was.
+// UnmarshalText accepts what MarshalText returns. Any other text is an error and leaves r as it was.
 func (r *Rule) UnmarshalText(text []byte) error {
 	n, err := unmarshalName(ruleNames[:], text, "rule")
 	if err == nil {

@@ -8,8 +8,8 @@ import (
 )
 
 // If many cores call a breaker at once, most of the time of a call is spent on moving the cache lines of its counters
-// from one core to another. Such a breaker gets stripes: more sets of the counters, more of them than there are Ps, so
-// that each P mostly has its own. Other breakers use one set of counters, so only busy breakers take more memory.
+// from one core to another. Such a breaker gets stripes: more sets of the counters, two for each P, so that in most
+// cases no two Ps use the same set. Only busy breakers get them, because they take memory.
 
 // stripe is one set of the counters of a breaker. It is added to those in Breaker and lazyState.
 type stripe struct {
@@ -100,7 +100,7 @@ func (b *Breaker) countRejection(r Reason, now int64) {
 	if now-b.lastUsed.Load() >= lastUsedEvery {
 		b.lastUsed.Store(now)
 	}
-	lazy := b.lazy.Load() // not nil, because a breaker that rejects had other things than fast successes
+	lazy := b.lazy.Load() // not nil: the transition that opened the breaker made it
 	if stripes := lazy.loadStripes(); stripes != nil {
 		inc(&stripeFor(stripes).rejections[r])
 		return

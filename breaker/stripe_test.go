@@ -390,7 +390,7 @@ func TestB33_StripesAndEviction(t *testing.T) {
 		if b.admitFast(ph, counter) {
 			t.Error("it was evicted, and admits a call")
 		}
-		if got, settled := b.admittedTotal(), b.settled(); got < 2 || got != settled {
+		if got, settled := b.admittedTotal(), b.current().settled(); got < 2 || got != settled {
 			t.Errorf("%d admitted, %d settled", got, settled)
 		}
 		last := b.phase.Load()

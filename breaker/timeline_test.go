@@ -315,11 +315,15 @@ func (r *recorder) received() []Event {
 	return append([]Event(nil), r.events...)
 }
 
-// brief returns the events in short form: "1 closed>open consecutive".
+// brief returns the events in short form: "1 closed>open consecutive", or "1 closed>closed override set".
 func (r *recorder) brief() []string {
 	var out []string
 	for _, e := range r.received() {
-		out = append(out, strings.TrimSpace(fmt.Sprintf("%d %v>%v %v", e.Seq, e.From, e.To, e.Rule)))
+		what := e.Rule.String()
+		if e.OverrideChanged {
+			what = e.Why
+		}
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%d %v>%v %s", e.Seq, e.From, e.To, what)))
 	}
 	return out
 }

@@ -7,7 +7,7 @@ import "time"
 type totals struct {
 	failures, overloads, ignored, late, slow uint64
 
-	shadow [reasons]uint64 // by Reason: calls that would have been rejected without the Shadow override
+	shadow [reasons]uint64 // by Reason: calls that would have been rejected without shadow mode
 	// By Rule: openings of a closed breaker, and those under Shadow.
 	trips, shadowTrips [rules]uint64
 	recoveries         uint64

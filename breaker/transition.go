@@ -9,18 +9,14 @@ import (
 // Each transition has one function: toOpen, toHalfOpen, toClosed. They build the next phase, and startGeneration
 // publishes it.
 
-// toOpen starts an open generation, at o.At. retryAfter is the delay that the backend asked for, or 0. Caller must hold
-// b.mu.
-func (b *Breaker) toOpen(ctx context.Context, ph *phase, o Opening, retryAfter time.Duration) {
-	t := o.At
-	now := instant(t)
-	lazy := b.ensureLazy()
+// toOpen starts an open generation. retryAfter is the delay that the backend asked for, or 0.
+func (d *decision) toOpen(o Opening, retryAfter time.Duration) {
+	o.At = d.t
+	ph, lazy := d.ph, d.b.ensureLazy()
+	lazy.backoff.opens(ph, o.Rule, d.successes(), d.now)
 	if ph.state == Closed {
-		lazy.totals.openedAt = now
+		lazy.totals.openedAt = d.now
 		lazy.totals.outage = o
-	}
-	lazy.backoff.opens(ph, o.Rule, b.successes(ph), now)
-	if ph.state == Closed {
 		trips := &lazy.totals.trips
 		if ph.mode() == Shadow {
 			trips = &lazy.totals.shadowTrips
@@ -33,38 +29,35 @@ func (b *Breaker) toOpen(ctx context.Context, ph *phase, o Opening, retryAfter t
 	next := &phase{
 		state: Open,
 		gate: &gate{rejected: &RejectedError{
-			Key: b.key, State: Open, Reason: ReasonOpen, Until: t.Add(period), Opened: o, Outage: lazy.totals.outage,
+			Key: d.b.key, State: Open, Reason: ReasonOpen, Until: d.t.Add(period), Opened: o, Outage: lazy.totals.outage,
 		}},
 	}
-	next.gate.until.Store(now + int64(period))
-	e := Event{Rule: o.Rule, Why: o.Why, Cause: o.Cause, OpenFor: period, Counts: o.Counts}
-	b.startGeneration(ctx, ph, next, e, t)
+	next.gate.until.Store(d.now + int64(period))
+	d.startGeneration(next, Event{Rule: o.Rule, Why: o.Why, Cause: o.Cause, OpenFor: period, Counts: o.Counts})
 }
 
-// toHalfOpen starts a half-open generation. Caller must hold b.mu.
-func (b *Breaker) toHalfOpen(ctx context.Context, ph *phase, t time.Time) *phase {
-	lazy := b.ensureLazy()
+// toHalfOpen starts a half-open generation.
+func (d *decision) toHalfOpen() {
+	lazy := d.b.ensureLazy()
 	next := &phase{
 		state: HalfOpen,
 		half:  new(halfOpen),
 		gate: &gate{rejected: &RejectedError{
-			Key: b.key, State: HalfOpen, Reason: ReasonHalfOpen, Opened: lazy.totals.opened, Outage: lazy.totals.outage,
+			Key: d.b.key, State: HalfOpen, Reason: ReasonHalfOpen, Opened: lazy.totals.opened, Outage: lazy.totals.outage,
 		}},
 	}
-	lazy.backoff.leavesOpen(instant(t))
-	b.startGeneration(ctx, ph, next, Event{Why: "open period over"}, t)
-	return next
+	lazy.backoff.leavesOpen(d.now)
+	d.startGeneration(next, Event{Why: "open period over"})
 }
 
-// toClosed starts a closed generation with an empty window (B26). Caller must hold b.mu.
-func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time) {
-	now := instant(t)
-	lazy := b.ensureLazy()
+// toClosed starts a closed generation with an empty window (B26).
+func (d *decision) toClosed(e Event) {
+	ph, now, lazy := d.ph, d.now, d.b.ensureLazy()
 	if ph.state != Closed {
 		lazy.totals.recoveries = satAdd(lazy.totals.recoveries, 1)
 		lazy.totals.notClosed += now - lazy.totals.openedAt
 	}
-	lazy.backoff.closes(e.Rule == RuleManual, b.successes(ph))
+	lazy.backoff.closes(e.Rule == RuleManual, d.successes())
 	lazy.backoff.leavesOpen(now)
 	lazy.probes.excused = lazy.probes.lastID
 	next := &phase{state: Closed, win: newWindow(now, ph.pol.bucket)}
@@ -74,64 +67,78 @@ func (b *Breaker) toClosed(ctx context.Context, ph *phase, e Event, t time.Time)
 	if e.Rule != RuleManual && ph.pol.cfg.Ramp > 0 {
 		next.ramp = &ramp{start: now, credit: rampUnit - 1}
 	}
-	b.startGeneration(ctx, ph, next, e, t)
+	d.startGeneration(next, e)
 }
 
-// startGeneration publishes next as the generation after ph and queues its event. The caller must release the lock with
-// unlock, which delivers the event. Caller must hold b.mu.
-func (b *Breaker) startGeneration(ctx context.Context, ph, next *phase, e Event, t time.Time) {
+// startGeneration publishes next as the generation after the current one, and queues its event.
+func (d *decision) startGeneration(next *phase, e Event) {
+	b, ph := d.b, d.ph
 	next.gen = ph.gen + 1
 	next.pol = ph.pol
 	next.override = ph.override
-	next.since = instant(t)
-	next.wall = t.UnixNano()
+	next.since = d.now
+	next.wall = d.t.UnixNano()
 	b.publish(next.withKind())
+	d.ph = next
 	if ph.win != nil {
 		b.retired = satAdd(b.retired, ph.win.drain()) // after publishing, see drainStale
 	}
-	lazy := b.ensureLazy()
+	d.queueEvent(ph.state, e)
+}
+
+// setOverride puts o in force, or nothing if o is nil, and queues an event.
+func (d *decision) setOverride(o *override) {
+	d.ph = d.b.republish(func(next *phase) { next.override = o })
+	e := Event{OverrideChanged: true, Why: overrideCleared}
+	if o != nil {
+		e.Why = overrideSet
+	}
+	d.queueEvent(d.ph.state, e)
+}
+
+// queueEvent queues e, which is about the current phase and the state before it.
+func (d *decision) queueEvent(from State, e Event) {
+	lazy := d.b.ensureLazy()
 	lazy.events.seq++
-	if len(b.shared.listeners.list()) == 0 {
+	if len(d.b.shared.listeners.list()) == 0 {
 		return
 	}
-	e.Key, e.From, e.To = b.key, ph.state, next.state
-	e.At, e.Seq, e.Generation = t, lazy.events.seq, next.gen
-	e.FailedRecoveries = lazy.backoff.at(next.since, ph.pol)
-	e.Override = ph.overrideInForce()
-	lazy.events.queue = append(lazy.events.queue, delivery{ctx, e})
+	e.Key, e.From, e.To = d.b.key, from, d.ph.state
+	e.At, e.Seq, e.Generation = d.t, lazy.events.seq, d.ph.gen
+	e.FailedRecoveries = lazy.backoff.at(d.now, d.ph.pol)
+	e.Override = d.ph.overrideInForce()
+	lazy.events.queue = append(lazy.events.queue, delivery{d.ctx, e})
 }
 
 // Trip opens the breaker now, from any state, for a period as long as if a rule had opened it. why is for people and
 // appears in the event and in rejections.
 func (b *Breaker) Trip(ctx context.Context, why string) {
-	b.change(func(ph *phase, t time.Time) {
-		o := Opening{Rule: RuleManual, Why: why, At: t}
-		if ph.state == Closed {
-			o.Counts = ph.win.counts(instant(t), ph.pol.bucket)
+	b.change(ctx, func(d *decision) {
+		o := Opening{Rule: RuleManual, Why: why}
+		if d.ph.state == Closed {
+			o.Counts = d.ph.win.counts(d.now, d.ph.pol.bucket)
 		}
-		b.toOpen(ctx, ph, o, 0)
+		d.toOpen(o, 0)
 	}, func(live *Breaker) { live.Trip(ctx, why) })
 }
 
 // Reset closes the breaker now, from any state, with an empty window, without a ramp, and with no failed recoveries. An
 // override stays in force; ClearOverride ends it.
 func (b *Breaker) Reset(ctx context.Context) {
-	b.change(func(ph *phase, t time.Time) {
-		b.toClosed(ctx, ph, Event{Rule: RuleManual, Why: "reset"}, t)
+	b.change(ctx, func(d *decision) {
+		d.toClosed(Event{Rule: RuleManual, Why: "reset"})
 	}, func(live *Breaker) { live.Reset(ctx) })
 }
 
-// change runs f under the lock on the current phase. If the breaker was removed from its group, it runs
-// onRemoved instead, without the lock, on the breaker that its key has now.
-func (b *Breaker) change(f func(ph *phase, t time.Time), onRemoved func(live *Breaker)) {
-	b.mu.Lock()
-	t := time.Now()
-	ph := b.refresh(instant(t))
-	if ph.kind == removed {
+// change runs f as one decision. If the breaker was removed from its group, it instead runs onRemoved, without the
+// lock, on the breaker that its key has now.
+func (b *Breaker) change(ctx context.Context, f func(d *decision), onRemoved func(live *Breaker)) {
+	d := b.begin(ctx)
+	if d.ph.kind == removed {
 		b.mu.Unlock()
 		onRemoved(b.successor())
 		return
 	}
-	f(ph, t)
+	f(&d)
 	b.unlock()
 }

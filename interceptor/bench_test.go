@@ -123,8 +123,8 @@ func checkRejections(b *testing.B, g *Guard) {
 	}
 }
 
-// BenchmarkUnaryFailure measures a call that fails with a status while all rules are off, to show what a failure costs
-// more than a success.
+// BenchmarkUnaryFailure measures a call that fails with a status while all rules are off. It shows how much more a
+// failure costs than a success.
 func BenchmarkUnaryFailure(b *testing.B) {
 	g := newGuard(b, breaker.Config{ConsecutiveFailures: -1, FailureRatio: -1})
 	ctx := context.Background()

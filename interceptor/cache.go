@@ -29,16 +29,16 @@ func (c *breakerCache) find(g *breaker.Group, target, method string) *breaker.Br
 	}
 	key := targetMethod(target, method)
 	b := g.Get(key)
-	// The breaker that keys share while the group is full has another key. It is not cached, because the key gets a
-	// breaker of its own once there is room (B33).
+	// The breaker that keys share while the group is full has another key. It is not cached, because the key gets another
+	// breaker once there is room (B33).
 	if (cached == nil || cached.breaker.Evicted()) && b.Key() == key {
 		slot.Store(&cachedBreaker{target, method, b})
 	}
 	return b
 }
 
-// slotHash mixes the last eight bytes, in which the methods of a service differ, and targets too. It is fast and not
-// good. If two pairs collide, one of them takes as long as without the cache.
+// slotHash mixes the last eight bytes, in which the methods of a service differ, and targets too. It is fast, but
+// collides more often than a good hash. If two pairs collide, one of them takes as long as without the cache.
 func slotHash(s string) uint64 {
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 	n := len(s)

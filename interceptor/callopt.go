@@ -11,7 +11,7 @@ import (
 func Bypass() grpc.CallOption { return bypassOption{} }
 
 // Tag returns an option that sets Key.Tag for a call, in place of the tag from the key function. Use few different
-// values, because each has a breaker of its own. If a call has the option more than once, the last one counts. On a
+// values, because each value has a separate breaker. If a call has the option more than once, the last one counts. On a
 // connection without a Guard the option has no effect.
 func Tag(tag string) grpc.CallOption { return &tagOption{tag: tag} }
 
@@ -46,8 +46,8 @@ func callOptions(opts []grpc.CallOption) (bypass bool, tag *tagOption, marked bo
 	return bypass, tag, marked
 }
 
-// findMark returns the mark of b in opts. If guards of several breakers follow one another, a call may have several
-// marks, also of one breaker; a mark of a probe is preferred. It returns nil if there is none.
+// findMark returns the mark of b in opts, or nil if there is none. A call that has passed several guards may have
+// several marks, even of the same breaker. The mark of a probe is preferred.
 func findMark(opts []grpc.CallOption, b *breaker.Breaker) (mark *guardMark) {
 	for _, o := range opts {
 		if m, ok := o.(*guardMark); ok && m.breaker == b && (mark == nil || m.probe) {

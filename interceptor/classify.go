@@ -19,11 +19,11 @@ import (
 // stream, it runs at the first message, or when the stream is Old, if that is earlier. ctx is the context of the call.
 //
 // It runs at most once for each admitted call. It does not run if the call panicked, or if nothing shows how a stream
-// has ended. It must be safe for concurrent use. The time that it takes does not count as time of the call. If it
-// panics, the outcome is that of DefaultClassifier. A value that is no Outcome counts as Failure.
+// has ended. It must be safe for concurrent use. The time that it takes is not part of the duration of the call. If it
+// panics, the outcome is that of DefaultClassifier. A value that is not an Outcome counts as Failure.
 //
-// If Config.SlowCall is set, a unary call that took longer than that before its caller canceled it counts as slow, even
-// if it is Ignored.
+// If Config.SlowCall is set, a unary call that its caller canceled after more than that time counts as slow, even if it
+// is Ignored.
 type Classifier func(ctx context.Context, r Result) breaker.Outcome
 
 // DefaultClassifier is the Classifier of a Guard without WithClassifier. A custom classifier should call it for results
@@ -45,8 +45,8 @@ type Classifier func(ctx context.Context, r Result) breaker.Outcome
 // Canceled is the peer's if Direct is set or the text of the error contains RST_STREAM, and neither the context is done
 // nor its deadline has passed.
 //
-// Streams differ. A stream that was Answered is a success also if its caller cancels it or closes its connection. A
-// LongLived stream is a success also if it ends with Unavailable, with Canceled, or at the caller's deadline, because
+// Streams differ. A stream that was Answered is also a success if its caller cancels it or closes its connection. A
+// LongLived stream is also a success if it ends with Unavailable, with Canceled, or at the caller's deadline, because
 // connections rotate and servers restart. An Old stream that was not Answered is ignored if it ends with Unavailable or
 // Canceled. It may be a quiet watch, because some servers send their header with the first message. At its deadline it
 // is a failure.
@@ -157,17 +157,17 @@ func endedByNetwork(r Result) breaker.Outcome {
 	return breaker.Failure
 }
 
-// BudgetSpent reports whether ctx is done, for whatever reason, or whether its deadline has passed. It is for
-// classifiers. ctx.Err is not enough for them: the timer that ends a context runs a little after its deadline, and of
-// many concurrent calls that reach it, one in ten gets the reset from the peer in between.
+// BudgetSpent reports whether ctx is done, for any reason, or whether its deadline has passed. It is for classifiers.
+// ctx.Err is not enough for them, because the timer that ends a context runs a little after its deadline. Of many
+// concurrent calls that reach their deadline, one in ten gets the peer's reset before that timer has run.
 func BudgetSpent(ctx context.Context) bool {
 	return ctx.Err() != nil || pastDeadline(ctx)
 }
 
 // canceledByCaller reports whether an ignored call ended because its caller canceled it. If it was slow by then, the
-// slow rule counts it (B6). Other calls end with the same code but show nothing about the speed of the backend: the
-// caller closed the connection, a breaker rejected the call, or an interceptor canceled it while the caller waited.
-// Streams do not count, because the slow rule measures only the time to their first message (S10).
+// slow rule counts it (B6). Calls can end with the same code for reasons that show nothing about the speed of the
+// backend: the caller closed the connection, a breaker rejected the call, or an interceptor canceled it. Streams do not
+// count, because the slow rule measures only the time to their first message (S10).
 func canceledByCaller(ctx context.Context, r Result) bool {
 	return r.Code == codes.Canceled && r.Call.Typ == interceptors.Unary && !r.Closed &&
 		errors.Is(ctx.Err(), context.Canceled) && !IsRejected(r.Err)

@@ -53,8 +53,7 @@ func TestG04_BudgetSpent(t *testing.T) {
 }
 
 // This test uses real time and a real race. If callers reach their deadlines at the same time, the peer's reset arrives
-// before the local timer for some of them, and ctx.Err() is still nil. One half of the callers has WithMinBudget, and
-// the other has not.
+// before the local timer for some of them, and ctx.Err() is still nil. Half of the callers have WithMinBudget.
 func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 	const (
 		callers = 16

@@ -21,20 +21,21 @@
 //	│ └────────────────────────────────────────────────────────────────────┘ │
 //	└────────────────────────────────────────────────────────────────────────┘
 //
-// Another order is correct too, but has another meaning. For example, with retry inside the guard, all attempts of a
-// call are one outcome.
+// Other orders are possible, with other results. For example, with retry inside the guard, all attempts of a call are
+// one outcome.
 //
 // # What a caller sees
 //
 // The guard does not change a call that it admits: the context, options, reply and error are what they would be without
-// it. The exception is [OnFailure], with which a fallback may answer a call that failed.
+// it. The exception are fallbacks: with [OnFailure] they may answer a call that failed, and always one that a guard
+// inside this one rejected.
 //
 // A rejected call fails at once with a [*RejectedError], unless a fallback answers it. For a stream, the call that
 // opens it returns the error. The status code of the error is Unavailable or that of [WithRejectionCode]. The error
 // matches errors.Is(err, breaker.ErrRejected), and its status has a google.rpc.ErrorInfo and a google.rpc.RetryInfo.
-// The guard sends nothing and makes no connection, also for a wait-for-ready call. It calls grpc.OnFinish options, and
-// does not set what grpc.Header, grpc.Trailer and grpc.Peer options point to. A fallback sets the trailer, see
-// [FallbackTrailer].
+// The guard sends nothing and makes no connection, even for a wait-for-ready call. It calls grpc.OnFinish options. It
+// does not set the values of grpc.Header, grpc.Trailer and grpc.Peer options, except that a fallback sets the trailer,
+// see [FallbackTrailer].
 //
 // # Probes and grpc's connection back-off
 //
@@ -55,14 +56,14 @@
 // The status of an error does not show whether the backend sent it or grpc made it in this process. The guard
 // recognises the texts of the errors that grpc makes. But a server may send such a text too, and credentials may fail
 // with any text. So while a backend is in doubt, the guard also gets the header, the trailer and the peer of a call
-// from grpc. A header or a trailer shows that the error is the server's. If credentials have failed, there is no peer.
+// from grpc. A header or a trailer shows that the server sent the error. If credentials have failed, there is no peer.
 // A backend is in doubt if the call is a probe, if the last outcome was not a success, or if Config.ConsecutiveFailures
 // is 1.
 //
-// The guard does this only if no interceptor is between it and grpc. [WithPeerEvidence] does it through interceptors
-// too, but does not find failed credentials there. Interceptors that fail calls themselves belong outside the guard. A
-// unary call while the backend is in doubt costs six more allocations. Other unary calls cost two more, during the
-// Config.Window after an outcome that was not a success (BenchmarkUnaryDoubt).
+// The guard does this only if no interceptor is between it and grpc. With [WithPeerEvidence] it also does so through
+// interceptors, but then does not detect failed credentials. Interceptors that fail calls themselves belong outside the
+// guard. A unary call while the backend is in doubt costs six more allocations. Other unary calls cost two more, during
+// the Config.Window after an outcome that was not a success (BenchmarkUnaryDoubt).
 //
 // # Streams
 //

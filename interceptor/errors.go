@@ -31,6 +31,8 @@ const (
 // The text of Error is for the logs of this process. It names the method, the target, what opened the breaker and who
 // forced it. A server that returns the error as it is sends only GRPCStatus to its clients. That status names none of
 // these, unless WithRejectionDetails is set. A server that wraps the error with %w, or formats it, sends the text.
+//
+// A test may make one for a fake client: &RejectedError{RejectedError: &breaker.RejectedError{…}}.
 type RejectedError struct {
 	*breaker.RejectedError
 	code    codes.Code
@@ -59,7 +61,11 @@ func (e *RejectedError) GRPCStatus() *status.Status {
 	if d := e.RetryAfter(); d > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
 	}
-	s := status.New(e.code, message)
+	code := e.code
+	if code == codes.OK { // a test of a user made this error, and OK would be no error
+		code = codes.Unavailable
+	}
+	s := status.New(code, message)
 	if with, err := s.WithDetails(details...); err == nil { // these messages can always be marshalled
 		return with
 	}

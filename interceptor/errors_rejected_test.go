@@ -339,3 +339,16 @@ func TestG08_RejectionThroughAServer(t *testing.T) {
 		}
 	})
 }
+
+// A test of a user makes a rejection for a fake client. Its status is an error, and the functions of this package
+// treat it as a rejection.
+func TestG08_RejectionMadeByATest(t *testing.T) {
+	err := &RejectedError{RejectedError: &breaker.RejectedError{State: breaker.Open, Reason: breaker.ReasonOpen}}
+	if code := status.Code(err); code != codes.Unavailable || !IsRejected(err) || Retriable(err) {
+		t.Errorf("got code %v, rejected %v, retriable %v; want Unavailable, true and false", code, IsRejected(err),
+			Retriable(err))
+	}
+	if remote := status.Convert(err).Err(); !IsRejected(remote) {
+		t.Errorf("its status is not recognised as a rejection: %v", remote)
+	}
+}

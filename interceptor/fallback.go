@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -24,7 +25,7 @@ import (
 // FallbackFailed. The guard sets it in the metadata of the caller's grpc.Trailer options. It is never sent.
 const (
 	FallbackTrailer  = "grpcircuit-fallback"
-	FallbackRejected = "rejected" // the breaker rejected the call
+	FallbackRejected = "rejected" // the breaker rejected the call, or one of a guard inside did
 	FallbackFailed   = "failed"   // the call was admitted and failed
 )
 
@@ -35,17 +36,18 @@ type FallbackHandler struct {
 	req, resp reflect.Type // of *Req and *Resp
 }
 
-// Fallback makes a handler from f. f gets the context of the call, the request, and the error that the caller would
-// get. Its response is copied to the caller's reply. If f returns an error or a nil response, or panics, the caller
-// gets the original error. f must be safe for concurrent use.
+// Fallback returns a handler that calls f with the context of the call, the request, and the error that the caller
+// would get. The response of f is copied to the caller's reply. If f returns an error or a nil response, or panics, the
+// caller gets the original error. f must be safe for concurrent use.
 //
 // f runs after the permit is settled, so a slow f holds no slot of the breaker. It may make calls. Calls with the
 // context of f, or one derived from it, get no fallback from any guard, so a handler that calls the same method cannot
-// recurse. If the call ran into its deadline, the context of f is done. Then
-// context.WithTimeout(context.WithoutCancel(ctx), d) gives a call of f the time d, and still excludes fallbacks.
+// recurse. If the call ran into its deadline, the context of f is done. For its own calls, f can then use
+// context.WithTimeout(context.WithoutCancel(ctx), d), which still prevents fallbacks.
 //
-// If the messages are protobuf, the reply is a deep copy of the response. With another codec it is a shallow copy that
-// shares memory with the response. Then f must make a new response for each call, and must not change it afterwards.
+// If the messages are protobuf, the reply is a deep copy of the response. With another codec the reply is a shallow
+// copy that shares memory with the response. Then f must return a new response for each call, and must not change it
+// afterwards.
 //
 // Req and Resp are the message types without the pointer. The compiler infers them from f. A call with other types gets
 // an error with code Internal that wraps the original error. A nil f is an error in WithFallback.
@@ -108,8 +110,8 @@ type fallback struct {
 	onFailure bool
 }
 
-// WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, and with
-// OnFailure also if they fail. Streams have no fallback.
+// WithFallback adds a fallback. h answers the unary calls that where matches if the breaker rejects them, or a guard
+// inside this one does, and with OnFailure also if they fail. Streams have no fallback.
 //
 //	interceptor.WithFallback(interceptor.ForMethods("/shop.Orders/Get"), interceptor.Fallback(
 //		func(ctx context.Context, req *pb.GetRequest, cause error) (*pb.GetResponse, error) { return cached(req) }))
@@ -119,6 +121,9 @@ type fallback struct {
 //
 // The answer of a fallback is marked (see FallbackTrailer) and counted, and is not an outcome of the backend. With a
 // retry interceptor outside the guard, OnFailure answers the first attempt that fails, so nothing is retried.
+//
+// If a connection has two guards, give the fallback to the outer one only. A guard takes the answer of a fallback
+// inside it for an answer of the backend, and counts a success.
 //
 // A nil matcher, a handler without a function and a nil option are errors. It is also an error if ForMethods has no
 // name or a name that is not of the form "/service/method". If the descriptor of the service is linked in, these are
@@ -164,7 +169,7 @@ func (m methods) check(option string) (known []protoreflect.MethodDescriptor, er
 	for _, full := range m {
 		service, method, ok := cutMethod(full)
 		if !ok || service == "" || method == "" {
-			return nil, errorf("%s: %q is no full method name, want \"/service/method\"", option, full)
+			return nil, errorf("%s: %q is not a full method name, want \"/service/method\"", option, full)
 		}
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 		if err != nil {
@@ -172,7 +177,7 @@ func (m methods) check(option string) (known []protoreflect.MethodDescriptor, er
 		}
 		s, ok := d.(protoreflect.ServiceDescriptor)
 		if !ok {
-			return nil, errorf("%s: %s is no service", option, service)
+			return nil, errorf("%s: %s is not a service", option, service)
 		}
 		found := s.Methods().ByName(protoreflect.Name(method))
 		if found == nil {
@@ -228,8 +233,8 @@ type unaryCall struct {
 	cc         *grpc.ClientConn
 	opts       []grpc.CallOption
 	err        error           // the rejection, or the error of the call
-	outcome    breaker.Outcome // unless rejected
-	rejected   bool
+	outcome    breaker.Outcome // unless this guard rejected the call
+	rejected   bool            // by this guard, or by one inside it
 }
 
 func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
@@ -237,6 +242,7 @@ func (a *unaryCall) call() Call { return callOf(a.method, nil, a.req, a.cc) }
 // tryFallback runs the fallback for a call that was rejected or has failed, if there is one. It returns the error that
 // the caller gets.
 func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCall) error {
+	a.rejected = a.rejected || rejectedInside(a.err)
 	if !a.rejected && a.outcome != breaker.Failure && a.outcome != breaker.Overload {
 		return a.err
 	}
@@ -263,6 +269,18 @@ func (g *Guard) tryFallback(ctx context.Context, b *breaker.Breaker, a *unaryCal
 		markTrailer(a)
 	}
 	return err
+}
+
+// rejectedInside reports whether err is the rejection of a guard inside this one, or wraps it. An error whose methods
+// panic is not; it was reported when the call was classified.
+func rejectedInside(err error) (is bool) {
+	defer func() {
+		if recover() != nil {
+			is = false
+		}
+	}()
+	_, is = errors.AsType[*RejectedError](err)
+	return is
 }
 
 // fallbackFor returns the fallback for a call, or nil if there is none.

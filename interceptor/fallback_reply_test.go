@@ -200,13 +200,13 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 		{"nil option", WithFallback(forUnary, good, OnFailure(), nil), "interceptor: WithFallback: option 1 is nil"},
 		{
 			"empty name", WithFallback(ForMethods(""), good),
-			`interceptor: WithFallback: "" is no full method name, want "/service/method"`,
+			`interceptor: WithFallback: "" is not a full method name, want "/service/method"`,
 		},
-		{"no slash before", WithFallback(ForMethods("a/b"), good), `"a/b" is no full method name`},
-		{"no method", WithFallback(ForMethods("/a"), good), `"/a" is no full method name`},
-		{"empty method", WithFallback(ForMethods("/a/"), good), `"/a/" is no full method name`},
-		{"empty service", WithFallback(ForMethods("//b"), good), `"//b" is no full method name`},
-		{"the second name", WithFallback(ForMethods("/a/b", "b"), good), `"b" is no full method name`},
+		{"no slash before", WithFallback(ForMethods("a/b"), good), `"a/b" is not a full method name`},
+		{"no method", WithFallback(ForMethods("/a"), good), `"/a" is not a full method name`},
+		{"empty method", WithFallback(ForMethods("/a/"), good), `"/a/" is not a full method name`},
+		{"empty service", WithFallback(ForMethods("//b"), good), `"//b" is not a full method name`},
+		{"the second name", WithFallback(ForMethods("/a/b", "b"), good), `"b" is not a full method name`},
 		{
 			"request", WithFallback(forUnary, other),
 			"interceptor: WithFallback: the request of /grpcircuit.testpb.Test/Unary is grpcircuit.testpb.Request, " +
@@ -239,13 +239,13 @@ func TestG15_BadFallbacksAreErrors(t *testing.T) {
 			})), "and the handler has **testpb.Request"},
 		{
 			"a message for a service", WithFallback(ForMethods("/grpcircuit.testpb.Request/Get"), good),
-			"grpcircuit.testpb.Request is no service",
+			"grpcircuit.testpb.Request is not a service",
 		},
 		{"no names", WithFallback(ForMethods(), good), "WithFallback: ForMethods has no names"},
 		{"no names for a matcher", WithMatcher(ForMethods()), "WithMatcher: ForMethods has no names"},
 		{
 			"a matcher with half a name", WithMatcher(ForMethods("grpcircuit.testpb.Test/Unary")),
-			`WithMatcher: "grpcircuit.testpb.Test/Unary" is no full method name`,
+			`WithMatcher: "grpcircuit.testpb.Test/Unary" is not a full method name`,
 		},
 		{"a matcher with a stream", WithMatcher(ForMethods("/" + service + "/Bidi")), ""},
 		{"no protobuf, and not linked in", WithFallback(ForMethods("/example.Unknown/Get"), Fallback(answerNothing)), ""},

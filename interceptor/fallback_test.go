@@ -220,18 +220,17 @@ func TestG15_AnsweredFailuresStillOpen(t *testing.T) {
 	})
 }
 
-// A rejection by an inner guard, or at a remote hop, is not a failure and not a rejection of this guard, so its
-// fallback does not answer.
-func TestG15_RejectedElsewhere(t *testing.T) {
+// A rejection at a remote hop is not a failure and not a rejection of this process, so a fallback does not answer.
+// TestG15_FallbackOfTheOuterGuard is about a rejection by an inner guard.
+func TestG15_RejectedAtARemoteHop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inner := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, WithKey(oneKey))
-		inner.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
 		g := newGuard(t, breaker.Config{}, WithKey(oneKey), WithFallback(forUnary, answering("instead"), OnFailure()))
-		s := newScene(t, g, "", inner.DialOptions()...)
+		s := newScene(t, g, "")
+		s.srv.Set(failing(&RejectedError{RejectedError: &breaker.RejectedError{Reason: breaker.ReasonOpen}}))
 		if err := s.plain(); !IsRejected(err) {
-			t.Errorf("got %v, want the inner guard's rejection", err)
+			t.Errorf("got %v, want the rejection of the remote hop", err)
 		}
-		wantTally(t, "the outer guard", g, tally{Ignored: 1})
+		wantTally(t, "the guard", g, tally{Ignored: 1})
 	})
 }
 

@@ -20,7 +20,7 @@ type Guard struct {
 	options
 	cache      breakerCache
 	rejections rejectionCache
-	marks      atomic.Int32 // how many more calls are marked, so that a second guard finds them
+	marks      atomic.Int32 // how many more calls to mark, so that a second guard detects them
 	stops      []func()     // each ends a registration of hooks with the group
 }
 
@@ -114,7 +114,7 @@ func (g *Guard) find(
 	return b
 }
 
-// mustMark reports whether a unary call gets a guardMark. Each probe gets one, and calls that are checked for a second
+// mustMark reports whether a unary call gets a guardMark. Probes get one, and so do calls that are checked for a second
 // guard.
 func (g *Guard) mustMark(permit breaker.Permit, inDoubt bool) bool {
 	if g.hooks.guardedTwice == nil {

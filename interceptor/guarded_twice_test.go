@@ -55,8 +55,8 @@ func tagged(tag string) Option {
 	return WithKey(func(context.Context, keyfunc.Call) breaker.Key { return breaker.Key{Tag: tag} })
 }
 
-// The first unary call and the first stream of a connection report that they pass one breaker twice. Other breakers, of
-// another group or another key, are none of that.
+// The first unary call and the first stream of a connection report that they pass one breaker twice. Two different
+// breakers, of another group or another key, are not reported.
 func TestGuardedTwice(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -152,8 +152,8 @@ func (m *markSpy) marked() markSpy {
 	return was
 }
 
-// The first 100 unary calls are marked, and later only calls in doubt and probes. Streams are marked always, and do not
-// use up the 100. Without the hook only probes are marked.
+// The first 100 unary calls are marked. After that, only calls in doubt and probes are marked. Streams are always
+// marked, and do not count among the 100. Without the hook only probes are marked.
 func TestGuardedTwiceMarks(t *testing.T) {
 	for _, hook := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -208,8 +208,8 @@ func TestGuardedTwiceMarks(t *testing.T) {
 	}
 }
 
-// B22: a probe passes the inner guard, so that the breaker can close. That is so also if the guard of another group
-// stands between the two, which adds a mark of its own.
+// B22: a probe passes the inner guard, so that the breaker can close. This also works if a guard of another group is
+// between the two, which adds another mark.
 func TestGuardedTwiceProbesPass(t *testing.T) {
 	for _, between := range []bool{false, true} {
 		for _, kind := range []string{"unary", "stream"} {
@@ -242,8 +242,8 @@ func TestGuardedTwiceProbesPass(t *testing.T) {
 	}
 }
 
-// Without the hook no call on the closed path allocates, whatever other hooks there are; nor with it, after the first
-// calls.
+// Without the hook, no call on the closed path allocates, whatever other hooks there are. With the hook, no call
+// allocates after the first ones.
 func TestGuardedTwiceAllocatesNothing(t *testing.T) {
 	for _, hook := range []bool{false, true} {
 		var log []string
@@ -266,7 +266,7 @@ func TestGuardedTwiceAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Calls of many goroutines use up the first marks together: each mark is given once.
+// Calls of many goroutines share the first 100 marks: there are exactly 100.
 func TestGuardedTwiceConcurrentSafe(t *testing.T) {
 	const rounds, workers, callsEach = 100, 8, 30
 	for range rounds {

@@ -14,16 +14,17 @@ import (
 )
 
 // Hooks are functions that a Guard calls, for logs, metrics and traces. Packages otelbridge and prombridge have
-// functions that return Hooks. A function may be nil, and then costs nothing. A Guard reads them when New is called.
+// functions that return Hooks. A nil function is not called and costs nothing. New reads the functions; later changes
+// have no effect.
 //
 //	guard, err := interceptor.New(group, interceptor.WithHooks(&interceptor.Hooks{
 //		Transition: func(ctx context.Context, e breaker.Event) { slog.InfoContext(ctx, "circuit breaker", "event", e) },
 //	}))
 //
-// The functions run with the context of the guarded call and without any lock held. They run on its goroutine. For a
-// stream they may also run on a goroutine of grpc, of a timer or of package context. They must be safe for concurrent
-// use. A panic in a hook does not change the call, and is reported to Panicked. A panic in Transition is reported only
-// to Panicked of the same Hooks, and a panic in Panicked is dropped.
+// The functions run with the context of the guarded call, on its goroutine, and without any lock held. For a stream
+// they may also run on a goroutine of grpc, of a timer or of package context. They must be safe for concurrent use. A
+// panic in a hook does not change the call, and is reported to Panicked. A panic in Transition is reported only to
+// Panicked of the same Hooks, and a panic in Panicked is dropped.
 //
 // Hooks must not be copied after they were given to a Guard.
 type Hooks struct {
@@ -35,12 +36,13 @@ type Hooks struct {
 	Settled func(ctx context.Context, s Settlement)
 	// Probed is called for each probe, when Settled would be called. If the probe causes a transition, Transition is
 	// usually called first. Probed is also called for a probe that ends after its lease; then its outcome may decide
-	// nothing. Calls that are not probes cost nothing more.
+	// nothing. It costs other calls nothing.
 	Probed func(ctx context.Context, s Settlement)
 	// FellBack is called after a fallback has run, or if its message types do not fit the call.
 	FellBack func(ctx context.Context, f FallbackInfo)
-	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it. If
-	// several guards of one group have the same Hooks, it is called once. breaker.WithListener describes the calls.
+	// Transition is called for each transition of each breaker of the guard's group, also if another guard caused it, and
+	// when an override is set or cleared (Event.OverrideChanged). If several guards of one group have the same Hooks, it
+	// is called once. breaker.WithListener describes the calls.
 	Transition func(ctx context.Context, e breaker.Event)
 	// Panicked is called after a function of the user has panicked: a key function, matcher, classifier, fallback handler,
 	// hook, or a method of an error. The call continues.

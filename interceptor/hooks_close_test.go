@@ -39,7 +39,7 @@ func guardOf(tb testing.TB, group *breaker.Group, opts ...Option) *Guard {
 	return g
 }
 
-// Hooks without functions, and hooks that no call has to be timed for, leave the fast path and cost no allocation.
+// Hooks without functions, and hooks for which calls need not be timed, keep the fast path and cost no allocation.
 func TestHooksNilFunctionsCostNothing(t *testing.T) {
 	for name, h := range map[string]*Hooks{
 		"none": {},
@@ -79,7 +79,7 @@ func TestHooksNilFunctionsAreNotCalled(t *testing.T) {
 	})
 }
 
-// logHooks returns Hooks whose functions append to log what they are, behind name.
+// logHooks returns Hooks whose functions append name and the name of the hook to log.
 func logHooks(name string, log *[]string) *Hooks {
 	note := func(what string) { *log = append(*log, what+" "+name) }
 	return &Hooks{
@@ -129,8 +129,8 @@ func passTwice(t *testing.T, g *Guard) {
 	}
 }
 
-// Two guards of a group that have the same Hooks call Transition once for each transition: also after one of them was
-// closed, however often, and no more after both were.
+// Two guards of a group that have the same Hooks call Transition once for each transition. This continues after one of
+// them was closed, even several times, and ends after both were closed.
 func TestGuardClose(t *testing.T) {
 	group, ctx := testGroup(t), t.Context()
 	heard := 0
@@ -157,7 +157,7 @@ func TestGuardClose(t *testing.T) {
 	step("a new guard", 1)
 }
 
-// Another group is another registration, and the same Hooks twice in one guard are one.
+// Each group has its own registration. The same Hooks twice in one guard count as one.
 func TestGuardCloseOfTwoGroups(t *testing.T) {
 	first, second, ctx := testGroup(t), testGroup(t), t.Context()
 	var log []string
@@ -213,8 +213,8 @@ func TestNewWithErrorRegistersNothing(t *testing.T) {
 	}
 }
 
-// Guards with the same Hooks come and go while breakers trip. As long as one of them stays, each transition is reported
-// once, and after the last one is closed none is.
+// Guards with the same Hooks are made and closed while breakers trip. While at least one is not closed, each transition
+// is reported once. After the last one is closed, none is reported.
 func TestHooksConcurrentSafe(t *testing.T) {
 	const trippers, trips, makers = 4, 200, 4
 	group, ctx := testGroup(t), t.Context()

@@ -45,8 +45,8 @@ func (e *explosiveError) GRPCStatus() *status.Status {
 	return nil
 }
 
-// panicPlace is a function of the user that misbehaves, and what four calls then come to: a success, a failure that
-// opens the breaker, a call that is rejected and has a fallback, and a probe that closes the breaker.
+// panicPlace is a function of the user that misbehaves, and the expected results of four calls: a success, a failure
+// that opens the breaker, a call that is rejected and has a fallback, and a probe that closes the breaker.
 type panicPlace struct {
 	what  string                          // PanicInfo.Func
 	opts  func(boom func()) []Option      // with the function
@@ -217,8 +217,8 @@ func (p panicPlace) failure(boom func()) error {
 	return p.err(boom)
 }
 
-// G13: a panic in a function of the user is reported with what it was, its value, its stack and its call, and the calls
-// go on as documented.
+// G13: a panic in a function of the user is reported with the name of the function, the value, the stack and the call.
+// The calls continue as documented.
 func TestG13_PanickedTells(t *testing.T) {
 	for name, p := range panicPlaces {
 		t.Run(name, func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestG13_PanickedPanics(t *testing.T) {
 	}
 }
 
-// G13: runtime.Goexit is no panic and is not reported. It ends the call's goroutine, and no permit is lost.
+// G13: runtime.Goexit is not a panic and is not reported. It ends the call's goroutine, and no permit is lost.
 func TestG13_GoexitIsNotReported(t *testing.T) {
 	exit := misdeeds[2].do
 	for name, want := range map[string]struct {

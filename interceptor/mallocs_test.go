@@ -7,7 +7,8 @@ import (
 
 const mallocNoise = 0.75
 
-// extraMallocs returns how many allocations a call of with makes more than a call of without, on average.
+// extraMallocs returns the number of allocations that a call of with makes in addition to those of a call of without,
+// on average.
 //
 // Calls over real grpc have no fixed number of allocations. Its goroutines work for one call while the next one runs,
 // and under the race detector a sync.Pool drops a quarter of its objects at random. Neither the smallest number of
@@ -29,7 +30,7 @@ func extraMallocs(t *testing.T, without, with func()) float64 {
 	mallocs(without) // what the first calls make is kept
 	mallocs(with)
 	var fewer, more uint64
-	for range rounds { // in turns, so that both meet the same garbage collections
+	for range rounds { // in turns, so that garbage collections affect both equally
 		fewer += mallocs(without)
 		more += mallocs(with)
 	}

@@ -177,8 +177,8 @@ func WithRejectionDetails() Option {
 
 // WithPeerEvidence makes the guard get the header, the trailer and the peer of each unary call from grpc, with call
 // options. The header and the trailer distinguish an error of the backend from one that grpc made in this process with
-// the same text. The trailer may also hold a pushback. Each call then pays for the copies that grpc makes. Streams do
-// not change.
+// the same text. The trailer may also hold a pushback. The price is that grpc copies these values in each call. The
+// option does not affect streams.
 //
 // The call options also pass through interceptors between the guard and grpc. Do not use WithPeerEvidence with a
 // hedging interceptor there, or another one that makes several attempts at once: the attempts would write to the same
@@ -194,8 +194,8 @@ func WithPeerEvidence() Option {
 }
 
 // WithMinBudget sets Result.ShortBudget for calls that had less than d until their deadline when they were admitted.
-// DefaultClassifier ignores such a call if it ends at its deadline. So callers with little time do not open the breaker
-// for others. d must be at least 1 ms; anything else is an error. Default: off, DeadlineExceeded is a failure.
+// DefaultClassifier ignores such a call if it ends at its deadline. So callers with short deadlines do not open the
+// breaker for others. d must be at least 1 ms; anything else is an error. Default: off, DeadlineExceeded is a failure.
 func WithMinBudget(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {

@@ -52,7 +52,7 @@ func (c *pending) elapsed() time.Duration {
 // latency is for the slow rule; 0 means the time since the call was admitted. undo takes back the sign of life that the
 // first message of a stream gave; it is nil if there was none.
 //
-// The call ends when settle begins. The backend does not cause the time of the classifier and of listeners, so neither
+// The call ends when settle begins. The time of the classifier and of listeners is not the backend's fault, so neither
 // the slow rule nor Settlement.Duration includes it.
 func (c *pending) settle(
 	ctx context.Context, r Result, cc *grpc.ClientConn, latency time.Duration, undo func(),
@@ -74,7 +74,8 @@ func (c *pending) settle(
 	c.classifyInto(ctx, &r, &report, cc)
 	lost := r.Code == codes.Unavailable
 	if lost || r.LongLived() {
-		// A lost connection, and the end of a long stream, do not show that the first message was no sign of life (S13).
+		// A lost connection, and the end of a long stream, do not contradict the sign of life that the first message gave
+		// (S13).
 		undo = nil
 	}
 	if lost && r.Old && report.Outcome == breaker.Ignored && !r.Closed && !c.permit.IsProbe() {
@@ -125,7 +126,7 @@ func (c *pending) classifyInto(ctx context.Context, r *Result, report *breaker.R
 	report.Outcome = outcome
 	switch outcome {
 	case breaker.Success:
-		report.Cause = "" // if the call opens the breaker, then because it was slow
+		report.Cause = "" // if the call opens the breaker, it does so because it was slow
 	case breaker.Failure, breaker.Overload:
 		report.RetryAfter = retryAfter(*r)
 	case breaker.Ignored:

@@ -25,15 +25,15 @@ const rejectionWays = 4
 
 // get returns the guard's error for cause and code.
 func (c *rejectionCache) get(cause *breaker.RejectedError, code codes.Code, details bool) *RejectedError {
-	// The address identifies an error, because the garbage collector does not move it. It is mixed: the errors have the
-	// same few offsets in each page, and unmixed they would share less than half of the places.
+	// The address identifies an error, because the garbage collector does not move it. The multiplication mixes its bits.
+	// Errors are at a few fixed offsets within each page, so unmixed addresses would use less than half of the places.
 	const odd = 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
 	set := uint32(uint64(reflect.ValueOf(cause).Pointer())*odd>>32) + uint32(code)
-	victim := c.victim.Load() % rejectionWays // before the search, so that two calls at once choose the same one
+	victim := c.victim.Load() % rejectionWays // before the search, so that two concurrent calls choose the same one
 	var replaced *RejectedError
 	for way := range uint32(rejectionWays) {
 		e := c.place(set, way).Load()
-		if e == nil { // nothing is behind it, because errors are replaced and never removed
+		if e == nil { // the places after it are empty too, because errors are replaced and never removed
 			victim, replaced = way, nil
 			break
 		}
@@ -49,7 +49,7 @@ func (c *rejectionCache) get(cause *breaker.RejectedError, code codes.Code, deta
 		c.victim.Add(1)
 		return e
 	}
-	// Another call was faster. Mostly it was rejected by the same breaker.
+	// Another call has stored an error in that place. In most cases it is the same error.
 	if other := c.place(set, victim).Load(); other.RejectedError == cause && other.code == code {
 		return other
 	}
@@ -62,7 +62,7 @@ func (c *rejectionCache) place(set, way uint32) *atomic.Pointer[RejectedError] {
 }
 
 // asRejection returns the rejection that err is. It returns nil if err is the error of a context that was done before
-// the call. The guard passes such a call to grpc, which ends it with a status of its own (B24).
+// the call. The guard passes such a call to grpc, which ends it with grpc's status (B24).
 func asRejection(err error) *breaker.RejectedError {
 	rejected, _ := err.(*breaker.RejectedError) //nolint:errorlint // Acquire does not wrap it; errors.As is slower
 	return rejected
@@ -105,8 +105,8 @@ func (g *Guard) matches(ctx context.Context, m selector.Matcher, call Call) (ok 
 	return m.Match(ctx, call.CallMeta)
 }
 
-// callOnFinish calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. In its
-// OnFinish option, grpc's OpenTelemetry plugin outside the guard ends the span of a stream.
+// callOnFinish calls the OnFinish options of a rejected call, as grpc does for a call that it cannot start. For
+// example, grpc's OpenTelemetry plugin outside the guard ends the span of a stream in its OnFinish option.
 func callOnFinish(opts []grpc.CallOption, err error) {
 	for _, o := range opts {
 		if f, ok := o.(grpc.OnFinishCallOption); ok && f.OnFinish != nil {

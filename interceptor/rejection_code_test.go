@@ -40,8 +40,8 @@ func openStream(t *testing.T, g *Guard, desc *grpc.StreamDesc) error {
 	return err
 }
 
-// G8: a rejected call gets the code of the first WithRejectionCode with a matcher that matches it, and the code of the
-// option without matchers if there is none. Where that option stands makes no difference.
+// G8: a rejected call gets the code of the first WithRejectionCode with a matcher that matches it. If there is none, it
+// gets the code of the option without matchers. The position of that option does not matter.
 func TestG08_RejectionCodeByMatcher(t *testing.T) {
 	const un = codes.Unavailable
 	const a, b, c = codes.Aborted, codes.ResourceExhausted, codes.FailedPrecondition
@@ -82,7 +82,7 @@ func TestG08_RejectionCodeByMatcher(t *testing.T) {
 	}
 }
 
-// The slice of matchers is the guard's own.
+// The guard copies the slice of matchers.
 func TestG08_RejectionCodeKeepsItsMatchers(t *testing.T) {
 	where := []selector.Matcher{allCalls}
 	opt := WithRejectionCode(codes.Aborted, where...)
@@ -94,10 +94,10 @@ func TestG08_RejectionCodeKeepsItsMatchers(t *testing.T) {
 func TestG08_RejectionCodeOption(t *testing.T) {
 	const unary = testpb.Test_Unary_FullMethodName
 	for want, opt := range map[string]Option{
-		"WithRejectionCode: matcher 0 is nil":             WithRejectionCode(codes.Aborted, nil),
-		"WithRejectionCode: matcher 1 is nil":             WithRejectionCode(codes.Aborted, allCalls, nil),
-		"WithRejectionCode: ForMethods has no names":      WithRejectionCode(codes.Aborted, ForMethods()),
-		`WithRejectionCode: "a/b" is no full method name`: WithRejectionCode(codes.Aborted, ForMethods("a/b")),
+		"WithRejectionCode: matcher 0 is nil":                WithRejectionCode(codes.Aborted, nil),
+		"WithRejectionCode: matcher 1 is nil":                WithRejectionCode(codes.Aborted, allCalls, nil),
+		"WithRejectionCode: ForMethods has no names":         WithRejectionCode(codes.Aborted, ForMethods()),
+		`WithRejectionCode: "a/b" is not a full method name`: WithRejectionCode(codes.Aborted, ForMethods("a/b")),
 		`WithRejectionCode: service grpcircuit.testpb.Test has no method "Unry"`: WithRejectionCode(codes.Aborted, allCalls,
 			ForMethods(unary, strings.Replace(unary, "Unary", "Unry", 1))),
 		"WithRejectionCode: the code is 0 (OK), want from 1 to 16":        WithRejectionCode(codes.OK, allCalls),
@@ -134,7 +134,7 @@ func TestG08_RejectionWithTwoCodesAllocatesNothing(t *testing.T) {
 	}
 }
 
-// G8: the calls of one generation, of one code, have one error, and those of the next another.
+// G8: the rejections of one generation with the same code share one error. The next generation has another.
 func TestG08_OneErrorForAGeneration(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour},
 		WithRejectionCode(codes.Aborted, ofType(interceptors.ServerStream))) // far from Unavailable: no place is shared
@@ -182,10 +182,11 @@ func wantErrorOf(t *testing.T, err error, i int, code codes.Code) {
 	}
 }
 
-// twoCodes has streams get another code. It is next to that of other calls, so that their places in the cache overlap.
+// twoCodes gives streams another code. It is adjacent to the code of other calls, so that their places in the cache
+// overlap.
 var twoCodes = WithRejectionCode(codes.Unavailable+1, ofType(interceptors.ServerStream))
 
-// The cache of rejections has fewer places than there may be breakers. With 300 open ones each call still gets the
+// The cache of rejections has fewer places than there may be breakers. With 300 open breakers, each call still gets the
 // error of its own breaker.
 func TestG08_MoreBreakersThanPlaces(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, byTag, twoCodes)
@@ -216,7 +217,7 @@ func TestG08_MoreBreakersThanPlacesConcurrentSafe(t *testing.T) {
 	wg.Wait()
 }
 
-// The cache spreads the errors over all its places: those of 150 breakers mostly find one, and are not made again.
+// The cache spreads the errors over all its places, so most errors of 150 breakers fit and are not made again.
 func TestG08_RejectionCacheUsesItsPlaces(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour}, byTag)
 	tags := openTags(t, g, 150)
@@ -235,7 +236,7 @@ func TestG08_RejectionCacheUsesItsPlaces(t *testing.T) {
 	}
 }
 
-// G8: calls that are rejected at the same instant for the first time in a generation get one error too.
+// G8: calls that are rejected at the same time, as the first of a generation, share one error too.
 func TestG08_OneErrorForAGenerationConcurrentSafe(t *testing.T) {
 	g := newGuard(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	b := g.Group().Get(methodKey)

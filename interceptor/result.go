@@ -13,8 +13,8 @@ import (
 // Call describes a call to key functions, classifiers and hooks.
 type Call = keyfunc.Call
 
-// Result describes how a call ended, for a Classifier. The guard collects more while a backend is in doubt, so Peer and
-// Trailer may be set for one call and not for the next.
+// Result describes how a call ended, for a Classifier. The guard collects more information while a backend is in doubt,
+// so Peer and Trailer may be set for one call and not for the next.
 type Result struct {
 	// Call describes the call. ReqOrNil is nil for a stream.
 	Call Call
@@ -31,15 +31,15 @@ type Result struct {
 	// doubt and Direct is set. For other calls with Direct, it looks only at the peer, and only within a Config.Window
 	// after an outcome that was not a success.
 	//
-	// For a stream, a message or a header that was received means PeerAnswered. If SendMsg was running when the stream
-	// ended, it does not, because the error may be about the message that was being sent. PeerSilent and PeerUnreached
-	// occur with Direct.
+	// For a stream, PeerAnswered means that a message or a header was received. But if SendMsg was running when the stream
+	// ended, Peer is not PeerAnswered, because the error may be about the message that was being sent. PeerSilent and
+	// PeerUnreached occur with Direct.
 	Peer PeerEvidence
 	// Trailer is the trailer that the peer sent. It is nil if there was none or the guard did not look.
 	Trailer metadata.MD
 	// Answered is true if a header or a message was received on this stream. It is false for unary calls, and for probes,
 	// whose outcome is the first message or the end. It may be false for a stream that ended with OK and without a
-	// message, because the guard then does not look for a header.
+	// message, because the guard does not check the header then.
 	Answered bool
 	// Messages is the number of messages that were received on this stream. It is 0 for unary calls.
 	Messages uint64

@@ -36,8 +36,8 @@ func (g *Guard) Stream(
 		ctx: ctx, cc: cc, method: method, desc: desc, direct: grpcStreamer.is(streamer),
 		pending: g.begin(ctx, b, permit, true), // a stream always needs its start
 	}
-	// This is a copy, because the caller's slice may be shared (G1). The guard's OnFinish is first, so that the guard adds
-	// its events to a span before an interceptor outside ends the span in its own OnFinish.
+	// This is a copy, because the caller's slice may be shared (G1). The guard's OnFinish is first. So the guard adds its
+	// events to a span before an interceptor outside ends that span in its own OnFinish.
 	inner := append(s.optsBuf[:0], grpc.OnFinish(s.onFinish))
 	if s.direct {
 		inner = append(inner, grpc.Trailer(&s.trailer), grpc.Peer(&s.peer))
@@ -186,8 +186,8 @@ func (s *stream) onFinish(err error) {
 	if s.ended.Load() {
 		return
 	}
-	// If a stream has no header, grpc's Header ends it with nil, even if its connection was lost. Only RecvMsg returns the
-	// error, so it may still decide.
+	// If a stream has no header, grpc's Header calls OnFinish with nil, even if the connection was lost. Only RecvMsg
+	// returns the error, so a RecvMsg within the grace period decides.
 	if err == nil && s.inHeader.Load() > 0 && s.messages.Load() == 0 {
 		time.AfterFunc(grace, func() { s.on(noHeader, nil) })
 		return
@@ -366,7 +366,7 @@ func (s *stream) firstMessage() {
 		}
 	case !s.settled.Load():
 		if undo, _ := s.pending.permit.SignOfLife(s.ctx); undo != nil {
-			kept := undo // a variable whose address is taken is allocated, so not the one that is nil mostly
+			kept := undo // a copy, because taking the address of undo would allocate it even when it is nil
 			s.undoSign.Store(&kept)
 		}
 	}
@@ -402,8 +402,9 @@ func (s *stream) callBelow(call func() error) error {
 	return err
 }
 
-// Header waits for the header. It decides the outcome only if the stream has ended without a header, and an interceptor
-// returned grpc's stream as it is. For a stream that an interceptor wrapped, RecvMsg may make another attempt.
+// Header waits for the header. It decides the outcome only if the stream has ended without a header, and only for a
+// stream of grpc that an interceptor returned unchanged. For a stream that an interceptor wrapped, RecvMsg may make
+// another attempt.
 func (s *stream) Header() (metadata.MD, error) {
 	s.enter()
 	done := false

@@ -52,7 +52,7 @@ func (s *stream) sustain() {
 }
 
 // stillHalfOpen reports whether the breaker is half-open below its override. If not, the generation of the probe is
-// over. If a later generation is half-open, the timer runs once more than it must.
+// over. If a later generation is half-open, the timer runs once more than necessary.
 func (s *stream) stillHalfOpen() bool {
 	b, ok := s.pending.guard.group.Lookup(s.pending.breaker.Key())
 	return ok && b.Snapshot().Underlying == breaker.HalfOpen

@@ -37,9 +37,9 @@ func aMessageAnd(ctx context.Context, t *testing.T, g *Guard, err error) grpc.Cl
 	return cs
 }
 
-// S13: the first message of a stream ends the failure streak. What the stream ends with takes that back only if it is a
-// failure, and no lost connection: an overload or an ignored end leaves the streak ended. That holds whatever the
-// classifier makes of the code, except that Unavailable never takes it back.
+// S13: the first message of a stream ends the failure streak. The end of the stream restores the streak only if it is a
+// failure and not a lost connection. After an overload or an ignored end the streak stays ended. This depends on the
+// outcome from the classifier and not on the code, except that Unavailable never restores the streak.
 func TestS13_WhatTakesTheSignBack(t *testing.T) {
 	remote := withDetails(t, codes.Internal, "no", &errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
 	judge := func(o breaker.Outcome) []Option {
@@ -91,7 +91,7 @@ func TestS13_WhatTakesTheSignBack(t *testing.T) {
 	}
 }
 
-// S13: the streak that a failure brings back began when its first failure came, which Config.FailingFor looks at.
+// S13: a restored streak began with its original first failure. Config.FailingFor is measured from there.
 func TestS13_TheStreakBeganWhenItBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := new(recorder)
@@ -111,8 +111,8 @@ func TestS13_TheStreakBeganWhenItBegan(t *testing.T) {
 	})
 }
 
-// S13: what has happened between the message and the end counts too. A success ends the streak for good, other failures
-// join it, and Apply with another window leaves it as it is. After a transition nothing comes back.
+// S13: events between the message and the end of the stream count too. After a success the streak is not restored.
+// Other failures are added to it. Apply with another window does not change it. After a transition nothing is restored.
 func TestS13_BetweenTheSignAndTheEnd(t *testing.T) {
 	cfg := breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000, FailingFor: -1, Jitter: -1}
 	for _, tt := range []struct {
@@ -155,8 +155,8 @@ func TestS13_BetweenTheSignAndTheEnd(t *testing.T) {
 	}
 }
 
-// S13: two streams have a message each. The sign of the second ended no streak, so only the end of the first takes one
-// back.
+// S13: two streams have a message each. The second message ended no streak, so only the end of the first stream
+// restores one.
 func TestS13_OnlyTheSignThatEndedTheStreak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuard(t, breaker.Config{ConsecutiveFailures: 100, FailureRatio: -1, MinCalls: 1000})
@@ -202,7 +202,7 @@ func lostProbe(
 	return g, b, backend, cc, heard
 }
 
-// connect has the channel connect to a backend that is back.
+// connect makes the channel connect to a backend that has recovered.
 func connect(t *testing.T, backend *testpb.Backend, cc *grpc.ClientConn) {
 	t.Helper()
 	backend.Restart()
@@ -213,8 +213,8 @@ func connect(t *testing.T, backend *testpb.Backend, cc *grpc.ClientConn) {
 	}
 }
 
-// S14: the stream of a probe that is old but has no connection looks again after the time of WithLongStream, and closes
-// the breaker when the connection is back.
+// S14: the stream of a probe is old, but has no connection. The timer runs again for the time of WithLongStream. When
+// the channel is connected by then, the stream closes the breaker.
 func TestS14_LooksAgainForAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, _, backend, cc, heard := lostProbe(t)
@@ -240,8 +240,7 @@ func TestS14_LooksAgainForAConnection(t *testing.T) {
 	})
 }
 
-// S14: after the generation of the probe is over, nothing follows from the connection. That holds in each
-// state.
+// S14: after the generation of the probe is over, a new connection has no effect, whatever state the breaker is in.
 func TestS14_ConnectionAfterTheGeneration(t *testing.T) {
 	for _, tt := range []struct {
 		name string

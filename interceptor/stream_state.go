@@ -21,8 +21,8 @@ import (
 //	panic or Goexit        | fail    | fail    | fail      | fail
 //	the probe is old       | -       | sustain | sustain   | sustain
 //
-// "later" keeps the error of OnFinish until the streamer, or the last running call, has returned. If the stream is then
-// not direct, the error that came before the streamer returned is dropped.
+// "later" keeps the error of OnFinish until the streamer, or the last running call, has returned. An error that came
+// before the streamer returned is dropped if the stream turns out not to be direct.
 //
 // grpc calls OnFinish when a stream that it made has ended. For a direct stream that is the outcome. An interceptor may
 // open several streams for one call. A retry interceptor opens a stream for each attempt, always inside one of the
@@ -36,7 +36,7 @@ type origin uint32
 const (
 	originOpening   origin = iota // the streamer has not returned
 	originDirect                  // grpc made it, and no interceptor is between the guard and grpc
-	originUnwrapped               // grpc made it, and an interceptor returned it as it is
+	originUnwrapped               // grpc made it, and an interceptor returned it unchanged
 	originWrapped                 // an interceptor made it
 )
 

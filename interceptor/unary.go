@@ -18,7 +18,7 @@ func (g *Guard) Unary(
 ) error {
 	opts = slices.Clip(opts) // an append of an interceptor below must not write into the caller's memory (G1)
 	b := g.find(ctx, method, nil, req, cc, opts)
-	if b == nil || pastDeadline(ctx) { // grpc ends a call that is too late; that is not an outcome of the backend (G3)
+	if b == nil || pastDeadline(ctx) { // grpc ends a call whose deadline has passed; the backend is not involved (G3)
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	permit, err := b.Acquire(ctx)
@@ -99,8 +99,8 @@ func (g *Guard) unaryWithEvidence(
 	return c.settleUnary(ctx, &call, r)
 }
 
-// evidence is what the guard requests from grpc for a unary call. It shows whose error ended the call (G5), and the
-// trailer may hold a pushback (G9). A nil evidence requests nothing.
+// evidence is what the guard requests from grpc for a unary call. It shows whether the error came from the backend
+// (G5), and the trailer may hold a pushback (G9). A nil evidence requests nothing.
 type evidence struct {
 	header, trailer metadata.MD
 	peer            peer.Peer

@@ -136,7 +136,7 @@ func TestB06_WhoCanceled(t *testing.T) {
 			name: "ignored by a classifier", err: down, outcome: breaker.Ignored,
 			opts: []Option{WithClassifier(func(context.Context, Result) breaker.Outcome { return breaker.Ignored })},
 		},
-		// These are slow with and without the cancel.
+		// These calls are slow, whether or not they are canceled.
 		{name: "a failure all the same", err: down, outcome: breaker.Failure, want: 1},
 		{name: "a success all the same", err: nil, outcome: breaker.Success, want: 1},
 	} {

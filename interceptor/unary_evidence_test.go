@@ -63,8 +63,8 @@ func settledAs(tb testing.TB, b *breaker.Breaker, call func() error) (breaker.Ou
 	return got[0], err
 }
 
-// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold while the guard does
-// not look at the peer.
+// fault is a way for a call to fail. Its outcome is want. If differ is set, the outcome is untold for calls for which
+// the guard does not get the peer.
 type fault struct {
 	name        string
 	script      testpb.Script
@@ -202,7 +202,7 @@ func unaryFaults() []fault {
 			want: breaker.Failure,
 		})
 	}
-	// Credentials may fail with a status of their own. grpc changes some of its codes to Internal.
+	// Credentials may fail with any status. grpc changes some codes to Internal.
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
 		f := fault{
 			name: fmt.Sprintf("credentials fail with %v", c), code: c, want: breaker.Ignored,

@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"github.com/grpcircuit/grpcircuit/internal/testpb"
+	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
 // G7: two guards in a row. A rejection by the inner one shows nothing about the backend, so the outer one ignores it.
@@ -48,6 +51,59 @@ func TestG07_NestedGuards(t *testing.T) {
 				wantState(t, "the inner guard in the end", inner, breaker.Closed)
 			})
 		}
+	}
+}
+
+// G15: the fallback of the outer guard answers what the inner guard rejects. That is no outcome of the outer guard, so
+// it closes no breaker. The handler gets the rejection of the inner guard, also through an interceptor that wraps it.
+func TestG15_FallbackOfTheOuterGuard(t *testing.T) {
+	for name, wrap := range map[string]func(error) error{
+		"as it is": func(err error) error { return err },
+		"wrapped":  func(err error) error { return fmt.Errorf("attempt 1: %w", err) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var cause error
+			handler := Fallback(func(_ context.Context, _ *testpb.Request, err error) (*testpb.Response, error) {
+				cause = err
+				return &testpb.Response{Text: "cached"}, nil
+			})
+			outer := newGuard(t, breaker.Config{OpenFor: time.Second}, WithKey(oneKey), WithFallback(forUnary, handler))
+			inner := newGuard(t, breaker.Config{OpenFor: time.Hour}, WithKey(keyfunc.Target), WithRejectionCode(codes.Aborted))
+			between := func(
+				ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker,
+				opts ...grpc.CallOption,
+			) error {
+				if err := invoker(ctx, method, req, reply, cc, opts...); err != nil {
+					return wrap(err)
+				}
+				return nil
+			}
+			s := newScene(t, outer, "", append([]grpc.DialOption{grpc.WithChainUnaryInterceptor(between)},
+				inner.DialOptions()...)...)
+			wantCode(t, name+", closed", s.plain(), codes.OK)
+			target := onlyBreaker(t, inner)
+			target.Trip(t.Context(), "test")
+			outer.Group().Get(breaker.Key{}).Trip(t.Context(), "test")
+			time.Sleep(time.Second)
+			trailer := metadata.Pairs("from", "an earlier call")
+			for range 3 {
+				wantCode(t, name+", rejected by the inner guard", s.plain(grpc.Trailer(&trailer)), codes.OK)
+			}
+			if diff := cmp.Diff(metadata.Pairs(FallbackTrailer, FallbackRejected), trailer); diff != "" {
+				t.Errorf("%s: trailer (-want +got):\n%s", name, diff)
+			}
+			if e := rejected(t, cause); e.Key != target.Key() {
+				t.Errorf("%s: the fallback got the rejection of %v, want that of %v", name, e.Key, target.Key())
+			}
+			wantState(t, name+": the outer guard", outer, breaker.HalfOpen)
+			got := onlyBreaker(t, outer).Snapshot()
+			if diff := cmp.Diff(breaker.ProbeCounts{Ignored: 3}, got.Probes); diff != "" {
+				t.Errorf("%s: probes of the outer guard (-want +got):\n%s", name, diff)
+			}
+			if diff := cmp.Diff(breaker.FallbackCounts{Served: 3}, got.Fallbacks); diff != "" {
+				t.Errorf("%s: fallbacks of the outer guard (-want +got):\n%s", name, diff)
+			}
+		})
 	}
 }
 

@@ -66,7 +66,7 @@ func TestG13_ClassifierMisbehaves(t *testing.T) {
 	}
 }
 
-// G13: a classifier's result that is no Outcome is a failure, also for fallbacks and hooks.
+// G13: if the result of a classifier is not an Outcome, it is a failure, also for fallbacks and hooks.
 func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	rec := new(settlements)
 	g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)),
@@ -82,7 +82,7 @@ func TestG13_ClassifierReturnsNoOutcome(t *testing.T) {
 	}
 }
 
-// rude has hooks of which one panics or exits the goroutine.
+// rude has hooks, one of which panics or exits the goroutine.
 type misbehavingHooks struct {
 	on map[string]func()
 }

@@ -3,7 +3,7 @@
 // uses TargetMethod by default.
 //
 // With a finer key, one failing method or target affects fewer other calls, but a breaker sees fewer calls and needs
-// longer to decide. Methods mostly fail for reasons of their own, so the default separates them.
+// longer to decide. Methods mostly fail independently of each other, so the default separates them.
 package keyfunc
 
 import (
@@ -54,9 +54,9 @@ func TargetService(_ context.Context, c Call) breaker.Key {
 	return breaker.Key{Target: c.Target, Service: c.Service}
 }
 
-// MapTarget returns a key function that calls base with target(Call.Target) in place of the target. Use it if targets
-// of one backend differ, for example because they hold an address or a pointer: each target has breakers of its own,
-// and a target that changes with each connection makes new breakers each time.
+// MapTarget returns a key function that calls base with target(Call.Target) in place of the target. Use it if one
+// backend has several targets, for example because they contain an address or a pointer. Without it, each target has
+// separate breakers, and a target that changes with each connection makes new breakers each time.
 //
 //	keyfunc.MapTarget(nil, func(string) string { return "etcd" }) // all connections of an etcd client
 //
@@ -79,8 +79,7 @@ const Other = "other"
 
 // Tagged returns a key function that adds a tag to the keys of base: the result of tag if it is one of allowed, and
 // Other if not. The empty string is Other too, unless it is allowed. So a tag may come from data that anybody can set,
-// such as request metadata, and still cannot create any number of keys. A nil base means TargetMethod. A nil tag
-// panics.
+// such as request metadata, and the number of keys stays limited. A nil base means TargetMethod. A nil tag panics.
 func Tagged(base Func, tag func(ctx context.Context, call Call) string, allowed ...string) Func {
 	if tag == nil {
 		panic("keyfunc: Tagged: the tag function is nil")
@@ -92,7 +91,8 @@ func Tagged(base Func, tag func(ctx context.Context, call Call) string, allowed 
 	return func(ctx context.Context, c Call) breaker.Key {
 		key := base(ctx, c)
 		key.Tag = Other
-		// The allowed string, not the returned one, which may be part of a large buffer that the key would keep alive.
+		// This is the allowed string and not the returned one. The returned one may be part of a large buffer, which the key
+		// would keep alive.
 		if i := slices.Index(allowed, tag(ctx, c)); i >= 0 {
 			key.Tag = allowed[i]
 		}

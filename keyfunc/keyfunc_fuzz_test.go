@@ -12,8 +12,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/keyfunc"
 )
 
-// FuzzKeyFunctions makes keys of any method, target and tag: each function fills the parts that it names, as they came,
-// and no tag but the allowed ones gets into a key.
+// FuzzKeyFunctions makes keys of any method, target and tag. Each function sets the parts that its name contains,
+// unchanged, and only allowed tags get into a key.
 func FuzzKeyFunctions(f *testing.F) {
 	for _, method := range []string{
 		"/shop.Orders/Get", "shop.Orders/Get", "//", "/", "", "nonsense", "/a/b/c", "///",
@@ -55,7 +55,7 @@ func FuzzKeyFunctions(f *testing.F) {
 				t.Errorf("Tagged %s of %q at %q with %q of %q (-want +got):\n%s", tt.name, method, target, tag, allowed, diff)
 			}
 		}
-		// A key has a name for people, whatever it is made of, and each part is in it.
+		// The name of a key contains each of its parts, whatever strings they are.
 		for _, part := range []string{target, service, name} {
 			if s := full.String(); s == "" || !strings.Contains(s, part) {
 				t.Errorf("%+v is called %q, want %q in it", full, s, part)

@@ -109,7 +109,7 @@ func TestTaggedEdges(t *testing.T) {
 	}
 }
 
-// MapTarget changes the target that the base sees, and nothing else.
+// MapTarget changes only the target that base gets.
 func TestMapTarget(t *testing.T) {
 	strip := func(target string) string { return strings.TrimSuffix(target, "#1") }
 	for _, tt := range []struct {

@@ -42,8 +42,8 @@ func New(opts ...Option) *interceptor.Hooks {
 	if o.rejectedSpans {
 		b.tracer = o.tracers.Tracer(ScopeName, trace.WithSchemaURL(schemaURL))
 	}
-	// No Settled: each call would read the clock (O1). No FellBack: the event before it tells enough, see the package
-	// documentation.
+	// There is no Settled, because each call would read the clock (O1). There is no FellBack, because the rejection or
+	// failure before it is already recorded (see the package documentation).
 	return &interceptor.Hooks{Transition: b.transition, Rejected: b.rejected, Probed: b.probed}
 }
 
@@ -54,16 +54,25 @@ var (
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
 )
 
-// transition reports a change of state. Their number on a span is not limited. While a mode is in force (an override or
-// Config.Enforcement), the state decides no call, so opening is no reason to warn.
+// transition reports a change of the state or of the override. The number of these events on a span is not limited.
 func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	k := kindStateChange
-	if e.To == breaker.Open && e.Override.Mode == 0 {
+	if rejects(e) {
 		k = kindOpened
 	}
 	if b.sink.enabled(ctx, k) {
 		b.sink.emit(ctx, event{eventKind: k, at: e.At, attrs: transitionAttrs(e)})
 	}
+}
+
+// rejects reports whether calls are rejected because of e. While a mode is in force (an override or
+// Config.Enforcement), the state decides no call, so opening is no reason to warn. Nor is an override that is set,
+// unless it is ForceOpen.
+func rejects(e breaker.Event) bool {
+	if e.OverrideChanged {
+		return e.Override.Mode == breaker.ForceOpen
+	}
+	return e.To == breaker.Open && e.Override.Mode == 0
 }
 
 // rejected reports a rejected call and counts it on the span. A span gets no event for rejections after the first 8.
@@ -107,7 +116,10 @@ func transitionAttrs(e breaker.Event) []attribute.KeyValue {
 		attrState.String(e.To.String()), attrPreviousState.String(e.From.String()))
 	attrs = withOpening(attrs, e.Rule, e.Cause, e.Counts)
 	attrs = withOverride(attrs, e.Override)
-	if e.To == breaker.Open {
+	switch {
+	case e.OverrideChanged:
+		attrs = append(attrs, attrOverrideChanged.Bool(true))
+	case e.To == breaker.Open:
 		attrs = append(attrs, attrOpenMS.Int64(ceilMillis(e.OpenFor)))
 	}
 	return withMethod(attrs, e.Key)
@@ -126,7 +138,7 @@ func rejectedAttrs(e *interceptor.RejectedError) []attribute.KeyValue {
 }
 
 // withOpening adds what opened the breaker: the rule, the cause, and the counts that the rule compares (O9). Other
-// counts would be taken for the reason.
+// counts are left out, because a reader would take them for the reason.
 func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c breaker.Counts) []attribute.KeyValue {
 	if rule != 0 {
 		attrs = append(attrs, attrRule.String(rule.String()))
@@ -147,8 +159,8 @@ func withOpening(attrs []attribute.KeyValue, rule breaker.Rule, cause string, c 
 	return attrs
 }
 
-// withOverride adds who set the override in force, and why. These are words of a person, or those of package breaker
-// for a policy that is not enforced.
+// withOverride adds who set the override in force, and why. A person wrote these texts, or package breaker if the mode
+// comes from Config.Enforcement.
 func withOverride(attrs []attribute.KeyValue, o breaker.Override) []attribute.KeyValue {
 	if o.Mode == 0 {
 		return attrs

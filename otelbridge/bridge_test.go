@@ -105,6 +105,36 @@ var eventTests = []struct {
 		},
 	},
 	{
+		what: "override that forces a breaker open",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Closed, OverrideChanged: true, Why: "word", At: at,
+				Override: breaker.Override{Mode: breaker.ForceOpen, By: "ann", Why: "a deploy"},
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "closed", "circuit_breaker.previous_state": "closed",
+			"circuit_breaker.override": "force_open", "circuit_breaker.override_by": "ann",
+			"circuit_breaker.override_reason": "a deploy", "circuit_breaker.override_changed": true,
+		},
+	},
+	{
+		what: "override of an open breaker that is cleared",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Open, To: breaker.Open, OverrideChanged: true, Why: "word", At: at,
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "open",
+			"circuit_breaker.override_changed": true,
+		},
+	},
+	{
 		what: "trip by a custom rule",
 		call: func(ctx context.Context, b *interceptor.Hooks) {
 			b.Transition(ctx, breaker.Event{
@@ -338,12 +368,14 @@ func TestLogRecordsOfMinimumSeverity(t *testing.T) {
 	}
 	for _, r := range l.records {
 		got := recordAttrs(r)
-		if r.EventName() != "circuit_breaker.state_change" || got["circuit_breaker.state"] != "open" ||
-			got["circuit_breaker.override"] != nil {
-			t.Errorf("%s %v, want only transitions to open, and none under an override", r.EventName(), got)
+		opened := got["circuit_breaker.state"] == "open" && got["circuit_breaker.override"] == nil &&
+			got["circuit_breaker.override_changed"] == nil
+		forced := got["circuit_breaker.override_changed"] != nil && got["circuit_breaker.override"] == "force_open"
+		if r.EventName() != "circuit_breaker.state_change" || !opened && !forced {
+			t.Errorf("%s %v, want only transitions to open without an override, and ForceOpen", r.EventName(), got)
 		}
 	}
-	if got, want := len(l.records), 4; got != want {
+	if got, want := len(l.records), 5; got != want {
 		t.Errorf("%d records, want %d", got, want)
 	}
 }

@@ -9,8 +9,8 @@
 //
 // # Which span gets the events
 //
-// Span events are added to the span in the context of the call, as the Guard's interceptor receives it. Which span that
-// is depends on the instrumentation that makes the spans of calls.
+// Span events are added to the span in the context that the Guard's interceptor receives. Which span that is depends on
+// the instrumentation that makes the spans of calls.
 //
 // otelgrpc makes a span for each attempt, in a stats handler inside all interceptors. So the span that a guard sees is
 // the caller's: the span of the request or job that makes the call. It gets the events of all calls made under it. A
@@ -30,13 +30,15 @@
 // which ends with an error, and the plugin's grpc.client.call.duration counts rejections. If the plugin is after the
 // guard, the events are on the caller's span, and a rejected call has no span, as with otelgrpc.
 //
-// A transition is an event on the span of the call that caused it. If that span has already ended, the trace does not
-// have the event. This happens under a stream that outlives its caller's span. Metrics and log events do have it.
+// A transition is an event on the span of the call that caused it. If that span has already ended, the event is lost to
+// the trace. This happens with a stream that outlives its caller's span. Metrics and log events still show the
+// transition.
 //
 // # Events
 //
 //	circuit_breaker.state_change  a transition: name, state, previous_state, rule, cause, the counts that the rule
-//	                              compares, override, override_by, override_reason, open_ms
+//	                              compares, override, override_by, override_reason, open_ms; or a change of the
+//	                              override, with override_changed
 //	circuit_breaker.rejected      a rejected call: name, state, reason, override, override_by, override_reason,
 //	                              retry_after_ms, and what opened the breaker: rule, cause, the counts that the rule
 //	                              compares
@@ -58,25 +60,25 @@
 //	consecutive_failures  the length of the failure streak, if rule is consecutive; otherwise absent
 //	override        shadow, force_open or force_closed, if one is in force; otherwise absent. In shadow mode no call is
 //	                rejected, although the state is open. A rejection has it only if the override rejects the call.
-//	override_by     who set the override; "policy" if it stands for Config.Enforcement
-//	override_reason why, in the words of the person who set it
+//	override_by     who set the override; "policy" if the mode comes from Config.Enforcement
+//	override_reason the reason that this person gave
+//	override_changed  true if an override was set, or cleared if the event has no override; the state stays as it is
 //	open_ms         the length of the open period that begins
 //	retry_after_ms  the time until the breaker may admit a call; absent if it is not known
 //	outcome         success, failure, overload or ignored
 //
 // Durations are rounded up to whole milliseconds. The names of keys are escaped in the same way as the labels of
 // metrics (see Metrics). A probe has an event when its outcome is reported, even after its lease. A probe that never
-// reports one, or whose call panics, has no event. Fallbacks have no event: the rejection before the fallback has one,
-// or the RPC records its own failure, and the metrics count the results. No event contains an error message, request
-// content, metadata or the reason passed to Trip. The author and the reason of an override are in events, so that the
-// person on call sees who forced a breaker and why. So do not put anything secret in an Override.
+// reports one, or whose call panics, has no event. Fallbacks have no event. The rejection or the failed RPC before the
+// fallback is already recorded, and the metrics count the results of fallbacks. No event contains an error message,
+// request content, metadata or the reason passed to Trip. The author and the reason of an override are in events, so
+// that the person on call sees who forced a breaker and why. So do not put anything secret in an Override.
 //
-// The SDK keeps 128 events for each span and drops the oldest. So that a batch of rejected calls cannot displace the
-// transition that explains it, only the first 8 rejections of a span are events. The attribute
-// circuit_breaker.rejected_count on the span itself is the number of all its rejections so far. The hooks keep the
-// counts of the 1024 spans that had rejections most recently. They read an older count from the span if the span is one
-// of the SDK. Otherwise the count starts again at zero. Give all guards the same hooks, so that they share one count
-// for each span.
+// The SDK keeps 128 events for each span and drops the oldest. Many rejected calls could displace the transition that
+// explains them. So only the first 8 rejections of a span are events. The attribute circuit_breaker.rejected_count on
+// the span itself is the number of all its rejections so far. The hooks keep the counts of the 1024 spans that had
+// rejections most recently. For other spans, they read the count from the span if it is a span of the SDK. Otherwise
+// the count starts again at zero. Give all guards the same hooks, so that they share one count for each span.
 //
 // OpenTelemetry is phasing out the span-event API. WithLoggerProvider sends the same events as log records instead.
 //
@@ -120,8 +122,8 @@
 //	policy_last_success_timestamp  gauge            s           without WithPolicyReloads; before the first success
 //
 // A breaker has its series from its creation on, and its counters start at 0. Series that the policy of the breaker
-// cannot raise above 0 are left out. A closed breaker with the default Config has 25. A counter that was above 0, or
-// that was reported once, is not left out any more. Some counters may appear with their first event: fallbacks,
+// cannot raise above 0 are left out. A closed breaker with the default Config has 24 or 25. A counter that was above 0,
+// or that was reported once, is not left out any more. Some counters may appear with their first event: fallbacks,
 // trips{manual}, shadow_trips{manual}, and those that an override adds, if no collection comes between the override and
 // the first rejected call or trip. WithAllSeries exports the series that have a * above for every breaker. A breaker
 // that is idle (breaker.WithIdleTimeout) has no series.

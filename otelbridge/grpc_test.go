@@ -334,7 +334,8 @@ func TestO6_NoDataOfTheCallIsExported(t *testing.T) {
 				t.Error("a call succeeded")
 			}
 		})
-		if got, want := len(caller.Events()), 3+3+1+2; got != want { // rejections, transitions, the probe, Trip and Reset
+		// 3 rejections, 3 transitions, a probe; Trip, Reset and SetOverride.
+		if got, want := len(caller.Events()), 3+3+1+3; got != want {
 			t.Errorf("%d events, want %d: %v", got, want, bridgeEvents(caller))
 		}
 		check := func(what, s string) {

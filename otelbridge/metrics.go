@@ -17,9 +17,9 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
-// RegisterMetrics exports the metrics of g, under the names in the package documentation. They are read when a reader
-// of the meter provider collects, with one Snapshot for each breaker. So the values of a breaker agree with each other
-// and with Snapshot. Between collections it costs nothing.
+// RegisterMetrics exports the metrics of g, under the names in the package documentation. When a reader of the meter
+// provider collects, each breaker is read with one Snapshot. So the values of a breaker agree with each other and with
+// Snapshot. Between collections the export costs nothing.
 //
 // Register a group once. Attributes do not distinguish groups. With two groups, or one group twice, on the same
 // provider, counters of the same key add up, and a gauge has the value of one of them.
@@ -65,7 +65,7 @@ type instruments struct {
 	stateEntered, openUntil, outageStarted     metric.Float64ObservableGauge
 	failureRatio, slowRatio                    metric.Float64ObservableGauge
 
-	reloadStats func() (succeeded, failed uint64, lastSuccess time.Time) // nil: none of these:
+	reloadStats func() (succeeded, failed uint64, lastSuccess time.Time) // nil: the two below do not exist
 	reloads     metric.Int64ObservableCounter
 	lastReload  metric.Float64ObservableGauge
 }
@@ -184,10 +184,10 @@ type observation struct {
 	healthy bool // closed and without an override
 }
 
-// observeBreakers observes the breakers of all, which are about n. The SDK keeps the first attribute sets of an
-// instrument, up to a limit, and combines the others into one. So the states of breakers that are not healthy come
-// first, and the counters are in the order of their ranks (O8). The context of the collection is ignored, because the
-// SDK forgets a series that is not observed.
+// observeBreakers observes the breakers of all. n is their approximate number. The SDK keeps the first attribute sets
+// of an instrument, up to a limit, and combines the others into one. So the states of breakers that are not healthy
+// come first, and the counters are in the order of their ranks (O8). The iteration does not stop when the context of
+// the collection ends, because the SDK forgets a series that is not observed.
 //
 // If a key is evicted and gets a new breaker during the iteration, all may yield it twice. It is observed once, because
 // the SDK adds up two observations of a series. Caller must hold t.mu.
@@ -229,7 +229,7 @@ func (in *instruments) observeBreakers(
 
 // snapshot returns the current breaker of key and its Snapshot. That is b, unless b was evicted in the meantime.
 func snapshot(g *breaker.Group, key breaker.Key, b *breaker.Breaker) (*breaker.Breaker, breaker.Snapshot, bool) {
-	const tries = 3 // a key may be evicted and get a new breaker that often while this runs
+	const tries = 3 // a key may be evicted and get a new breaker this many times while this runs
 	for range tries {
 		if s := b.Snapshot(); !b.Evicted() {
 			return b, s, true

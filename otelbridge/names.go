@@ -8,9 +8,9 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/labels"
 )
 
-// This file has every name that is exported. There is no semantic convention for circuit breakers yet. The names follow
-// the request for one, https://github.com/open-telemetry/semantic-conventions/issues/2355, as far as it goes, in a
-// separate namespace. Event names contain nothing dynamic, as the conventions for events demand.
+// This file has every name that appears in OpenTelemetry. There is no semantic convention for circuit breakers yet. If
+// https://github.com/open-telemetry/semantic-conventions/issues/2355 proposes a name, it is used here, in a separate
+// namespace. Event names contain nothing dynamic, as the conventions for events demand.
 
 // ScopeName is the name of the instrumentation scope of all spans, log records and metrics of this package.
 const ScopeName = "github.com/grpcircuit/grpcircuit/otelbridge"
@@ -35,14 +35,15 @@ const (
 	attrCalls         = attribute.Key("circuit_breaker.calls")
 	attrRetryAfterMS  = attribute.Key("circuit_breaker.retry_after_ms")
 
-	attrOverrideBy     = attribute.Key("circuit_breaker.override_by")
-	attrOverrideReason = attribute.Key("circuit_breaker.override_reason")
+	attrOverrideBy      = attribute.Key("circuit_breaker.override_by")
+	attrOverrideReason  = attribute.Key("circuit_breaker.override_reason")
+	attrOverrideChanged = attribute.Key("circuit_breaker.override_changed")
 
 	attrConsecutiveFailures = attribute.Key("circuit_breaker.consecutive_failures")
 
-	// None of the names above means the outcome of a probe.
+	// The outcome of a probe, which none of the names above fits.
 	attrOutcome = attribute.Key("circuit_breaker.outcome")
-	// This attribute is on the caller's span rather than on an event: see rejectionCounts.
+	// This attribute is on the caller's span and not on an event, see rejectionCounts.
 	attrRejectedCount = attribute.Key("circuit_breaker.rejected_count")
 
 	attrRPCMethod     = semconv.RPCMethodKey

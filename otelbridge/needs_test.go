@@ -34,8 +34,8 @@ func TestO4_AtMost26SeriesOfAClosedBreaker(t *testing.T) {
 	}
 }
 
-// O4: a counter that was reported goes on while its breaker exists, even at 0. So the SDK does not forget it, and no
-// other series takes its place.
+// O4: a counter that was reported once is reported while its breaker exists, even at 0. So the SDK does not forget it,
+// and no other series takes its place.
 func TestO4_ReportedCountersGoOn(t *testing.T) {
 	for _, delta := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -74,18 +74,18 @@ func WithDeltaTemporality() Option {
 	return optionFunc(func(o *options) { o.delta = true })
 }
 
-// WithAllSeries exports also the series that the policy in force cannot raise above 0, and those that are otherwise
-// left out until they are above 0: all those with a * in the package documentation. It applies to RegisterMetrics.
+// WithAllSeries also exports the series that have a * in the package documentation. Without it, these series are left
+// out while the policy in force cannot raise them above 0, or until they are above 0. It applies to RegisterMetrics.
 // Default: off.
 func WithAllSeries() Option {
 	return optionFunc(func(o *options) { o.allSeries = true })
 }
 
 // WithPolicyReloads adds the metrics of a policy file: policy_reloads and policy_last_success_timestamp. stats returns
-// how many times a changed file was applied, how many times it was not, because it has an error or could not be read,
-// and when the file was last applied; the zero time means never. The counts must not fall. stats is called once for
-// each collection, by several goroutines at once if there are several readers. It is the caller's connection to the
-// watcher of package breaker/policyfile, or to anything else that applies policies.
+// three values: how many times a changed file was applied, how many times it had an error or could not be read, and
+// when it was last applied (the zero time means never). The counts must not fall. stats is called once for each
+// collection, by several goroutines at once if there are several readers. Use the method Reloads of the watcher of
+// package breaker/policyfile, or the figures of anything else that applies policies.
 //
 // A nil stats is an error of RegisterMetrics. If the option is given more than once, the last one counts. It applies to
 // RegisterMetrics. Default: none.
@@ -94,13 +94,13 @@ func WithPolicyReloads(stats func() (succeeded, failed uint64, lastSuccess time.
 }
 
 // WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes of
-// the event, and the trace and the span of the call's context. A transition to open has severity WARN, unless an
-// override or Config.Enforcement decides the calls. All other events have INFO. A record that the logger does not
-// enable is not built.
+// the event, and the trace ID and the span ID of the call's context. A transition to open has severity WARN, unless an
+// override or Config.Enforcement decides the calls. Setting the override ForceOpen has WARN too. All other events have
+// INFO. A record that the logger does not enable is not built.
 //
-// A span gets as many records of rejections as it would get events (see the package documentation), whether or not it
-// is sampled. Without a span, every rejection is a record. It applies to New. A nil p is the global provider, even if
-// that is set later. Default: span events.
+// The number of records of rejections for one span is limited like the number of events (see the package
+// documentation), whether or not the span is sampled. Without a span, every rejection is a record. It applies to New. A
+// nil p is the global provider, even if that is set later. Default: span events.
 func WithLoggerProvider(p log.LoggerProvider) Option {
 	return optionFunc(func(o *options) { o.loggers, o.logs = p, true })
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
-// A key may get another breaker, which counts from zero, after the first one was evicted or removed. An idle breaker
-// has no series until the next call. The SDK forgets a series that is missing from a collection, and treats its next
-// total as new. So a reader with cumulative temporality needs the total of all breakers of the key. A reader with delta
-// temporality needs, after a gap, the count since the gap. The bridge cannot see the temporality of its readers, so an
-// option sets it.
+// After the breaker of a key was evicted or removed, the key may get another breaker, which counts from zero. An idle
+// breaker has no series until the next call. The SDK forgets a series that is missing from a collection, and treats its
+// next total as new. So a reader with cumulative temporality needs the total of all breakers of the key. A reader with
+// delta temporality needs, after a gap, the count since the gap. The bridge cannot see the temporality of its readers,
+// so an option sets it.
 
 // maxGone is the number of keys without a breaker whose totals are kept. It is the default size of a group.
 const maxGone = 10_000
@@ -44,7 +44,7 @@ func (s sums) minus(o sums) sums {
 	return s
 }
 
-// totals holds the counts that were reported for each key, so that counters never fall (O7).
+// totals holds the counts that have been reported for each key, so that counters never fall (O7).
 type totals struct {
 	delta bool // the readers have delta temporality
 
@@ -54,7 +54,7 @@ type totals struct {
 	collection uint64 // the number of the current collection
 	lastRank   uint64 // the last rank that was assigned
 	keys       map[breaker.Key]*keyTotals
-	gone       []*keyTotals // whose breaker was evicted, the oldest first; some may have a breaker again
+	gone       []*keyTotals // keys whose breaker was evicted, the oldest first; some may have a breaker again
 }
 
 func newTotals(delta bool) *totals {
@@ -74,8 +74,9 @@ type keyTotals struct {
 	reported   [len(sumSeries)]bool // the series that were reported; they are not left out any more
 }
 
-// rank is the position of a key in the order in which sums are observed. If positions changed between collections, keys
-// would cross the SDK's limit and be counted twice. Keys that were ever not healthy come first and remain there (O8).
+// rank is the position of a key in the order in which sums are observed. If positions changed between collections, a
+// key could leave the SDK's limit and return, and would be counted twice. Keys that have ever been not healthy come
+// first and remain there (O8).
 type rank struct {
 	healthy bool // always closed so far, without an override
 	seq     uint64
@@ -120,9 +121,9 @@ func (t *totals) observe(key breaker.Key, b *breaker.Breaker, counts sums, healt
 	return k
 }
 
-// toReport returns the sums of the key, and which of them to report: those that its breaker has the needs of, those
-// above 0, and those that were reported before. The SDK forgets a series that is left out, and another one could take
-// its place below the limit of O8. Caller must hold totals.mu.
+// toReport returns the sums of the key, and which of them to report: those for which has contains all needs, those
+// above 0, and those that were reported before. The SDK forgets a series that is left out, and another series could
+// take its place below the limit of O8. Caller must hold totals.mu.
 func (k *keyTotals) toReport(has needs.Set) (values sums, report [len(sumSeries)]bool) {
 	values = k.earlier.plus(k.last.minus(k.base))
 	for i := range sumSeries {

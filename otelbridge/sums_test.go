@@ -133,7 +133,7 @@ func TestO07_KeyThatReturns(t *testing.T) {
 	}
 }
 
-// O7: keys are evicted all the time, because the group is full. Every call is reported whose breaker was collected
+// O7: keys are evicted all the time, because the group is full. Each call is reported if its breaker was collected
 // after the call.
 func TestO07_Churn(t *testing.T) {
 	g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(2))
@@ -261,7 +261,8 @@ func TestO08_TheLimitHidesHealthyBreakers(t *testing.T) {
 	}
 }
 
-// O8: above the limit, breakers that open and close do not move others across it, so nothing is counted twice.
+// O8: above the limit, a breaker that opens or closes does not change which other breakers are within the limit, so
+// nothing is counted twice.
 func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 	g := newGroup(t, breaker.Config{OpenFor: time.Hour, MaxOpenFor: time.Hour})
 	cumulative, delta := newMeters(sdkmetric.WithCardinalityLimit(41)), newDeltaMeters(sdkmetric.WithCardinalityLimit(41))

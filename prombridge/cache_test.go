@@ -123,12 +123,12 @@ func TestO3_LabelsOfKeys(t *testing.T) {
 	}
 }
 
-// An attacker who chooses keys can make no two of them share a series, and none that a registry refuses.
+// An attacker who chooses keys cannot make two of them share a series, and cannot make a key that a registry refuses.
 func TestO3_KeysThatDifferHaveLabelsThatDiffer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id := func(k breaker.Key) breaker.Key { return k }
 		keys := rapid.SliceOfNDistinct(key(rapid.Bool().Draw(t, "short")), 1, 12, id).Draw(t, "keys")
-		// A twin is a key that reads like the labels of another one.
+		// A twin is a key that is equal to the labels of another key.
 		for _, k := range slices.Clone(keys) {
 			if l := labelsOf(t, k)[k]; !slices.Contains(keys, l) && rapid.Bool().Draw(t, "twin") {
 				keys = append(keys, l)

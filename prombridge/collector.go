@@ -9,11 +9,12 @@ import (
 
 // NewCollector returns a collector of the metrics of g and of each of its breakers. Their names begin with
 // grpc_client_breaker_. Register one collector for each group. Two groups in one registry need WithConstLabels: the
-// same label names with different values.
+// same label names with different values. Without it, Register returns a prometheus.AlreadyRegisteredError for the
+// second collector, whose text is "duplicate metrics collector registration attempted".
 //
-// The collector is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker, which
-// delays calls no longer than a failed call does. No lock is held while metrics are sent to the registry. The labels of
-// the breakers are kept between scrapes and take about 1.5 kB for each breaker.
+// The collector is safe for concurrent use and owns no goroutine. A scrape takes one Snapshot of each breaker. A
+// Snapshot delays other calls no longer than the report of a failed call does. No lock is held while metrics are sent
+// to the registry. The labels of the breakers are kept between scrapes and take about 1.5 kB for each breaker.
 //
 // NewCollector returns no error. With a nil g or an invalid option it returns a collector that reports the error when
 // it is registered, or when it is collected without having been registered. A nil option panics.

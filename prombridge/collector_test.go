@@ -554,7 +554,7 @@ func TestO5_RatiosAreAbsentWhereTheyAreMeaningless(t *testing.T) {
 			}
 			p.Report(t.Context(), canceled)
 		}
-		// Only the slow rule counts them, so only its ratio is meaningful.
+		// Only the slow rule counts these calls, so only its ratio is exported.
 		ratios("four calls that their callers canceled", "slow_ratio 1")
 		b.Trip(t.Context(), "test")
 		ratios("open")

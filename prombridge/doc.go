@@ -43,8 +43,8 @@
 //
 // A breaker has its series from its creation on, and its counters start at 0, so that increase() sees the first event.
 // Series that the policy of the breaker cannot raise above 0 are left out. A closed breaker with the default Config has
-// 25. A counter above 0 is never left out, whatever the policy becomes. [WithAllSeries] exports the series that have
-// a * above for every breaker.
+// 24 or 25. A counter above 0 is never left out, whatever the policy becomes. [WithAllSeries] exports the series that
+// have a * above for every breaker.
 //
 // Some counters may appear with their first event, and increase() then does not see this event: fallbacks_total,
 // rule="manual" of trips_total and shadow_trips_total, and those that an override adds, if no scrape comes between the

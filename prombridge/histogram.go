@@ -25,8 +25,8 @@ import (
 // Prometheus servers that scrape native histograms get one with buckets of at most 10% width. All others get classic
 // buckets from 1 ms to 30 s, which make 17 series for each outcome and 68 for each breaker.
 //
-// Unlike the collector it works during calls. Each call reads the clock twice more and takes about 120 ns longer. Only
-// admitted calls count. The duration of a probe that is a stream ends at its first message.
+// Unlike the collector, it does work in each call. Each call reads the clock two more times and takes about 120 ns
+// longer. Only admitted calls count. The duration of a probe that is a stream ends at its first message.
 //
 // The series of a breaker exist as long as the breaker. A call that ends just after its breaker was evicted is not
 // counted. Memory is bounded by the group. A breaker takes some kilobytes for each outcome that occurs, from its first
@@ -100,7 +100,7 @@ func newHistogram() *histogram {
 	return &histogram{prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: durationName,
 		Help: durationHelp,
-		// From an RPC within a rack to one that no caller waits for any longer.
+		// From an RPC within a rack to an RPC so long that most callers have given up.
 		Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
 		// Prometheus recommends the factor. The number of buckets bounds the memory: 160 buckets cover 20 powers of two,
 		// for example from 10 µs to 10 s. A wider range lowers the resolution until the reset.

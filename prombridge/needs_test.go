@@ -189,7 +189,8 @@ func TestO4_CountersAboveZeroStay(t *testing.T) {
 	})
 }
 
-// O5: a policy without the slow rule leaves no slow ratio, although the window still has slow calls of before.
+// O5: under a policy without the slow rule there is no slow ratio, even if the window still has slow calls from an
+// earlier policy.
 func TestO5_NoSlowRatioWithoutTheRule(t *testing.T) {
 	g := newGroup(t, breaker.Config{SlowCall: time.Second, SlowRatio: 1, MinCalls: 2})
 	reg := registry(t, NewCollector(g))
@@ -245,10 +246,10 @@ func TestO4_NoOutageWhileEveryCallIsAdmitted(t *testing.T) {
 	}
 }
 
-// outage is what a scrape tells about an outage. Timestamps are seconds since the start of the test; -1 is absent.
+// outage holds the series of an outage in a scrape. Timestamps are seconds since the start of the test; -1 is absent.
 type outage struct{ ready, open, until, started, trips, shadowTrips, failedProbes float64 }
 
-// B20, O4: what the person on call sees during an outage.
+// B20, O4: the series that a person on call uses during an outage.
 func TestO4_Outage(t *testing.T) {
 	for _, mode := range []breaker.Mode{0, breaker.Shadow} {
 		synctest.Test(t, func(t *testing.T) {
@@ -304,7 +305,7 @@ func TestO4_Outage(t *testing.T) {
 	}
 }
 
-// B28: a mode of the policy shows as that of an override does, and an override wins.
+// B28: a mode of the policy has the same series as that of an override, and an override takes precedence.
 func TestO5_ModeOfThePolicy(t *testing.T) {
 	ctx := t.Context()
 	for _, tt := range []struct {
@@ -366,7 +367,7 @@ func TestPolicyReloads(t *testing.T) {
 	}
 }
 
-// The tables in doc.go have the same metrics as the design, and mark with * those that WithAllSeries changes.
+// The table in doc.go has the same metrics as the design, and marks with * those that WithAllSeries adds.
 func TestDocTable(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {

@@ -69,7 +69,7 @@ func WithConstLabels(labels prometheus.Labels) Option {
 // WithNamespace puts namespace and an underscore before every name: "shop" makes shop_grpc_client_breaker_state. It
 // must consist of ASCII letters, digits and underscores, and must not begin with a digit. Anything else is an error,
 // the empty string included. If it is given more than once, the last one counts. Dashboards and rules that use the
-// plain names do not find the series. Default: none.
+// names without a namespace do not find the series. Default: none.
 func WithNamespace(namespace string) Option {
 	return optionFunc(func(o *options) error {
 		if !plainName(namespace) {
@@ -81,8 +81,8 @@ func WithNamespace(namespace string) Option {
 	})
 }
 
-// WithAllSeries exports also the series that the policy in force cannot raise above 0, and those that are otherwise
-// left out until they are above 0: all those with a * in the table of the package documentation. It applies to
+// WithAllSeries also exports the series that have a * in the table of the package documentation. Without it, these
+// series are left out while the policy in force cannot raise them above 0, or until they are above 0. It applies to
 // NewCollector. Default: off.
 func WithAllSeries() Option {
 	return optionFunc(func(o *options) error {
@@ -92,10 +92,10 @@ func WithAllSeries() Option {
 }
 
 // WithPolicyReloads adds the metrics of a policy file: policy_reloads_total and policy_last_success_timestamp_seconds.
-// stats returns how many times a changed file was applied, how many times it was not, because it has an error or could
-// not be read, and when the file was last applied; the zero time means never. The counts must not fall. stats is called
-// once for each scrape, by several goroutines at once if there are several scrapes. It is the caller's connection to
-// the watcher of package breaker/policyfile, or to anything else that applies policies.
+// stats returns three values: how many times a changed file was applied, how many times it had an error or could not be
+// read, and when it was last applied (the zero time means never). The counts must not fall. stats is called once for
+// each scrape, by several goroutines at once if there are several scrapes. Use the method Reloads of the watcher of
+// package breaker/policyfile, or the figures of anything else that applies policies.
 //
 // A nil stats is an error. If the option is given more than once, the last one counts. It applies to NewCollector.
 // Default: none.

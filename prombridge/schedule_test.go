@@ -24,7 +24,7 @@ type schedule struct {
 	permits []breaker.Permit
 }
 
-// pick gets the breaker of one of a few keys, which are more than the group holds.
+// pick gets the breaker of one of a few keys. There are more keys than the group can hold.
 func (s *schedule) pick(t *rapid.T) *breaker.Breaker {
 	b := s.group.Get(breaker.Key{Method: rapid.SampledFrom([]string{`\xff`, "\xff", "a", "b", "c"}).Draw(t, "method")})
 	if s.live[b.Key()] != b {

@@ -9,7 +9,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/internal/needs"
 )
 
-// This file has every name that is exported. Package otelbridge has the same names with dots.
+// This file has every name that appears in Prometheus. Package otelbridge has the same names with dots.
 
 // subsystem is the prefix of all names.
 const subsystem = "grpc_client_breaker"
@@ -44,7 +44,7 @@ type family struct {
 	name, help string
 	kind       prometheus.ValueType
 	label      string // distinguishes the series; empty if there is only one
-	// series is in the order of the label values, so that a registry need not sort: see breakerCache.list.
+	// series is sorted by label value, so that a registry need not sort, see breakerCache.list.
 	series []seriesDef
 	needs  needs.Set                    // of all series
 	when   func(*breaker.Snapshot) bool // nil: always. It applies with WithAllSeries too

@@ -10,10 +10,10 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// dirs are the directories that are watched, see dirsOf. The file itself is not watched: a file that is replaced is
-// another file.
+// dirs are the directories that are watched, as dirsOf returns them. The file itself is not watched, because editors
+// replace it by another file.
 type dirs struct {
-	notify  *fsnotify.Watcher // nil if the system gives no notices
+	notify  *fsnotify.Watcher // nil if the system sends no notices
 	watched map[string]os.FileInfo
 	missing bool // a directory is not watched, so a notice may be missed
 }
@@ -21,9 +21,9 @@ type dirs struct {
 // maxLinks is how many symbolic links dirsOf follows. Linux follows 40.
 const maxLinks = 64
 
-// dirsOf returns the directories where a change can make the absolute path lead to another file: that of the file, and
-// those of all symbolic links on the way to it. If a part of the way is missing, the last one is where it would be. The
-// directories have no links in their paths, so none is there under two names.
+// dirsOf returns the directories in which a change can make the absolute path lead to another file: the directory of
+// the file, and the directories of all symbolic links on the path. If a part of the path is missing, the last directory
+// is the one that it is missing from. The directories have no links in their paths, so each has one name only.
 func dirsOf(path string) (dirs []string) {
 	const separator = string(filepath.Separator)
 	root := func(path string) (dir string, parts []string) {
@@ -71,8 +71,8 @@ func dirsOf(path string) (dirs []string) {
 	return dirs
 }
 
-// update watches the directories that the absolute path needs now, and reports whether one was added. A directory that
-// was replaced by another one of the same name is added again.
+// update watches the directories that the absolute path needs now, and reports whether it added one. It also adds a
+// directory that was replaced by another one of the same name.
 func (d *dirs) update(path string) (added bool) {
 	if d.notify == nil {
 		return false
@@ -82,7 +82,8 @@ func (d *dirs) update(path string) (added bool) {
 		needed[dir] = nil
 	}
 	d.missing = false
-	// A directory that was removed is no longer in this list. Another one may have its inode, and os.SameFile is true.
+	// A directory that was removed is no longer in this list. os.SameFile alone is not enough, because a new directory may
+	// have the same inode.
 	still := d.notify.WatchList()
 	for dir := range needed {
 		info, err := os.Stat(dir)
@@ -119,5 +120,5 @@ func (d *dirs) close() error {
 	return d.notify.Close()
 }
 
-// joinClose closes d because of err.
+// joinClose closes d after err has occurred, and joins the errors.
 func joinClose(err error, d *dirs) error { return errors.Join(err, d.close()) }

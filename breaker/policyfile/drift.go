@@ -7,10 +7,10 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A fingerprint is what can be read of the policy of a group. It shows that somebody else has called Group.Apply. It
-// misses a new Config of the group if a rule that matches every key sets the same fields.
+// A fingerprint holds what a group reveals of its policy. If it changes, somebody else has called Group.Apply. It does
+// not show a new Config of the group if a rule that matches every key sets the same fields.
 type fingerprint struct {
-	base  breaker.Config // for a key that no rule is likely to name
+	base  breaker.Config // of a key that no rule is likely to name
 	rules []breaker.PolicyRule
 }
 
@@ -26,8 +26,8 @@ func groupFingerprint(g *breaker.Group) fingerprint {
 	return f
 }
 
-// fingerprintOf returns the fingerprint of a group that file was applied to. It does not read one of the groups:
-// somebody may have called Group.Apply since.
+// fingerprintOf returns the fingerprint of a group that file was applied to. It makes a new group, because somebody may
+// have called Group.Apply on the real ones since.
 func fingerprintOf(file *File) fingerprint {
 	g, err := breaker.NewGroup(file.Config, breaker.WithPolicy(file.Rules...))
 	if err != nil {
@@ -36,13 +36,13 @@ func fingerprintOf(file *File) fingerprint {
 	return groupFingerprint(g)
 }
 
-// checkDrift warns if a group has another policy than at the last check.
+// checkDrift warns if the policy of a group has changed since the last check.
 func (w *Watcher) checkDrift() {
 	for i, g := range w.groups {
 		if now := groupFingerprint(g); !now.equal(w.policies[i]) {
 			w.policies[i] = now
 			w.log(slog.LevelWarn, "policy file: somebody has called Group.Apply for a group of this file; "+
-				"that policy is in force until the file changes, and the file replaces it then", "group", i)
+				"that policy is in force until the file changes", "group", i)
 		}
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// An Error is one defect of a policy file. Parse and Load join one for each defect, in the order of the file;
+// An Error is one defect of a policy file. Parse and Load return one for each defect, joined in the order of the file.
 // errors.As finds the first.
 type Error struct {
 	File   string // as given to Load or Parse
-	Line   int    // from 1; 0 if the defect has no place, for example if the file is too long
+	Line   int    // from 1; 0 if the defect has no position, for example if the file is too long
 	Column int    // from 1, in characters
 	Text   string // what is wrong, and what to write instead
 }
@@ -23,10 +23,10 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Text)
 }
 
-// maxErrors is how many errors are reported. One mistake may cause very many.
+// maxErrors is the number of errors that are reported. One mistake may cause very many.
 const maxErrors = 20
 
-// join sorts errs by place and joins them. Of more than maxErrors, the rest is only counted.
+// join sorts errs by position and joins them. Errors beyond maxErrors are only counted.
 func join(errs []*Error) error {
 	slices.SortStableFunc(errs, func(a, b *Error) int {
 		if a.Line != b.Line {

@@ -10,7 +10,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker/policyfile"
 )
 
-// A file that is watched replaces the policy of a group each time that it changes.
+// A watched file replaces the policy of a group each time it changes.
 func ExampleWatch() {
 	dir, err := os.MkdirTemp("", "")
 	if err != nil {
@@ -38,7 +38,7 @@ func ExampleWatch() {
 	orders := group.Get(breaker.Key{Service: "shop.Orders"})
 	fmt.Println(orders.Config().OpenFor)
 
-	// Write another file and rename it, so that nobody reads half a file.
+	// Write another file and rename it, so that the watcher never reads half a file.
 	if err := os.WriteFile(path+".new", []byte("circuitBreaker: {openFor: 5s}"), 0o600); err != nil {
 		panic(err)
 	}
@@ -51,7 +51,7 @@ func ExampleWatch() {
 	// <nil> 5s
 }
 
-// The group shows what each key comes to, and where the values are from.
+// The group returns the policy of each key, and where each value comes from.
 func ExampleFile_Apply() {
 	file, err := policyfile.Parse("policy.yaml", []byte(`
 circuitBreaker: {openFor: 2s, enforcement: shadow}
@@ -79,7 +79,7 @@ methodConfig:
 	// shadow group
 }
 
-// All errors of a file are reported, each with its place.
+// All errors of a file are reported, each with its position.
 func ExampleParse_errors() {
 	_, err := policyfile.Parse("policy.yaml", []byte(`
 circuitBreaker:
@@ -95,5 +95,5 @@ methodConfig:
 	// policy.yaml:3:12: openFor is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds
 	// policy.yaml:4:3: unknown field "minCals" in circuitBreaker; did you mean "minCalls"?
 	// policy.yaml:7:28: unknown preset "agressiv"; did you mean "aggressive"?
-	// policy.yaml:8:10: the name {service: shop.Orders} was given before, on line 6; merge the two entries
+	// policy.yaml:8:10: the name {service: shop.Orders} is already on line 6; merge the two entries
 }

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A kind is what values a field of breaker.Config may have.
+// A kind is the kind of values that a field of breaker.Config may have.
 type kind uint8
 
 const (
@@ -48,7 +48,7 @@ var kinds = map[string]kind{
 	"Enforcement":         enforcement,
 }
 
-// bounds says in errors what a value of a kind may be.
+// bounds describes the valid values of a kind, for errors.
 var bounds = map[kind]string{
 	count:         "a whole number from 1",
 	countOrOff:    "a whole number from 1, or -1 for off",
@@ -60,13 +60,13 @@ var bounds = map[kind]string{
 	enforcement:   "one of enforce, shadow and off",
 }
 
-// canBeOff reports whether a negative value switches something off.
+// canBeOff reports whether a negative value means off.
 func (k kind) canBeOff() bool { return k == countOrOff || k == ratioOrOff || k == durationOrOff }
 
 // isDuration reports whether values are durations.
 func (k kind) isDuration() bool { return k == duration || k == durationOrOff }
 
-// off returns the value that a person writes to switch off a field that can be off.
+// off returns the value that switches a field off, as it is written in a file.
 func (k kind) off() string {
 	if k.isDuration() {
 		return `"-1s"`
@@ -117,7 +117,8 @@ func fieldByGoName(name string) (field, bool) {
 	return fields[i], true
 }
 
-// set decodes n into the field of cfg. It returns what is wrong with n, or "". It leaves bounds to Config.Validate.
+// set decodes n into the field of cfg. It returns what is wrong with n, or "". It does not check bounds;
+// Config.Validate does.
 func (f field) set(cfg *breaker.Config, n *yaml.Node) string {
 	v := reflect.ValueOf(cfg).Elem().Field(f.index)
 	switch {
@@ -182,7 +183,7 @@ func (f field) setDuration(v reflect.Value, n *yaml.Node) string {
 		return f.unitless(n.Value)
 	}
 	if err != nil {
-		return fmt.Sprintf(`%s is %s, which is no duration; want numbers with the units h, m, s or ms, `+
+		return fmt.Sprintf(`%s is %s, which is not a duration; want numbers with the units h, m, s or ms, `+
 			`such as "1.5s" or "1m30s"`, f.name, describe(n))
 	}
 	if d == 0 {
@@ -192,7 +193,7 @@ func (f field) setDuration(v reflect.Value, n *yaml.Node) string {
 	return ""
 }
 
-// unitless returns the error for a number without a unit, and what was probably meant.
+// unitless returns the error text for a number without a unit. It suggests what was probably meant.
 func (f field) unitless(text string) string {
 	x, err := strconv.ParseFloat(strings.ReplaceAll(text, "_", ""), 64)
 	meant := fmt.Sprintf(`write "%ss" for seconds or "%[1]sms" for milliseconds`, text)
@@ -211,8 +212,8 @@ func (f field) unitless(text string) string {
 	return fmt.Sprintf("%s is %s, a number without a unit; %s", f.name, text, meant)
 }
 
-// zero returns the error for a field that is zero. In Go, a zero field is a field without a value. A person who writes
-// zero into a file means something else, often off.
+// zero returns the error text for a field that is zero. In Go, a zero field is not set, but a person who writes zero
+// into a file often means off.
 func (f field) zero(text string) string {
 	if f.kind.canBeOff() {
 		return fmt.Sprintf("%s is %s; write %s for off, or remove the line to inherit it", f.name, text, f.kind.off())
@@ -224,7 +225,8 @@ func (f field) wrong(got string) string {
 	return fmt.Sprintf("%s is %s, want %s", f.name, got, bounds[f.kind])
 }
 
-// outOfBounds returns the text for an error of Config.Validate. openFor is the OpenFor that the Config comes to.
+// outOfBounds returns the text for an error of Config.Validate. openFor is the resulting OpenFor, with inheritance and
+// defaults.
 func (f field) outOfBounds(e *breaker.ConfigError, openFor time.Duration) string {
 	got := fmt.Sprint(e.Value)
 	if d, ok := e.Value.(time.Duration); ok && f.goName == "MaxOpenFor" && d > 0 && d < openFor {
@@ -233,7 +235,7 @@ func (f field) outOfBounds(e *breaker.ConfigError, openFor time.Duration) string
 	return f.wrong(got)
 }
 
-// describe returns a value for an error text.
+// describe returns a short description of a value, for an error text.
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -254,7 +256,7 @@ func describe(n *yaml.Node) string {
 	}
 }
 
-// printable is shorten, and in quotes if the text has what a terminal would act on.
+// printable shortens text, and quotes it if it contains characters that a terminal would act on.
 func printable(text string) string {
 	text = shorten(text)
 	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
@@ -263,7 +265,7 @@ func printable(text string) string {
 	return text
 }
 
-// shorten returns text, cut to a length that fits into an error.
+// shorten cuts text to a length that fits into an error.
 func shorten(text string) string {
 	const longest = 60
 	if r := []rune(text); len(r) > longest {

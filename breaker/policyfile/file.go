@@ -9,15 +9,15 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// MaxSize is how long a policy file may be, in bytes. A longer one is an error.
+// MaxSize is the largest size of a policy file in bytes. A longer file is an error.
 const MaxSize = 1 << 20
 
-// A File is what a policy file says. It is plain data.
+// A File holds the content of a policy file as plain data.
 type File struct {
 	// Config is the circuitBreaker at the top of the file, for keys that no rule matches.
 	Config breaker.Config
-	// Rules has a rule for each name of a methodConfig entry with a circuitBreaker, in the order of the file. The Name
-	// of a rule is where the name is: "policy.yaml:12".
+	// Rules has a rule for each name of a methodConfig entry with a circuitBreaker, in the order of the file. The Name of
+	// a rule is the position of the name in the file: "policy.yaml:12".
 	Rules []breaker.PolicyRule
 }
 
@@ -31,7 +31,8 @@ func Load(path string) (*File, error) {
 	return Parse(path, data)
 }
 
-// Parse is Load for text that was read already. name stands for the path in errors and in the names of rules.
+// Parse is like Load, for text that has been read already. name takes the place of the path in errors and in the names
+// of rules.
 func Parse(name string, data []byte) (*File, error) {
 	if len(data) > MaxSize {
 		return nil, tooLong(name, int64(len(data)))
@@ -46,28 +47,29 @@ func Parse(name string, data []byte) (*File, error) {
 	if len(p.errs) > 0 {
 		return nil, join(p.errs)
 	}
-	// The parser has found everything that Apply would refuse. If it has not, that is a defect of this package.
+	// The parser should have found everything that Apply would refuse. An error here is a defect of this package.
 	if err := f.Validate(); err != nil {
 		return nil, &Error{File: name, Text: err.Error()}
 	}
 	return f, nil
 }
 
-// Validate returns the error that Apply would return. A File of Load or Parse is valid until it is changed.
+// Validate returns the error that Apply would return. A File from Load or Parse is valid until it is changed.
 func (f *File) Validate() error {
 	_, err := breaker.NewGroup(f.Config, breaker.WithPolicy(f.Rules...))
 	return err
 }
 
-// Apply puts the file in force in each of the groups, in place of all that they had, as Group.Apply does: states,
-// permits and overrides stay. It is all or nothing: an error changes none of the groups. A nil group is an error.
+// Apply puts the file in force in each of the groups. Like Group.Apply, it replaces their whole policy, and keeps
+// states, permits and overrides. If it returns an error, it has changed none of the groups. A nil group is an error.
 func (f *File) Apply(groups ...*breaker.Group) error {
 	for i, g := range groups {
 		if g == nil {
 			return fmt.Errorf("policyfile: Apply: group %d is nil", i)
 		}
 	}
-	// What a group accepts does not depend on the group, so the first that refuses is the first of all.
+	// All groups accept the same policies. So after Validate, either all of them accept the file, or the first one refuses
+	// it and nothing has changed.
 	if err := f.Validate(); err != nil {
 		return err
 	}
@@ -81,12 +83,12 @@ func (f *File) Apply(groups ...*breaker.Group) error {
 
 // read returns the content of a policy file.
 func read(path string) (data []byte, err error) {
-	info, err := os.Stat(path) // before Open, which would wait for the other end of a pipe
+	info, err := os.Stat(path) // before Open, which would block on a named pipe
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &Error{File: path, Text: "is no regular file"}
+		return nil, &Error{File: path, Text: "is not a regular file"}
 	}
 	if info.Size() > MaxSize {
 		return nil, tooLong(path, info.Size())
@@ -96,7 +98,7 @@ func read(path string) (data []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(f, MaxSize+1)) // it may have grown
+	data, err = io.ReadAll(io.LimitReader(f, MaxSize+1)) // the file may have grown since Stat
 	if err != nil {
 		return nil, err
 	}

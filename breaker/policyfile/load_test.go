@@ -16,7 +16,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// versions returns two files with the same rules, that differ in each field of each Config but the enforcement.
+// versions returns two files with the same rules. They differ in each field of each Config except the enforcement.
 func versions() [2]string {
 	file := func(fields string) string {
 		return fmt.Sprintf("circuitBreaker: {%s}\nmethodConfig:\n- name: [{service: a}, {service: b, tag: x}]\n"+
@@ -32,13 +32,13 @@ func versions() [2]string {
 	}
 }
 
-// load is what callers see while the policy is reloaded or not.
+// load holds the results of callers, with or without reloads of the policy.
 type load struct {
 	calls, rejected uint64
 	p50, p99        time.Duration
 }
 
-// underLoad lets 50 callers call until during returns.
+// underLoad makes calls from 50 goroutines until during returns.
 func underLoad(
 	t *testing.T, g *breaker.Group, allowed map[breaker.Config]bool, during func(calls *atomic.Uint64),
 ) load {
@@ -95,8 +95,8 @@ func TestReloadUnderLoad(t *testing.T) { reloadUnderLoad(t, 1000) }
 
 func TestReloadConcurrentSafe(t *testing.T) { reloadUnderLoad(t, 50) }
 
-// reloadUnderLoad reloads a file while 50 callers call. No permit may be lost, and no breaker may have a Config that
-// is in no version of the file.
+// reloadUnderLoad reloads a file while 50 goroutines make calls. No permit may be lost, and each breaker must have a
+// Config of one version of the file.
 func reloadUnderLoad(t *testing.T, reloads int) {
 	t.Helper()
 	texts := versions()
@@ -160,7 +160,7 @@ func reloadUnderLoad(t *testing.T, reloads int) {
 }
 
 func FuzzParse(f *testing.F) {
-	// Short seeds: go test -fuzz spends up to a minute on making a new input as short as it can.
+	// The seeds are short, because go test -fuzz spends up to a minute on shortening a new input.
 	f.Add([]byte("circuitBreaker: {openFor: 1.5s, jitter: -1, minCalls: 0x10}"))
 	f.Add([]byte("methodConfig:\n- name: [{service: a, tag: b}]\n  circuitBreaker: {}"))
 	f.Add([]byte("a: &a [x]\nb: [*a, *a]\n<<: *a"))
@@ -196,7 +196,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// positions checks that each error has a place in data.
+// positions checks that each error has a position in data.
 func positions(t *testing.T, data []byte, err error) {
 	t.Helper()
 	errs := []error{err}

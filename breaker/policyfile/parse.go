@@ -11,8 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Keys of gRPC's service config. Spellings that are near one of the keys of this package are errors, unless they are
-// one of these.
+// Keys of gRPC's service config. They are never reported as misspelt keys of this package.
 var (
 	grpcKeys = []string{
 		"loadBalancingPolicy", "loadBalancingConfig", "retryThrottling", "healthCheckConfig",
@@ -23,17 +22,18 @@ var (
 	nameKeys = []string{"service", "method", "target", "tag"}
 )
 
-// maxSuggested is how many presets of a file errors can suggest. It bounds the work for a file with many errors.
+// maxSuggested is the number of presets of a file that errors can suggest. It bounds the work for a file with many
+// errors.
 const maxSuggested = 100
 
-// parser collects what a file says, and its errors.
+// parser collects the rules of a file, and its errors.
 type parser struct {
 	file        string
 	errs        []*Error
 	presets     map[string]breaker.Config
 	presetNames []string                   // of presets, the first maxSuggested
-	base        breaker.Config             // the file's default, or the zero Config if that is invalid
-	seen        map[breaker.Key]*yaml.Node // where each name was given first
+	base        breaker.Config             // the file's default, or the zero Config if the default is invalid
+	seen        map[breaker.Key]*yaml.Node // the first node of each name
 	rules       []breaker.PolicyRule
 }
 
@@ -41,9 +41,9 @@ type parser struct {
 type section struct {
 	what   string // "circuitBreaker" or `preset "gold"`
 	at     *yaml.Node
-	own    breaker.Config        // fields given in the section
+	own    breaker.Config        // the fields given in the section
 	preset *yaml.Node            // the value of preset, or nil
-	read   bool                  // all of it could be read
+	read   bool                  // the section has no unreadable part
 	cfg    breaker.Config        // own, completed by the preset
 	values map[string]*yaml.Node // by the Go name of the field
 }
@@ -78,14 +78,14 @@ func (p *parser) run(root *yaml.Node) breaker.Config {
 		}
 	}
 	p.base = cfg
-	if methodConfig != nil && !isNull(methodConfig) { // gRPC takes null for a missing key
+	if methodConfig != nil && !isNull(methodConfig) { // gRPC treats null like a missing key
 		p.methodConfigs(methodConfig)
 	}
 	return cfg
 }
 
-// mapping yields the keys and values of n. It reports a node that is no mapping, keys that are not strings, and keys
-// that occur twice.
+// mapping yields the keys and values of n. It reports an error if n is not a mapping, if a key is not a scalar, or if a
+// key occurs twice.
 func (p *parser) mapping(n *yaml.Node, what string) iter.Seq2[*yaml.Node, *yaml.Node] {
 	return func(yield func(*yaml.Node, *yaml.Node) bool) {
 		if n.Kind != yaml.MappingNode {
@@ -100,7 +100,7 @@ func (p *parser) mapping(n *yaml.Node, what string) iter.Seq2[*yaml.Node, *yaml.
 				continue
 			}
 			if before := first[key.Value]; before != nil {
-				p.fail(key, "%q was given before, on line %d; remove one of them", shorten(key.Value), before.Line)
+				p.fail(key, "%q is already on line %d; remove one of them", shorten(key.Value), before.Line)
 				continue
 			}
 			first[key.Value] = key
@@ -111,13 +111,17 @@ func (p *parser) mapping(n *yaml.Node, what string) iter.Seq2[*yaml.Node, *yaml.
 	}
 }
 
-// foreign reports a key that is probably a misspelt key of this package. All other keys are gRPC's, and left alone.
+// foreign reports a key that is probably a misspelt key of this package. All other keys belong to gRPC and are ignored.
 func (p *parser) foreign(key *yaml.Node, where string, ours, grpc []string) {
 	if slices.Contains(grpc, key.Value) {
 		return
 	}
 	if _, ok := fieldByName(key.Value); ok || key.Value == "preset" {
-		p.fail(key, "%s stands in %s, where nothing reads it; write it inside circuitBreaker", key.Value, where)
+		also := ""
+		if key.Value == "preset" && slices.Contains(ours, "presets") {
+			also = ", or write presets to define some"
+		}
+		p.fail(key, "%s has no effect in %s; write it inside circuitBreaker%s", key.Value, where, also)
 		return
 	}
 	if near := nearest(key.Value, slices.Concat(ours, grpc)); slices.Contains(ours, near) {
@@ -129,7 +133,7 @@ func (p *parser) definePresets(n *yaml.Node) {
 	for key, value := range p.mapping(n, "presets") {
 		name := key.Value
 		if _, ok := builtin[name]; ok {
-			p.fail(key, "preset %q is built in and cannot be defined anew; choose another name, and write preset: %[1]s "+
+			p.fail(key, "preset %q is built in and cannot be redefined; choose another name, and write preset: %[1]s "+
 				"inside it to start from the built-in one", name)
 			continue
 		}
@@ -147,7 +151,7 @@ func (p *parser) definePresets(n *yaml.Node) {
 	}
 }
 
-// section reads the fields of a circuitBreaker or of a preset. Those that it cannot read stay zero.
+// section reads the fields of a circuitBreaker or of a preset. Fields that it cannot read stay zero.
 func (p *parser) section(at, n *yaml.Node, what string) section {
 	s := section{what: what, at: at, values: make(map[string]*yaml.Node)}
 	errs := len(p.errs)
@@ -186,7 +190,8 @@ func (p *parser) unknownField(key *yaml.Node, what string) {
 		shorten(key.Value), what, strings.Join(fieldNames, ", "))
 }
 
-// preset returns the preset that s names. It returns a complete Config even if there is no such preset.
+// preset returns the preset that s names. If there is no such preset, it reports an error and returns a complete
+// Config.
 func (p *parser) preset(s section) breaker.Config {
 	n := s.preset
 	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
@@ -213,7 +218,7 @@ func (p *parser) preset(s section) breaker.Config {
 	return complete(breaker.Config{})
 }
 
-// shortenList joins names. Of many it shows the first ones.
+// shortenList joins names. If there are many, it leaves out the last ones.
 func shortenList(names []string) string {
 	const most = 12
 	var shown []string
@@ -226,7 +231,7 @@ func shortenList(names []string) string {
 	return strings.Join(shown, ", ")
 }
 
-// check reports whether s could be read and its Config is valid where base is inherited. It adds an error for each
+// check reports whether s could be read and its Config is valid when it inherits from base. It adds an error for each
 // field out of bounds.
 func (p *parser) check(s section, base breaker.Config) bool {
 	cfg := s.cfg.Inherit(base)
@@ -243,7 +248,7 @@ func (p *parser) check(s section, base breaker.Config) bool {
 		if ce, ok := err.(*breaker.ConfigError); ok { //nolint:errorlint // Validate joins them directly
 			switch {
 			case ce.Field == "MaxOpenFor" && !s.read:
-				continue // the OpenFor that it is compared with may be another one
+				continue // it was compared with an OpenFor that could perhaps not be read
 			case s.values[ce.Field] != nil:
 				at = s.values[ce.Field]
 			case s.preset != nil:
@@ -268,8 +273,8 @@ func (p *parser) methodConfigs(n *yaml.Node) {
 	}
 }
 
-// methodConfig reads an entry of methodConfig. Names of entries without a circuitBreaker make no rule, but count as
-// duplicates: gRPC refuses the whole service config for them.
+// methodConfig reads an entry of methodConfig. Entries without a circuitBreaker make no rule, but their names are
+// checked for duplicates, because gRPC refuses a service config with duplicates as a whole.
 func (p *parser) methodConfig(entry *yaml.Node) {
 	var names, circuitBreaker, at *yaml.Node
 	for key, value := range p.mapping(entry, "an entry of methodConfig") {
@@ -308,8 +313,8 @@ func (p *parser) methodConfig(entry *yaml.Node) {
 	}
 }
 
-// name reads a name. It reports unknown keys only if the name is that of a circuitBreaker (guards): a misspelt service
-// would make the name match every call.
+// name reads a name. guards means that the entry has a circuitBreaker. Only then are unknown keys errors: with a
+// misspelt "service", the name would match every call.
 func (p *parser) name(n *yaml.Node, guards bool) (key breaker.Key, ok bool) {
 	errs := len(p.errs)
 	parts := map[string]*string{"service": &key.Service, "method": &key.Method, "target": &key.Target, "tag": &key.Tag}
@@ -360,7 +365,7 @@ func (p *parser) name(n *yaml.Node, guards bool) (key breaker.Key, ok bool) {
 		return key, false
 	}
 	if before := p.seen[key]; before != nil {
-		p.fail(n, "the name %s was given before, on line %d; merge the two entries", nameText(key), before.Line)
+		p.fail(n, "the name %s is already on line %d; merge the two entries", nameText(key), before.Line)
 		return key, false
 	}
 	p.seen[key] = n

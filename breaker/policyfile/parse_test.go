@@ -83,7 +83,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// A JSON file and the YAML file with the same content are the same policy. JSON has escapes that YAML has not.
+// A JSON file and a YAML file with the same content are the same policy. JSON has escapes that YAML does not have.
 func TestParseJSON(t *testing.T) {
 	const text = `{
 	"circuitBreaker": {"openFor": "1.5s", "slowRatio": 1, "enforcement": "off"},
@@ -138,13 +138,13 @@ func TestParseJSON_AllOfJSON(t *testing.T) {
 	const want = `p.json:1:47: unknown field "opnFor" in circuitBreaker; did you mean "openFor"?
 p.json:2:13: minCalls is 3e1, want a whole number from 1
 p.json:4:1: window is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds
-p.json:4:12: "circuitBreaker" was given before, on line 1; remove one of them`
+p.json:4:12: "circuitBreaker" is already on line 1; remove one of them`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
 }
 
-// bomb returns a file of some hundred bytes whose aliases stand for more than a billion values.
+// bomb returns a file of some hundred bytes whose aliases expand to more than a billion values.
 func bomb() string {
 	var b strings.Builder
 	b.WriteString("a: &a [" + strings.Repeat("x, ", 9) + "]\n")
@@ -172,7 +172,7 @@ func TestBadInput(t *testing.T) {
 		name, text string
 		want       []string // errors, without "p.yaml:"
 	}{
-		// What is no mapping, or no YAML.
+		// Files that are not a mapping, or not YAML.
 		{"empty", "", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
 		{"only a comment", "# later\n", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
 		{"null", "---\n~\n", []string{"1:1: the file is empty; write {} for a file that changes nothing"}},
@@ -222,7 +222,7 @@ func TestBadInput(t *testing.T) {
 		{"half of JSON", "{\"a\": 1,\n", []string{"1:9: syntax error: unexpected end of JSON input"}},
 		{"unknown anchor", "circuitBreaker: *x\n", []string{"1:18: syntax error: unknown anchor 'x' referenced"}},
 
-		// What YAML can do and a policy file cannot.
+		// Parts of YAML that a policy file may not have.
 		{"alias", "x: &x {openFor: 1s}\ncircuitBreaker: *x\n", []string{
 			"2:17: *x is an alias, which a policy file may not have; share fields with a preset",
 		}},
@@ -264,11 +264,11 @@ func TestBadInput(t *testing.T) {
 			`5:9: ramp is 0.0; write "-1s" for off, or remove the line to inherit it`,
 		}},
 		{"other units", "circuitBreaker:\n  openFor: 5sec\n  window: 1d\n  ramp: soon\n", []string{
-			`2:12: openFor is "5sec", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`2:12: openFor is "5sec", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
-			`3:11: window is "1d", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`3:11: window is "1d", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
-			`4:9: ramp is "soon", which is no duration; want numbers with the units h, m, s or ms, such as ` +
+			`4:9: ramp is "soon", which is not a duration; want numbers with the units h, m, s or ms, such as ` +
 				`"1.5s" or "1m30s"`,
 		}},
 		{"durations out of bounds", "circuitBreaker:\n  openFor: 100ns\n  slowCall: 900000h\n", []string{
@@ -351,14 +351,14 @@ func TestBadInput(t *testing.T) {
 			`3:5: unknown field "failureThreshold" in preset "a"; the fields are ` + allFields,
 		}},
 		{"duplicate keys", "circuitBreaker:\n  openFor: 5s\n  openFor: 6s\ncircuitBreaker: {}\n", []string{
-			`3:3: "openFor" was given before, on line 2; remove one of them`,
-			`4:1: "circuitBreaker" was given before, on line 1; remove one of them`,
+			`3:3: "openFor" is already on line 2; remove one of them`,
+			`4:1: "circuitBreaker" is already on line 1; remove one of them`,
 		}},
 		{"misspelt keys", "circuitbreaker: {}\nmethod_config: []\npreset: x\nopenFor: 5s\n", []string{
 			`1:1: unknown key "circuitbreaker" in the file; did you mean "circuitBreaker"?`,
 			`2:1: unknown key "method_config" in the file; did you mean "methodConfig"?`,
-			`3:1: preset stands in the file, where nothing reads it; write it inside circuitBreaker`,
-			`4:1: openFor stands in the file, where nothing reads it; write it inside circuitBreaker`,
+			`3:1: preset has no effect in the file; write it inside circuitBreaker, or write presets to define some`,
+			`4:1: openFor has no effect in the file; write it inside circuitBreaker`,
 		}},
 		{"empty sections", "circuitBreaker:\npresets: 3\nmethodConfig: {}\n", []string{
 			`1:1: circuitBreaker is empty; give it fields, or write {} to inherit all of them`,
@@ -375,7 +375,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{"no preset", "circuitBreaker: {preset: }", []string{`1:26: preset is empty, want the name of a preset`}},
 		{"built-in preset", "presets:\n  lenient: {openFor: 3s}\n", []string{
-			`2:3: preset "lenient" is built in and cannot be defined anew; choose another name, and write ` +
+			`2:3: preset "lenient" is built in and cannot be redefined; choose another name, and write ` +
 				`preset: lenient inside it to start from the built-in one`,
 		}},
 		{"cycle of presets", "presets:\n  a: {preset: b}\n  b: {preset: a}\n", []string{
@@ -399,9 +399,9 @@ func TestBadInput(t *testing.T) {
 			"methodConfig:\n- name: [{service: a}, {service: a}]\n- name: [{service: a}]\n" +
 				"  circuitBreaker: {}\n- name: [{}]\n- name: [{service: \"\"}]\n",
 			[]string{
-				`2:24: the name {service: a} was given before, on line 2; merge the two entries`,
-				`3:10: the name {service: a} was given before, on line 2; merge the two entries`,
-				`6:10: the name {} was given before, on line 5; merge the two entries`,
+				`2:24: the name {service: a} is already on line 2; merge the two entries`,
+				`3:10: the name {service: a} is already on line 2; merge the two entries`,
+				`6:10: the name {} is already on line 5; merge the two entries`,
 			},
 		},
 		{
@@ -409,7 +409,7 @@ func TestBadInput(t *testing.T) {
 			"methodConfig:\n- name: [{service: a, method: B, tag: c}]\n  circuitBreaker: {openFor: 1s}\n" +
 				"- name: [{tag: c, method: B, service: a}]\n  circuitBreaker: {openFor: 2s}\n",
 			[]string{
-				`4:10: the name {service: a, method: B, tag: c} was given before, on line 2; merge the two entries`,
+				`4:10: the name {service: a, method: B, tag: c} is already on line 2; merge the two entries`,
 			},
 		},
 		{"method without service", "methodConfig: [{name: [{method: Get}], timeout: 1s}]", []string{
@@ -444,7 +444,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{"control characters", "presets: {\"\\e\": {}}\nmethodConfig: [{name: [{tag: \"\\e[0m\"}, {tag: \"\\e[0m\"}, " +
 			"{method: \"/s/\\e\"}], circuitBreaker: {preset: unknown}}]", []string{
-			`2:40: the name {tag: "\x1b[0m"} was given before, on line 2; merge the two entries`,
+			`2:40: the name {tag: "\x1b[0m"} is already on line 2; merge the two entries`,
 			`2:65: method "/s/\x1b" contains a slash; write service: s and method: "\x1b", as in a service config`,
 			`2:101: unknown preset "unknown"; there are conservative, balanced, aggressive, lenient, "\x1b"`,
 		}},
@@ -473,7 +473,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		{"misplaced fields", "methodConfig:\n- name: [{service: a}]\n  circuit_breaker: {}\n  openFor: 5s\n", []string{
 			`3:3: unknown key "circuit_breaker" in an entry of methodConfig; did you mean "circuitBreaker"?`,
-			`4:3: openFor stands in an entry of methodConfig, where nothing reads it; write it inside circuitBreaker`,
+			`4:3: openFor has no effect in an entry of methodConfig; write it inside circuitBreaker`,
 		}},
 	}
 	for _, tt := range tests {
@@ -513,7 +513,7 @@ func TestAtMostTwentyErrors(t *testing.T) {
 	}
 }
 
-// A bomb is small, and so is the work for it.
+// A small file with nested aliases takes little time and memory.
 func TestBomb(t *testing.T) {
 	start := time.Now()
 	_, err := Parse("p.yaml", []byte(bomb()))
@@ -538,7 +538,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 	for _, tt := range []struct{ path, want string }{
 		{path, path + ": the file has 104857600 bytes, more than 1048576 (1 MiB)"},
-		{dir, dir + ": is no regular file"},
+		{dir, dir + ": is not a regular file"},
 		{path + "x", "stat " + path + "x: no such file or directory"},
 	} {
 		if _, err := Load(tt.path); err == nil || err.Error() != tt.want {
@@ -555,7 +555,8 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
-// The table of kinds agrees with Config.Validate: a value that a kind excludes is an error, and its bounds are not.
+// The table of kinds agrees with Config.Validate. A value that a kind excludes is an error, and a value at its bounds
+// is not.
 func TestKinds(t *testing.T) {
 	if len(kinds) != len(fields) {
 		t.Errorf("%d kinds for %d fields", len(kinds), len(fields))
@@ -608,7 +609,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// complete must do what the presets of package breaker do: nothing but the enforcement is inherited.
+// A preset from complete must inherit only the enforcement, like the presets of package breaker.
 func TestComplete(t *testing.T) {
 	if len(builtin) != len(builtinNames) {
 		t.Errorf("%d presets with %d names", len(builtin), len(builtinNames))
@@ -644,7 +645,7 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// The enforcement of the file's default reaches rules with a preset.
+// Rules with a preset inherit the enforcement of the file's default.
 func TestPresetKeepsEnforcement(t *testing.T) {
 	f, err := Parse("p.yaml", []byte(`
 circuitBreaker: {enforcement: shadow}

@@ -3,18 +3,20 @@ package policyfile
 import "time"
 
 const (
-	// settleAfter is how long no notice may come before the file is read: a replacement causes several notices.
+	// settleAfter is the time without a notice after which the file is read. A replacement of the file causes several
+	// notices.
 	settleAfter = 50 * time.Millisecond
-	// settleAtMost is how long notices can delay reading. A directory may be busy with other files.
+	// settleAtMost is the longest time for which notices can delay reading. Other files in the directory may cause notices
+	// all the time.
 	settleAtMost = 250 * time.Millisecond
 	// confirmAfter is how long a file must be broken or missing before that is reported.
 	confirmAfter = 300 * time.Millisecond
-	// pollEvery is how often the file is read without a notice, and pollBlind if there can be none.
+	// pollEvery is the time between two reads without a notice. pollBlind replaces it if there are no notices.
 	pollEvery = 2 * time.Second
 	pollBlind = 500 * time.Millisecond
 )
 
-// A schedule says when the file is read next. The zero schedule says at once.
+// A schedule determines when the file is read next. The zero schedule means at once.
 type schedule struct {
 	first, last time.Time // notices since the last check; zero if there were none
 	poll        time.Time // the next check without a notice
@@ -28,8 +30,8 @@ func (s *schedule) notice(now time.Time) {
 	s.last = now
 }
 
-// checked records that the file was read. blind means that there are no notices. broken is since when the file has been
-// broken without being reported; zero if it is not.
+// checked records that the file was read. blind means that notices may be missing. broken is the time since which the
+// file has been broken without a report; it is zero if the file is not broken or has been reported.
 func (s *schedule) checked(now time.Time, blind bool, broken time.Time) {
 	s.first, s.last = time.Time{}, time.Time{}
 	s.poll = now.Add(pollEvery)

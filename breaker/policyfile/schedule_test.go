@@ -69,7 +69,7 @@ type fakeFile struct {
 	got   []string // reloads, with the time since the start
 }
 
-// newFakeFile returns a watcher whose file has the text. Without notices, nothing tells it of changes.
+// newFakeFile returns a watcher whose file has the text. It gets only the notices that a test sends to events.
 func newFakeFile(t *testing.T, text string, groups ...*breaker.Group) *fakeFile {
 	t.Helper()
 	f := &fakeFile{start: time.Now(), events: make(chan fsnotify.Event), text: text}
@@ -120,7 +120,7 @@ func (f *fakeFile) write(d time.Duration, text string, notice bool) {
 	}
 }
 
-// Here a poll comes each half second, because the watcher has no notices of its own.
+// Here the file is polled each half second, because the watcher has no fsnotify.
 func TestReloads(t *testing.T) {
 	const ms = time.Millisecond
 	text := func(openFor string) string { return "circuitBreaker: {openFor: " + openFor + "}" }
@@ -247,7 +247,7 @@ type panicHandler struct{ slog.Handler }
 func (panicHandler) Enabled(context.Context, slog.Level) bool  { return true }
 func (panicHandler) Handle(context.Context, slog.Record) error { panic("handler") }
 
-// Group.Apply beside a watched file is reported once, and undone by the next change of the file.
+// A call of Group.Apply by somebody else is reported once. The next change of the file replaces its policy.
 func TestDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		apply := func(g *breaker.Group, cfg breaker.Config, rules ...breaker.PolicyRule) {
@@ -284,7 +284,7 @@ func TestDrift(t *testing.T) {
 		}
 		warning := func(group string) string {
 			return `msg="policy file: somebody has called Group.Apply for a group of this file; that policy is in force until ` +
-				`the file changes, and the file replaces it then" group=` + group + "\n"
+				`the file changes" group=` + group + "\n"
 		}
 		want("nothing", "")
 		apply(groups[1], breaker.Config{OpenFor: 2 * time.Second}, f.File().Rules...)
@@ -307,7 +307,7 @@ func TestDrift(t *testing.T) {
 	})
 }
 
-// All or nothing: if one group cannot take the file, none has it.
+// If one group cannot accept the file, it is applied to none.
 func TestApplyErrors(t *testing.T) {
 	g, err := breaker.NewGroup(breaker.Config{OpenFor: 5 * time.Second})
 	if err != nil {

@@ -25,8 +25,8 @@ type object = map[string]any
 // durationPattern matches what time.ParseDuration reads, without zero.
 const durationPattern = `^-?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$`
 
-// schemaOf returns the schema of a value of a kind. Bounds that JSON schema cannot express are left out: those of
-// durations, and that MaxOpenFor is not below OpenFor.
+// schemaOf returns the schema of a value of a kind. It leaves out what JSON schema cannot express: the bounds of
+// durations, and that MaxOpenFor must not be below OpenFor.
 func schemaOf(k kind) object {
 	number := func(typ, low string, least, most any) object {
 		positive := object{"type": typ, low: least}
@@ -68,7 +68,7 @@ func schema(t *testing.T) []byte {
 		s["description"] = docs[f.goName]
 		properties[f.name] = s
 	}
-	// A part of a name may be null where there is no circuitBreaker, because gRPC takes that for a missing part.
+	// Without a circuitBreaker, a part of a name may be null, because gRPC treats null like a missing part.
 	str := func(description string) object {
 		return object{"type": []any{"string", "null"}, "description": description}
 	}
@@ -132,7 +132,7 @@ func schema(t *testing.T) []byte {
 	return buf.Bytes()
 }
 
-// A comment in Go says what a zero field means. In a file, that is a field that is not given.
+// The Go comments describe a zero field. In a file, this is a field that is not given.
 var (
 	zeroOrNegative = regexp.MustCompile(`\b0 or negative: `)
 	zeroMeans      = regexp.MustCompile(`\b0: `)
@@ -183,8 +183,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// The schema and the parser must agree about files. The schema cannot express all rules, so some files that are errors
-// are valid for it, but never the other way round.
+// The schema and the parser must agree about files. The schema cannot express all rules, so it accepts some files that
+// the parser refuses. It must accept all files that the parser accepts.
 func TestSchemaAgreesWithParse(t *testing.T) {
 	text, err := os.ReadFile("schema.json")
 	if err != nil {

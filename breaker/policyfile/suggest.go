@@ -23,20 +23,20 @@ func nearest(word string, candidates []string) string {
 	return best
 }
 
-// fold removes what spellings of one name differ in: open_for, open-for, OpenFor and openFor are equal.
+// fold makes the spellings open_for, open-for, OpenFor and openFor equal.
 func fold(name string) string { return strings.ToLower(separators.Replace(name)) }
 
 var separators = strings.NewReplacer("_", "", "-", "", " ", "")
 
-// maxWord bounds the work of distance: no name is nearly as long.
+// maxWord bounds the work of distance. All names are much shorter.
 const maxWord = 64
 
-// distance returns how many letters must be added, dropped, replaced or swapped with their neighbor to turn a into b.
+// distance returns how many letters must be added, removed, replaced or swapped with their neighbor to turn a into b.
 func distance(a, b string) int {
 	if len(a) > maxWord || len(b) > maxWord {
 		return max(len(a), len(b))
 	}
-	var rows [3][maxWord + 1]int // the last two rows, and the one in work
+	var rows [3][maxWord + 1]int // the last two rows, and the one that is being computed
 	for j := range len(b) + 1 {
 		rows[1][j] = j
 	}

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// maxDepth is how deep mappings and lists may be nested. A service config has about ten levels.
+	// maxDepth is the largest depth of nested mappings and lists. A service config has about ten levels.
 	maxDepth = 64
-	// maxSearch is the size up to which the exact place of a syntax error is searched for. The search parses parts of the
-	// text about twenty times.
+	// maxSearch is the size up to which the exact position of a syntax error is searched for. The search parses parts of
+	// the text about twenty times.
 	maxSearch = 64 << 10
 )
 
-// document parses data and returns the mapping at its root, or an error. Nothing in it is an alias, a merge key, or
-// nested too deeply.
+// document parses data and returns the mapping at its root, or errors. The mapping contains no alias and no merge key,
+// and is not nested too deeply.
 func document(file string, data []byte) (*yaml.Node, []*Error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	fail := func(line, column int, format string, args ...any) (*yaml.Node, []*Error) {
@@ -65,7 +65,7 @@ func emptyFile(file string) (*yaml.Node, []*Error) {
 	return nil, []*Error{{File: file, Line: 1, Column: 1, Text: text}}
 }
 
-// checkRoot returns root, or the errors of what may not be in a file.
+// checkRoot returns root, or errors for what a file must not contain.
 func checkRoot(file string, root *yaml.Node) (*yaml.Node, []*Error) {
 	if isNull(root) {
 		return emptyFile(file)
@@ -80,8 +80,8 @@ func checkRoot(file string, root *yaml.Node) (*yaml.Node, []*Error) {
 	return root, nil
 }
 
-// refused returns an error for each part of YAML below n that this package does not accept. It does not follow aliases,
-// so its work is bounded by the length of the text.
+// refused returns an error for each node below n of a kind that this package does not accept. It does not follow
+// aliases, so its work is bounded by the length of the text.
 func refused(file string, n *yaml.Node, depth int, errs []*Error) []*Error {
 	fail := func(format string, args ...any) []*Error {
 		return append(errs, &Error{File: file, Line: n.Line, Column: n.Column, Text: fmt.Sprintf(format, args...)})
@@ -102,12 +102,12 @@ func refused(file string, n *yaml.Node, depth int, errs []*Error) []*Error {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// yamlPlace is how the errors of the YAML library begin. Their line is where the construct begins that the error is in,
-// or one line before.
+// yamlPlace matches the beginning of the errors of the YAML library. The line in it is the one where the wrong
+// construct begins, or the line before.
 var yamlPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-// syntaxError returns the place and the text of an error of the YAML library. The library does not export the place, so
-// it is found by bisection: it is the end of the shortest beginning of the text that has the same error.
+// syntaxError returns the position and the text of an error of the YAML library. The library does not export the
+// position, so it is found by bisection: it is the end of the shortest prefix of the text that has the same error.
 func syntaxError(data []byte, err error) (line, column int, what string) {
 	var syntax *json.SyntaxError
 	if jsonErr := json.Unmarshal(data, new(json.RawMessage)); looksLikeJSON(data) && errors.As(jsonErr, &syntax) {
@@ -120,7 +120,7 @@ func syntaxError(data []byte, err error) (line, column int, what string) {
 		line, _ = strconv.Atoi(yamlPlace.FindStringSubmatch(want)[1])
 		return max(1, line), 1, what
 	}
-	low, high := 0, len(data) // the beginning of length high has the error, that of length low has not
+	low, high := 0, len(data) // the prefix of length high has the error, and that of length low does not
 	for high-low > 1 {
 		if mid := (low + high) / 2; decodeError(data[:mid]) == want {
 			high = mid
@@ -143,8 +143,8 @@ func syntaxError(data []byte, err error) (line, column int, what string) {
 	return line, column, what
 }
 
-// looksLikeJSON reports whether the text is an object whose first key is in quotes. {openFor: 2s} is YAML, which the
-// errors of a JSON parser are not about.
+// looksLikeJSON reports whether the text is an object whose first key is in quotes. For {openFor: 2s}, which is
+// YAML, the error of a JSON parser would be misleading.
 func looksLikeJSON(data []byte) bool {
 	inside, ok := bytes.CutPrefix(bytes.TrimSpace(data), []byte("{"))
 	return ok && bytes.HasPrefix(bytes.TrimSpace(inside), []byte(`"`))
@@ -180,7 +180,7 @@ func position(data []byte, offset int) (line, column int) {
 	return line, 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
 }
 
-// validPrefix returns the length of the longest beginning of data that is valid UTF-8.
+// validPrefix returns the length of the longest prefix of data that is valid UTF-8.
 func validPrefix(data []byte) int {
 	n := 0
 	for n < len(data) {

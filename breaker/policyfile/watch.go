@@ -31,11 +31,11 @@ type Watcher struct {
 
 	// Only the goroutine of the watcher, and Watch before it starts, use these.
 	seen     observation   // the last one that was reported
-	broken   time.Time     // since when the file is broken and that is not reported; zero otherwise
-	policies []fingerprint // that the groups had at the last check
+	broken   time.Time     // since when the file has been broken without a report; zero otherwise
+	policies []fingerprint // of the groups, at the last check
 
 	mu    sync.Mutex
-	file  *File // guarded by mu: in force
+	file  *File // guarded by mu; the file in force
 	stats Stats // guarded by mu
 }
 
@@ -43,43 +43,44 @@ type Watcher struct {
 type Reload struct {
 	Path string
 	File *File // now in force; nil if Err is not
-	Err  error // why the file is not in force: that of Load, or of File.Apply
+	Err  error // why the file is not in force: the error of Load or of File.Apply
 }
 
 // Stats are the figures of a Watcher, for metrics.
 type Stats struct {
-	Succeeded   uint64    // times that the file was put in force, the first one by Watch included
-	Failed      uint64    // times that a changed file was broken or missing
-	LastSuccess time.Time // when the file was put in force last
+	Succeeded   uint64    // how often the file was put in force, including the first time by Watch
+	Failed      uint64    // how often a changed file was broken or missing
+	LastSuccess time.Time // when the file was last put in force
 }
 
-// observation is what a look at the file found.
+// observation is the result of one attempt to read the file.
 type observation struct {
-	made         bool // false for the zero observation: an empty file is another one
+	made         bool // distinguishes the observation of an empty file from the zero observation
 	content, err string
 }
 
-// Watch loads a policy file, applies it to the groups of WithGroups, and does so again whenever the file changes, until
-// Close. An error of the first time is returned, and nothing is watched.
+// Watch loads a policy file and applies it to the groups of WithGroups. It does so again whenever the file changes,
+// until Close. If the first load fails, Watch returns the error and watches nothing.
 //
-// A changed file is in force within a second, all or nothing over all groups, as by File.Apply. A file that is broken
-// or missing leaves the policy in force. It is reported when it has been so for 0.3 seconds, because editors write
-// files in steps: to the callback, in the log, and in Stats. A file that comes back is applied again.
+// A changed file is in force within a second, in all groups or in none, as with File.Apply. If the file is broken or
+// missing, the last policy stays in force. After 0.3 seconds this is reported to the callback, in the log, and in
+// Stats. The delay is there because editors write files in steps. A file that comes back is applied again.
 //
-// Watch watches the directory of the file, and those of all symbolic links that lead to it. So it notices files that
-// are replaced by a rename, as editors do, and by a change of symbolic links, as Kubernetes does for a volume of a
-// ConfigMap. It also reads the file every 2 seconds, for changes without a notice: those on network file systems, and
-// the renaming of a directory above that of the file. Without notices at all, as when the limit of inotify is reached,
-// it reads the file twice a second. A relative path is one from the working directory at the time of Watch.
+// Watch watches the directory of the file, and the directories of all symbolic links on the path to it. So it notices a
+// file that is replaced by a rename, as editors do, and a change of symbolic links, as Kubernetes makes for a volume of
+// a ConfigMap. It also reads the file every 2 seconds. This finds changes that cause no notice: those on network file
+// systems, and the renaming of a directory above the file. If there are no notices at all, for example because the
+// limit of inotify is reached, it reads the file twice a second. A relative path is resolved when Watch is called. It
+// does not matter if the program changes its working directory later.
 //
 // A ConfigMap that is mounted with subPath never changes in the container, so Watch cannot notice a change. Mount the
 // volume as a directory.
 //
-// A program that truncates the file and writes it in place may be observed in between, and the first half of a YAML
-// file may be a valid file. Write another file and rename it.
+// Do not truncate the file and write it in place: Watch may read it in between, and the first half of a YAML file may
+// be a valid file. Write another file and rename it.
 //
-// The file replaces what Group.Apply put in force, at its next change. If somebody calls Group.Apply for one of the
-// groups, the log has a warning within 2 seconds. Overrides of breakers are no part of the policy and stay.
+// If somebody calls Group.Apply for one of the groups, that policy is in force until the file changes. The log has a
+// warning within 2 seconds. Overrides of breakers are not part of the policy and stay.
 func Watch(path string, opts ...WatchOption) (*Watcher, error) {
 	o := watchOptions{logger: slog.Default()}
 	for i, opt := range opts {
@@ -136,9 +137,9 @@ func (w *Watcher) start(events <-chan fsnotify.Event, errs <-chan error) {
 	w.stopped.Go(func() { w.run(done, notices) })
 }
 
-// forward makes notices of events, and of errors, which are events that were lost. It never waits for the other
-// goroutine, which may be in a callback, or in a call of fsnotify: on Windows, fsnotify adds and removes directories on
-// the goroutine that sends the events.
+// forward sends a notice for each event, and for each error, because an error means that events were lost. It never
+// waits for the other goroutine, which may be in a callback or in a call of fsnotify. On Windows, fsnotify adds and
+// removes directories on the goroutine that sends the events.
 func forward(done <-chan struct{}, events <-chan fsnotify.Event, errs <-chan error, notices chan<- struct{}) {
 	for events != nil || errs != nil {
 		var ok bool
@@ -185,15 +186,15 @@ func (w *Watcher) Reloads() (succeeded, failed uint64, lastSuccess time.Time) {
 	return s.Succeeded, s.Failed, s.LastSuccess
 }
 
-// Close ends the watching. The policy stays in force. Close waits for a callback that is running, so a callback must
-// not call it. It returns nil, or an error of the operating system. More calls do nothing.
+// Close stops the watcher. The policy stays in force. Close waits for a callback that is running, so a callback must
+// not call it. It returns nil, or an error of the operating system. It may be called more than once.
 func (w *Watcher) Close() error {
 	w.close()
 	w.stopped.Wait()
 	return w.dirs.close()
 }
 
-// run checks the file when the schedule says so. If a callback ends its goroutine, another one continues.
+// run checks the file when the schedule demands it. If a callback ends its goroutine, another one continues.
 func (w *Watcher) run(done <-chan struct{}, notices chan struct{}) {
 	closed := false
 	defer func() {
@@ -219,7 +220,7 @@ func (w *Watcher) run(done <-chan struct{}, notices chan struct{}) {
 				w.check(now)
 				moved := w.dirs.update(w.absolute)
 				s.checked(now, w.dirs.blind(), w.broken)
-				if moved { // what happened in the new directory before it was watched had no notice
+				if moved { // changes in the new directory before it was watched caused no notice
 					s.notice(now)
 				}
 			}
@@ -244,8 +245,8 @@ func (w *Watcher) load() (*File, observation, error) {
 	return file, obs, err
 }
 
-// check looks at the file. If it has changed, check applies it and reports that. A broken file must have been broken
-// for confirmAfter before it is reported.
+// check reads the file. If it has changed, check applies it and reports that. A broken file is reported only after it
+// has been broken for confirmAfter.
 func (w *Watcher) check(now time.Time) {
 	file, obs, err := w.load()
 	switch {
@@ -282,6 +283,7 @@ func (w *Watcher) failed(err error) {
 	w.mu.Lock()
 	w.stats.Failed++
 	w.mu.Unlock()
+	// docs/runbooks.md quotes this text.
 	w.log(slog.LevelError, "policy file: broken, so the last policy stays in force", "error", err)
 	w.report(Reload{Path: w.path, Err: err})
 }

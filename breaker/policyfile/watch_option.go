@@ -17,8 +17,8 @@ type watchOptions struct {
 	logger   *slog.Logger
 }
 
-// WithGroups gives the groups that the file is applied to. If it is given more than once, the groups add up. A nil
-// group is an error. Default: none, the file is only read and reported.
+// WithGroups adds groups that the file is applied to. It may be given more than once. A nil group is an error. Default:
+// none, the file is only read and reported.
 func WithGroups(groups ...*breaker.Group) WatchOption {
 	return func(o *watchOptions) error {
 		for i, g := range groups {
@@ -31,9 +31,9 @@ func WithGroups(groups ...*breaker.Group) WatchOption {
 	}
 }
 
-// WithCallback gives a function that is called after each reload, successful or not, but not for the file that Watch
-// loads itself. The calls come one after the other, on the goroutine of the watcher: reloads wait for it. A panic is
-// logged. It must not call Watcher.Close. A nil f is an error. Default: none.
+// WithCallback sets a function that is called after each reload, whether it succeeded or not. It is not called for the
+// first load by Watch. It runs on the goroutine of the watcher, so the next reload waits for it. A panic in f is
+// logged. f must not call Watcher.Close. A nil f is an error. Default: none.
 func WithCallback(f func(Reload)) WatchOption {
 	return func(o *watchOptions) error {
 		if f == nil {
@@ -44,8 +44,8 @@ func WithCallback(f func(Reload)) WatchOption {
 	}
 }
 
-// WithLogger gives the logger for reloads: a line of level INFO for each success, ERROR for each failure, and WARN if
-// somebody calls Group.Apply beside the file. A nil logger is an error. Default: slog.Default().
+// WithLogger sets the logger for reloads. A success is a line of level INFO, and a failure one of level ERROR. A call
+// of Group.Apply by somebody else is a line of level WARN. A nil logger is an error. Default: slog.Default().
 func WithLogger(logger *slog.Logger) WatchOption {
 	return func(o *watchOptions) error {
 		if logger == nil {

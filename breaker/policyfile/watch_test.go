@@ -15,7 +15,7 @@ import (
 
 // The tests named TestWatch use real files, real notices and real time, so they are few.
 
-// watched is a watched file in a directory of its own.
+// watched is a watched file in its own directory.
 type watched struct {
 	*Watcher
 	t       *testing.T
@@ -46,7 +46,8 @@ func newWatched(t *testing.T, path string) *watched {
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
-		// Without notices, each change would be found by the poll after two seconds. One may be late on a busy machine.
+		// Without notices, each change would be found only by a poll, after up to two seconds. One change may be late on a
+		// busy machine.
 		slices.Sort(w.took)
 		if len(w.took) > 0 && w.took[len(w.took)/2] > time.Second {
 			t.Errorf("reloads took %v, want a second at most", w.took)
@@ -275,7 +276,7 @@ func TestWatchFileBecomesDirectory(t *testing.T) {
 	w := newWatched(t, path)
 	check(t, os.Remove(path))
 	check(t, os.Mkdir(path, 0o700))
-	if got := w.failed().Err.Error(); got != path+": is no regular file" {
+	if got := w.failed().Err.Error(); got != path+": is not a regular file" {
 		t.Errorf("got %s", got)
 	}
 	check(t, os.Remove(path))
@@ -313,7 +314,7 @@ func TestWatchBlind(t *testing.T) {
 	w.inForce(2 * time.Second)
 }
 
-// The directories of the file and of what it links to are watched, also when they are replaced.
+// The directory of the file and that of its link's target are watched, also after they are replaced.
 func TestDirs(t *testing.T) {
 	root := t.TempDir()
 	dir := func(name string) string { return filepath.Join(root, name) }

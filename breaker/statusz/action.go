@@ -17,10 +17,10 @@ const (
 	maxReason = 500     // bytes
 )
 
-// actor is who may act, for the forms on the page of a breaker.
+// actor is a person who may act on breakers.
 type actor struct{ Name string }
 
-// actor returns who r may act for, or nil.
+// actor returns the person who sent r, or nil if that person may not act.
 func (p *Page) actor(r *http.Request) *actor {
 	if p.authorize == nil {
 		return nil
@@ -72,12 +72,13 @@ func (p *Page) serveAction(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.logAction(r.Context(), a, who.Name)
-	p.sampler.refresh() // so that the page that follows, and all others, show it at once
+	p.sampler.refresh() // so that all pages show the change at once, also the one that the redirect leads to
 	w.Header().Set("Location", "breaker?key="+encodeKey(a.key))
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// logAction writes who did what. Resets and the end of overrides have no author elsewhere.
+// logAction logs an action with its author. The author of a reset, or of clearing an override, is recorded nowhere
+// else.
 func (p *Page) logAction(ctx context.Context, a action, who string) {
 	logger := p.logger
 	if logger == nil {
@@ -93,7 +94,7 @@ func (p *Page) logAction(ctx context.Context, a action, who string) {
 	logger.LogAttrs(ctx, slog.LevelWarn, "circuit breaker changed on its page", attrs...)
 }
 
-// action is what a form asks for.
+// action is a change that a form requests.
 type action struct {
 	key  breaker.Key
 	name string
@@ -124,14 +125,14 @@ func parseAction(field func(string) string) (action, error) {
 	if a.name == "trip" {
 		return a, nil
 	}
-	// An override without an end is dangerous, so it must be asked for.
+	// An override without an end is dangerous, so a missing ttl is an error and does not mean 0.
 	if a.ttl, err = time.ParseDuration(field("ttl")); err != nil {
 		return a, fmt.Errorf("ttl is %q, want a duration such as 15m, or 0 for no end", field("ttl"))
 	}
 	return a, nil
 }
 
-// run does it, with who as the author.
+// run performs the action on b, with who as the author.
 func (a action) run(ctx context.Context, b *breaker.Breaker, who string) error {
 	switch a.name {
 	case "trip":

@@ -85,10 +85,13 @@ func TestActions(t *testing.T) {
 		if s.Override.Mode != 0 && s.Override.By != "alice" {
 			t.Errorf("%v: the author is %q, want alice", step.form, s.Override.By)
 		}
-		// The page that follows shows it, although less than a second has passed.
+		// The page after the redirect shows the change, although less than a second has passed.
 		wantIn(t, get(t, p, w.Header().Get("Location")).Body.String(), `class="badge `+step.state.String()+`"`)
 	}
-	want := []string{"closed open manual bad deploy (by alice)", "open closed manual reset"}
+	want := []string{
+		"closed open manual bad deploy (by alice)", "open open  override set", "open open  override set",
+		"open open  override set", "open closed manual reset", "closed closed  override cleared",
+	}
 	if diff := cmp.Diff(events, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
 	}
@@ -161,7 +164,8 @@ func TestRefusedActions(t *testing.T) {
 	}
 }
 
-// The limit of the form holds for authorize too, which is called once, and not for a request of another site.
+// The size limit of the form also applies while authorize reads it. authorize is called once, and is not called for a
+// request from another site.
 func TestAuthorizeReadsALimitedForm(t *testing.T) {
 	g := newGroup(t)
 	g.Get(orders)

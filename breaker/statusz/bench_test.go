@@ -32,7 +32,7 @@ func manyKey(i int) breaker.Key {
 	return breaker.Key{Target: "dns:///orders.prod.svc:443", Service: "shop.Orders", Method: fmt.Sprintf("Method%05d", i)}
 }
 
-// getRaw requests a path with a query that may not be one.
+// getRaw requests a path with a query that may be malformed.
 func getRaw(tb testing.TB, p http.Handler, name, rawQuery, accept string) *httptest.ResponseRecorder {
 	tb.Helper()
 	r := httptest.NewRequestWithContext(tb.Context(), http.MethodGet, "/"+name, http.NoBody)
@@ -43,7 +43,7 @@ func getRaw(tb testing.TB, p http.Handler, name, rawQuery, accept string) *httpt
 	return w
 }
 
-// BenchmarkFirstPage is the page of 10 000 breakers when nobody has looked before.
+// BenchmarkFirstPage measures the first page of 10 000 breakers, without an earlier snapshot.
 func BenchmarkFirstPage(b *testing.B) {
 	p := newPage(b, manyBreakers(b))
 	for name, target := range map[string]string{
@@ -60,8 +60,8 @@ func BenchmarkFirstPage(b *testing.B) {
 	}
 }
 
-// BenchmarkTick is what one second of viewers costs the server, of 10 000 breakers: the snapshots, the HTML, and the
-// copies of it. Each viewer either looks at the same list, or searches for something else.
+// BenchmarkTick measures what viewers cost the server in one second, with 10 000 breakers: the snapshots, the HTML, and
+// the copies of it. Either all viewers have the same list, or each has a different search.
 func BenchmarkTick(b *testing.B) {
 	g := manyBreakers(b)
 	p := newPage(b, g)
@@ -122,7 +122,7 @@ func TestHistoryMemory(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
-// The first page with 10 000 breakers must come in far less than the second that a person waits.
+// The first page with 10 000 breakers must take far less than a second, because a person waits for it.
 func TestFirstPageOfManyBreakers(t *testing.T) {
 	p := newPage(t, manyBreakers(t))
 	began := time.Now()

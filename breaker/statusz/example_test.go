@@ -11,7 +11,7 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker/statusz"
 )
 
-// The page stands behind the authentication of the program. Here that is a password, and only alice may act.
+// The authentication of the program protects the page. Here it is a password, and only alice may act.
 func Example() {
 	group, err := breaker.NewGroup(breaker.Config{})
 	if err != nil {

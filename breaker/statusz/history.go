@@ -10,9 +10,9 @@ import (
 const (
 	tick       = time.Second // between two samples
 	shown      = 120         // seconds that a sparkline shows
-	slots      = 128         // seconds that a ring holds: a frame that is some ticks old can still be drawn
+	slots      = 128         // seconds that a ring holds: more than shown, so that older frames can still be drawn
 	rateOver   = 10          // seconds that rates are averaged over
-	longestGap = 10          // seconds between two samples, beyond which nobody knows what was between them
+	longestGap = 10          // seconds between two samples; the calls of a longer gap are not spread over it
 )
 
 // calls counts calls, in total or in one second.
@@ -25,7 +25,8 @@ func callsOf(s *breaker.Snapshot) calls {
 	return calls{s.Successes, s.Failures + s.Overloads, s.Rejections.Total()}
 }
 
-// since returns how many calls there were from old to c. Totals fall if a breaker was evicted and made anew.
+// since returns how many calls there were from old to c. Totals are lower than before if the key has another breaker
+// after an eviction. Then all its calls are new.
 func (c calls) since(old calls) calls {
 	if c.successes < old.successes || c.failures < old.failures || c.rejections < old.rejections {
 		return c
@@ -33,31 +34,32 @@ func (c calls) since(old calls) calls {
 	return calls{c.successes - old.successes, c.failures - old.failures, c.rejections - old.rejections}
 }
 
-// second holds the calls of one second. 32 bits suffice, and halve the memory.
+// second holds the calls of one second. 32 bits are enough, and use half of the memory.
 type second struct {
 	successes, failures, rejections uint32
 }
 
-// ring holds the last seconds of one breaker, each at its slot modulo slots.
+// ring holds the calls of one breaker in the last seconds. The calls of a slot are at its number modulo slots.
 type ring [slots]second
 
-// clock gives each sample a slot, and knows which slots hold counts. All breakers share it, because they are sampled
-// together.
+// clock assigns a slot to each sample, and records which slots have counts. All breakers share it, because they are
+// sampled together.
 type clock struct {
 	start time.Time   // of slot 0; zero before the first sample
 	last  int         // slot of the last sample
 	known [slots]bool // slots whose counts are known
 }
 
-// advance moves the clock to t. It returns the new slot, and over how many slots up to it the calls since the last
-// sample are spread. Spread 0 means that these calls are dropped, because it is not known when they were. If no second
-// has passed, ok is false.
+// advance moves the clock to t. It returns the new slot, and the number of slots over which the calls since the last
+// sample are spread. A spread of 0 means that these calls are dropped, because the gap is too long to tell when they
+// were made. If no second has passed, ok is false.
 func (c *clock) advance(t time.Time) (slot, spread int, ok bool) {
 	if c.start.IsZero() {
 		c.start = t
 		return 0, 0, true
 	}
-	// Rounded to the nearest, or ticks that jitter around the full second would share a slot and leave one out.
+	// Rounded to the nearest second. Otherwise, with ticks that jitter around the full second, two samples would share a
+	// slot and the next slot would be empty.
 	slot = int((t.Sub(c.start) + tick/2) / tick)
 	gap := slot - c.last
 	if gap <= 0 {
@@ -73,20 +75,20 @@ func (c *clock) advance(t time.Time) (slot, spread int, ok bool) {
 	return slot, gap, true
 }
 
-// entry is what the sampler keeps for one key from one sample to the next.
+// entry holds what the sampler keeps for one key between samples.
 type entry struct {
-	total    calls // at the last sample
-	ring     *ring // nil while there were no calls
-	busy     int   // slot of the last call
-	frame    uint64
-	measured bool // total is that of a sample
+	total    calls  // at the last sample
+	ring     *ring  // nil while there were no calls
+	busy     int    // slot of the last call
+	frame    uint64 // the last sample that had the key
+	measured bool   // total was set by a sample
 }
 
 // record adds a sample to the history. See clock.advance for slot and spread.
 func (e *entry) record(total calls, slot, spread int) {
 	delta := total.since(e.total)
 	if !e.measured {
-		delta = calls{} // nobody knows in which second
+		delta = calls{} // the seconds of these calls are not known
 	}
 	e.total, e.measured = total, true
 	if spread == 0 {
@@ -102,7 +104,7 @@ func (e *entry) record(total calls, slot, spread int) {
 		return
 	}
 	if slot-e.busy >= slots {
-		e.ring = nil // nothing in it but zeros
+		e.ring = nil // it holds only zeros
 		return
 	}
 	for i := range spread {
@@ -133,6 +135,16 @@ func (r Rates) plus(more Rates) Rates {
 	return Rates{r.Successes + more.Successes, r.Failures + more.Failures, r.Rejections + more.Rejections}
 }
 
+// rated reports whether rates are known at the slot of the last sample. If they are not, rates returns zeros.
+func (c *clock) rated() bool {
+	for i := max(0, c.last-rateOver+1); i <= c.last; i++ {
+		if c.known[i%slots] {
+			return true
+		}
+	}
+	return false
+}
+
 // rates returns the rates at the slot of the last sample. r may be nil.
 func (c *clock) rates(r *ring) Rates {
 	var sum Rates
@@ -153,8 +165,8 @@ func (c *clock) rates(r *ring) Rates {
 	return Rates{sum.Successes / n, sum.Failures / n, sum.Rejections / n}
 }
 
-// History holds the calls of the last two minutes, one element a second, the oldest first; -1 is a second in which
-// nobody looked.
+// History holds the calls of the last two minutes, one element for each second, the oldest first. An element is -1 if
+// its second was not sampled.
 type History struct {
 	Successes  []int64 `json:"successes"`
 	Failures   []int64 `json:"failures"` // and overloads
@@ -200,8 +212,8 @@ func (h *History) sparkline() *spark {
 	return &s
 }
 
-// stepPath draws values as steps. Equal neighbours are one step, so a quiet line is short. A line without a call is
-// empty.
+// stepPath returns the SVG path of values as steps. Equal neighbours are one step, so a line with few changes is short.
+// If all values are zero or unknown, the path is empty.
 func stepPath(values []int64, peak int64) string {
 	var b []byte
 	drawn, pen := false, false
@@ -219,7 +231,7 @@ func stepPath(values []int64, peak int64) string {
 			continue
 		}
 		drawn = drawn || v > 0
-		// Rounded up, so that a second with calls is never drawn as one without.
+		// Rounded up, so that a second with calls is never drawn as a second without calls.
 		y := sparkHeight - int((v*(sparkHeight-1)+peak-1)/peak)
 		switch {
 		case !pen:

@@ -56,7 +56,7 @@ func TestHistory(t *testing.T) {
 	if e.ring != nil {
 		t.Error("a breaker without calls for two minutes keeps its ring")
 	}
-	// Far later, slots that were skipped must not show old counts.
+	// After a long gap, slots that were skipped must not show old counts.
 	for i := range 130 {
 		sample(time.Duration(300+i)*time.Second, uint64(10+i))
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// A key travels in links, forms and JSON as an id: base64url of its four parts, each with its length in front. Every
-// key has exactly one id, whatever bytes it holds, and each id has one key.
+// Links, forms and JSON contain the id of a key: base64url of its four parts, each with its length in front. Every key
+// has exactly one id, whatever bytes it holds, and each id has one key.
 
 var errBadID = errors.New("the key is not an id that this page has made")
 
@@ -44,7 +44,7 @@ func decodeKey(id string) (breaker.Key, error) {
 		raw = raw[n+int(size):]
 	}
 	k := breaker.Key{Target: parts[0], Service: parts[1], Method: parts[2], Tag: parts[3]}
-	if len(raw) > 0 || encodeKey(k) != id { // a length may be written in more bytes than it needs, or with line breaks
+	if len(raw) > 0 || encodeKey(k) != id { // a length in more bytes than it needs, or base64 with line breaks
 		return breaker.Key{}, errBadID
 	}
 	return k, nil
@@ -58,8 +58,8 @@ const (
 // keyName returns the key for a list: printable, and cut if it is long.
 func keyName(k breaker.Key) string { return printable(k.String(), maxName) }
 
-// printable returns s with everything escaped that does not print or would change the direction of text. It cuts s
-// after limit runes and then adds its length; a negative limit is none.
+// printable escapes everything in s that does not print or would change the direction of text. It cuts s after limit
+// runes and then adds its length. A negative limit means no limit.
 func printable(s string, limit int) string {
 	if isPlain(s) && (limit < 0 || len(s) <= limit) {
 		return s

@@ -140,7 +140,7 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// No query makes the page panic, answer with invalid JSON, or write what a person typed without escaping it.
+// With no query does the page panic, answer with invalid JSON, or write the text of a search without escaping it.
 func FuzzQuery(f *testing.F) {
 	for _, q := range []string{
 		"", "q=a&state=open", "page=-1", "format=json&limit=1", "key=DGRuczovLy9iOjQ0MwAAAA", "q=%00%ff<b>",

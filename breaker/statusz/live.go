@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	maxRenderings = 64               // of one frame, that are kept for other viewers
+	maxRenderings = 64               // HTML of one frame that is kept for other viewers, by query
 	writeTimeout  = 10 * time.Second // for one update to one viewer
-	keepAlive     = 15 * time.Second // between two writes to a viewer at the least, for proxies that end idle streams
+	keepAlive     = 15 * time.Second // longest time without a write to a viewer, because proxies end idle streams
 )
 
-// renderings holds the HTML of a frame by query: viewers of the same list share it.
+// renderings holds the HTML of a frame by query. Viewers of the same list share it.
 type renderings struct {
 	mu      sync.Mutex
 	byQuery map[query]func() []byte // guarded by mu
 }
 
-// of returns the HTML of q. The first caller makes it, and others wait.
+// of returns the HTML of q. The first caller makes it, and other callers wait for it.
 func (rs *renderings) of(q query, render func() []byte) []byte {
 	rs.mu.Lock()
 	html := rs.byQuery[q]
@@ -36,7 +36,7 @@ func (rs *renderings) of(q query, render func() []byte) []byte {
 	return html()
 }
 
-// serveLive is the stream of server-sent events. Each event is the HTML of the live part of the page.
+// serveLive writes the stream of server-sent events. Each event is the HTML of the live part of the page.
 func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r.URL.Query(), pageSize)
 	if id := r.URL.Query().Get("key"); err == nil && id != "" {
@@ -52,16 +52,17 @@ func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !p.sampler.join() {
-		w.WriteHeader(http.StatusNoContent) // tells the browser not to come back
+		w.WriteHeader(http.StatusNoContent) // makes the browser stop reconnecting
 		return
 	}
 	defer p.sampler.leave()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+	w.Header().Set("X-Accel-Buffering", "no") // otherwise nginx buffers the events
 	p.stream(stream{w, http.NewResponseController(w)}, r.Context().Done(), q)
 }
 
-// stream writes an event for each frame in which something has changed, until the viewer goes or the page is closed.
+// stream writes an event for each frame in which something has changed, until the viewer disconnects or the page is
+// closed.
 func (p *Page) stream(s stream, gone <-chan struct{}, q query) {
 	defer s.control.SetWriteDeadline(time.Time{}) //nolint:errcheck // not all servers have deadlines
 	idle := time.NewTicker(keepAlive)
@@ -98,8 +99,9 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// event writes html as one event. Each of its lines is a data line. A carriage return, which the text of a search may
-// hold, ends a line as well: for HTML and for the stream, in which the rest of the line would be a field of its own.
+// event writes html as one event. Each line of html is a data line. The text of a search may contain a carriage return.
+// In the stream it ends a line too, and the rest of that line would be taken as another field. So event replaces it by
+// a line feed, which means the same in HTML.
 func (s stream) event(html []byte) error {
 	if bytes.IndexByte(html, '\r') >= 0 {
 		html = bytes.ReplaceAll(bytes.ReplaceAll(html, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))

@@ -95,7 +95,7 @@ func TestLive(t *testing.T) {
 	})
 }
 
-// No text of a search ends an event or begins a field of the stream.
+// The text of a search can neither end an event nor begin a field of the stream.
 func TestLiveWithLineBreaksInTheSearch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPage(t, newGroup(t))
@@ -140,7 +140,7 @@ func TestLiveOfOneBreakerKeepsTheStreamAlive(t *testing.T) {
 	})
 }
 
-// 100 viewers cost one snapshot of each breaker a second, as one does, and share the HTML.
+// 100 viewers cost as many snapshots as one viewer, one of each breaker a second, and share the HTML.
 func TestViewersShareSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t)
@@ -173,7 +173,7 @@ func TestViewersShareSnapshots(t *testing.T) {
 	})
 }
 
-// The first viewer after a long time does not see what was then.
+// The first viewer after a long time does not get an old snapshot.
 func TestFirstViewerSeesTheState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t)
@@ -188,7 +188,7 @@ func TestFirstViewerSeesTheState(t *testing.T) {
 	})
 }
 
-// Pages that are asked for often do not take snapshots more often.
+// Many requests for pages do not cause more snapshots.
 func TestRequestsShareSnapshots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPage(t, newGroup(t))
@@ -217,7 +217,7 @@ func TestClientThatGoesAway(t *testing.T) {
 	})
 }
 
-// What the sampler keeps for a breaker ends with the breaker.
+// The sampler drops the history of a breaker when the breaker is removed.
 func TestEntriesOfRemovedBreakers(t *testing.T) {
 	g := newGroup(t)
 	p := newPage(t, g)
@@ -232,7 +232,7 @@ func TestEntriesOfRemovedBreakers(t *testing.T) {
 	}
 }
 
-// Close ends the streams, and tells browsers not to come back.
+// Close ends the streams, and makes browsers stop reconnecting.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t)

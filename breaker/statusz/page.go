@@ -23,16 +23,17 @@ func (f option) apply(p *Page) { f(p) }
 
 // WithHistory keeps the sampler running from the start, so that the first viewer already sees the last two minutes. It
 // costs one snapshot of all breakers each second, in a goroutine that ends at [Page.Close]. Default: the sampler runs
-// only while somebody looks.
+// only while there are viewers.
 func WithHistory() Option { return option(func(p *Page) { p.keepHistory = true }) }
 
 // WithActions lets people act on breakers: trip, reset, force open, force closed, shadow and clear. authorize reports
-// whether the request may act, and for whom. who becomes the author of overrides, and is added to the reason of Trip.
-// authorize is called for each action, and for each page of one breaker, to know whether to show the forms. It must
-// base its answer on a credential that it verifies, such as a session or a client certificate.
+// whether the sender of the request may act, and returns the sender's name. The name becomes the author of overrides,
+// and is added to the reason of Trip. authorize is called for each action. It is also called for each page of one
+// breaker, which has the forms only if the sender may act. It must check a credential that it can verify, such as a
+// session or a client certificate.
 //
-// Only POST requests act. [http.CrossOriginProtection] refuses those that come from a page of another site. If
-// authorize returns an empty name, the request may not act. A nil authorize panics. Default: the page is read-only.
+// Only POST requests act. [http.CrossOriginProtection] refuses requests from pages of other sites. If authorize returns
+// an empty name, the request is refused too. A nil authorize panics. Default: the page is read-only.
 func WithActions(authorize func(r *http.Request) (who string, ok bool)) Option {
 	if authorize == nil {
 		panic("statusz: WithActions: the function is nil")
@@ -50,7 +51,7 @@ func WithLogger(logger *slog.Logger) Option {
 }
 
 // A Page is an [http.Handler] that shows the breakers of a group. It is safe for concurrent use. It owns one goroutine
-// while somebody looks, or until Close if it has [WithHistory], and it listens to the transitions of the group until
+// while there are viewers, or until Close if it has [WithHistory]. It listens to the transitions of the group until
 // Close. It must come from [Handler].
 type Page struct {
 	logger      *slog.Logger // of actions; nil: slog.Default()
@@ -99,8 +100,8 @@ func Handler(group *breaker.Group, opts ...Option) *Page {
 	return p
 }
 
-// Close ends the live streams of all viewers, the history and the listening, and waits until they have ended. Without
-// it, [http.Server.Shutdown] waits for the viewers:
+// Close ends the live streams of all viewers and the history, and removes the listener from the group. It waits until
+// the streams have ended. Without it, [http.Server.Shutdown] waits until the viewers disconnect:
 //
 //	server.RegisterOnShutdown(page.Close)
 //
@@ -137,11 +138,11 @@ var assets, assetVersion = func() (map[string]asset, string) {
 	return m, hex.EncodeToString(sum.Sum(nil)[:6])
 }()
 
-// The page loads nothing but its own script, style and icon, and nobody may frame it.
+// The page loads only its own script, style and icon, and other pages may not embed it.
 const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
 	"img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// ServeHTTP answers by the last element of the path, so that it works below any prefix.
+// ServeHTTP uses only the last element of the path, so that the page works below any prefix.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
@@ -177,7 +178,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fail writes an error as text. Unlike http.Error it keeps the headers.
+// fail writes an error as text. Unlike http.Error, it keeps the headers that are already set.
 func fail(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
@@ -243,8 +244,8 @@ func (p *Page) serveBreaker(w http.ResponseWriter, r *http.Request) {
 	p.send(w, f, &body, err)
 }
 
-// find returns the breaker of k as f has it, or as it is now if f does not have it because it is idle or new. It
-// returns nil if there is none.
+// find returns the breaker of k from f. If it is not in f, because it is idle or new, find takes a snapshot now. It
+// returns nil if there is no such breaker.
 func (p *Page) find(f *frame, k breaker.Key) *row {
 	if r := f.find(k); r != nil {
 		return r
@@ -269,5 +270,5 @@ func (p *Page) send(w http.ResponseWriter, f format, body *bytes.Buffer, err err
 		formatJSON: "application/json",
 		formatText: "text/plain; charset=utf-8",
 	}[f])
-	_, _ = body.WriteTo(w) // a client that went away is no error of ours
+	_, _ = body.WriteTo(w) // an error means that the client has disconnected
 }

@@ -33,9 +33,9 @@ var stateFilters = [...]struct{ Value, Label string }{
 	{stateOverride, "With an override"},
 }
 
-// query is what a request asks for. It is comparable, and two requests with the same query get the same bytes.
+// query holds the parameters of a request. It is comparable, and two requests with the same query get the same bytes.
 type query struct {
-	key   string // id of the one breaker to show; empty: the list
+	key   string // id of the breaker to show; empty: the list
 	text  string
 	state string
 	page  int // from 1
@@ -105,8 +105,8 @@ func (q query) hasState(s *breaker.Snapshot) bool {
 	return true
 }
 
-// cut returns the rows of the page of q, its number and how many pages there are. A page beyond the last is the last:
-// while a person reads, the list may get shorter.
+// cut returns the rows of the page of q, the number of that page, and the number of pages. For a page beyond the last
+// it returns the last, because the list may get shorter while a person reads it.
 func (q query) cut(rows []*row) (part []*row, page, pages int) {
 	if q.limit == 0 {
 		return rows, 1, 1
@@ -116,7 +116,7 @@ func (q query) cut(rows []*row) (part []*row, page, pages int) {
 	return rows[(page-1)*q.limit : min(page*q.limit, len(rows))], page, pages
 }
 
-// format is what a request wants to get.
+// format is the format of an answer.
 type format int
 
 const (
@@ -125,7 +125,7 @@ const (
 	formatText
 )
 
-// formatOf reads the parameter format, or else the header: browsers accept text/html.
+// formatOf returns the format of the parameter format. Without it, the headers decide: browsers accept text/html.
 func formatOf(r *http.Request) (format, error) {
 	switch f := r.URL.Query().Get("format"); f {
 	case "html":

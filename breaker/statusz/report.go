@@ -14,8 +14,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// Version is the version of the JSON that a [Page] writes. It changes when a field is removed or gets another meaning,
-// not when one is added.
+// Version is the version of the JSON that a [Page] writes. It changes when a field is removed or its meaning changes,
+// but not when a field is added.
 const Version = 1
 
 // Report is the page as JSON. Durations are nanoseconds, and times are RFC 3339.
@@ -34,11 +34,12 @@ type Report struct {
 
 // BreakerReport is one breaker in a [Report].
 type BreakerReport struct {
-	// ID stands for the key in links and forms. JSON cannot hold every key (invalid UTF-8 is replaced); ID does.
+	// ID identifies the key in links and forms. The key in Snapshot is not enough for that, because JSON replaces invalid
+	// UTF-8.
 	ID       string           `json:"id"`
 	Name     string           `json:"name"` // the key for people: escaped, and cut if it is long
 	Snapshot breaker.Snapshot `json:"snapshot"`
-	Rates    Rates            `json:"rates"`
+	Rates    Rates            `json:"rates"`  // see [Totals] for when they are known
 	Policy   PolicyOrigin     `json:"policy"` // of Snapshot.Config
 	// Transitions are the last five since the page was made, the newest first.
 	Transitions []Transition `json:"transitions"`
@@ -46,7 +47,7 @@ type BreakerReport struct {
 	History *History `json:"history,omitempty"`
 }
 
-// PolicyOrigin says where the Config of a breaker comes from, see [breaker.Group.PolicyFor].
+// PolicyOrigin names where the Config of a breaker comes from, see [breaker.Group.PolicyFor].
 type PolicyOrigin struct {
 	Rule int    `json:"rule"` // index of the rule; -1: the Config of the group
 	Name string `json:"name,omitempty"`
@@ -65,7 +66,7 @@ func (p *Page) writeJSON(w io.Writer, f *frame, q query) error {
 	return encodeJSON(w, rep)
 }
 
-// writeBreakerJSON writes one breaker, with all that is known.
+// writeBreakerJSON writes one breaker, with the fields that the list leaves out.
 func (p *Page) writeBreakerJSON(w io.Writer, f *frame, r *row) error {
 	rep := f.report(1, 1, 1)
 	b := p.breakerReport(r)
@@ -75,8 +76,9 @@ func (p *Page) writeBreakerJSON(w io.Writer, f *frame, r *row) error {
 	return encodeJSON(w, rep)
 }
 
-// encodeJSON writes rep. It escapes what package json does not and a terminal would obey: DEL, the control characters
-// from U+0080 on, and those that change the direction of text. In JSON they can only be in strings.
+// encodeJSON writes rep. It also escapes characters that package json leaves as they are and that have an effect in a
+// terminal: DEL, the control characters from U+0080 on, and those that change the direction of text. In JSON they can
+// only be in strings.
 func encodeJSON(w io.Writer, rep Report) error {
 	text, err := json.Marshal(rep)
 	if err != nil {
@@ -127,7 +129,11 @@ func (p *Page) writeText(w io.Writer, f *frame, q query) error {
 	rows := f.matching(q)
 	part, page, pages := q.cut(rows)
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s: %s\n", f.at.UTC().Format(time.RFC3339), f.totals.words())
+	fmt.Fprintf(&b, "# %s: %s", f.at.UTC().Format(time.RFC3339), f.totals.words())
+	if !f.clock.rated() {
+		b.WriteString("; no rates yet, repeat the request")
+	}
+	b.WriteByte('\n')
 	for _, rule := range f.unused {
 		fmt.Fprintf(&b, "# matches nothing: %s\n", ruleName(rule))
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // sampler takes snapshots of all breakers of a group, at most once a second for all viewers together. Its goroutine
-// runs while there is a viewer, or from the beginning to Close if history is kept.
+// runs while there is a viewer. With WithHistory it runs from the beginning to Close.
 type sampler struct {
 	group *breaker.Group
 	wg    sync.WaitGroup
@@ -26,7 +26,7 @@ type sampler struct {
 	closed  bool                   // guarded by mu
 }
 
-// frame is all breakers at one instant, the worst first. It is shared by all viewers and does not change, except for
+// frame holds all breakers at one instant, the worst first. All viewers share it. It does not change, except for
 // rendered.
 type frame struct {
 	at     time.Time
@@ -35,7 +35,7 @@ type frame struct {
 	totals Totals
 	group  breaker.GroupStats
 	unused []breaker.PolicyRule
-	names  func() []string // of rows, in lower case; made for the first search
+	names  func() []string // of rows, in lower case; computed for the first search
 	next   chan struct{}   // closed when there is a newer frame
 
 	rendered renderings
@@ -49,15 +49,15 @@ type row struct {
 	entry    *entry
 }
 
-// Totals are sums over all breakers of the group, whatever the query selects.
+// Totals holds sums over all breakers of the group, also those that the query does not select.
 type Totals struct {
 	Breakers  int `json:"breakers"`
 	Closed    int `json:"closed"`
 	HalfOpen  int `json:"halfOpen"`
 	Open      int `json:"open"`
-	NotReady  int `json:"notReady"`  // that would reject a call now
+	NotReady  int `json:"notReady"`  // would reject a call now
 	Overrides int `json:"overrides"` // with an override in force
-	// Rates are zero unless somebody has looked in the last seconds, or history is kept.
+	// Rates are zero for the first request in ten seconds, unless WithHistory is set: a rate needs two samples.
 	Rates Rates `json:"rates"`
 }
 
@@ -65,7 +65,7 @@ func newSampler(g *breaker.Group) *sampler {
 	return &sampler{group: g, entries: make(map[breaker.Key]*entry)}
 }
 
-// join adds a viewer, which must call leave. It reports whether it did: a sampler that is closed has no viewers.
+// join adds a viewer, which must call leave. It returns false, and adds none, if the sampler is closed.
 func (s *sampler) join() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +81,8 @@ func (s *sampler) join() bool {
 	return true
 }
 
-// leave removes a viewer. The last one ends the goroutine. The history stays, so that a person who follows a link does
-// not lose it.
+// leave removes a viewer. The goroutine ends with the last viewer. The history stays, because a viewer who follows a
+// link leaves for a moment.
 func (s *sampler) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,10 +93,10 @@ func (s *sampler) leave() {
 	}
 }
 
-// close refuses viewers from now on, and waits until those that are there have left and the goroutine has ended.
+// close refuses new viewers. It waits until the others have left and the goroutine has ended.
 func (s *sampler) close() {
 	s.mu.Lock()
-	s.closed = true // before Wait, which must not run beside wg.Go
+	s.closed = true // before Wait, because wg.Go must not be called while Wait runs
 	s.mu.Unlock()
 	s.wg.Wait()
 }
@@ -121,8 +121,9 @@ func (s *sampler) refresh() *frame {
 	return s.sample()
 }
 
-// current returns the latest frame. It takes a sample if that is older than a second. While the goroutine runs, which
-// may be a little late, that is two seconds: the frame is older if the goroutine has only just been started.
+// current returns the latest frame, or takes a sample if that frame is older than a second. While the goroutine runs
+// the limit is two seconds, because the goroutine may be a little late. An older frame means that the goroutine was
+// started just now.
 func (s *sampler) current() *frame {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,11 +149,11 @@ func (s *sampler) sample() *frame {
 			s.entries[k] = e
 		}
 		if e.frame == s.samples {
-			continue // its breaker was evicted and made anew while this loop ran
+			continue // the breaker was evicted and the key got another one while this loop ran
 		}
 		e.frame = s.samples
 		r := row{Snapshot: b.Snapshot(), entry: e}
-		r.Key = k // of a breaker that was removed meanwhile, Snapshot may return the one that keys share
+		r.Key = k // if the breaker was removed meanwhile, the Snapshot may be that of the overflow breaker
 		if advanced {
 			e.record(callsOf(&r.Snapshot), slot, spread)
 		}
@@ -179,8 +180,8 @@ func (s *sampler) sample() *frame {
 	return f
 }
 
-// history returns the calls of the last two minutes of a row of f. The ring may be some ticks ahead of f by now; it has
-// more slots than are shown.
+// history returns the calls of the last two minutes of a row of f. The ring may already be some ticks ahead of f, so it
+// has more slots than are shown.
 func (s *sampler) history(f *frame, r *row) *History {
 	if r.entry == nil {
 		return f.clock.history(nil)
@@ -217,7 +218,7 @@ func (t *Totals) add(r *row) {
 	t.Rates = t.Rates.plus(r.rates)
 }
 
-// severity orders breakers by how much they need a person; more is worse.
+// severity returns how urgently the breaker needs attention. Higher is worse.
 func severity(s *breaker.Snapshot) int {
 	switch {
 	case s.State == breaker.Open && s.Mode != breaker.Shadow:
@@ -236,8 +237,8 @@ func severity(s *breaker.Snapshot) int {
 	return 0
 }
 
-// worstFirst orders by severity, then the longest outage first, then by key. Rates are no part of the order: a list
-// that changes its order each second cannot be read.
+// worstFirst sorts by severity, then by outage with the longest first, then by key. Rates do not affect the order,
+// because nobody could read a list that changes its order each second.
 func worstFirst(rows []row) []*row {
 	order := make([]*row, len(rows))
 	for i := range rows {

@@ -50,7 +50,7 @@ func get(tb testing.TB, p http.Handler, target string, header ...string) *httpte
 	return w
 }
 
-// gotReport is what the tests read of a Report. A Report itself cannot be read, because a breaker.Rule cannot.
+// gotReport holds the fields of a Report that the tests read.
 type gotReport struct {
 	Version, Matched, Page, Pages int
 	Totals                        Totals
@@ -102,7 +102,7 @@ func wantIn(tb testing.TB, body string, parts ...string) {
 	}
 }
 
-// Each question of a person on call has its answer in the row.
+// The row of a breaker answers each question of a person on call.
 func TestTheListAnswersQuestions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.WithPolicy(
@@ -124,7 +124,7 @@ func TestTheListAnswersQuestions(t *testing.T) {
 		body := get(t, p, "").Body.String()
 		wantIn(t, body,
 			`<b>2</b> open`, `shop.Odrers (orders.yaml:9)`,
-			`consecutive rule: 5 failures in a row over 2s, last UNAVAILABLE`, `not closed since 00:00:02 UTC (1s)`,
+			`consecutive rule: 5 failures in a row over 2s, last UNAVAILABLE`, `not closed since 00:00:02 UTC (0s)`,
 			`next probe in 30s`, `policy rule 0 (orders.yaml:7)`, `not ready`, `00:00:02 UTC closed → open`,
 			`forced open by alice for 1h0m0s more: a test`,
 		)
@@ -133,6 +133,31 @@ func TestTheListAnswersQuestions(t *testing.T) {
 			`<th scope="row">OpenFor</th><td>30s</td><td>rule</td>`)
 		time.Sleep(40 * time.Second)
 		wantIn(t, get(t, p, "").Body.String(), "the next call is a probe")
+	})
+}
+
+// A single request knows no rates, and does not claim that there were no calls. The next request has them.
+func TestRatesNeedTwoRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t)
+		p := newPage(t, g)
+		permit, err := g.Get(orders).Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		permit.Done(t.Context(), breaker.Success)
+		const unknown = "no rates yet"
+		wantIn(t, get(t, p, "").Body.String(), unknown)
+		wantIn(t, get(t, p, "?format=text").Body.String(), "; "+unknown+", repeat the request\n")
+		time.Sleep(time.Second)
+		for _, query := range []string{"", "?format=text", "breaker?key=" + encodeKey(orders)} {
+			if body := get(t, p, query).Body.String(); strings.Contains(body, unknown) {
+				t.Errorf("%q: the second request says %q:\n%s", query, unknown, body)
+			}
+		}
+		wantIn(t, get(t, p, "").Body.String(), "no calls")
+		time.Sleep(time.Minute)
+		wantIn(t, get(t, p, "?format=text").Body.String(), unknown)
 	})
 }
 
@@ -290,7 +315,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// The handler does not know where it is mounted.
+// The handler works at any path.
 func TestMounts(t *testing.T) {
 	p := newPage(t, newGroup(t))
 	mux := http.NewServeMux()

@@ -14,7 +14,8 @@ const (
 	maxTransitions  = 10_000 // breakers whose transitions are kept
 )
 
-// Transition is one transition of a breaker, from the page's point of view.
+// Transition is one transition of a breaker. If an override was set or cleared, From and To are equal, and Why says
+// what was done.
 type Transition struct {
 	At      time.Time     `json:"at"`
 	From    breaker.State `json:"from"`
@@ -23,11 +24,11 @@ type Transition struct {
 	Why     string        `json:"why"`
 	Cause   string        `json:"cause,omitempty"`
 	OpenFor time.Duration `json:"openFor,omitempty"`
-	By      string        `json:"by,omitempty"` // who has an override in force at that time, "policy" for Enforcement
+	By      string        `json:"by,omitempty"` // author of the override in force at that time; "policy" for Enforcement
 }
 
-// transitions keeps the last transitions of each breaker. It is a listener, so calls wait for it: its lock is held for
-// some tens of nanoseconds, and never while the page is made.
+// transitions keeps the last transitions of each breaker. It is a listener, so calls wait for it. Therefore its lock is
+// held only for some tens of nanoseconds, and never while the page is rendered.
 type transitions struct {
 	mu    sync.Mutex
 	byKey map[breaker.Key]*recent // guarded by mu
@@ -36,7 +37,7 @@ type transitions struct {
 // recent is a ring of the last transitions of one breaker.
 type recent struct {
 	ring [keptTransitions]Transition
-	n    int // transitions ever
+	n    int // of all transitions so far
 }
 
 func (ts *transitions) listen(_ context.Context, e breaker.Event) {
@@ -44,12 +45,15 @@ func (ts *transitions) listen(_ context.Context, e breaker.Event) {
 		At: e.At.Round(0), From: e.From, To: e.To, Rule: e.Rule,
 		Why: e.Why, Cause: e.Cause, OpenFor: e.OpenFor, By: e.Override.By,
 	}
+	if e.OverrideChanged && e.Override.Mode != 0 {
+		t.Why += ", now " + e.Override.Mode.String() + ": " + e.Override.Why
+	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	r := ts.byKey[e.Key]
 	if r == nil {
 		if len(ts.byKey) >= maxTransitions {
-			for k := range ts.byKey { // any other: the bound matters more than the order
+			for k := range ts.byKey { // any breaker: finding the oldest would take time, and only the bound matters
 				delete(ts.byKey, k)
 				break
 			}

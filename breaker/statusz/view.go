@@ -13,11 +13,11 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-const maxPageSize = 500 // breakers on a page of HTML, for a limit that is asked for
+const maxPageSize = 500 // breakers on a page of HTML, if the parameter limit is larger
 
 var templates = template.Must(template.ParseFS(static, "static/*.html"))
 
-// pageView is what the frame around the live part shows.
+// pageView holds the values outside the live part.
 type pageView struct {
 	Version string // of the assets
 	Title   string
@@ -77,8 +77,8 @@ type detailView struct {
 
 type field struct{ Name, Value, Note string }
 
-// writeHTML writes a whole page: of one breaker if q names one. The forms are not part of what viewers share, because
-// not all viewers may act.
+// writeHTML writes a whole page. It is the page of one breaker if q names one, and otherwise the list. The forms are
+// not in the fragment that viewers share, because not all viewers may act.
 func (p *Page) writeHTML(w *bytes.Buffer, f *frame, q query, who *actor) error {
 	v := pageView{Version: assetVersion, Title: f.title(), Detail: q.key != ""}
 	if err := templates.ExecuteTemplate(w, "head", v); err != nil {
@@ -142,7 +142,7 @@ func (p *Page) rowView(f *frame, r *row, policy breaker.Policy, transitions int)
 		ID: encodeKey(r.Key), DOM: domID(r.Key), Name: keyName(r.Key),
 		Class: r.State.String(), State: stateWord(r.State), Mode: modeWords(r.Mode), Ready: r.Ready,
 		Policy: policyWords(policy), Since: sinceWords(f.at, r), Opened: openedWords(r), Next: nextWords(r),
-		Override: overrideWords(r), Rates: r.rates.words(), Spark: p.sampler.history(f, r).sparkline(),
+		Override: overrideWords(r), Rates: ratesWords(f, r), Spark: p.sampler.history(f, r).sparkline(),
 	}
 	for i, t := range p.transitions.of(r.Key) {
 		if i == transitions {
@@ -159,8 +159,8 @@ func (p *Page) rowView(f *frame, r *row, policy breaker.Policy, transitions int)
 	return v
 }
 
-// domID returns a short id for the element of k. Two keys with the same one only confuse the script's idea of which row
-// has moved.
+// domID returns a short id for the element of k. If two keys have the same id, the only effect is that the script may
+// match the wrong rows.
 func domID(k breaker.Key) string {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, encodeKey(k))
@@ -188,7 +188,7 @@ func (p *Page) renderDetail(w io.Writer, f *frame, q query) error {
 	return templates.ExecuteTemplate(w, "detail", v)
 }
 
-// keyParts returns the parts of k in full, each as a Go string, which holds any bytes.
+// keyParts returns the parts of k in full, as quoted Go strings, which can show any bytes.
 func keyParts(k breaker.Key) []field {
 	var fs []field
 	for _, part := range []field{
@@ -202,7 +202,7 @@ func keyParts(k breaker.Key) []field {
 	return fs
 }
 
-// figures returns the counters that a person may want to see.
+// figures returns the counters for the page of one breaker.
 func figures(f *frame, r *row) []field {
 	n := func(v uint64) string { return strconv.FormatUint(v, 10) }
 	last := "never"

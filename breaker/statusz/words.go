@@ -9,7 +9,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
-// The words of the page and of the text. What people or backends wrote goes through printable.
+// The functions in this file make the words of the page and of the text format. Texts of people or backends go through
+// printable.
 
 func stateWord(s breaker.State) string {
 	if s == breaker.HalfOpen {
@@ -44,7 +45,7 @@ func sinceWords(now time.Time, r *row) string {
 	if r.State == breaker.Closed { // an override shows it as closed
 		word = stateWord(r.Underlying) + " underneath"
 	}
-	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), rough(now.Sub(r.Outage.At)))
+	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), age(now.Sub(r.Outage.At)))
 }
 
 // openedWords returns what opened the breaker, or "" if it is closed.
@@ -100,7 +101,7 @@ func policyWords(p breaker.Policy) string {
 	return "policy rule " + strconv.Itoa(p.Rule) + " (" + printable(p.Name, maxText) + ")"
 }
 
-// ruleName names a rule by what it matches.
+// ruleName returns what a rule matches, and its name.
 func ruleName(r breaker.PolicyRule) string {
 	name := keyName(r.Match)
 	if r.Name != "" {
@@ -109,7 +110,7 @@ func ruleName(r breaker.PolicyRule) string {
 	return name
 }
 
-// words returns "" while there are no calls.
+// words returns the rates in words, or "" if there are no calls.
 func (r Rates) words() string {
 	if r == (Rates{}) {
 		return ""
@@ -127,6 +128,17 @@ func (r Rates) words() string {
 	return strings.Join(parts, ", ")
 }
 
+// ratesWords returns the rates of a breaker, or why there are none.
+func ratesWords(f *frame, r *row) string {
+	switch words := r.rates.words(); {
+	case words != "":
+		return words
+	case f.clock.rated():
+		return "no calls"
+	}
+	return "no rates yet"
+}
+
 // rate writes small rates with one decimal.
 func rate(perSecond float64) string {
 	if perSecond < 10 {
@@ -135,10 +147,13 @@ func rate(perSecond float64) string {
 	return strconv.FormatFloat(perSecond, 'f', 0, 64)
 }
 
-// rough returns d in whole seconds, rounded up, so that it is never "0s" before the time.
+// rough returns d in whole seconds. It rounds up, so that it returns "0s" only when the time is over.
 func rough(d time.Duration) string {
 	return (max(0, d) + time.Second - 1).Truncate(time.Second).String()
 }
+
+// age returns d in whole seconds, rounded down, as clocks show the time.
+func age(d time.Duration) string { return max(0, d).Truncate(time.Second).String() }
 
 // clockTime returns the time of day in UTC, and the date if it is another day.
 func clockTime(now, t time.Time) string {

@@ -2,8 +2,8 @@
 //
 //	go run github.com/grpcircuit/grpcircuit/cmd/breakerpolicy check FILE...
 //
-// It prints what each rule of a file comes to: the fields with their sources, and what they do. If a file has errors,
-// it prints all of them and ends with exit code 1.
+// For each rule of a file, it prints the policy that results: the fields that the file sets, where each value comes
+// from, and what the policy does. If a file has errors, it prints up to 20 of them and ends with exit code 1.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 
 const usage = `usage: breakerpolicy check FILE...
 
-Check validates policy files and prints what their rules come to. The exit code is 1 if a file has errors.
+Check validates policy files and prints the policy of each rule. The exit code is 1 if a file has errors.
 `
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -49,13 +49,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// check returns what the file comes to.
+// check returns the text to print for a valid file.
 func check(path string) (string, error) {
 	f, err := policyfile.Load(path)
 	if err != nil {
 		return "", err
 	}
-	// The default is that of a group without rules: a rule may match every key of the other one.
+	// The default comes from a group without rules, because a rule of the other group may match every key.
 	base, baseErr := breaker.NewGroup(f.Config)
 	ruled, err := breaker.NewGroup(f.Config, breaker.WithPolicy(f.Rules...))
 	if err := errors.Join(baseErr, err); err != nil {
@@ -87,7 +87,7 @@ func printable(text string) string {
 	return text
 }
 
-// sources says in the output where a value comes from.
+// sources names in the output where a value comes from.
 var sources = map[string]string{
 	breaker.SourceGroup: "default of the file",
 	breaker.SourceRule:  "rule",
@@ -117,7 +117,7 @@ func explain(b *strings.Builder, title string, p breaker.Policy) error {
 	return nil
 }
 
-// value returns a field as text. Negative is off in all fields.
+// value returns a field as text. In all fields, a negative value means off.
 func value(v reflect.Value) string {
 	if (v.CanInt() && v.Int() < 0) || (v.CanFloat() && v.Float() < 0) {
 		return "off"

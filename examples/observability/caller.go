@@ -47,7 +47,7 @@ func (r *caller) run(stop <-chan struct{}) {
 	}
 }
 
-// call makes one call under a span of its own, like a handler of an application.
+// call makes one call under a new span, like a handler of an application.
 func (r *caller) call() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

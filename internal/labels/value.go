@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxBytes is the length of the longest label value. Each breaker has its labels on about 40 lines of a scrape, so a
+// MaxBytes is the length of the longest label value. A scrape repeats the labels of a breaker on about 25 lines, so a
 // few keys of a megabyte would make scrapes fail. Common stores refuse labels of more than 2048 or 4096 bytes.
 const MaxBytes = 1024
 
@@ -28,9 +28,9 @@ const MaxBytes = 1024
 // A string looks escaped if it has backslashes and each of them is part of one of these sequences, such as the text
 // `\xff`. It is escaped again, to `\\xff`, because `\xff` is the value of the byte 0xff.
 //
-// Value depends on s alone. The alternative is to keep such a text unchanged, and to add a suffix to the other string
-// if a group holds both. Only a scrape sees all keys of a group, though; an event sees one. The labels of an event and
-// a metric would differ, and a breaker's labels would change when another breaker is added or removed.
+// Value depends on s alone. The alternative is to keep a text that looks escaped, and to add a suffix to the other
+// string if a group holds both. But only a scrape has all keys of a group, and an event has one. The labels of an event
+// and a metric would differ, and a breaker's labels would change when another breaker is added or removed.
 func Value(s string) string {
 	if len(s) <= MaxBytes && utf8.ValidString(s) && !looksEscaped(s) {
 		return s

@@ -29,8 +29,8 @@ func judgements(text string) map[string]map[string]string {
 	return all
 }
 
-// judge compares the mutants that the tests did not notice with the judgements. A judged mutant that was noticed this
-// time is not a complaint, because some results depend on the scheduler.
+// judge compares the mutants that the tests did not notice with the judgements. If the tests noticed a judged mutant
+// this time, that is printed but is not a complaint, because some results depend on the scheduler.
 func judge(mutants []mutant, judged map[string]string, dir string) (complaints []string) {
 	lives := make(map[string]bool) // by name, for all mutants
 	for _, m := range mutants {

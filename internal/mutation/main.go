@@ -58,7 +58,7 @@ func main() {
 	if filepath.Base(os.Args[0]) == shimName {
 		os.Exit(asGo(os.Args[1:]))
 	}
-	version := flag.String("version", "", "of gremlins")
+	version := flag.String("version", "", "version of gremlins")
 	flag.Parse()
 	if *version == "" {
 		flag.Usage()

@@ -19,9 +19,9 @@ import (
 // Gremlins expects go test to exit with status 2 if a mutant does not compile and with 1 if a test failed. The current
 // go test exits with 1 in both cases, so mutants that do not compile would count as noticed.
 //
-// Gremlins skips mutants on lines that are not in the coverage profile. These are code that no test runs, but also
+// Gremlins skips mutants on lines that are not in the coverage profile. These are lines that no test runs, and also
 // constants, package variables and the conditions of switch cases, which have no coverage counters. The shim adds all
-// lines to the profile, so mutants in code that no test runs are made too, and live.
+// lines to the profile. So mutants in code that no test runs are tested too, and count as lived.
 type shim struct{ dir, realGo string }
 
 const (
@@ -99,8 +99,8 @@ func asGo(args []string) int {
 	return 0
 }
 
-// testStatus returns 2 if the code did not compile, and 1 if a test failed. A mutant hangs if the timeout came before
-// any test failed. With -failfast examples still run after a failure, and they may hang where tests do not.
+// testStatus returns 2 if the code did not compile, and 1 if a test failed. hangs is true if the timeout came before
+// any test failed. The order matters because examples still run after a failure, even with -failfast, and may hang.
 func testStatus(out string) (status int, hangs bool) {
 	if strings.Contains(out, "[build failed]") {
 		return 2, false

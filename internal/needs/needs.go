@@ -1,11 +1,11 @@
-// Package needs decides which series of a breaker both bridges leave out: those that it cannot produce under its
-// policy, and those of an outage while no call is rejected.
+// Package needs decides which series of a breaker both bridges leave out: series that its policy cannot raise above 0,
+// and series of an outage while the mode admits every call.
 package needs
 
 import "github.com/grpcircuit/grpcircuit/breaker"
 
-// Set is the set of things without which a series cannot rise above 0. A series that needs something that its breaker
-// does not have is left out, because it would only take space in every store. A counter above 0 is never left out.
+// Set is a set of conditions for a series to rise above 0. A series is left out if its breaker does not meet all of
+// them, because it would only take space in every store. A counter above 0 is never left out.
 type Set uint16
 
 const (
@@ -19,7 +19,7 @@ const (
 	ShadowRejections                 // shadow mode, or a count above 0 of the same metric
 	ShadowTrips                      // shadow mode, or a count above 0 of the same metric
 	Fallbacks                        // a count above 0 of the same metric
-	Occurrence                       // a count above 0; no breaker has it
+	Occurrence                       // a count above 0; Of never returns it
 
 	Nothing    Set = 0
 	Everything Set = 1<<16 - 1
@@ -29,12 +29,12 @@ const (
 // rejected, so it is not shown while the mode admits every call.
 func OpenUntil(s *breaker.Snapshot) bool { return s.Underlying == breaker.Open && !admitsAll(s.Mode) }
 
-// Outage is as OpenUntil, for the start of an outage.
+// Outage is like OpenUntil, for the start of an outage.
 func Outage(s *breaker.Snapshot) bool { return s.Underlying != breaker.Closed && !admitsAll(s.Mode) }
 
 func admitsAll(m breaker.Mode) bool { return m == breaker.Shadow || m == breaker.ForceClosed }
 
-// Of returns what the breaker with snapshot s has.
+// Of returns the conditions that the breaker with snapshot s meets.
 func Of(s *breaker.Snapshot) (has Set) {
 	add := func(n Set, ok bool) {
 		if ok {

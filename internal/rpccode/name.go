@@ -10,8 +10,8 @@ var names = [...]string{
 }
 
 // Name returns the canonical name of a code, "UNAVAILABLE", as in
-// https://github.com/grpc/grpc/blob/master/doc/statuscodes.md. A code that gRPC does not define is "CODE(17)", which is
-// what grpc's OpenTelemetry plugin writes; only that allocates.
+// https://github.com/grpc/grpc/blob/master/doc/statuscodes.md. A code that gRPC does not define has a name such as
+// "CODE(17)", as in grpc's OpenTelemetry plugin. Only such a name allocates.
 func Name(code uint32) string {
 	if code < uint32(len(names)) {
 		return names[code]

@@ -1,12 +1,12 @@
-// Seededbugs checks that the tests of package breaker catch the bugs that they exist for. It builds the package's tests
-// with the build tag seededbugs, which enables the bugs. It then runs the tests
-// once for each bug, with only that bug enabled, and also without a bug.
+// Seededbugs checks that the tests of package breaker catch seeded bugs. It builds the package's tests with the build
+// tag seededbugs, which adds the bugs. It then runs the tests once for each bug, with only that bug enabled, and also
+// without a bug.
 //
 //	go run ./internal/seededbugs
 //
 // It fails if TestLinearizable does not catch a bug, or if a run without a bug fails. A bug counts as caught only if a
 // test reports FAIL. A panic, a deadlock or a binary that does not start is an error of this program. It also prints
-// whether the tests named ConcurrentSafe catch the bug; that decides nothing.
+// whether the tests named ConcurrentSafe catch the bug, for information only.
 package main
 
 import (

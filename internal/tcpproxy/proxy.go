@@ -1,4 +1,4 @@
-// Package tcpproxy puts a TCP proxy between a client and a server of a test, so that the test can cut connections.
+// Package tcpproxy is a TCP proxy between the client and the server of a test, so that the test can cut connections.
 package tcpproxy
 
 import (

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// Small, so that a connection costs little memory. The write of a larger message waits for the reader, which is durable
-// blocking.
+// The size is small, so that a connection costs little memory. Writing a larger message waits for the reader, which is
+// durable blocking in a bubble.
 const bufconnSize = 64 << 10
 
 // Bufconn serves srv in memory and returns a connection to it with opts. It combines [StartBufconn] and [Backend.Dial]
@@ -66,8 +66,7 @@ func StartBufconn(tb testing.TB, srv *Server, opts ...grpc.ServerOption) *Backen
 	return b
 }
 
-// StartTCP serves srv on a free port of 127.0.0.1 until the test ends. It does not work inside a
-// synctest bubble.
+// StartTCP serves srv on a free port of 127.0.0.1 until the test ends. It does not work inside a synctest bubble.
 func StartTCP(tb testing.TB, srv *Server, opts ...grpc.ServerOption) *Backend {
 	tb.Helper()
 	addr, release, err := reserve()

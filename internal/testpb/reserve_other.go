@@ -2,8 +2,8 @@
 
 package testpb
 
-// reserve leaves the choice of the port to the first listener. Another process may take the port while the server is
-// down: on systems other than Linux a bound socket would also keep the listener out.
+// reserve lets the first listener choose the port. Another process may take the port while the server is down. A bound
+// socket that holds the port, as on Linux, would exclude the listener too.
 func reserve() (addr string, release func(), err error) {
 	return "127.0.0.1:0", func() {}, nil
 }

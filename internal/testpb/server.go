@@ -41,7 +41,8 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	RegisterOtherServer(r, s)
 }
 
-// Set replaces the whole script; functions left nil get their default. Calls that have begun keep their script.
+// Set replaces the whole script. A nil function means the default of its method. Calls that have begun keep their
+// script.
 func (s *Server) Set(script Script) { s.script.Store(&script) }
 
 // Received returns the number of calls of method that reached the server. The method is a full name, such as

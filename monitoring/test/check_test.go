@@ -10,14 +10,14 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// A checker finds the mistakes in an expression that Prometheus accepts, and for which it returns no result: a metric,
-// a label or a word that does not exist, and a join of series whose labels are never equal.
+// A checker finds mistakes that Prometheus accepts, but that make an expression return no result: a metric, a label or
+// a word that does not exist, and a join of series whose labels are never equal.
 type checker struct {
 	metrics map[string]metric
 	wrong   []string
 }
 
-// check parses an expression and returns the labels of its result and what is wrong with it.
+// check parses an expression. It returns the labels of the result, and the mistakes.
 func check(metrics map[string]metric, text string) (set, []string) {
 	expr, err := parser.ParseExpr(text)
 	if err != nil {
@@ -163,7 +163,7 @@ func minus(a, b set) set {
 	return out
 }
 
-// A check that finds nothing in a wrong expression would also find nothing in the rules.
+// The check must find the defects in a wrong expression. Otherwise it proves nothing that it finds none in the rules.
 func TestChecks(t *testing.T) {
 	metrics := goldenMetrics(t)
 	key := newSet("job", "instance", "grpc_target", "grpc_service", "grpc_method", "tag")

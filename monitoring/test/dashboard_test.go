@@ -110,12 +110,12 @@ func TestDashboardQueries(t *testing.T) {
 	}
 }
 
-// plain replaces the variables of Grafana that are no strings in PromQL.
+// plain replaces those variables of Grafana that are not inside strings in PromQL.
 func plain(expr string) string {
 	return strings.NewReplacer("$__rate_interval", "5m", "$__range", "1h").Replace(expr)
 }
 
-// TestDashboardLayout checks what Grafana repairs silently, or shows as one panel on top of another.
+// TestDashboardLayout finds errors that Grafana corrects without a message, and panels that overlap.
 func TestDashboardLayout(t *testing.T) {
 	d := loadDashboard(t)
 	ids := make(map[int]string)

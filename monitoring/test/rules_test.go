@@ -49,8 +49,8 @@ func loadRules(t *testing.T, name string) (rules []rule) {
 	return rules
 }
 
-// withRecorded returns the golden metrics and the metrics of the recording rules. It reports what is wrong with the
-// rules. A rule may use those above it only, because Prometheus evaluates them in their order.
+// withRecorded returns the golden metrics and the metrics of the recording rules. It reports mistakes in the rules. A
+// rule may use only the rules above it, because Prometheus evaluates them in order.
 func withRecorded(t *testing.T) map[string]metric {
 	t.Helper()
 	metrics := goldenMetrics(t)

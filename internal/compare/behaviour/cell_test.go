@@ -42,8 +42,8 @@ type verdict struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// A cell is one scenario with one library, in its own process. It ends the process with its first verdict, so any
-// goroutine may give the verdict, and whatever the library leaves running does not matter.
+// A cell is one scenario with one library, in its own process. Its first verdict ends the process. So any goroutine may
+// give the verdict, and goroutines that the library leaves behind do not matter.
 type cell struct {
 	tb    testing.TB
 	lib   *library
@@ -208,7 +208,7 @@ func (s subject) hold() (end func(outcome), ok bool) {
 }
 
 // hang makes a call that ends when its context does, as gRPC calls do, and reports whether it was admitted. Its caller
-// would wait for ever.
+// would wait forever.
 func (s subject) hang(running *atomic.Int64) bool {
 	var in atomic.Bool
 	go func() {

@@ -174,7 +174,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// TestDocument checks that docs/comparison.md holds the current head and scenarios. `make compare` writes it anew.
+// TestDocument checks that docs/comparison.md holds the current head and scenarios. `make compare` rewrites it.
 func TestDocument(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/comparison.md")
 	if err != nil {

@@ -39,7 +39,8 @@ type want struct {
 	successes int // to close
 	lease     time.Duration
 	slow      time.Duration // calls that take longer are slow; the ratio rule is on them
-	// Calls that take longer count as failures while they are in flight, if need be by the library's own time limit.
+	// Calls that take longer count as failures while they are in flight. If the library has no rule for that, its time
+	// limit for calls is used.
 	hang     time.Duration
 	ramp     time.Duration
 	maxCalls int // in flight

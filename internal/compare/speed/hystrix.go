@@ -27,7 +27,7 @@ func hystrixPeer() Peer {
 	}
 }
 
-// hystrixNames makes the names of the breakers unique, because the library keeps them in a map for ever.
+// hystrixNames makes the names of the breakers unique, because the library keeps them in a map forever.
 var hystrixNames atomic.Int64
 
 // hystrix sets how many calls may be in flight. The function of a call may return long before the library notices.

@@ -30,7 +30,7 @@ type KeyedGuard struct {
 	Close    func()                    // may be nil
 }
 
-// Keyeds returns all ways, this library's first. Those that keep their breakers in a map for ever come last.
+// Keyeds returns all ways, this library's first. Those that keep their breakers in a map forever come last.
 func Keyeds() []Keyed {
 	return []Keyed{
 		{Name: Ours + ", Guard.Unary", New: unaryByKey},

@@ -48,7 +48,7 @@ var (
 		cfg.Sentinel.Stat.System = config.SystemStatConfig{}
 		return sentinel.InitWithConfig(cfg)
 	})
-	// sentinelNames makes the names of the breakers unique, because the library keeps them in maps for ever.
+	// sentinelNames makes the names of the breakers unique, because the library keeps them in maps forever.
 	sentinelNames atomic.Int64
 )
 

@@ -54,7 +54,7 @@ func newSite(t *testing.T, opts ...breaker.GroupOption) *site {
 		}
 		page.ServeHTTP(w, r)
 	})
-	// A page with the same policy, and with what the policy forbids.
+	// A page with the same policy that does what the policy forbids.
 	mux.HandleFunc("/broken", func(w http.ResponseWriter, r *http.Request) {
 		page.ServeHTTP(discardBody{w}, r.Clone(r.Context()))
 		fmt.Fprint(w, `<!doctype html><title>broken</title><p style="color: red">x<script>document.title = "ran"</script>`)
@@ -68,7 +68,7 @@ func newSite(t *testing.T, opts ...breaker.GroupOption) *site {
 	return s
 }
 
-// discardBody keeps the headers of an answer only.
+// discardBody keeps only the headers of an answer.
 type discardBody struct{ http.ResponseWriter }
 
 func (d discardBody) Write(b []byte) (int, error) {
@@ -87,7 +87,7 @@ func (s *site) breakerURL(t *testing.T, b *tab, name string) string {
 
 const openTotal = `document.querySelector(".total.open b").textContent`
 
-// The page is updated in place when a breaker opens. What a person has typed and focused stays.
+// The page is updated in place when a breaker opens. The text that a person has typed and the focus stay.
 func TestLive(t *testing.T) {
 	s, b := newSite(t), newTab(t)
 	br := s.group.Get(orders)
@@ -211,7 +211,7 @@ func TestCrossSitePost(t *testing.T) {
 	}
 }
 
-// The strict policy forbids nothing that the page does. The check itself must see what it forbids.
+// The strict policy forbids nothing that the page does. The test also checks that it detects a violation.
 func TestPolicyIsEnforced(t *testing.T) {
 	s, b := newSite(t), newTab(t)
 	b.run(chromedp.Navigate("http://" + s.host + "/broken"))
@@ -328,7 +328,7 @@ func TestLooks(t *testing.T) {
 	b.wantClean(s.host)
 }
 
-// The page works by keyboard, and has what a screen reader needs.
+// The page works with the keyboard, and has the roles and labels that a screen reader needs.
 func TestAccessible(t *testing.T) {
 	s, b := newSite(t), newTab(t)
 	s.group.Get(orders)
