@@ -480,59 +480,61 @@ func wantRejections(m mistake, want uint64, opts ...retry.CallOption) {
 }
 
 // TestReadmeSeries measures how many series a breaker has and how long they are in a scrape, and compares that with
-// README.md. The names in the keys are as long as those of a real service.
+// README.md. The names in the keys are as long as those of a real service. In a bubble no call leaves the window.
 func TestReadmeSeries(t *testing.T) {
-	readme := squeezed(read(t, "README.md"))
-	m := regexp.MustCompile(`has (\d+) to (\d+) series, about ([\d.]+) kB, and one that is open (\d+)`).FindStringSubmatch(readme)
-	if m == nil {
-		t.Fatal("README.md does not say how many series a breaker has")
-	}
-	scrape := func(breakers int, prepare func(*breaker.Breaker)) (series, bytes int) {
-		group, err := breaker.NewGroup(breaker.Config{FailingFor: -1})
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		readme := squeezed(read(t, "README.md"))
+		m := regexp.MustCompile(`has (\d+) to (\d+) series, about ([\d.]+) kB, and one that is open (\d+)`).FindStringSubmatch(readme)
+		if m == nil {
+			t.Fatal("README.md does not say how many series a breaker has")
 		}
-		for i := range breakers {
-			prepare(group.Get(breaker.Key{
-				Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: fmt.Sprintf("Method%03d", i),
-			}))
-		}
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(prombridge.NewCollector(group))
-		w := httptest.NewRecorder()
-		promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
-		for line := range strings.Lines(w.Body.String()) {
-			if !strings.HasPrefix(line, "#") {
-				series++
+		scrape := func(breakers int, prepare func(*breaker.Breaker)) (series, bytes int) {
+			group, err := breaker.NewGroup(breaker.Config{FailingFor: -1})
+			if err != nil {
+				t.Fatal(err)
 			}
+			for i := range breakers {
+				prepare(group.Get(breaker.Key{
+					Target: "dns:///orders.example:443", Service: "shop.v1.Orders", Method: fmt.Sprintf("Method%03d", i),
+				}))
+			}
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(prombridge.NewCollector(group))
+			w := httptest.NewRecorder()
+			promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+			for line := range strings.Lines(w.Body.String()) {
+				if !strings.HasPrefix(line, "#") {
+					series++
+				}
+			}
+			return series, w.Body.Len()
 		}
-		return series, w.Body.Len()
-	}
-	do := func(n int, outcome breaker.Outcome) func(*breaker.Breaker) {
-		return func(b *breaker.Breaker) {
-			for range n {
-				if permit, err := b.Acquire(t.Context()); err == nil {
-					permit.Done(t.Context(), outcome)
+		do := func(n int, outcome breaker.Outcome) func(*breaker.Breaker) {
+			return func(b *breaker.Breaker) {
+				for range n {
+					if permit, err := b.Acquire(t.Context()); err == nil {
+						permit.Done(t.Context(), outcome)
+					}
 				}
 			}
 		}
-	}
-	const breakers = 100
-	got := []string{}
-	for _, prepare := range []func(*breaker.Breaker){do(0, 0), do(20, breaker.Success)} {
-		few, _ := scrape(breakers, prepare)
-		many, _ := scrape(2*breakers, prepare)
-		got = append(got, fmt.Sprint((many-few)/breakers))
-	}
-	_, few := scrape(breakers, do(20, breaker.Success))
-	_, many := scrape(2*breakers, do(20, breaker.Success))
-	got = append(got, fmt.Sprintf("%.1f", float64(many-few)/breakers/1000))
-	fewOpen, _ := scrape(breakers, do(5, breaker.Failure))
-	manyOpen, _ := scrape(2*breakers, do(5, breaker.Failure))
-	got = append(got, fmt.Sprint((manyOpen-fewOpen)/breakers))
-	if diff := cmp.Diff(got, m[1:]); diff != "" {
-		t.Errorf("README.md: series closed without and with calls, kB, series open (-got +want):\n%s", diff)
-	}
+		const breakers = 100
+		got := []string{}
+		for _, prepare := range []func(*breaker.Breaker){do(0, 0), do(20, breaker.Success)} {
+			few, _ := scrape(breakers, prepare)
+			many, _ := scrape(2*breakers, prepare)
+			got = append(got, fmt.Sprint((many-few)/breakers))
+		}
+		_, few := scrape(breakers, do(20, breaker.Success))
+		_, many := scrape(2*breakers, do(20, breaker.Success))
+		got = append(got, fmt.Sprintf("%.1f", float64(many-few)/breakers/1000))
+		fewOpen, _ := scrape(breakers, do(5, breaker.Failure))
+		manyOpen, _ := scrape(2*breakers, do(5, breaker.Failure))
+		got = append(got, fmt.Sprint((manyOpen-fewOpen)/breakers))
+		if diff := cmp.Diff(got, m[1:]); diff != "" {
+			t.Errorf("README.md: series closed without and with calls, kB, series open (-got +want):\n%s", diff)
+		}
+	})
 }
 
 // guardFor is the set-up that README.md has for a platform team.

@@ -286,7 +286,7 @@ func TestB33_AFailedSearchIsNotRepeatedAtOnce(t *testing.T) {
 		}
 	})
 	// In real time a search takes some time. The pause after it is ten times as long.
-	g := mustGroup(t, Config{}, WithMaxBreakers(1000))
+	g := mustGroup(t, Config{OpenFor: time.Hour}, WithMaxBreakers(1000))
 	for i := range 1000 {
 		g.Get(methodKey(i)).Trip(t.Context(), "test")
 	}

@@ -64,7 +64,7 @@ func ExampleBreaker_Acquire() {
 }
 
 func ExampleRejectedError() {
-	b, err := breaker.New(breaker.Key{Service: "shop.Orders"}, breaker.Config{OpenFor: time.Minute, Jitter: -1})
+	b, err := breaker.New(breaker.Key{Service: "shop.Orders"}, breaker.Config{OpenFor: time.Hour, Jitter: -1})
 	if err != nil {
 		panic(err)
 	}
@@ -76,8 +76,8 @@ func ExampleRejectedError() {
 		fmt.Println("again in", rejected.RetryAfter().Round(time.Minute))
 	}
 	// Output:
-	// circuit breaker open for shop.Orders: maintenance; next probe in 1m0s
-	// again in 1m0s
+	// circuit breaker open for shop.Orders: maintenance; next probe in 1h0m0s
+	// again in 1h0m0s
 }
 
 // A rule sets the Config of the keys that it matches. All other keys have the group's Config.
@@ -139,7 +139,8 @@ func ExampleBreaker_SetOverride() {
 }
 
 func ExampleWithListener() {
-	group, err := breaker.NewGroup(breaker.Aggressive(), breaker.WithListener(func(_ context.Context, e breaker.Event) {
+	cfg := breaker.Config{ConsecutiveFailures: 1}
+	group, err := breaker.NewGroup(cfg, breaker.WithListener(func(_ context.Context, e breaker.Event) {
 		fmt.Printf("%v: %v, was %v: %s\n", e.Key, e.To, e.From, e.Why)
 	}))
 	if err != nil {
@@ -147,12 +148,10 @@ func ExampleWithListener() {
 	}
 	ctx := context.Background()
 	b := group.Get(breaker.Key{Method: "Get"})
-	for range 3 {
-		_ = b.Do(ctx, func(context.Context) error { return errDown })
-	}
+	_ = b.Do(ctx, func(context.Context) error { return errDown })
 	b.Reset(ctx)
 	// Output:
-	// /Get: open, was closed: 3 failures in a row
+	// /Get: open, was closed: 1 failure
 	// /Get: closed, was open: reset
 }
 

@@ -76,7 +76,8 @@ func TestB32_TheHotPathTakesNoLock(t *testing.T) {
 		"default": {}, "slow rule": {SlowCall: time.Hour},
 		"no window": {FailureRatio: -1},
 	} {
-		cfg.Window = time.Hour // because sliding takes the lock
+		cfg.Window = time.Hour  // because sliding takes the lock
+		cfg.OpenFor = time.Hour // because a probe takes it too
 		g := mustGroup(t, cfg)
 		b, open, half := g.Get(Key{}), g.Get(methodKey(1)), g.Get(methodKey(2))
 		open.Trip(t.Context(), "test")
@@ -388,41 +389,44 @@ func TestB34_MoreProbesAtOnce(t *testing.T) {
 	})
 }
 
+// In a bubble the group makes no pause after a search for room, which takes no time there.
 func TestB34_ApplyReachesNewBreakersToo(t *testing.T) {
-	config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
-	g := mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{Method: "a"}, Config: config(2)}), WithMaxBreakers(3))
-	for _, m := range []string{"a", "b", "c"} {
-		g.Get(Key{Method: m}).Trip(t.Context(), "test")
-	}
-	over := g.Get(Key{Method: "d"})
-	if over.Key() != overflowKey {
-		t.Fatalf("got %v, want the overflow breaker", over.Key())
-	}
-	minCalls := func() (all []string) {
-		for key, b := range g.All() {
-			all = append(all, fmt.Sprintf("%v %d", key, b.Snapshot().MinCalls))
+	synctest.Test(t, func(t *testing.T) {
+		config := func(minCalls int) Config { return Config{MinCalls: minCalls} }
+		g := mustGroup(t, config(1), WithPolicy(PolicyRule{Match: Key{Method: "a"}, Config: config(2)}), WithMaxBreakers(3))
+		for _, m := range []string{"a", "b", "c"} {
+			g.Get(Key{Method: m}).Trip(t.Context(), "test")
 		}
-		slices.Sort(all)
-		return all
-	}
-	wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
-	err := g.Apply(config(3), PolicyRule{Match: Key{Method: "b"}, Config: config(4)}, PolicyRule{Match: overflowKey, Config: config(5)},
-		PolicyRule{Match: Key{Method: "e"}, Config: config(6)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// the old rules do not count any more
-	wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"})
-	g.Get(Key{Method: "c"}).Reset(t.Context())
-	if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
-		t.Errorf("a new breaker has %d, want 6", got)
-	}
-	if err := g.Apply(config(7), PolicyRule{Match: Key{Method: "x"}}, PolicyRule{Match: Key{Method: "x"}}); err == nil {
-		t.Error("the same Match twice: got no error")
-	}
-	if got := g.Get(Key{Method: "b"}).Snapshot().MinCalls; got != 4 {
-		t.Errorf("after an Apply that failed it is %d, want 4", got)
-	}
+		over := g.Get(Key{Method: "d"})
+		if over.Key() != overflowKey {
+			t.Fatalf("got %v, want the overflow breaker", over.Key())
+		}
+		minCalls := func() (all []string) {
+			for key, b := range g.All() {
+				all = append(all, fmt.Sprintf("%v %d", key, b.Snapshot().MinCalls))
+			}
+			slices.Sort(all)
+			return all
+		}
+		wantSame(t, "before", minCalls(), []string{"/a 2", "/b 1", "/c 1", "tag=overflow 1"})
+		err := g.Apply(config(3), PolicyRule{Match: Key{Method: "b"}, Config: config(4)}, PolicyRule{Match: overflowKey, Config: config(5)},
+			PolicyRule{Match: Key{Method: "e"}, Config: config(6)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// the old rules do not count any more
+		wantSame(t, "after", minCalls(), []string{"/a 3", "/b 4", "/c 3", "tag=overflow 5"})
+		g.Get(Key{Method: "c"}).Reset(t.Context())
+		if got := g.Get(Key{Method: "e"}).Snapshot().MinCalls; got != 6 {
+			t.Errorf("a new breaker has %d, want 6", got)
+		}
+		if err := g.Apply(config(7), PolicyRule{Match: Key{Method: "x"}}, PolicyRule{Match: Key{Method: "x"}}); err == nil {
+			t.Error("the same Match twice: got no error")
+		}
+		if got := g.Get(Key{Method: "b"}).Snapshot().MinCalls; got != 4 {
+			t.Errorf("after an Apply that failed it is %d, want 4", got)
+		}
+	})
 }
 
 // A breaker recovers if Apply is called while it is open.

@@ -201,7 +201,7 @@ func (n *callsEverything) Transition(ctx context.Context, e Event) {
 	_, _ = n.g.Len(), n.g.Stats()
 	for range n.g.All() {
 	}
-	_ = n.g.Apply(Config{})
+	_ = n.g.Apply(Config{OpenFor: time.Hour})
 	n.g.Listen(n.Transition)()
 	if e.Seq == 1 {
 		b.Reset(ctx) // makes event 2
@@ -212,7 +212,7 @@ func (n *callsEverything) Transition(ctx context.Context, e Event) {
 }
 
 func TestB30_AListenerMayCallAnything(t *testing.T) {
-	g := mustGroup(t, Config{})
+	g := mustGroup(t, Config{OpenFor: time.Hour}) // so that the calls of the listener are no probes
 	n := &callsEverything{t: t, g: g}
 	stop := g.Listen(n.Transition)
 	b := g.Get(Key{Method: "m"})

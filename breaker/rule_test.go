@@ -157,7 +157,9 @@ func TestB05_RatioRule(t *testing.T) {
 // For each percentage, through a breaker: k of 100 trips at k %, and k-1 does not.
 func TestB05_EveryPercentage(t *testing.T) {
 	for percent := 1; percent <= 100; percent++ {
-		b := mustNew(t, ratioOnly(float64(percent)/100, 100))
+		cfg := ratioOnly(float64(percent)/100, 100)
+		cfg.Window = time.Hour
+		b := mustNew(t, cfg)
 		report(t, b, 100-percent, Success)
 		report(t, b, percent-1, Failure)
 		if got := b.State(); got != Closed {
@@ -169,7 +171,7 @@ func TestB05_EveryPercentage(t *testing.T) {
 			t.Errorf("%d %%: %v after %d failures in 100 calls", percent, got, percent)
 		}
 
-		b = mustNew(t, ratioOnly(float64(percent)/100, 100))
+		b = mustNew(t, cfg)
 		report(t, b, 101-percent, Success)
 		report(t, b, percent-1, Failure)
 		if got := b.State(); got != Closed {
@@ -194,11 +196,13 @@ func TestB06_ACallIsSlowIfItTookStrictlyLonger(t *testing.T) {
 					t.Errorf("%v after %v: %d slow, window %+v, want %d slow of 1", o, tt.took, s.SlowCalls, s.Window, tt.slow)
 				}
 			})
-			b := mustNew(t, Config{SlowCall: limit}) // reported latency
-			acquire(t, b).Report(t.Context(), Report{Outcome: o, Latency: tt.took})
-			if s := b.Snapshot(); s.SlowCalls != tt.slow || s.Window.Slow != tt.slow {
-				t.Errorf("%v that reports %v: %d slow, window %+v, want %d slow", o, tt.took, s.SlowCalls, s.Window, tt.slow)
-			}
+			synctest.Test(t, func(t *testing.T) { // reported latency; 0 is measured by the clock
+				b := mustNew(t, Config{SlowCall: limit})
+				acquire(t, b).Report(t.Context(), Report{Outcome: o, Latency: tt.took})
+				if s := b.Snapshot(); s.SlowCalls != tt.slow || s.Window.Slow != tt.slow {
+					t.Errorf("%v that reports %v: %d slow, window %+v, want %d slow", o, tt.took, s.SlowCalls, s.Window, tt.slow)
+				}
+			})
 		}
 	}
 }

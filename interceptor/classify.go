@@ -33,7 +33,8 @@ type Classifier func(ctx context.Context, r Result) breaker.Outcome
 //	          Aborted, OutOfRange and Unimplemented, because the backend has answered. Also a message that was too large
 //	          for its receiver
 //	Failure   Unavailable, DeadlineExceeded, Internal, Unknown, DataLoss, and each code above 16. Also Canceled, if the
-//	          peer ended the call, and any code that grpc made from the answer of an HTTP proxy
+//	          peer ended the call, and any code that grpc made from the answer of an HTTP proxy, unless
+//	          PeerAnswered shows that a gRPC server has only passed it on
 //	Overload  ResourceExhausted
 //	Ignored   a call that its caller canceled, or whose connection the caller closed;
 //	          a rejection by a circuit breaker, of this process or of a remote hop;
@@ -67,7 +68,7 @@ func DefaultClassifier(ctx context.Context, r Result) breaker.Outcome {
 	}
 	text := textOf(r.Err)
 	switch {
-	case strings.HasPrefix(text, proxyText):
+	case r.Peer != PeerAnswered && strings.HasPrefix(text, proxyText):
 		return breaker.Failure
 	case hasPrefix(text, receiptTexts[r.Code]):
 		return breaker.Success
@@ -253,7 +254,7 @@ var receiptTexts = map[codes.Code][]string{
 
 const (
 	deadlineText = "context deadline exceeded"                        // grpc's context or the caller's has ended
-	proxyText    = "unexpected HTTP status code received from server" // the answer was HTTP but not gRPC
+	proxyText    = "unexpected HTTP status code received from server" // an answer was HTTP but not gRPC
 	resetText    = "RST_STREAM"                                       // part of the text if the peer reset the stream
 )
 

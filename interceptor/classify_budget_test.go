@@ -90,7 +90,9 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 		var wg sync.WaitGroup
 		for range callers {
 			wg.Go(func() {
-				for range rounds {
+				// On an overloaded machine a deadline may pass before the call begins. The classifier is then not called
+				// (B24), so such a machine makes more calls.
+				for i := 0; i < rounds || i < 50*rounds && classified.Load() < callers*rounds/2; i++ {
 					ctx, cancel := context.WithTimeout(t.Context(), budget)
 					_, _ = client.Unary(ctx, &testpb.Request{})
 					cancel()
@@ -98,10 +100,9 @@ func TestG04_BudgetIsSpentForAllInParallelConcurrentSafe(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// On an overloaded machine a deadline may pass before the call begins. The classifier is then not called (B24).
 		n := classified.Load()
 		if n < callers*rounds/2 {
-			t.Errorf("%s: only %d of %d calls were classified", tt.name, n, callers*rounds)
+			t.Errorf("%s: only %d calls were classified, want %d or more", tt.name, n, callers*rounds/2)
 		}
 		if got := spent.Load(); got != n {
 			t.Errorf("%s: the budget was spent in %d of %d calls, want all", tt.name, got, n)

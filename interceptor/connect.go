@@ -42,16 +42,17 @@ func (c *pending) reconnect(ctx context.Context, cc *grpc.ClientConn) {
 	start := time.Now()
 	defer func() { c.waited = time.Since(start) }()
 	// Half of the lease is for the call. A probe that reports after its lease decides nothing.
-	ctx, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.breaker.Config().ProbeTimeout/2))
+	wait, cancel := context.WithTimeout(ctx, min(c.guard.resetFor, c.breaker.Config().ProbeTimeout/2))
 	defer cancel()
 	cc.ResetConnectBackoff()
 	for {
 		switch state := cc.GetState(); state {
 		case connectivity.TransientFailure, connectivity.Connecting:
-			if !cc.WaitForStateChange(ctx, state) {
+			if !cc.WaitForStateChange(wait, state) {
 				return
 			}
 		default:
+			c.noteBudget(ctx, time.Now()) // the call begins now
 			return
 		}
 	}

@@ -226,7 +226,7 @@ func TestG08_EveryReason(t *testing.T) {
 
 func TestG08_RejectionCode(t *testing.T) {
 	for c := codes.Canceled; c <= codes.Unauthenticated; c++ {
-		g := newGuard(t, breaker.Config{}, WithRejectionCode(c))
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour}, WithRejectionCode(c))
 		err := rejectionOf(t, g)
 		wantCode(t, "WithRejectionCode", err, c)
 		if got := codeOf(err); got != c {
@@ -257,7 +257,7 @@ func TestG08_NoNamesByDefault(t *testing.T) {
 	key := breaker.Key{Target: "TARGET", Service: "SERVICE", Method: "METHOD", Tag: "TAG"}
 	withKey := WithKey(func(context.Context, keyfunc.Call) breaker.Key { return key })
 	wire := func(opts ...Option) string {
-		g := newGuard(t, breaker.Config{}, append(opts, withKey)...)
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour}, append(opts, withKey)...)
 		g.Group().Get(key).Trip(t.Context(), "WHY")
 		b, err := proto.Marshal(status.Convert(rejected(t, (&calls{guard: g}).call(t.Context(), nil))).Proto())
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -25,7 +26,7 @@ func withDetails(t *testing.T, code codes.Code, text string, details ...protoada
 }
 
 func TestG07_IsRejected(t *testing.T) {
-	local := rejectionOf(t, newGuard(t, breaker.Config{}))
+	local := rejectionOf(t, newGuard(t, breaker.Config{OpenFor: time.Hour}))
 	remote := withDetails(t, codes.Unavailable, "no", retryIn(1),
 		&errdetails.ErrorInfo{Reason: ErrorReason, Domain: ErrorDomain})
 	for _, tt := range []struct {
@@ -58,13 +59,14 @@ func TestG07_IsRejected(t *testing.T) {
 }
 
 func TestG10_Retriable(t *testing.T) {
-	local := rejectionOf(t, newGuard(t, breaker.Config{}))
+	local := rejectionOf(t, newGuard(t, breaker.Config{OpenFor: time.Hour}))
 	for c := range codes.Code(21) {
 		want := c == codes.Unavailable || c == codes.ResourceExhausted
 		if got := Retriable(status.Error(c, "x")); got != want {
 			t.Errorf("%v: %v, want %v", c, got, want)
 		}
-		if got := Retriable(rejectionOf(t, newGuard(t, breaker.Config{}, WithRejectionCode(min(max(c, 1), 16))))); got {
+		g := newGuard(t, breaker.Config{OpenFor: time.Hour}, WithRejectionCode(min(max(c, 1), 16)))
+		if got := Retriable(rejectionOf(t, g)); got {
 			t.Errorf("a rejection with code %v is retriable", c)
 		}
 	}

@@ -39,7 +39,7 @@ func dial(opts ...grpc.DialOption) *grpc.ClientConn {
 // With the dial options of a guard, the unary calls and the streams of a connection are guarded. FailingFor is
 // negative, so that the second failure opens the breaker at once. By default, failures must last for one second.
 func Example() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: 5 * time.Second})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: time.Minute})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -103,14 +103,18 @@ func ExampleFallback() {
 
 // The error of a rejection is a gRPC status, and has fields that describe the rejection.
 func ExampleRejectedError() {
-	guard, err := interceptor.New(nil)
+	group, err := breaker.NewGroup(breaker.Config{OpenFor: time.Minute})
+	if err != nil {
+		log.Fatal(err)
+	}
+	guard, err := interceptor.New(group)
 	if err != nil {
 		log.Fatal(err)
 	}
 	conn := dial(guard.DialOptions()...)
 	defer conn.Close()
 	key := breaker.Key{Target: target, Service: "grpc.health.v1.Health", Method: "Check"}
-	guard.Group().Get(key).Trip(context.Background(), "an example")
+	group.Get(key).Trip(context.Background(), "an example")
 
 	_, err = health.NewHealthClient(conn).Check(context.Background(), &health.HealthCheckRequest{})
 	fmt.Println(status.Code(err), errors.Is(err, breaker.ErrRejected))
@@ -149,7 +153,7 @@ func ExampleIsRejected() {
 // the breaker is open. FailingFor is negative, so that the second attempt opens the breaker, however soon it follows
 // the first.
 func ExampleRetriable() {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 2, FailingFor: -1, OpenFor: time.Minute})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/selector"
@@ -72,7 +73,7 @@ func TestG15_OtherMessages(t *testing.T) {
 		text  string
 		count int
 	}
-	g := newGuard(t, breaker.Config{}, WithFallback(ForMethods(fullMethod), Fallback(
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour}, WithFallback(ForMethods(fullMethod), Fallback(
 		func(_ context.Context, q *question, _ error) (*answer, error) {
 			return &answer{text: "to " + q.text}, nil
 		})))
@@ -99,39 +100,42 @@ func TestG15_TypesThatDoNotFitTheCall(t *testing.T) {
 		{"nil", nil, nil},
 	} {
 		for _, onFailure := range []bool{false, true} {
-			ran := false
-			rec := new(recorder)
-			g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), Fallback(
-				func(context.Context, *int, error) (*int, error) {
-					ran = true
-					return new(int), nil
-				}), OnFailure()))
-			cause := down
-			want := tally{Failure: 1, NotServed: 1}
-			if !onFailure {
-				g.Group().Get(methodKey).Trip(t.Context(), "test")
-				want = tally{Rejected: 1, NotServed: 1}
-			}
-			var trailer metadata.MD
-			err := g.Unary(t.Context(), fullMethod, tt.req, tt.reply, nil, takes(0, down), grpc.Trailer(&trailer))
-			wantCode(t, tt.name, err, codes.Internal)
-			if !onFailure {
-				cause = rec.rejected[0]
-			}
-			if !errors.Is(err, cause) || IsRejected(err) == onFailure || !strings.Contains(err.Error(), cause.Error()) {
-				t.Errorf("%s: %v does not wrap %v", tt.name, err, cause)
-			}
-			if s := status.Convert(err); !strings.Contains(s.Message(), "*int") || !strings.Contains(s.Message(), fullMethod) {
-				t.Errorf("%s: the message %q does not name the types and the method", tt.name, s.Message())
-			}
-			if ran || trailer != nil {
-				t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
-			}
-			wantTally(t, tt.name, g, want)
-			if len(rec.fellBack) != 1 || rec.fellBack[0].Served ||
-				rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
-				t.Errorf("%s: FellBack got %+v", tt.name, rec.fellBack)
-			}
+			synctest.Test(t, func(t *testing.T) { // the error names the time until the next probe
+				ran := false
+				rec := new(recorder)
+				g := newGuard(t, breaker.Config{}, WithHooks(hooksOf(rec)), WithFallback(ForMethods(fullMethod), Fallback(
+					func(context.Context, *int, error) (*int, error) {
+						ran = true
+						return new(int), nil
+					}), OnFailure()))
+				cause := down
+				want := tally{Failure: 1, NotServed: 1}
+				if !onFailure {
+					g.Group().Get(methodKey).Trip(t.Context(), "test")
+					want = tally{Rejected: 1, NotServed: 1}
+				}
+				var trailer metadata.MD
+				err := g.Unary(t.Context(), fullMethod, tt.req, tt.reply, nil, takes(0, down), grpc.Trailer(&trailer))
+				wantCode(t, tt.name, err, codes.Internal)
+				if !onFailure {
+					cause = rec.rejected[0]
+				}
+				if !errors.Is(err, cause) || IsRejected(err) == onFailure || !strings.Contains(err.Error(), cause.Error()) {
+					t.Errorf("%s: %v does not wrap %v", tt.name, err, cause)
+				}
+				message := status.Convert(err).Message()
+				if !strings.Contains(message, "*int") || !strings.Contains(message, fullMethod) {
+					t.Errorf("%s: the message %q does not name the types and the method", tt.name, message)
+				}
+				if ran || trailer != nil {
+					t.Errorf("%s: ran %v, trailer %v; want false and none", tt.name, ran, trailer)
+				}
+				wantTally(t, tt.name, g, want)
+				if len(rec.fellBack) != 1 || rec.fellBack[0].Served ||
+					rec.fellBack[0].Cause != cause { //nolint:errorlint // the same value
+					t.Errorf("%s: FellBack got %+v", tt.name, rec.fellBack)
+				}
+			})
 		}
 	}
 }

@@ -61,8 +61,11 @@ type Hooks struct {
 
 // registration counts the guards of one group that have the same Hooks. The group keeps it alive, as its listener.
 type registration struct {
-	hooks  *Hooks
-	guards int    // guarded by hooks.mu
+	// What New has read. The fields of Hooks may change later.
+	onTransition func(context.Context, breaker.Event)
+	onPanic      func(context.Context, PanicInfo) // nil: none
+
+	guards int    // guarded by Hooks.mu
 	stop   func() // removes Transition from the group
 }
 
@@ -143,7 +146,7 @@ func (h *Hooks) register(g *breaker.Group) (stop func()) {
 		maps.DeleteFunc(h.groups, func(g weak.Pointer[breaker.Group], _ weak.Pointer[registration]) bool {
 			return g.Value() == nil
 		})
-		r = &registration{hooks: h}
+		r = &registration{onTransition: h.Transition, onPanic: h.Panicked}
 		r.stop = g.Listen(r.transition)
 		h.groups[key] = weak.Make(r)
 	}
@@ -160,13 +163,12 @@ func (h *Hooks) register(g *breaker.Group) (stop func()) {
 
 // transition calls Transition. Package breaker drops panics of listeners, so a panic is reported here.
 func (r *registration) transition(ctx context.Context, e breaker.Event) {
-	h := r.hooks
 	defer func() {
-		if v := recover(); v != nil && h.Panicked != nil {
-			h.Panicked(ctx, PanicInfo{Func: "hook Transition", Value: v, Stack: debug.Stack()})
+		if v := recover(); v != nil && r.onPanic != nil {
+			r.onPanic(ctx, PanicInfo{Func: "hook Transition", Value: v, Stack: debug.Stack()})
 		}
 	}()
-	h.Transition(ctx, e)
+	r.onTransition(ctx, e)
 }
 
 // callHooks calls the functions of one hook. A panic in one of them is reported and otherwise changes nothing (G13).

@@ -95,7 +95,7 @@ func TestProbedWithoutSettled(t *testing.T) {
 // Hooks get the context of the call that caused them. Transition is called once for each Hooks, however many guards of
 // the group have them.
 func TestTransitionIsCalledOnce(t *testing.T) {
-	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +120,28 @@ func TestTransitionIsCalledOnce(t *testing.T) {
 	}
 	if len(other.transitions) != 1 || len(other.rejected) != 1 {
 		t.Errorf("the other hooks got %+v", other)
+	}
+}
+
+// Hooks are read when New is called, so a program may change them afterwards, for its next guard.
+func TestHooksAreReadByNew(t *testing.T) {
+	group, err := breaker.NewGroup(breaker.Config{ConsecutiveFailures: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	called, panicked := 0, 0
+	hooks := &Hooks{
+		Transition: func(context.Context, breaker.Event) { called++; panic("for the test") },
+		Panicked:   func(context.Context, PanicInfo) { panicked++ },
+	}
+	guard, err := New(group, WithHooks(hooks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks.Transition, hooks.Panicked = nil, nil
+	_ = (&calls{guard: guard}).call(t.Context(), down)
+	if called != 1 || panicked != 1 {
+		t.Errorf("Transition was called %d times and Panicked %d times, want 1", called, panicked)
 	}
 }
 

@@ -193,9 +193,10 @@ func WithPeerEvidence() Option {
 	})
 }
 
-// WithMinBudget sets Result.ShortBudget for calls that had less than d until their deadline when they were admitted.
-// DefaultClassifier ignores such a call if it ends at its deadline. So callers with short deadlines do not open the
-// breaker for others. d must be at least 1 ms; anything else is an error. Default: off, DeadlineExceeded is a failure.
+// WithMinBudget sets Result.ShortBudget for calls that had less than d until their deadline when they were admitted,
+// or, after a wait of WithConnectionReset, when they had a connection. DefaultClassifier ignores such a call if it ends
+// at its deadline. So callers with little time do not open the breaker for others. d must be at least 1 ms; anything
+// else is an error. Default: off, DeadlineExceeded is a failure.
 func WithMinBudget(d time.Duration) Option {
 	return optionFunc(func(o *options) error {
 		if d < minDuration {

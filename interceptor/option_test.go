@@ -116,7 +116,7 @@ func TestGroupReturnsTheGivenGroup(t *testing.T) {
 // If an option is given twice, the last one counts, except for options that add up.
 func TestOptionsGivenTwice(t *testing.T) {
 	one, two := new(settlements), new(settlements)
-	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Hour},
 		WithRejectionCode(codes.Aborted), WithRejectionCode(codes.OutOfRange), WithHooks(hooksOf(one)),
 		WithHooks(hooksOf(two)))
 	c := &calls{guard: g}

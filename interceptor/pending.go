@@ -19,7 +19,7 @@ type pending struct {
 	permit  breaker.Permit
 	start   time.Time     // when the call was admitted; zero if nothing needs it
 	waited  time.Duration // how long a probe has waited for a connection, see WithConnectionReset
-	short   bool          // at start, the time to the caller's deadline was less than WithMinBudget
+	short   bool          // when the call began, the time to the caller's deadline was less than WithMinBudget
 }
 
 // begin returns the pending call for permit. timed is whether something needs its start.
@@ -28,12 +28,18 @@ func (g *Guard) begin(ctx context.Context, b *breaker.Breaker, permit breaker.Pe
 	if timed {
 		c.start = time.Now()
 	}
-	if g.minBudget > 0 {
-		if deadline, ok := ctx.Deadline(); ok {
-			c.short = deadline.Sub(c.start) < g.minBudget
-		}
-	}
+	c.noteBudget(ctx, c.start)
 	return c
+}
+
+// noteBudget sets short for a call that begins at start.
+func (c *pending) noteBudget(ctx context.Context, start time.Time) {
+	if c.guard.minBudget == 0 {
+		return
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		c.short = deadline.Sub(start) < c.guard.minBudget
+	}
 }
 
 // elapsed returns the time since the call was admitted, without the wait of WithConnectionReset. It returns 0 if the

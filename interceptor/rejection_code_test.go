@@ -86,7 +86,7 @@ func TestG08_RejectionCodeByMatcher(t *testing.T) {
 func TestG08_RejectionCodeKeepsItsMatchers(t *testing.T) {
 	where := []selector.Matcher{allCalls}
 	opt := WithRejectionCode(codes.Aborted, where...)
-	g := newGuard(t, breaker.Config{}, opt)
+	g := newGuard(t, breaker.Config{OpenFor: time.Hour}, opt)
 	where[0] = nil
 	wantCode(t, "after the slice has changed", rejectionOf(t, g), codes.Aborted)
 }

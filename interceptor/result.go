@@ -55,7 +55,7 @@ type Result struct {
 	// Closed is true if the call failed and the caller has closed the connection.
 	Closed bool
 	// ShortBudget is true if the time to the caller's deadline was less than that of WithMinBudget when the call was
-	// admitted. It is false without that option.
+	// admitted, or, after a wait of WithConnectionReset, when it had a connection. It is false without WithMinBudget.
 	ShortBudget bool
 }
 

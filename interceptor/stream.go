@@ -315,8 +315,15 @@ func (s *stream) collectEvidence(sig signal, r *Result) {
 			r.Peer = PeerUnreached
 		}
 	case sig == received:
-		recovered(s.noteHeader)
-		recovered(func() { r.Trailer = s.ClientStream.Trailer() })
+		// RecvMsg of a wrapped stream may return an error of an interceptor, while the stream below goes on. There Header
+		// may block, and Trailer is a data race.
+		finished := from == originUnwrapped || s.finishErr.Load() != nil
+		if finished || s.ctx.Err() != nil || closed(s.cc) { // OnFinish may come a little later than the end of the context
+			recovered(s.noteHeader)
+		}
+		if finished {
+			recovered(func() { r.Trailer = s.ClientStream.Trailer() })
+		}
 	}
 }
 

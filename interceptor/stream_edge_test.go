@@ -368,6 +368,52 @@ func TestG14_TheWaitDoesNotCount(t *testing.T) {
 	}
 }
 
+// G4, G14: the wait is not part of the call, so WithMinBudget compares the time that is left after it. If the wait was
+// in vain, the backend is down, and the time before it counts.
+func TestG14_TheWaitTakesFromTheBudget(t *testing.T) {
+	hang := testpb.Script{
+		OnUnary: silent.OnUnary,
+		OnServerStream: func(_ *testpb.Request, s grpc.ServerStreamingServer[testpb.Response]) error {
+			<-s.Context().Done()
+			return s.Context().Err()
+		},
+	}
+	for _, kind := range []string{"unary", "stream"} {
+		for up, want := range map[bool]breaker.ProbeCounts{true: {Ignored: 1}, false: {Failure: 1}} {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGuard(t, probeConfig, WithKey(oneKey), WithConnectionReset(2*time.Second), WithMinBudget(time.Second))
+				srv := new(testpb.Server)
+				srv.Set(hang)
+				backend := testpb.StartBufconn(t, srv)
+				backend.Stop()
+				cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
+					time.Sleep(1500 * time.Millisecond)
+					return backend.DialContext(ctx, "")
+				})
+				cc.Connect()
+				time.Sleep(5 * time.Minute)
+				b := halfOpen(t, g, breaker.Key{})
+				if up {
+					backend.Restart()
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 1900*time.Millisecond)
+				defer cancel()
+				client := testpb.NewTestClient(cc)
+				if kind == "unary" {
+					_, err := client.Unary(ctx, new(testpb.Request))
+					wantCode(t, kind, err, codes.DeadlineExceeded)
+				} else if s, err := client.ServerStream(ctx, new(testpb.Request)); err == nil {
+					_, _ = drain(s)
+				}
+				synctest.Wait()
+				if got := b.Snapshot().Probes; got != want {
+					t.Errorf("%s, the backend is up: %v: probes %+v, want %+v", kind, up, got, want)
+				}
+			})
+		}
+	}
+}
+
 // G14: a wait as long as the lease would leave no time for the call, so the probe could not decide.
 func TestG14_TheWaitLeavesTimeForTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

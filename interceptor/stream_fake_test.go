@@ -298,11 +298,13 @@ func TestStreamResult(t *testing.T) {
 					got = append(got, r)
 					return breaker.Overload
 				}))
-			cs, _ := openFake(t.Context(), t, g, serverStreams, &fakeStream{
+			var finish func(error)
+			cs, finish := openFake(t.Context(), t, g, serverStreams, &fakeStream{
 				recv: func(any) error {
 					if tt.messages--; tt.messages >= 0 {
 						return nil
 					}
+					finish(tt.end)
 					return eofOr(tt.end)
 				},
 				header: tt.header, trailer: tt.trailer,

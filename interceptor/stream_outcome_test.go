@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -258,12 +259,18 @@ func TestG05_StreamErrors(t *testing.T) {
 	}
 }
 
-// mustUnary makes a unary call that succeeds, so that the channel is READY after it.
+// mustUnary makes a unary call that succeeds, and waits until the channel is READY. The call alone does not ensure
+// that, because grpc lets calls use a new connection before it changes the state of the channel.
 func mustUnary(tb testing.TB, r *streamRig) *testpb.Response {
 	tb.Helper()
 	resp, err := r.client.Unary(tb.Context(), new(testpb.Request))
 	if err != nil {
 		tb.Fatal(err)
+	}
+	for state := r.conn.GetState(); state != connectivity.Ready; state = r.conn.GetState() {
+		if !r.conn.WaitForStateChange(tb.Context(), state) {
+			tb.Fatalf("the channel is %v after a call that succeeded, want READY", state)
+		}
 	}
 	return resp
 }

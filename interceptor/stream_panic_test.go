@@ -130,11 +130,12 @@ func TestG01_TrailerPanics(t *testing.T) {
 		"exited": runtime.Goexit,
 	} {
 		g := newGuard(t, breaker.Config{})
+		var finish func(error)
 		f := &fakeStream{
-			recv:    func(any) error { return down },
+			recv:    func(any) error { finish(down); return down },
 			trailer: func() metadata.MD { leave(); return nil },
 		}
-		cs, _ := openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, f)
+		cs, finish := openFake(context.WithoutCancel(t.Context()), t, g, serverStreams, f)
 		got := leaves(func() {
 			if err := cs.RecvMsg(nil); err != down { //nolint:errorlint // the same value
 				t.Errorf("got %v, want %v", err, down)

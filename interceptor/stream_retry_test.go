@@ -251,11 +251,13 @@ func TestS09_NoHeaderWhileTheStreamRuns(t *testing.T) {
 					header:  func() (metadata.MD, error) { record("Header"); return nil, nil },
 					trailer: func() metadata.MD { record("Trailer"); return nil },
 				}
+				var finish func(error)
 				f.recv = func(any) error {
 					if messages++; messages <= 3 {
 						return nil
 					}
 					over = true
+					finish(end)
 					return eofOr(end)
 				}
 				cs, finish := openFake(t.Context(), t, g, bothStream, f)

@@ -115,7 +115,8 @@ func TestB06_WhoCanceled(t *testing.T) {
 	const slow = time.Second
 	canceled := status.Error(codes.Canceled, "context canceled")
 	here := &RejectedError{RejectedError: &breaker.RejectedError{}, code: codes.Canceled}
-	remote := overTheWire(t, rejectionOf(t, newGuard(t, breaker.Config{}, WithRejectionCode(codes.Canceled))))
+	cfg := breaker.Config{OpenFor: time.Hour}
+	remote := overTheWire(t, rejectionOf(t, newGuard(t, cfg, WithRejectionCode(codes.Canceled))))
 	for _, tt := range []struct {
 		name    string
 		err     error

@@ -192,6 +192,17 @@ func unaryFaults() []fault {
 			code: codes.Unavailable, want: breaker.Failure,
 		},
 	}
+	// A backend that is a client too may return the answer of a proxy between it and the next server.
+	for _, c := range []codes.Code{codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated} {
+		for name, script := range map[string]func(codes.Code, string) testpb.Script{
+			"": fails, ", after a header": failsAfterHeader,
+		} {
+			faults = append(faults, fault{
+				name: fmt.Sprintf("the handler returns %v of a proxy behind it%s", c, name), code: c, want: breaker.Success,
+				script: script(c, proxyText+": 404 (Not Found)"), withoutPeer: breaker.Failure, differ: true,
+			})
+		}
+	}
 	for httpStatus, code := range map[string]codes.Code{
 		"400": codes.Internal, "401": codes.Unauthenticated, "403": codes.PermissionDenied, "404": codes.Unimplemented,
 		"429": codes.Unavailable, "502": codes.Unavailable, "503": codes.Unavailable, "504": codes.Unavailable,

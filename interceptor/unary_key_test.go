@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors"
@@ -144,7 +145,7 @@ func TestG12_Matcher(t *testing.T) {
 	rec := new(settlements)
 	guarded := true
 	ran := 0
-	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1},
+	g := newGuard(t, breaker.Config{ConsecutiveFailures: 1, OpenFor: time.Hour},
 		WithHooks(hooksOf(rec)), WithPeerEvidence(),
 		WithFallback(ForMethods(fullMethod), Fallback(answerNothing), OnFailure()),
 		WithMatcher(selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
@@ -162,7 +163,10 @@ func (in *instruments) observeReloads(o metric.Observer) {
 	if in.reloadStats == nil {
 		return
 	}
-	succeeded, failed, last := in.reloadStats()
+	succeeded, failed, last, ok := in.readReloads()
+	if !ok {
+		return
+	}
 	result := func(outcome breaker.Outcome) metric.MeasurementOption {
 		return metric.WithAttributes(labelResult.String(outcome.String()))
 	}
@@ -171,6 +175,19 @@ func (in *instruments) observeReloads(o metric.Observer) {
 	if !last.IsZero() {
 		o.ObserveFloat64(in.lastReload, unixSeconds(last))
 	}
+}
+
+// readReloads calls the function of WithPolicyReloads. ok is false if it panicked. The panic would end the program,
+// because a reader collects on a goroutine of its own. An error of the callback in its place would keep a periodic
+// reader from exporting anything.
+func (in *instruments) readReloads() (succeeded, failed uint64, last time.Time, ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			otel.Handle(fmt.Errorf("otelbridge: the function of WithPolicyReloads panicked: %v", v))
+		}
+	}()
+	succeeded, failed, last = in.reloadStats()
+	return succeeded, failed, last, true
 }
 
 // observation is a breaker in one collection.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -152,56 +153,75 @@ func TestPolicyReloads(t *testing.T) {
 	}
 }
 
+// A periodic reader collects on a goroutine of its own, where a panic would end the program.
+func TestPolicyReloadsThatPanic(t *testing.T) {
+	handled := ""
+	before := otel.GetErrorHandler()
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { handled += err.Error() }))
+	t.Cleanup(func() { otel.SetErrorHandler(before) })
+	g, m := newGroup(t, breaker.Config{}), newMeters()
+	register(t, g, m, WithPolicyReloads(func() (uint64, uint64, time.Time) { panic("no watcher") }))
+	want := map[string]float64{"breakers": 0, "evictions": 0, "overflow": 0, "unguarded": 0}
+	if diff := cmp.Diff(m.collect(t), want); diff != "" {
+		t.Errorf("the metrics (-got +want):\n%s", diff)
+	}
+	if want := "otelbridge: the function of WithPolicyReloads panicked: no watcher"; handled != want {
+		t.Errorf("the error handler got %q, want %q", handled, want)
+	}
+}
+
 // The table in doc.go has the instruments that exist, and marks with * those that WithAllSeries changes.
 func TestDocTable(t *testing.T) {
-	doc, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := regexp.MustCompile(`(?m)^//\t([a-z_]+)(?:\{([a-z]+)\})? +(gauge|counter|up-down counter) +(\S+) +(.*)$`)
-	got, starred := []string{}, map[string]bool{}
-	for _, r := range rows.FindAllStringSubmatch(string(doc), -1) {
-		got = append(got, fmt.Sprintf("%s{%s} %s %s", r[1], r[2], r[3], r[4]))
-		starred[r[1]] = strings.Contains(r[5], "*")
-	}
-	slices.Sort(got)
-	g, m := newGroup(t, breaker.Config{MinCalls: 1}), newMeters()
-	register(t, g, m, WithAllSeries(), WithPolicyReloads(reloads))
-	succeedOn(t, g, "m", 1)
-	g.Get(orders).Trip(t.Context(), "test")
-	var want []string
-	for _, metric := range m.read(t) {
-		kind, attr := "gauge", ""
-		if sum, ok := metric.Data.(metricdata.Sum[int64]); ok {
-			if kind = "counter"; !sum.IsMonotonic {
-				kind = "up-down counter"
-			}
-			for _, kv := range sum.DataPoints[0].Attributes.ToSlice() {
-				if k := string(kv.Key); !strings.HasPrefix(k, "grpc.") && k != "tag" {
-					attr = k
+	synctest.Test(t, func(t *testing.T) {
+		doc, err := os.ReadFile("doc.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := regexp.MustCompile(`(?m)^//\t([a-z_]+)(?:\{([a-z]+)\})? +(gauge|counter|up-down counter) +(\S+) +(.*)$`)
+		got, starred := []string{}, map[string]bool{}
+		for _, r := range rows.FindAllStringSubmatch(string(doc), -1) {
+			got = append(got, fmt.Sprintf("%s{%s} %s %s", r[1], r[2], r[3], r[4]))
+			starred[r[1]] = strings.Contains(r[5], "*")
+		}
+		slices.Sort(got)
+		g, m := newGroup(t, breaker.Config{MinCalls: 1}), newMeters()
+		register(t, g, m, WithAllSeries(), WithPolicyReloads(reloads))
+		succeedOn(t, g, "m", 1)
+		g.Get(orders).Trip(t.Context(), "test")
+		var want []string
+		for _, metric := range m.read(t) {
+			kind, attr := "gauge", ""
+			if sum, ok := metric.Data.(metricdata.Sum[int64]); ok {
+				if kind = "counter"; !sum.IsMonotonic {
+					kind = "up-down counter"
 				}
+				for _, kv := range sum.DataPoints[0].Attributes.ToSlice() {
+					if k := string(kv.Key); !strings.HasPrefix(k, "grpc.") && k != "tag" {
+						attr = k
+					}
+				}
+			} else if _, ok := metric.Data.(metricdata.Sum[float64]); ok {
+				kind = "counter"
 			}
-		} else if _, ok := metric.Data.(metricdata.Sum[float64]); ok {
-			kind = "counter"
+			name := strings.TrimPrefix(metric.Name, "grpc.client.breaker.")
+			want = append(want, fmt.Sprintf("%s{%s} %s %s", name, attr, kind, metric.Unit))
 		}
-		name := strings.TrimPrefix(metric.Name, "grpc.client.breaker.")
-		want = append(want, fmt.Sprintf("%s{%s} %s %s", name, attr, kind, metric.Unit))
-	}
-	slices.Sort(want)
-	if diff := cmp.Diff(got, want); diff != "" {
-		t.Errorf("table (-got +want):\n%s", diff)
-	}
-	m = newMeters()
-	register(t, g, m)
-	fewer := map[string]bool{}
-	for name := range wantSomeSeries(g, true) {
-		if _, ok := m.collect(t)[name]; !ok {
-			fewer[strings.Fields(family(name))[0]] = true
+		slices.Sort(want)
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("table (-got +want):\n%s", diff)
 		}
-	}
-	for name, star := range starred {
-		if star != fewer[name] {
-			t.Errorf("%s has a * in the table: %v; want %v", name, star, fewer[name])
+		m = newMeters()
+		register(t, g, m)
+		fewer := map[string]bool{}
+		for name := range wantSomeSeries(g, true) {
+			if _, ok := m.collect(t)[name]; !ok {
+				fewer[strings.Fields(family(name))[0]] = true
+			}
 		}
-	}
+		for name, star := range starred {
+			if star != fewer[name] {
+				t.Errorf("%s has a * in the table: %v; want %v", name, star, fewer[name])
+			}
+		}
+	})
 }

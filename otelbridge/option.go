@@ -68,8 +68,12 @@ func WithMeterProvider(p metric.MeterProvider) Option {
 
 // WithDeltaTemporality declares that the readers of the meter provider use delta temporality for counters. A key that
 // was missing from a collection, because its breaker was idle or gone, then starts again at zero, so that nothing is
-// counted twice. Without this option counters are totals, which readers with cumulative temporality need. All readers
-// of the provider must have the same temporality. It applies to RegisterMetrics. Default: cumulative.
+// counted twice. Without this option counters are totals, which readers with cumulative temporality need. It applies to
+// RegisterMetrics. Default: cumulative.
+//
+// All readers of the provider must have the same temporality. With this option the provider must have one reader. The
+// bridge cannot distinguish readers: if a key is missing from a collection of one reader only, the next delta of
+// another one may be negative.
 func WithDeltaTemporality() Option {
 	return optionFunc(func(o *options) { o.delta = true })
 }
@@ -85,7 +89,8 @@ func WithAllSeries() Option {
 // three values: how many times a changed file was applied, how many times it had an error or could not be read, and
 // when it was last applied (the zero time means never). The counts must not fall. stats is called once for each
 // collection, by several goroutines at once if there are several readers. Use the method Reloads of the watcher of
-// package breaker/policyfile, or the figures of anything else that applies policies.
+// package breaker/policyfile, or the figures of anything else that applies policies. If stats panics, the collection
+// has none of these metrics, and otel.Handle gets an error.
 //
 // A nil stats is an error of RegisterMetrics. If the option is given more than once, the last one counts. It applies to
 // RegisterMetrics. Default: none.

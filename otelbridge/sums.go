@@ -54,7 +54,7 @@ type totals struct {
 	collection uint64 // the number of the current collection
 	lastRank   uint64 // the last rank that was assigned
 	keys       map[breaker.Key]*keyTotals
-	gone       []*keyTotals // keys whose breaker was evicted, the oldest first; some may have a breaker again
+	gone       []*keyTotals // keys whose breaker was evicted, the oldest first, each once
 }
 
 func newTotals(delta bool) *totals {
@@ -142,6 +142,8 @@ func (k *keyTotals) addBreaker() {
 // end marks the keys that the collection did not have. It drops evicted breakers, and the totals of the oldest keys
 // without a breaker. Caller must hold t.mu.
 func (t *totals) end() {
+	// Without this, a key that comes and goes would fill the list, and others would be forgotten too early.
+	t.gone = slices.DeleteFunc(t.gone, func(k *keyTotals) bool { return k.breaker != nil })
 	for _, k := range t.keys {
 		if k.collection == t.collection {
 			continue
@@ -153,12 +155,13 @@ func (t *totals) end() {
 			t.gone = append(t.gone, k)
 		}
 	}
-	n := 0
-	for n < len(t.gone) && (t.gone[n].breaker != nil || t.delta || len(t.gone)-n > maxGone) {
-		if k := t.gone[n]; k.breaker == nil && t.keys[k.key] == k {
-			delete(t.keys, k.key)
-		}
-		n++
+	keep := maxGone
+	if t.delta {
+		keep = 0
+	}
+	n := max(0, len(t.gone)-keep)
+	for _, k := range t.gone[:n] {
+		delete(t.keys, k.key)
 	}
 	t.gone = slices.Delete(t.gone, 0, n)
 }

@@ -300,3 +300,36 @@ func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 		}
 	}
 }
+
+// O7: a key that comes and goes counts once among the last 10 000 without a breaker. It does not push others out.
+func TestO07_KeyThatComesAndGoes(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	totals := newTotals(false)
+	collect := func() {
+		totals.mu.Lock()
+		defer totals.mu.Unlock()
+		totals.begin()
+		for key, b := range g.All() {
+			totals.observe(key, b, sums{}, true)
+		}
+		totals.end()
+	}
+	away := func(method string) {
+		succeedOn(t, g, method, 1)
+		collect()
+		g.Remove(breaker.Key{Method: method})
+		collect()
+	}
+	away("quiet")
+	for range maxGone + 10 {
+		away("restless")
+	}
+	for _, method := range []string{"quiet", "restless"} {
+		if totals.keys[breaker.Key{Method: method}] == nil {
+			t.Errorf("the totals of %s are lost, although only two keys have no breaker", method)
+		}
+	}
+	if len(totals.gone) > 2 {
+		t.Errorf("%d entries for two keys", len(totals.gone))
+	}
+}

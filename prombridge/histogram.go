@@ -66,9 +66,9 @@ const outcomes = int(breaker.Ignored) + 1 // the length of an array indexed by O
 // outcomeOrder is sorted by name, like family.series.
 var outcomeOrder = [outcomes]breaker.Outcome{breaker.Failure, breaker.Ignored, breaker.Overload, breaker.Success}
 
-// NewDurationHistogram returns a histogram and the hooks that feed it, for the guards of g. Calls of guards with
-// another group are not counted. A nil g or an invalid option is reported in the same way as by NewCollector; the hooks
-// then do nothing. A nil option panics.
+// NewDurationHistogram returns a histogram and the hooks that feed it. Give the hooks only to guards of g: a call of a
+// guard with another group counts for the breaker of g with the same key, if there is one. A nil g or an invalid option
+// is reported in the same way as by NewCollector; the hooks then do nothing. A nil option panics.
 func NewDurationHistogram(g *breaker.Group, opts ...Option) (*interceptor.Hooks, *DurationHistogram) {
 	h := newDurationHistogram(g, opts)
 	return &interceptor.Hooks{Settled: h.settled}, h

@@ -367,6 +367,17 @@ func TestPolicyReloads(t *testing.T) {
 	}
 }
 
+// A registry calls collectors on goroutines of its own, where a panic would end the program.
+func TestPolicyReloadsThatPanic(t *testing.T) {
+	g := newGroup(t, breaker.Config{})
+	got := scrape(t, registry(t, NewCollector(g, WithPolicyReloads(func() (uint64, uint64, time.Time) {
+		panic("no watcher")
+	}))))
+	if len(got[breaker.Key{}]) > 0 || len(got[groupItself]) != 4 {
+		t.Errorf("got %v, want the four metrics of the group", got)
+	}
+}
+
 // The table in doc.go has the same metrics as the design, and marks with * those that WithAllSeries adds.
 func TestDocTable(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")

@@ -95,7 +95,8 @@ func WithAllSeries() Option {
 // stats returns three values: how many times a changed file was applied, how many times it had an error or could not be
 // read, and when it was last applied (the zero time means never). The counts must not fall. stats is called once for
 // each scrape, by several goroutines at once if there are several scrapes. Use the method Reloads of the watcher of
-// package breaker/policyfile, or the figures of anything else that applies policies.
+// package breaker/policyfile, or the figures of anything else that applies policies. If stats panics, the scrape has
+// none of these metrics.
 //
 // A nil stats is an error. If the option is given more than once, the last one counts. It applies to NewCollector.
 // Default: none.

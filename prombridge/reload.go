@@ -30,10 +30,21 @@ func (c *collector) addReloads(o *options) error {
 }
 
 func (r *reloadSeries) collect(ch chan<- prometheus.Metric) {
-	succeeded, failed, last := r.stats()
+	succeeded, failed, last, ok := r.read()
+	if !ok {
+		return
+	}
 	ch <- prometheus.MustNewConstMetric(r.reloads, counter, float64(failed), "failure")
 	ch <- prometheus.MustNewConstMetric(r.reloads, counter, float64(succeeded), "success")
 	if !last.IsZero() {
 		ch <- prometheus.MustNewConstMetric(r.lastSuccess, gauge, unixSeconds(last))
 	}
+}
+
+// read calls stats. ok is false if it panicked. The panic would end the program, because a registry calls collectors on
+// goroutines of its own. An invalid metric in its place would make the scrape fail for all collectors.
+func (r *reloadSeries) read() (succeeded, failed uint64, last time.Time, ok bool) {
+	defer func() { _ = recover() }()
+	succeeded, failed, last = r.stats()
+	return succeeded, failed, last, true
 }

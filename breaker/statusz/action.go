@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
 
 const (
 	maxForm   = 1 << 20 // bytes; most of it is for long keys
-	maxReason = 500     // bytes
+	maxReason = 500     // runes; the form allows as many UTF-16 units, which are at least as many
 )
 
 // actor is a person who may act on breakers.
@@ -119,8 +120,8 @@ func parseAction(field func(string) string) (action, error) {
 	if a.why == "" {
 		return a, errors.New("why is empty, want a reason for the people who will ask")
 	}
-	if len(a.why) > maxReason {
-		return a, fmt.Errorf("why has %d bytes, want at most %d", len(a.why), maxReason)
+	if n := utf8.RuneCountInString(a.why); n > maxReason {
+		return a, fmt.Errorf("why has %d characters, want at most %d", n, maxReason)
 	}
 	if a.name == "trip" {
 		return a, nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -47,10 +49,10 @@ func form(k breaker.Key, fields ...string) url.Values {
 }
 
 func TestActions(t *testing.T) {
-	var log bytes.Buffer
+	var logged bytes.Buffer
 	var events []string
 	g := newGroup(t,
-		breaker.LogTransitions(slog.New(slog.NewTextHandler(&log, nil))),
+		breaker.LogTransitions(slog.New(slog.NewTextHandler(&logged, nil))),
 		breaker.WithListener(func(_ context.Context, e breaker.Event) {
 			events = append(events, e.From.String()+" "+e.To.String()+" "+e.Rule.String()+" "+e.Why)
 		}))
@@ -86,7 +88,7 @@ func TestActions(t *testing.T) {
 			t.Errorf("%v: the author is %q, want alice", step.form, s.Override.By)
 		}
 		// The page after the redirect shows the change, although less than a second has passed.
-		wantIn(t, get(t, p, w.Header().Get("Location")).Body.String(), `class="badge `+step.state.String()+`"`)
+		wantIn(t, get(t, p, w.Header().Get("Location")).Body.String(), `class="badge `+step.state.String())
 	}
 	want := []string{
 		"closed open manual bad deploy (by alice)", "open open  override set", "open open  override set",
@@ -95,7 +97,7 @@ func TestActions(t *testing.T) {
 	if diff := cmp.Diff(events, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
 	}
-	wantIn(t, log.String(), `why="bad deploy (by alice)"`, `mode=force_closed by=alice why="we need it" ttl=15m0s`,
+	wantIn(t, logged.String(), `why="bad deploy (by alice)"`, `mode=force_closed by=alice why="we need it" ttl=15m0s`,
 		"override cleared")
 }
 
@@ -133,7 +135,7 @@ func TestRefusedActions(t *testing.T) {
 		"bad mode":             {p, override("action", "force_ajar"), nil, http.StatusBadRequest, "action is"},
 		"trip without reason":  {p, form(orders, "action", "trip"), nil, http.StatusBadRequest, "why is empty"},
 		"force without reason": {p, override("why", " \n"), nil, http.StatusBadRequest, "why is empty"},
-		"long reason":          {p, override("why", strings.Repeat("x", 501)), nil, http.StatusBadRequest, "501 bytes"},
+		"long reason":          {p, override("why", strings.Repeat("x", 501)), nil, http.StatusBadRequest, "501 characters"},
 		"no ttl":               {p, override("ttl", ""), nil, http.StatusBadRequest, "ttl is"},
 		"bad ttl":              {p, override("ttl", "soon"), nil, http.StatusBadRequest, "ttl is"},
 		"ttl without a unit":   {p, override("ttl", "15"), nil, http.StatusBadRequest, "ttl is"},
@@ -212,8 +214,8 @@ func TestForms(t *testing.T) {
 
 // Each action is a line with its author, also those whose transition has no author.
 func TestActionsAreLogged(t *testing.T) {
-	var log bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	var logged bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
@@ -237,7 +239,7 @@ level=WARN msg="circuit breaker changed on its page" ` + key + ` action=shadow b
 level=WARN msg="circuit breaker changed on its page" ` + key + ` action=reset by=alice
 level=WARN msg="circuit breaker changed on its page" ` + key + ` action=clear by=alice
 `
-	if diff := cmp.Diff(log.String(), want); diff != "" {
+	if diff := cmp.Diff(logged.String(), want); diff != "" {
 		t.Errorf("log (-got +want):\n%s", diff)
 	}
 	defer func() {
@@ -246,4 +248,45 @@ level=WARN msg="circuit breaker changed on its page" ` + key + ` action=clear by
 		}
 	}()
 	WithLogger(nil)
+}
+
+// A reason is as long as its characters, not their bytes: the form allows 500 of any script.
+func TestReasonInAnyScript(t *testing.T) {
+	g := newGroup(t)
+	p := newPage(t, g, WithActions(byHeader), WithLogger(slog.New(slog.DiscardHandler)))
+	why := strings.Repeat("障", 500)
+	w := post(t, p, form(orders, "action", "force_open", "why", why, "ttl", "5m"))
+	if w.Code != http.StatusNotFound {
+		t.Fatalf("without a breaker: status %d, want 404", w.Code)
+	}
+	b := g.Get(orders)
+	w = post(t, p, form(orders, "action", "force_open", "why", why, "ttl", "5m"))
+	if w.Code != http.StatusSeeOther || b.Snapshot().Override.Why != why {
+		t.Errorf("status %d %s, and the reason is %q", w.Code, w.Body, b.Snapshot().Override.Why)
+	}
+}
+
+// An authorizer that panics lets nobody act. The server ends that request only, and the page works on.
+func TestAuthorizerThatPanics(t *testing.T) {
+	g := newGroup(t)
+	g.Get(orders)
+	p := newPage(t, g, WithActions(func(*http.Request) (string, bool) { panic("no session store") }))
+	s := httptest.NewUnstartedServer(p)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Start()
+	defer s.Close()
+	body := form(orders, "action", "force_open", "why", "a test", "ttl", "5m")
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/act", strings.NewReader(body.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if resp, err := s.Client().Do(r); err == nil {
+		resp.Body.Close()
+		t.Errorf("status %d, want a closed connection", resp.StatusCode)
+	}
+	if o := g.Get(orders).Snapshot().Override; o.Mode != 0 {
+		t.Errorf("the override is %+v, want none", o)
+	}
+	wantIn(t, get(t, p, "").Body.String(), orders.String())
 }

@@ -10,11 +10,13 @@
 //
 // # What it shows
 //
-// Totals are on top. The list below has the worst breakers first: those that reject calls, then those that an override
-// or the policy keeps from rejecting, then those with failures. For each breaker it shows
+// The name of the program is on top ([WithName]), then totals. The list below has the worst breakers first: those that
+// are open, then those that are forced open, the half-open ones, those that an override or the policy keeps from
+// rejecting, and those with failures. For each breaker it shows
 //
 //   - the state as a word and a colour, whether a call would be admitted now (ready), and since when it is not closed;
-//   - what opened it (rule, counts and the last status code) and when the next probe may run;
+//   - what began the outage (rule, counts and the last status code), what opened it again since, and when the next
+//     probe may run;
 //   - the calls of the last two minutes, with one line for successes, one for failures and overloads, and one for
 //     rejections, and the rates of the last ten seconds (a rate needs two requests, so repeat a curl, or see
 //     WithHistory);
@@ -24,10 +26,13 @@
 //
 // The page of one breaker has all counters, the parts of its key in full, and where each value of its policy comes
 // from. The list also shows the policy rules that no breaker has matched, because they may be misspelt. The parameters
-// q (part of a key) and state (open, half_open, closed, not_ready, override) filter the list on the server. Error
-// messages of backends are never shown. The page shows only codes, counts, and the texts of overrides and of Trip.
+// q (words that the key contains) and state (open, half_open, closed, not_ready, override) filter the list on the
+// server. Error messages of backends are never shown. The page shows only codes, counts, and the texts of overrides and
+// of Trip.
 //
-// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden.
+// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden. If
+// nothing comes from the server for 8 s, the page says that it is not live, and it connects again. Middleware must pass
+// Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update only each few seconds.
 //
 // # JSON and text
 //
@@ -36,7 +41,7 @@
 // single breaker is at breaker?key=ID, with the ID from the JSON.
 //
 //	curl -s 'http://localhost:8080/debug/breakers/?state=open'
-//	curl -s 'http://localhost:8080/debug/breakers/?format=json&limit=10' | jq '.breakers[].snapshot.opened'
+//	curl -s 'http://localhost:8080/debug/breakers/?format=json&limit=10' | jq '.breakers[].snapshot.outage'
 //
 // # Actions
 //

@@ -135,16 +135,6 @@ func (r Rates) plus(more Rates) Rates {
 	return Rates{r.Successes + more.Successes, r.Failures + more.Failures, r.Rejections + more.Rejections}
 }
 
-// rated reports whether rates are known at the slot of the last sample. If they are not, rates returns zeros.
-func (c *clock) rated() bool {
-	for i := max(0, c.last-rateOver+1); i <= c.last; i++ {
-		if c.known[i%slots] {
-			return true
-		}
-	}
-	return false
-}
-
 // rates returns the rates at the slot of the last sample. r may be nil.
 func (c *clock) rates(r *ring) Rates {
 	var sum Rates
@@ -163,6 +153,16 @@ func (c *clock) rates(r *ring) Rates {
 		return Rates{}
 	}
 	return Rates{sum.Successes / n, sum.Failures / n, sum.Rejections / n}
+}
+
+// measured reports whether anything is known about the time that rates are averaged over.
+func (c *clock) measured() bool {
+	for i := max(0, c.last-rateOver+1); i <= c.last; i++ {
+		if c.known[i%slots] {
+			return true
+		}
+	}
+	return false
 }
 
 // History holds the calls of the last two minutes, one element for each second, the oldest first. An element is -1 if

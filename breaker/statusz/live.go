@@ -10,7 +10,7 @@ import (
 const (
 	maxRenderings = 64               // HTML of one frame that is kept for other viewers, by query
 	writeTimeout  = 10 * time.Second // for one update to one viewer
-	keepAlive     = 15 * time.Second // longest time without a write to a viewer, because proxies end idle streams
+	keepAlive     = 5 * time.Second  // longest time without a write to a viewer, because proxies end idle streams
 )
 
 // renderings holds the HTML of a frame by query. Viewers of the same list share it.
@@ -57,7 +57,8 @@ func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
 	}
 	defer p.sampler.leave()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // otherwise nginx buffers the events
+	w.Header().Set("X-Accel-Buffering", "no")                 // otherwise nginx buffers the events
+	w.Header().Set("Cache-Control", "no-store, no-transform") // otherwise a proxy that compresses buffers them
 	p.stream(stream{w, http.NewResponseController(w)}, r.Context().Done(), q)
 }
 
@@ -82,7 +83,7 @@ func (p *Page) stream(s stream, gone <-chan struct{}, q query) {
 		case <-f.next:
 			f = p.sampler.current()
 		case <-idle.C:
-			if s.write([]byte(": alive\n\n")) != nil {
+			if s.write([]byte("event: alive\ndata: 1\n\n")) != nil { // the script notices if nothing comes for 15 s
 				return
 			}
 		case <-gone:

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"path"
+	"path/filepath"
 	"sync"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -25,6 +27,11 @@ func (f option) apply(p *Page) { f(p) }
 // costs one snapshot of all breakers each second, in a goroutine that ends at [Page.Close]. Default: the sampler runs
 // only while there are viewers.
 func WithHistory() Option { return option(func(p *Page) { p.keepHistory = true }) }
+
+// WithName sets the name that the page has, in its heading and title, in the text and in JSON. A person on call has
+// pages of many processes open, and each of them has other breakers. Default: the name of the program and of the host,
+// such as "shop on pod-7".
+func WithName(name string) Option { return option(func(p *Page) { p.name = name }) }
 
 // WithActions lets people act on breakers: trip, reset, force open, force closed, shadow and clear. authorize reports
 // whether the sender of the request may act, and returns the sender's name. The name becomes the author of overrides,
@@ -54,6 +61,7 @@ func WithLogger(logger *slog.Logger) Option {
 // while there are viewers, or until Close if it has [WithHistory]. It listens to the transitions of the group until
 // Close. It must come from [Handler].
 type Page struct {
+	name        string
 	logger      *slog.Logger // of actions; nil: slog.Default()
 	group       *breaker.Group
 	sampler     *sampler
@@ -73,6 +81,7 @@ func Handler(group *breaker.Group, opts ...Option) *Page {
 		panic("statusz: Handler: the group is nil")
 	}
 	p := &Page{
+		name:        defaultName(),
 		group:       group,
 		sampler:     newSampler(group),
 		transitions: transitions{byKey: make(map[breaker.Key]*recent)},
@@ -98,6 +107,17 @@ func Handler(group *breaker.Group, opts ...Option) *Page {
 		p.sampler.close()
 	})
 	return p
+}
+
+func defaultName() string {
+	name := "this program"
+	if len(os.Args) > 0 {
+		name = filepath.Base(os.Args[0])
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += " on " + host
+	}
+	return name
 }
 
 // Close ends the live streams of all viewers and the history, and removes the listener from the group. It waits until

@@ -44,7 +44,7 @@ type query struct {
 
 // parseQuery reads the parameters q, state, page and limit.
 func parseQuery(v url.Values, limit int) (query, error) {
-	q := query{text: v.Get("q"), state: v.Get("state"), page: 1, limit: limit}
+	q := query{text: strings.TrimSpace(v.Get("q")), state: v.Get("state"), page: 1, limit: limit}
 	if len(q.text) > maxSearch {
 		return q, fmt.Errorf("q has %d bytes, want at most %d", len(q.text), maxSearch)
 	}
@@ -87,6 +87,16 @@ func (q query) values(page int) url.Values {
 		v.Set("limit", strconv.Itoa(q.limit))
 	}
 	return v
+}
+
+// words returns the words of the search, in lower case. A key must contain all of them, in any order: errors name the
+// method before the target, and logs the target before the method. A full method name may begin with a slash.
+func (q query) words() []string {
+	words := strings.Fields(strings.ToLower(q.text))
+	for i, word := range words {
+		words[i] = strings.TrimPrefix(word, "/")
+	}
+	return words
 }
 
 func (q query) hasState(s *breaker.Snapshot) bool {

@@ -21,6 +21,7 @@ const Version = 1
 // Report is the page as JSON. Durations are nanoseconds, and times are RFC 3339.
 type Report struct {
 	Version int                  `json:"version"` // Version
+	Program string               `json:"program"` // of WithName
 	At      time.Time            `json:"at"`      // of the snapshots, at most a second ago
 	Totals  Totals               `json:"totals"`
 	Group   breaker.GroupStats   `json:"group"`
@@ -59,7 +60,7 @@ type PolicyOrigin struct {
 func (p *Page) writeJSON(w io.Writer, f *frame, q query) error {
 	rows := f.matching(q)
 	part, page, pages := q.cut(rows)
-	rep := f.report(len(rows), page, pages)
+	rep := f.report(p.name, len(rows), page, pages)
 	for _, r := range part {
 		rep.Breakers = append(rep.Breakers, p.breakerReport(r))
 	}
@@ -68,7 +69,7 @@ func (p *Page) writeJSON(w io.Writer, f *frame, q query) error {
 
 // writeBreakerJSON writes one breaker, with the fields that the list leaves out.
 func (p *Page) writeBreakerJSON(w io.Writer, f *frame, r *row) error {
-	rep := f.report(1, 1, 1)
+	rep := f.report(p.name, 1, 1, 1)
 	b := p.breakerReport(r)
 	b.History = p.sampler.history(f, r)
 	b.Policy.Sources = p.group.PolicyFor(r.Key).Sources
@@ -107,9 +108,9 @@ func encodeJSON(w io.Writer, rep Report) error {
 	return err
 }
 
-func (f *frame) report(matched, page, pages int) Report {
+func (f *frame) report(program string, matched, page, pages int) Report {
 	return Report{
-		Version: Version, At: f.at.Round(0), Totals: f.totals, Group: f.group,
+		Version: Version, Program: program, At: f.at.Round(0), Totals: f.totals, Group: f.group,
 		Unused:  append([]breaker.PolicyRule{}, f.unused...), // [] rather than null
 		Matched: matched, Page: page, Pages: pages, Breakers: []BreakerReport{},
 	}
@@ -124,18 +125,25 @@ func (p *Page) breakerReport(r *row) BreakerReport {
 	}
 }
 
+// maxUnused is how many rules that match nothing the text lists. A platform's file has many rules for other programs,
+// and the breakers must not be off the screen.
+const maxUnused = 3
+
 // writeText writes a line of totals and one line for each breaker that q selects.
 func (p *Page) writeText(w io.Writer, f *frame, q query) error {
 	rows := f.matching(q)
 	part, page, pages := q.cut(rows)
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s: %s", f.at.UTC().Format(time.RFC3339), f.totals.words())
-	if !f.clock.rated() {
-		b.WriteString("; no rates yet, repeat the request")
+	fmt.Fprintf(&b, "# %s, %s: %s", printable(p.name, maxText), f.at.UTC().Format(time.RFC3339), f.totals.words())
+	if !f.clock.measured() {
+		b.WriteString("; rates are not measured yet, repeat the request")
 	}
 	b.WriteByte('\n')
-	for _, rule := range f.unused {
+	for _, rule := range f.unused[:min(len(f.unused), maxUnused)] {
 		fmt.Fprintf(&b, "# matches nothing: %s\n", ruleName(rule))
+	}
+	if more := len(f.unused) - maxUnused; more > 0 {
+		fmt.Fprintf(&b, "# matches nothing: %d more policy rules, see format=json\n", more)
 	}
 	if len(rows) != len(f.rows) || pages > 1 {
 		fmt.Fprintf(&b, "# %d match, page %d of %d\n", len(rows), page, pages)
@@ -153,7 +161,9 @@ func (p *Page) line(f *frame, r *row) string {
 	if !r.Ready {
 		facts = append(facts, "not ready")
 	}
-	words := []string{sinceWords(f.at, r), openedWords(r), nextWords(r), overrideWords(r), r.rates.words()}
+	words := []string{
+		sinceWords(f.at, r), openedWords(r), reopenedWords(f.at, r), nextWords(r), overrideWords(r), r.rates.words(),
+	}
 	for _, fact := range words {
 		if fact != "" {
 			facts = append(facts, fact)

@@ -221,7 +221,9 @@ func (t *Totals) add(r *row) {
 // severity returns how urgently the breaker needs attention. Higher is worse.
 func severity(s *breaker.Snapshot) int {
 	switch {
-	case s.State == breaker.Open && s.Mode != breaker.Shadow:
+	case s.State == breaker.Open && s.Mode == 0:
+		return 7
+	case s.Mode == breaker.ForceOpen: // somebody knows
 		return 6
 	case s.State == breaker.HalfOpen && s.Mode != breaker.Shadow:
 		return 5
@@ -272,17 +274,26 @@ func (f *frame) matching(q query) []*row {
 		return f.rows
 	}
 	var names []string
-	text := strings.ToLower(q.text)
-	if text != "" {
+	words := q.words()
+	if len(words) > 0 {
 		names = f.names()
 	}
 	var rows []*row
 	for i, r := range f.rows {
-		if q.hasState(&r.Snapshot) && (text == "" || strings.Contains(names[i], text)) {
+		if q.hasState(&r.Snapshot) && (len(words) == 0 || containsAll(names[i], words)) {
 			rows = append(rows, r)
 		}
 	}
 	return rows
+}
+
+func containsAll(s string, words []string) bool {
+	for _, word := range words {
+		if !strings.Contains(s, word) {
+			return false
+		}
+	}
+	return true
 }
 
 func lowerNames(rows []*row) []string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,8 @@ func get(tb testing.TB, p http.Handler, target string, header ...string) *httpte
 // gotReport holds the fields of a Report that the tests read.
 type gotReport struct {
 	Version, Matched, Page, Pages int
+	Program                       string
+	Unused                        []any `json:"unusedRules"`
 	Totals                        Totals
 	Breakers                      []struct {
 		ID, Name    string
@@ -146,9 +149,9 @@ func TestRatesNeedTwoRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		permit.Done(t.Context(), breaker.Success)
-		const unknown = "no rates yet"
+		const unknown = "not measured yet"
 		wantIn(t, get(t, p, "").Body.String(), unknown)
-		wantIn(t, get(t, p, "?format=text").Body.String(), "; "+unknown+", repeat the request\n")
+		wantIn(t, get(t, p, "?format=text").Body.String(), "; rates are "+unknown+", repeat the request\n")
 		time.Sleep(time.Second)
 		for _, query := range []string{"", "?format=text", "breaker?key=" + encodeKey(orders)} {
 			if body := get(t, p, query).Body.String(); strings.Contains(body, unknown) {
@@ -177,13 +180,13 @@ func TestWorstFirst(t *testing.T) {
 		b("1 open for long").Trip(t.Context(), "a test")
 		time.Sleep(time.Second)
 		b("2 open").Trip(t.Context(), "a test")
-		force(t, b("0 forced open"), breaker.ForceOpen)
+		force(t, b("3 forced open"), breaker.ForceOpen)
 		var got []string
 		for _, r := range getReport(t, p, "?format=json").Breakers {
 			got = append(got, r.Snapshot.Key.Tag)
 		}
 		want := []string{
-			"0 forced open", "1 open for long", "2 open", "4 half-open", "5 shadow and open", "6 forced closed", "7 fails",
+			"1 open for long", "2 open", "3 forced open", "4 half-open", "5 shadow and open", "6 forced closed", "7 fails",
 			"8 closed",
 		}
 		if diff := cmp.Diff(got, want); diff != "" {
@@ -193,7 +196,10 @@ func TestWorstFirst(t *testing.T) {
 }
 
 func TestFilterAndPages(t *testing.T) {
-	g := newGroup(t)
+	g, err := breaker.NewGroup(breaker.Config{OpenFor: time.Hour}) // an open breaker is not ready until then
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := newPage(t, g)
 	for i := range 120 {
 		g.Get(breaker.Key{Service: "shop.Orders", Method: "M" + string(rune('a'+i/26)) + string(rune('a'+i%26))})
@@ -208,6 +214,10 @@ func TestFilterAndPages(t *testing.T) {
 		"?format=json&q=ORDERS":                    {121, 121, 1, 1},
 		"?format=json&q=users":                     {1, 1, 1, 1},
 		"?format=json&q=nothing":                   {0, 0, 1, 1},
+		"?format=json&q=+users%09":                 {1, 1, 1, 1}, // pasted with what is around it
+		"?format=json&q=/shop.Orders/Get+orders":   {1, 1, 1, 1}, // the parts in another order than in the key
+		"?format=json&q=shop.Orders/Get+users":     {0, 0, 1, 1},
+		"?format=json&q=+/+":                       {122, 122, 1, 1},
 		"?format=json&state=open":                  {1, 1, 1, 1},
 		"?format=json&state=half_open":             {0, 0, 1, 1},
 		"?format=json&state=closed":                {121, 121, 1, 1},
@@ -371,6 +381,91 @@ func TestReportOfOneBreaker(t *testing.T) {
 			t.Errorf("transitions are %+v", r.Transitions)
 		}
 	})
+}
+
+// After a second every outage has had a failed probe. What began it is still there.
+func TestOutageKeepsItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t)
+		p := newPage(t, g)
+		fail := func() {
+			if permit, err := g.Get(orders).Acquire(t.Context()); err == nil {
+				permit.Report(t.Context(), breaker.Report{Outcome: breaker.Failure, Cause: "UNAVAILABLE"})
+			}
+		}
+		for range 5 {
+			fail()
+			time.Sleep(500 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		fail()
+		link := "breaker?key=" + encodeKey(orders)
+		for _, target := range []string{"", "?format=text", link} {
+			wantIn(t, get(t, p, target).Body.String(),
+				`consecutive rule: 5 failures in a row over 2s, last UNAVAILABLE`, `not closed since 00:00:02 UTC (2s)`,
+				`opened again at 00:00:04 UTC: a probe failed, last UNAVAILABLE`)
+		}
+		wantIn(t, get(t, p, link).Body.String(), `consecutive rule; in the window 5 failed, 0 overloaded, 0 slow of 5 calls`)
+		g.Get(orders).Reset(t.Context())
+		time.Sleep(time.Second)
+		g.Get(orders).Trip(t.Context(), "bad deploy")
+		time.Sleep(time.Second)
+		body := get(t, p, "?format=text").Body.String()
+		wantIn(t, body, "opened by hand: bad deploy")
+		if strings.Contains(body, "again") {
+			t.Errorf("a new outage has the reason of the last one: %s", body)
+		}
+	})
+}
+
+// A shadow breaker is not shown as one that rejects calls.
+func TestShadowAdmits(t *testing.T) {
+	g := newGroup(t)
+	p := newPage(t, g)
+	force(t, g.Get(orders), breaker.Shadow)
+	g.Get(orders).Trip(t.Context(), "a test")
+	body := get(t, p, "").Body.String()
+	wantIn(t, body, `class="badge open shadow"`, "admits all calls; would reject them for ")
+	if strings.Contains(body, "next probe") {
+		t.Error("a breaker that admits all calls waits for a probe")
+	}
+}
+
+// A file of a platform has many rules that one program does not need. They do not hide the breakers.
+func TestManyUnusedRules(t *testing.T) {
+	var rules []breaker.PolicyRule
+	for i := range 40 {
+		rules = append(rules, breaker.PolicyRule{Match: breaker.Key{Service: "shop.S" + string(rune('A'+i))}})
+	}
+	g := newGroup(t, breaker.WithPolicy(rules...))
+	p := newPage(t, g)
+	g.Get(orders)
+	text := get(t, p, "?format=text").Body.String()
+	if n := strings.Count(text, "\n"); n != 1+3+1+1 {
+		t.Errorf("the text has %d lines, want totals, 3 rules, the number of the others, and a breaker:\n%s", n, text)
+	}
+	wantIn(t, text, "# matches nothing: 37 more policy rules")
+	wantIn(t, get(t, p, "").Body.String(), "<details class=\"unused\"><summary>40 policy\nrules match no breaker")
+	if rep := getReport(t, p, "?format=json"); len(rep.Unused) != 40 {
+		t.Errorf("the JSON has %d rules, want 40", len(rep.Unused))
+	}
+}
+
+// Pages of many processes are told apart.
+func TestName(t *testing.T) {
+	g := newGroup(t)
+	p := newPage(t, g, WithName("shop on <pod-7>\n"))
+	wantIn(t, get(t, p, "").Body.String(), `<title>0 open, 0 half-open - shop on &lt;pod-7&gt;\n</title>`,
+		`<p class="where">of shop on &lt;pod-7&gt;\n</p>`)
+	wantIn(t, get(t, p, "?format=text").Body.String(), `# shop on <pod-7>\n, `)
+	if rep := getReport(t, p, "?format=json"); rep.Program != "shop on <pod-7>\n" {
+		t.Errorf("the JSON has the name %q", rep.Program)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Skip(err)
+	}
+	wantIn(t, get(t, newPage(t, g), "?format=text").Body.String(), " on "+host)
 }
 
 // A breaker that is idle is no longer in the list, but links to it work.

@@ -20,8 +20,10 @@ var templates = template.Must(template.ParseFS(static, "static/*.html"))
 // pageView holds the values outside the live part.
 type pageView struct {
 	Version string // of the assets
+	Name    string // of the program
 	Title   string
 	Detail  bool
+	MayAct  bool
 }
 
 // listView is the live part of the list.
@@ -55,6 +57,7 @@ type rowView struct {
 	Policy         string
 	Since, Opened  string
 	Next, Override string
+	Again          string // what opened it again since
 	Rates          string
 	Spark          *spark
 	Transitions    []transitionView
@@ -80,7 +83,9 @@ type field struct{ Name, Value, Note string }
 // writeHTML writes a whole page. It is the page of one breaker if q names one, and otherwise the list. The forms are
 // not in the fragment that viewers share, because not all viewers may act.
 func (p *Page) writeHTML(w *bytes.Buffer, f *frame, q query, who *actor) error {
-	v := pageView{Version: assetVersion, Title: f.title(), Detail: q.key != ""}
+	v := pageView{
+		Version: assetVersion, Name: printable(p.name, maxText), Title: f.title(), Detail: q.key != "", MayAct: who != nil,
+	}
 	if err := templates.ExecuteTemplate(w, "head", v); err != nil {
 		return err
 	}
@@ -118,7 +123,7 @@ func (p *Page) renderList(w io.Writer, f *frame, q query) error {
 	part, page, pages := q.cut(rows)
 	v := listView{
 		Live: "live" + q.url(page), Title: f.title(), At: clockTime(f.at, f.at), Summary: f.totals.words(),
-		Totals: f.totals, Rates: f.totals.Rates.words(), Group: f.group,
+		Totals: f.totals, Rates: rateWords(f, f.totals.Rates), Group: f.group,
 		Query: q.text, State: q.state, States: stateFilters[:],
 		Matched: len(rows), Page: page, Pages: pages, Filtered: q.text != "" || q.state != "",
 	}
@@ -142,15 +147,19 @@ func (p *Page) rowView(f *frame, r *row, policy breaker.Policy, transitions int)
 		ID: encodeKey(r.Key), DOM: domID(r.Key), Name: keyName(r.Key),
 		Class: r.State.String(), State: stateWord(r.State), Mode: modeWords(r.Mode), Ready: r.Ready,
 		Policy: policyWords(policy), Since: sinceWords(f.at, r), Opened: openedWords(r), Next: nextWords(r),
-		Override: overrideWords(r), Rates: ratesWords(f, r), Spark: p.sampler.history(f, r).sparkline(),
+		Again: reopenedWords(f.at, r), Override: overrideWords(r), Rates: rateWords(f, r.rates),
+		Spark: p.sampler.history(f, r).sparkline(),
+	}
+	if r.Mode == breaker.Shadow {
+		v.Class += " shadow"
 	}
 	for i, t := range p.transitions.of(r.Key) {
 		if i == transitions {
 			break
 		}
-		why := printable(t.Why, maxText)
-		if t.Cause != "" {
-			why += ", last " + printable(t.Cause, maxText)
+		why := whyWords(t.Why, t.Cause)
+		if i == 0 && transitions < keptTransitions && t.To == breaker.Open && t.Rule == r.Opened.Rule {
+			why = "" // the row has it already
 		}
 		v.Transitions = append(v.Transitions, transitionView{
 			At: clockTime(f.at, t.At), To: stateWord(t.To), From: stateWord(t.From), Why: why,
@@ -175,7 +184,7 @@ func (p *Page) renderDetail(w io.Writer, f *frame, q query) error {
 	}
 	r := p.find(f, key)
 	if r == nil {
-		v.Gone, v.Title = true, "gone"
+		v.Gone, v.Title, v.Summary = true, "gone", "gone"
 		return templates.ExecuteTemplate(w, "detail", v)
 	}
 	policy := p.group.PolicyFor(key)
@@ -213,14 +222,19 @@ func figures(f *frame, r *row) []field {
 	if r.LastCause != "" {
 		cause = "last " + printable(r.LastCause, maxText)
 	}
-	opened, counts := "never", ""
-	if o := r.Opened; o.Rule != 0 {
-		opened = clockTime(f.at, o.At)
+	began, counts := "no outage now", ""
+	if o := r.Outage; o.Rule != 0 {
+		began = clockTime(f.at, o.At)
 		counts = fmt.Sprintf("%s rule; in the window %d failed, %d overloaded, %d slow of %d calls",
 			o.Rule, o.Counts.Failures, o.Counts.Overloads, o.Counts.Slow, o.Counts.Calls())
 	}
+	opened, why := "never", ""
+	if o := r.Opened; o.Rule != 0 {
+		opened, why = clockTime(f.at, o.At), openingWords(o)
+	}
 	return []field{
-		{"Last opened", opened, counts},
+		{"Outage began", began, counts},
+		{"Last opened", opened, why},
 		{"Calls in the window", n(r.Window.Calls()), fmt.Sprintf("%d failed, %d overloaded, %d slow; rules need %d calls",
 			r.Window.Failures, r.Window.Overloads, r.Window.Slow, r.MinCalls)},
 		{"Failure streak", n(r.Window.ConsecutiveFailures), ""},

@@ -48,21 +48,46 @@ func sinceWords(now time.Time, r *row) string {
 	return fmt.Sprintf("%s since %s (%s)", word, clockTime(now, r.Outage.At), age(now.Sub(r.Outage.At)))
 }
 
-// openedWords returns what opened the breaker, or "" if it is closed.
+// openedWords returns what began the outage, or "" if the breaker is closed. It does not use Opened: with the first
+// failed probe, a second after the outage began, that is only "a probe failed".
 func openedWords(r *row) string {
-	if r.Underlying == breaker.Closed || r.Opened.Rule == 0 {
+	if r.Outage.Rule == 0 {
 		return ""
 	}
-	why := printable(r.Opened.Why, maxText)
-	if r.Opened.Cause != "" {
-		why += ", last " + printable(r.Opened.Cause, maxText)
-	}
-	return r.Opened.Rule.String() + " rule: " + why
+	return openingWords(r.Outage)
 }
 
-// nextWords returns when the next probe may run, or "" if the breaker is closed.
+// reopenedWords returns what opened the breaker most recently in this outage, or "" if it has opened only once.
+func reopenedWords(now time.Time, r *row) string {
+	if r.Outage.Rule == 0 || r.Opened.At.Equal(r.Outage.At) {
+		return ""
+	}
+	return "opened again at " + clockTime(now, r.Opened.At) + ": " + whyWords(r.Opened.Why, r.Opened.Cause)
+}
+
+func openingWords(o breaker.Opening) string {
+	if o.Rule == breaker.RuleManual {
+		return "opened by hand: " + whyWords(o.Why, o.Cause)
+	}
+	return o.Rule.String() + " rule: " + whyWords(o.Why, o.Cause)
+}
+
+func whyWords(why, cause string) string {
+	why = printable(why, maxText)
+	if cause != "" {
+		why += ", last " + printable(cause, maxText)
+	}
+	return why
+}
+
+// nextWords returns when the next probe may run, or "" if the breaker is closed. In shadow mode all calls are admitted,
+// so it returns what would happen to them otherwise.
 func nextWords(r *row) string {
 	switch {
+	case r.Mode == breaker.Shadow && r.Underlying == breaker.Open && r.RetryAfter > 0:
+		return "admits all calls; would reject them for " + rough(r.RetryAfter) + " more"
+	case r.Mode == breaker.Shadow && r.Underlying != breaker.Closed:
+		return "admits all calls; would admit only probes"
 	case r.Mode == breaker.ForceOpen && r.Underlying != breaker.Closed:
 		return "no probe while it is forced open"
 	case r.Underlying == breaker.Closed || r.Mode == breaker.ForceClosed:
@@ -110,6 +135,17 @@ func ruleName(r breaker.PolicyRule) string {
 	return name
 }
 
+// rateWords returns the rates of r. A list that says "no calls" because nobody has measured would be wrong.
+func rateWords(f *frame, r Rates) string {
+	switch words := r.words(); {
+	case words != "":
+		return words
+	case f.clock.measured():
+		return "no calls"
+	}
+	return "not measured yet"
+}
+
 // words returns the rates in words, or "" if there are no calls.
 func (r Rates) words() string {
 	if r == (Rates{}) {
@@ -126,17 +162,6 @@ func (r Rates) words() string {
 		parts = append(parts, rate(r.Rejections)+" rejected/s")
 	}
 	return strings.Join(parts, ", ")
-}
-
-// ratesWords returns the rates of a breaker, or why there are none.
-func ratesWords(f *frame, r *row) string {
-	switch words := r.rates.words(); {
-	case words != "":
-		return words
-	case f.clock.rated():
-		return "no calls"
-	}
-	return "no rates yet"
 }
 
 // rate writes small rates with one decimal.

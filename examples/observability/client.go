@@ -91,9 +91,10 @@ func (c *client) connect(b *backend) (*caller, error) {
 
 // start makes calls to all backends, until pause. A panic in such a goroutine ends the program; see dieWithParent.
 func (c *client) start() {
-	c.stopping = make(chan struct{})
+	stop := make(chan struct{}) // a goroutine may begin only after pause, which changes c.stopping
+	c.stopping = stop
 	for _, r := range c.callers {
-		c.calling.Go(func() { r.run(c.stopping) })
+		c.calling.Go(func() { r.run(stop) })
 	}
 }
 

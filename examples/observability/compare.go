@@ -11,7 +11,7 @@ import (
 func (s *scenario) compare(ctx context.Context) error {
 	s.client.pause()
 	stopped := time.Now()
-	err := until(ctx, 20*time.Second, "a scrape after the last call", func(ctx context.Context) (bool, error) {
+	err := until(ctx, patience, "a scrape after the last call", func(ctx context.Context) (bool, error) {
 		return s.prom.scrapedAfter(ctx, stopped)
 	})
 	if err != nil {

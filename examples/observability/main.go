@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -70,7 +71,9 @@ func run(ctx context.Context, w io.Writer, rules string, serve bool) (err error)
 		return err
 	}
 	defer s.prom.stop()
-	s.printURLs()
+	if err := s.printURLs(ctx); err != nil {
+		return err
+	}
 	if err := s.play(ctx); err != nil {
 		return err
 	}
@@ -89,17 +92,43 @@ var logOptions = &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.
 	return a
 }}
 
-func (s *scenario) printURLs() {
-	s.out.say("live page   %s/debug/breakers/", s.client.url)
-	s.out.say("metrics     %s/metrics", s.client.url)
-	s.out.say("Prometheus  %s/alerts", s.prom.url)
-	s.out.say("OTLP sink   %s", s.sink.addr)
+// printURLs prints the addresses for a browser and checks that they have a page.
+func (s *scenario) printURLs(ctx context.Context) error {
+	alerts := s.prom.url + "/alerts"
+	if status, err := statusOf(ctx, alerts); err == nil && status == http.StatusNotFound {
+		alerts = s.prom.url + "/classic/alerts" // Debian's Prometheus has no other pages
+	}
+	for _, page := range []struct{ name, url string }{
+		{"live page", s.client.url + "/debug/breakers/"}, {"metrics", s.client.url + "/metrics"}, {"Prometheus", alerts},
+	} {
+		status, err := statusOf(ctx, page.url)
+		if err := errors.Join(err, expect(status == http.StatusOK, "%s: status %d", page.url, status)); err != nil {
+			return err
+		}
+		s.out.say("%-11s %s", page.name, page.url)
+	}
+	s.out.say("%-11s %s", "OTLP sink", s.sink.addr)
+	return nil
+}
+
+func statusOf(ctx context.Context, url string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
 }
 
 // serve makes calls until ctx ends. In each 90 s, the backend orders fails for 30 s.
 func (s *scenario) serve(ctx context.Context) error {
 	s.out.say("Running until interrupted.")
-	s.printURLs()
+	if err := s.printURLs(ctx); err != nil {
+		return err
+	}
 	s.client.start()
 	for {
 		for _, change := range []struct {

@@ -64,3 +64,12 @@ func TestSink(t *testing.T) {
 		t.Errorf("got %v, want one success", got)
 	}
 }
+
+// A pause ends all callers, also one whose goroutine has not begun.
+func TestPauseRightAfterStart(t *testing.T) {
+	for range 100 {
+		c := &client{callers: []*caller{{}, {}, {}, {}}}
+		c.start()
+		c.pause()
+	}
+}

@@ -17,6 +17,9 @@ import (
 // watched are the alerts that must go pending, fire and resolve in the outage. Others may be active too.
 var watched = []string{"GrpcBreakerFleetRejects", "GrpcBreakerOutage"}
 
+// patience is how long a step may take. It takes some seconds at most, unless the machine is busy with something else.
+const patience = time.Minute
+
 // A scenario drives an outage and compares what the client, Prometheus and the trace sink recorded.
 type scenario struct {
 	out     *output
@@ -76,7 +79,7 @@ func (s *scenario) healthy(ctx context.Context) error {
 	// The counters must be scraped before the outage, or rate() does not include the first failures. The rules must
 	// have been evaluated, or checkRules finds them unknown.
 	began := time.Now()
-	err := until(ctx, 20*time.Second, "two seconds of scrapes", func(ctx context.Context) (bool, error) {
+	err := until(ctx, patience, "two seconds of scrapes", func(ctx context.Context) (bool, error) {
 		return s.prom.scrapedAfter(ctx, began.Add(2*time.Second))
 	})
 	if err != nil {
@@ -96,7 +99,7 @@ func (s *scenario) healthy(ctx context.Context) error {
 
 func (s *scenario) outage(ctx context.Context) error {
 	s.flaky.fail()
-	return until(ctx, 10*time.Second, "the breaker to open", func(context.Context) (bool, error) {
+	return until(ctx, patience, "the breaker to open", func(context.Context) (bool, error) {
 		return s.expectState(s.orders, breaker.Open) == nil, nil
 	})
 }
@@ -104,7 +107,7 @@ func (s *scenario) outage(ctx context.Context) error {
 func (s *scenario) alarm(ctx context.Context) error {
 	for _, state := range []string{"pending", "firing"} {
 		for _, name := range watched {
-			err := until(ctx, 20*time.Second, name+" to be "+state, func(ctx context.Context) (bool, error) {
+			err := until(ctx, patience, name+" to be "+state, func(ctx context.Context) (bool, error) {
 				alerts, err := s.activeAlerts(ctx)
 				a, ok := alerts[name]
 				return ok && (a.State == state || a.State == "firing"), err
@@ -180,14 +183,14 @@ func (s *scenario) page(ctx context.Context) error {
 
 func (s *scenario) recovery(ctx context.Context) error {
 	s.flaky.heal()
-	return until(ctx, 30*time.Second, "the breaker to close", func(context.Context) (bool, error) {
+	return until(ctx, patience, "the breaker to close", func(context.Context) (bool, error) {
 		return s.expectState(s.orders, breaker.Closed) == nil, nil
 	})
 }
 
 func (s *scenario) resolved(ctx context.Context) error {
 	for _, name := range watched {
-		err := until(ctx, 20*time.Second, name+" to resolve", func(ctx context.Context) (bool, error) {
+		err := until(ctx, patience, name+" to resolve", func(ctx context.Context) (bool, error) {
 			alerts, err := s.activeAlerts(ctx)
 			_, active := alerts[name]
 			return !active, err

@@ -192,6 +192,25 @@ func TestEndToEnd_ServerKilledAndRestartedUnderLoad(t *testing.T) {
 	}
 }
 
+// timeOut makes calls that run into their deadline, until five of them are failures. On a busy machine a deadline may
+// pass before the guard sees the call. Such a call does not reach the breaker (B24), so timeOut makes another one.
+func timeOut(t *testing.T, guard *interceptor.Guard, conn *grpc.ClientConn, opts ...grpc.CallOption) {
+	t.Helper()
+	for i := range 100 {
+		if err := call(t.Context(), conn, 30*time.Millisecond, opts...); status.Code(err) != codes.DeadlineExceeded {
+			t.Fatalf("call %d: %v, want DeadlineExceeded", i, err)
+		}
+		s := only(t, guard).Snapshot()
+		if s.Failures != s.Admitted {
+			t.Fatalf("%d of %d admitted calls that ran into their deadline are failures", s.Failures, s.Admitted)
+		}
+		if s.Failures == 5 {
+			return
+		}
+	}
+	t.Fatal("100 calls have run into their deadline, and fewer than five of them are failures")
+}
+
 func TestEndToEnd_ServerAcceptsAndNeverAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -216,11 +235,7 @@ func TestEndToEnd_ServerAcceptsAndNeverAnswers(t *testing.T) {
 			cfg.OpenFor, cfg.MaxOpenFor = time.Minute, time.Minute
 			guard := newGuard(t, cfg)
 			conn := tt.dial(t, guard)
-			for i := range 5 {
-				if err := call(t.Context(), conn, 30*time.Millisecond); status.Code(err) != codes.DeadlineExceeded {
-					t.Fatalf("call %d: %v, want DeadlineExceeded", i, err)
-				}
-			}
+			timeOut(t, guard, conn)
 			start := time.Now()
 			if err := call(t.Context(), conn, 10*time.Second); !interceptor.IsRejected(err) {
 				t.Errorf("call after 5 that ran into their deadline: %v, want a rejection", err)
@@ -291,9 +306,10 @@ func TestEndToEnd_ConnectionReset(t *testing.T) {
 }
 
 // B4: the calls on one lost connection count as one failure. With the default Config the breaker stays closed, and the
-// next call uses a new connection.
+// next call uses a new connection. FailingFor is longer than its default, because a busy machine may need more than a
+// second until it has reported all failures and made a new connection.
 func TestEndToEnd_ConnectionResetUnderTheDefaults(t *testing.T) {
-	conn, guard := resetConnection(t, breaker.Config{})
+	conn, guard := resetConnection(t, breaker.Config{FailingFor: time.Minute})
 	await(t, "a call succeeds over a new connection", func() bool { return call(t.Context(), conn, time.Second) == nil })
 	s := checkSum(t, only(t, guard))
 	if s.State != breaker.Closed || s.Trips.Total() != 0 || s.Rejections.Total() != 0 || s.Failures < resetInFlight ||
@@ -337,12 +353,7 @@ func TestEndToEnd_WaitForReadyAgainstADeadPort(t *testing.T) {
 	cfg.ProbeTimeout = 100 * time.Millisecond
 	guard := newGuard(t, cfg)
 	conn := dial(t, deadPort(t), reconnecting(guard)...)
-	for i := range 5 {
-		err := call(t.Context(), conn, 30*time.Millisecond, grpc.WaitForReady(true))
-		if status.Code(err) != codes.DeadlineExceeded {
-			t.Fatalf("call %d: %v, want DeadlineExceeded", i, err)
-		}
-	}
+	timeOut(t, guard, conn, grpc.WaitForReady(true))
 	b := only(t, guard)
 	if got := b.State(); got != breaker.Open {
 		t.Fatalf("%v after 5 calls that waited until their deadline, want open", got)

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/grpcircuit/grpcircuit/internal/testpb"
 )
 
 // blackHole starts a server that accepts connections and never writes.
@@ -31,11 +33,11 @@ func blackHole(t *testing.T) (addr string) {
 	return l.Addr().String()
 }
 
-// deadPort returns an address on which no server listens.
+// deadPort returns an address on which no server listens. It is that of a stopped server, which keeps its port, so that
+// no other program of this machine gets it.
 func deadPort(t *testing.T) (addr string) {
 	t.Helper()
-	l := listen(t)
-	addr = l.Addr().String()
-	_ = l.Close()
-	return addr
+	stopped := testpb.StartTCP(t, new(testpb.Server))
+	stopped.Stop()
+	return stopped.Target()
 }

@@ -5,27 +5,63 @@
   const live = document.getElementById("live");
   const connection = document.getElementById("connection");
   let source = null;
+  let heard = 0; // when something came, in milliseconds of performance.now
 
   function say(text) {
+    connection.classList.remove("lost");
     if (connection.textContent !== text) connection.textContent = text;
+  }
+
+  function lost() {
+    const at = live.dataset.at ? ` This is the state of ${live.dataset.at}.` : "";
+    say("Not live: connection lost, trying again." + at);
+    connection.classList.add("lost");
   }
 
   function start() {
     if (source || document.hidden) return;
+    heard = performance.now();
+    connect();
+  }
+
+  function connect() {
     source = new EventSource(live.dataset.src);
-    source.addEventListener("open", () => say("Live"));
-    source.addEventListener("update", (event) => update(event.data));
+    for (const name of ["update", "alive"]) {
+      source.addEventListener(name, (event) => {
+        heard = performance.now();
+        if (name === "update") update(event.data);
+        say("Live");
+      });
+    }
     source.addEventListener("error", () => {
-      say(source.readyState === EventSource.CLOSED ? "Not live: reload the page" : "Connection lost, trying again");
+      if (source.readyState === EventSource.CLOSED) lost(); // otherwise the browser connects again at once
     });
+  }
+
+  function close() {
+    source.close();
+    source = null;
   }
 
   function stop() {
     if (!source) return;
-    source.close();
-    source = null;
+    close();
     say("Paused");
   }
+
+  // The server sends something at least each 5 s. The browser does not notice a connection on which nothing comes any
+  // more. And it gives up if the answer is an error, such as that of a proxy while the program starts again.
+  let tried = 0;
+  setInterval(() => {
+    if (!source) return;
+    const now = performance.now();
+    if (now - heard > 8000) lost();
+    const broken = now - heard > 15000 || source.readyState === EventSource.CLOSED;
+    if (!broken || now - tried < 5000) return;
+    tried = now;
+    close();
+    connect();
+  }, 1000);
 
   function update(html) {
     const template = document.createElement("template");
@@ -35,12 +71,15 @@
     const focused = document.activeElement;
     morph(live, next);
     if (focused && focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
-    document.title = live.dataset.title + " - circuit breakers";
+    document.title = `${live.dataset.title} - ${document.documentElement.dataset.name}`;
   }
 
   // morph makes have equal to want. Children with an id are moved rather than changed into each other.
   function morph(have, want) {
-    for (const { name } of [...have.attributes]) if (!want.hasAttribute(name)) have.removeAttribute(name);
+    for (const { name } of [...have.attributes]) {
+      // The attribute open of details belongs to the person.
+      if (!want.hasAttribute(name) && name !== "open") have.removeAttribute(name);
+    }
     for (const { name, value } of [...want.attributes]) {
       if (have.getAttribute(name) !== value) have.setAttribute(name, value);
     }

@@ -90,10 +90,13 @@ var listeners = []*scenario{
 				return b.try(o)
 			}
 			c.within(patience, "a call hangs after the listener has panicked", func() {
+				var last time.Time
 				for range b.failures {
+					last = time.Now()
 					quietly(failure)
 				}
-				if quietly(success) {
+				// On a busy machine the open period may be over before this call.
+				if quietly(success) && time.Since(last) < brief {
 					c.failf("did not open, as the listener panicked")
 				}
 				for range 40 {

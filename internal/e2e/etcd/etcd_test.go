@@ -112,7 +112,7 @@ func TestWatchLeaseAndLock(t *testing.T) {
 		if _, err := p.watch.after(last, patience); err != nil {
 			t.Errorf("%s: the last event did not arrive: %v", p.name, err)
 		}
-		p.check(t.Context(), t)
+		p.check(t.Context(), t, direct)
 	}
 	// The lock is still being taken, so a half-open breaker gets probes.
 	if !rec.waitClosed(guard.Group(), breaker.Config{}.WithDefaults().ProbeTimeout+reserve) {
