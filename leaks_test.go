@@ -90,7 +90,8 @@ func TestNothingStarts(t *testing.T) {
 		// Until a probe stream, or the generation that admitted it, ends (S14).
 		"interceptor/stream_probe.go startAgeTimer: time.AfterFunc",
 		// The watcher of a policy file and its timer, until Close.
-		"breaker/policyfile/watch.go start: w.stopped.Go",
+		"breaker/policyfile/watch.go start: w.stopped.Go", "breaker/policyfile/watch.go start: w.stopped.Go",
+		"breaker/policyfile/watch.go run: w.stopped.Go",
 		"breaker/policyfile/watch.go run: time.NewTimer",
 	}
 	if !slices.Equal(found, want) {

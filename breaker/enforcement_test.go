@@ -1,6 +1,8 @@
 package breaker
 
 import (
+	"math/rand/v2"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,5 +126,81 @@ func TestEnforcementText(t *testing.T) {
 		if err := back.UnmarshalText([]byte(want)); (err == nil) != (e <= EnforcementOff) || err == nil && back != e {
 			t.Errorf("%q: UnmarshalText made %v, %v", want, back, err)
 		}
+	}
+}
+
+// A breaker whose policy has an enforcement does what a breaker with the corresponding override does, also with reloads
+// in each state and with other overrides on top.
+func TestB41_EnforcementIsLikeAnOverride(t *testing.T) {
+	modes := map[Enforcement]Mode{EnforcementOn: 0, EnforcementShadow: Shadow, EnforcementOff: ForceClosed}
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 41))
+			cfg := Config{
+				ConsecutiveFailures: 2, FailingFor: -1, Jitter: -1, MinCalls: 4, OpenFor: 20 * ms, MaxOpenFor: 100 * ms,
+				ProbeTimeout: 50 * ms, MaxProbes: 1 + r.IntN(2), SlowCall: time.Duration(r.IntN(2)) * 5 * ms,
+				Ramp: time.Duration(r.IntN(2)) * 200 * ms, MaxConcurrent: r.IntN(2) * 4,
+			}
+			policy, override := mustGroup(t, cfg), mustGroup(t, cfg)
+			a, b := policy.Get(Key{}), override.Get(Key{})
+			enforcement, forced := EnforcementOn, Mode(0)
+			set := func(b *Breaker, m Mode) {
+				if b.ClearOverride(t.Context()); m != 0 {
+					setOverride(t, b, m, 0)
+				}
+			}
+			var permits [][2]Permit
+			for step := range 150 {
+				switch r.IntN(10) {
+				case 0:
+					enforcement = Enforcement(1 + r.IntN(3))
+					c := cfg
+					c.Enforcement = enforcement
+					if err := policy.Apply(opensAtOnce(c)); err != nil {
+						t.Fatal(err)
+					}
+				case 1:
+					forced = Mode(r.IntN(4))
+					set(a, forced)
+				case 2:
+					if r.IntN(3) == 0 {
+						a.Trip(t.Context(), "test")
+						b.Trip(t.Context(), "test")
+					}
+				case 3:
+					if r.IntN(5) == 0 {
+						a.Reset(t.Context())
+						b.Reset(t.Context())
+					}
+				default:
+					pa, errA := a.Acquire(t.Context())
+					pb, errB := b.Acquire(t.Context())
+					if (errA == nil) != (errB == nil) {
+						t.Fatalf("seed %d, step %d: %v, with an override %v", seed, step, errA, errB)
+					}
+					if errA == nil {
+						permits = append(permits, [2]Permit{pa, pb})
+					}
+				}
+				if forced != 0 {
+					set(b, forced)
+				} else {
+					set(b, modes[enforcement])
+				}
+				time.Sleep(time.Duration(r.IntN(15)) * ms)
+				for len(permits) > r.IntN(5) {
+					o := Outcome(r.IntN(4))
+					permits[0][0].Done(t.Context(), o)
+					permits[0][1].Done(t.Context(), o)
+					permits = permits[1:]
+				}
+				got, want := a.Snapshot(), b.Snapshot()
+				got.Override, want.Override = Override{}, Override{}
+				got.Config, want.Config = Config{}, Config{}
+				if !reflect.DeepEqual(got, want) {
+					t.Fatalf("seed %d, step %d, %v, override %v:\n%+v\nwith an override\n%+v", seed, step, enforcement, forced, got, want)
+				}
+			}
+		})
 	}
 }

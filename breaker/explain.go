@@ -2,6 +2,8 @@ package breaker
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -75,15 +77,19 @@ func (e *explanation) opening() {
 		}
 		e.say("%s.", text)
 	}
+	bursts := ""
+	if e.excludeBurst {
+		bursts = ", unless one burst is the reason"
+	}
 	if e.cfg.FailureRatio > 0 {
 		rules++
-		e.say("It opens when at least %d calls ended within %v and %s of them failed or were overloads.",
-			e.minCalls, e.cfg.Window, percent(e.cfg.FailureRatio))
+		e.say("It opens when at least %s ended within %v and %s of them failed or were overloads%s.",
+			plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, percent(e.cfg.FailureRatio), bursts)
 	}
 	if e.slowCall > 0 {
 		rules++
-		e.say("It opens when at least %d calls ended within %v and %s of them took longer than %v.",
-			e.minCalls, e.cfg.Window, percent(e.cfg.SlowRatio), e.cfg.SlowCall)
+		e.say("It opens when at least %s ended within %v and %s of them took longer than %v%s.",
+			plural(e.cfg.MinCalls, "call", "calls"), e.cfg.Window, percent(e.cfg.SlowRatio), e.cfg.SlowCall, bursts)
 	}
 	if rules == 0 {
 		e.say("No rule opens it; only Trip, an override or a rule of WithTrip does.")
@@ -98,7 +104,8 @@ func (e *explanation) noticing() {
 			e.say("A dead backend at %v/s: not opened within %v.", rate, explainLimit)
 			continue
 		}
-		e.say("A dead backend at %v/s: opened by the %v rule after %d calls and %v.", rate, rule, calls, after)
+		e.say("A dead backend at %v/s: opened by the %v rule after %s and %v.",
+			rate, rule, plural(calls, "call", "calls"), after)
 	}
 }
 
@@ -144,18 +151,30 @@ func (e *explanation) staying() {
 
 // recovering says how soon calls pass again.
 func (e *explanation) recovering() {
-	longest := e.openPeriod(1<<20, 0, 1)
+	// The last probe may hang, and then holds its slot until its lease ends.
+	first := max(e.longest()+time.Duration(max(0, e.cfg.Jitter)*float64(e.longest())), e.cfg.ProbeTimeout)
 	e.say("After the backend has recovered, the first call passes within %v, and all calls after %s.",
-		longest, plural(e.cfg.SuccessesToClose, "successful probe in a row", "successful probes in a row"))
+		first, plural(e.cfg.SuccessesToClose, "successful probe in a row", "successful probes in a row"))
+	e.say("The first call passes later if the backend asked for a longer delay, or if more than %s hang.",
+		plural(freeHungProbes*min(e.cfg.MaxProbes, math.MaxInt/freeHungProbes), "probe", "probes"))
 	if e.cfg.Ramp > 0 {
 		e.say("After closing, 10%% of the calls pass at first, and all of them after %v.", e.cfg.Ramp)
 	}
-	e.say("A dead backend gets at most %s at a time from each client, and about one every %v in a long outage.",
-		plural(e.cfg.MaxProbes, "probe", "probes"), e.longest())
+	each := "about one"
+	if e.cfg.MaxProbes > 1 { // a failed probe ends the others, and the calls may come too slowly for all
+		each = fmt.Sprintf("up to %d", e.cfg.MaxProbes)
+	}
+	e.say("A dead backend gets at most %s at a time from each client, and %s every %v in a long outage.",
+		plural(e.cfg.MaxProbes, "probe", "probes"), each, e.longest())
 }
 
 // longest returns the longest open period before jitter. It is shorter than MaxOpenFor if Backoff is 1.
-func (e *explanation) longest() time.Duration { return e.openPeriod(1<<20, 0, 0) }
+func (e *explanation) longest() time.Duration {
+	if e.cfg.Backoff <= 1 {
+		return e.cfg.OpenFor
+	}
+	return e.cfg.MaxOpenFor
+}
 
 // limits says what else rejects calls.
 func (e *explanation) limits() {
@@ -166,17 +185,25 @@ func (e *explanation) limits() {
 
 func (e *explanation) warnings() {
 	warn := func(format string, args ...any) { e.say("Warning: "+format+".", args...) }
-	least := float64(e.minCalls) / e.cfg.Window.Seconds()
+	needed := e.cfg.MinCalls
+	if e.excludeBurst {
+		needed = max(needed, 2) // in at least two tenths of the window
+	}
+	neverActs := func(rule string) {
+		if needed > 1 { // from the first of them to the last are needed-1 intervals
+			warn("below %.3g evenly spread calls/s the %s rule never acts", float64(needed-1)/e.cfg.Window.Seconds(), rule)
+		}
+	}
 	if e.cfg.FailureRatio > 0 {
-		warn("below %.3g calls/s the ratio rule never acts", least)
+		neverActs("ratio")
 	}
 	if e.slowCall > 0 {
-		warn("below %.3g calls/s the slow rule never acts", least)
+		neverActs("slow")
 		if e.cfg.SlowCall > e.cfg.ProbeTimeout {
 			warn("SlowCall (%v) is longer than ProbeTimeout (%v): a slow probe is lost before it is slow", e.cfg.SlowCall, e.cfg.ProbeTimeout)
 		}
 	}
-	if e.consecutive == 0 && e.cfg.FailureRatio > 0 {
+	if e.consecutive == 0 && e.cfg.FailureRatio > 0 && needed > 1 {
 		warn("without ConsecutiveFailures, a dead backend with few calls is never noticed")
 	}
 	if !e.excludeBurst && e.consecutive > 1 {
@@ -191,7 +218,8 @@ func (e *explanation) warnings() {
 	}
 }
 
-func percent(ratio float64) string { return fmt.Sprintf("%.3g%%", ratio*100) }
+// percent returns a ratio with all the digits that a person wrote: 99.99% is not 100%.
+func percent(ratio float64) string { return strconv.FormatFloat(ratio*100, 'g', 15, 64) + "%" }
 
 func plural(n int, one, many string) string {
 	if n == 1 {

@@ -155,28 +155,34 @@ func (g *Group) Apply(cfg Config, rules ...PolicyRule) error {
 	if err != nil {
 		return err
 	}
-	g.install(ps)
+	for _, b := range g.install(ps) { // without the lock, because a log handler may call the group
+		g.shared.logEnforced(b.Snapshot())
+	}
 	return nil
 }
 
-// install puts ps in force.
-func (g *Group) install(ps *policies) {
+// install puts ps in force. It returns the breakers that begin to reject calls, although their state does not change.
+func (g *Group) install(ps *policies) (enforced []*Breaker) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.policies = ps
 	for b := range g.table.Load().all() {
-		b.applyPolicy(ps.forKey(b.key))
+		if b.applyPolicy(ps.forKey(b.key)) {
+			enforced = append(enforced, b)
+		}
 	}
+	return enforced
 }
 
-// applyPolicy replaces the policy of one breaker (B34).
-func (b *Breaker) applyPolicy(pol *policy) {
+// applyPolicy replaces the policy of one breaker (B34). It reports whether the breaker begins to reject calls: it is
+// not closed, no override is in force, and only the new policy is enforced.
+func (b *Breaker) applyPolicy(pol *policy) (enforced bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := b.current()
 	ph, now := v.ph, v.now
 	if ph.kind == removed || ph.pol == pol {
-		return
+		return false
 	}
 	old := ph.win
 	b.republish(func(next *phase) {
@@ -203,6 +209,7 @@ func (b *Breaker) applyPolicy(pol *policy) {
 			b.phase.Load().win.clearStreak()
 		}
 	}
+	return ph.override == nil && ph.state != Closed && ph.pol.mode != 0 && pol.mode == 0
 }
 
 // add returns the breaker for key. It makes it if there is none by now, and returns the overflow breaker if there is no

@@ -55,8 +55,12 @@ func (g *Group) PolicyFor(key Key) Policy {
 		}
 		p.Sources[ofRule.Type().Field(i).Name] = source
 	}
-	if own.MaxOpenFor == 0 && base.MaxOpenFor != 0 && p.Config.MaxOpenFor != base.MaxOpenFor { // OpenFor raised it
-		p.Sources["MaxOpenFor"] = SourceRule
+	given := base.MaxOpenFor
+	if given == 0 {
+		given = Config{}.WithDefaults().MaxOpenFor
+	}
+	if own.MaxOpenFor == 0 && p.Config.MaxOpenFor != given { // OpenFor raised it
+		p.Sources["MaxOpenFor"] = p.Sources["OpenFor"]
 	}
 	return p
 }

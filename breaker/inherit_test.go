@@ -103,6 +103,42 @@ func TestB42_PolicyFor(t *testing.T) {
 	}
 }
 
+// A MaxOpenFor that OpenFor raised comes from where OpenFor is, also if the default was raised.
+func TestB42_SourceOfARaisedMaxOpenFor(t *testing.T) {
+	for _, tt := range []struct {
+		group, rule Config
+		max         time.Duration
+		want        string
+	}{
+		{Config{}, Config{}, 10 * time.Second, SourceDefault},
+		{Config{}, Config{OpenFor: 10 * time.Second}, 10 * time.Second, SourceDefault},
+		{Config{}, Config{OpenFor: time.Minute}, time.Minute, SourceRule},
+		{Config{OpenFor: time.Minute}, Config{}, time.Minute, SourceGroup},
+		{Config{OpenFor: time.Minute}, Config{OpenFor: time.Second}, 10 * time.Second, SourceDefault},
+		{Config{OpenFor: time.Minute}, Config{OpenFor: 2 * time.Minute}, 2 * time.Minute, SourceRule},
+		{Config{MaxOpenFor: time.Minute}, Config{OpenFor: 2 * time.Minute}, 2 * time.Minute, SourceRule},
+		{Config{MaxOpenFor: time.Minute}, Config{OpenFor: time.Second}, time.Minute, SourceGroup},
+		{Config{OpenFor: time.Minute}, Config{MaxOpenFor: time.Hour}, time.Hour, SourceRule},
+	} {
+		g, err := NewGroup(tt.group, WithPolicy(PolicyRule{Match: Key{Service: "s"}, Config: tt.rule}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := g.PolicyFor(Key{Service: "s"})
+		if p.Config.MaxOpenFor != tt.max || p.Sources["MaxOpenFor"] != tt.want {
+			t.Errorf("group %+v, rule %+v: MaxOpenFor is %v from the %s, want %v from the %s",
+				tt.group, tt.rule, p.Config.MaxOpenFor, p.Sources["MaxOpenFor"], tt.max, tt.want)
+		}
+	}
+	g, err := NewGroup(Config{OpenFor: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := g.PolicyFor(Key{}).Sources["MaxOpenFor"]; got != SourceGroup {
+		t.Errorf("without a rule: MaxOpenFor comes from the %s", got)
+	}
+}
+
 // Policies returns the rules, and how many breakers each has applied to. This is 0 for a rule that matches nothing.
 func TestB42_Policies(t *testing.T) {
 	g := mustGroup(t, Config{}, WithPolicy(

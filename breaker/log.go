@@ -36,14 +36,17 @@ func LogEvery(d time.Duration) LogOption {
 // LogTransitions writes transitions, overrides and panics to logger.
 //
 //   - A transition is one line with the key, both states, the rule, the reason, the cause, the counts and the open
-//     period. A transition to open has level WARN, all others INFO. In shadow mode (an override or Config.Enforcement)
-//     all have level INFO, and the message says that no call is rejected.
+//     period. A transition to open has level WARN, all others INFO. If an override or Config.Enforcement decides the
+//     calls, all have level INFO, and the message says so, for example that no call is rejected in shadow mode.
+//   - If Group.Apply makes a breaker that is not closed begin to reject calls, because Config.Enforcement was shadow or
+//     off, that is a line of level WARN with the key, the time the outage began, and what opened the breaker.
 //   - Setting and clearing an override is a line with the mode, the author, the reason and the time to live.
 //   - A panic of a listener or of the custom rule is a line of level ERROR with the value and the stack.
 //
 // A breaker writes at most one line for transitions in 10 s (see LogEvery). If more transitions follow, they are
 // counted, and after that time one line says how many there were and what state the breaker is in. It has level WARN if
-// one of them was to open. A timer runs while there are such transitions.
+// one of them was to open. The attribute "at" of such a line is when the last of them happened. A timer runs for that
+// time after each line.
 //
 // A nil logger and a nil option are errors. Default: no log.
 func LogTransitions(logger *slog.Logger, opts ...LogOption) Option {
@@ -80,7 +83,7 @@ type transitionLog struct {
 type recentLog struct {
 	suppressed int
 	openings   int       // transitions to Open
-	enforced   int       // of these, the ones that are not in shadow mode
+	enforced   int       // of these, the ones without a mode, so that calls were rejected from then on
 	first      time.Time // of the suppressed transitions
 	last       Event
 	ctx        context.Context //nolint:containedctx // of last, for a handler that reads a trace from it
@@ -100,7 +103,7 @@ func (l *transitionLog) transition(ctx context.Context, e Event) {
 		r.suppressed++
 		if e.To == Open {
 			r.openings++
-			if e.Override.Mode != Shadow {
+			if e.Override.Mode == 0 {
 				r.enforced++
 			}
 		}
@@ -135,8 +138,9 @@ func (l *transitionLog) summarize(key Key) {
 	l.recent[key] = new(recentLog)
 	l.mu.Unlock()
 	l.summarizeLater(key)
+	at := slog.Time("at", r.last.At) // the time of the record is that of the line
 	if r.suppressed == 1 {
-		l.write(r.ctx, r.last)
+		l.write(r.ctx, r.last, at)
 		return
 	}
 	level, note := transitionLevel(r.last)
@@ -145,24 +149,30 @@ func (l *transitionLog) summarize(key Key) {
 	}
 	l.logger.LogAttrs(r.ctx, level, "circuit breaker changed state several times, now "+r.last.To.String()+note,
 		slog.Int("transitions", r.suppressed), slog.Int("openings", r.openings),
-		slog.Duration("within", r.last.At.Sub(r.first)), slog.Any("last", r.last))
+		slog.Duration("within", r.last.At.Sub(r.first)), at, slog.Any("last", r.last))
 }
 
-func (l *transitionLog) write(ctx context.Context, e Event) {
+func (l *transitionLog) write(ctx context.Context, e Event, more ...slog.Attr) {
 	level, note := transitionLevel(e)
-	attrs := e.LogValue().Group()
+	attrs := append(e.LogValue().Group(), more...)
 	if e.Counts != (Counts{}) {
 		attrs = append(attrs, slog.Any("counts", e.Counts))
 	}
 	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.To.String()+note, attrs...)
 }
 
-// transitionLevel returns the level of a line, and what the message adds.
+// transitionLevel returns the level of a line, and what the message adds if calls are not admitted and rejected as the
+// new state says.
 func transitionLevel(e Event) (level slog.Level, note string) {
-	switch {
-	case e.Override.Mode == Shadow:
+	switch e.Override.Mode {
+	case Shadow:
 		return slog.LevelInfo, " in shadow mode, no call is rejected"
-	case e.To == Open:
+	case ForceClosed:
+		return slog.LevelInfo, " while it is forced closed, no call is rejected"
+	case ForceOpen:
+		return slog.LevelInfo, " while it is forced open, all calls are rejected"
+	}
+	if e.To == Open {
 		return slog.LevelWarn, ""
 	}
 	return slog.LevelInfo, ""
@@ -176,6 +186,26 @@ func (l *transitionLog) override(ctx context.Context, e Event) {
 		attrs = append(attrs, e.Override.LogValue().Group()...)
 	}
 	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.Why, attrs...)
+}
+
+// enforced writes that a breaker rejects calls from now on, because a new policy enforces its state. There is no event,
+// because the state is the same as before.
+func (l *transitionLog) enforced(s Snapshot) {
+	defer func() { _ = recover() }() // of a handler
+	l.logger.LogAttrs(context.Background(), slog.LevelWarn,
+		"circuit breaker "+s.Underlying.String()+", and the policy enforces that now",
+		slog.Any("key", s.Key), slog.Time("since", s.Outage.At), slog.Any("opened", s.Opened))
+}
+
+// logEnforced writes the lines for a breaker that began to reject calls when a policy was applied. A breaker that has
+// closed since, or that another mode is in force for, has none.
+func (s *shared) logEnforced(snapshot Snapshot) {
+	if snapshot.Underlying == Closed || snapshot.Mode != 0 {
+		return
+	}
+	for _, l := range s.logs {
+		l.enforced(snapshot)
+	}
 }
 
 // panicked writes that a function of the user has panicked. It is called while the panic is recovered.

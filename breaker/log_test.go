@@ -68,7 +68,8 @@ func TestB43_LogTransitions(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		wantSame(t, "closed", log.take(), []string{
-			`level=INFO msg="circuit breaker closed" key=shop.Orders/Get from=half_open to=closed why="probes succeeded"`,
+			`level=INFO msg="circuit breaker closed" key=shop.Orders/Get from=half_open to=closed why="probes succeeded" ` +
+				`at=2000-01-01T00:00:11.000Z`, // the line is written at 21 s
 		})
 		time.Sleep(time.Hour) // so that the timers are over
 	})
@@ -94,7 +95,7 @@ func TestB43_FlappingIsOneLine(t *testing.T) {
 		if len(lines) < 5 || len(lines) > 7 {
 			t.Errorf("%d lines in 48 s, want one each 10 s and one of the other breaker:\n%s", len(lines), strings.Join(lines, "\n"))
 		}
-		if want := `level=WARN msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
+		if want := `level=WARN msg="circuit breaker changed state several times, now closed" transitions=67 openings=33 within=9.9s at=2000-01-01T00:00:09.900Z last.key="tag=flaps"`; !strings.Contains(lines[1], want) {
 			t.Errorf("the second line is\n%s\nwant …%s…", lines[1], want)
 		}
 		if last := lines[len(lines)-1]; !strings.Contains(last, `key="tag=other"`) {
@@ -139,6 +140,96 @@ func TestB43_OverridesShadowPanics(t *testing.T) {
 		log.take()
 		acquire(t, b).Done(t.Context(), Failure)
 		wantSame(t, "custom rule", log.take(), []string{`level=ERROR msg="circuit breaker: a custom rule panicked" key=/m panic=custom`})
+		time.Sleep(time.Hour)
+	})
+}
+
+// A transition that changes nothing for calls is no warning.
+func TestB43_ForcedBreakersDoNotWarn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			cfg  Config
+			mode Mode
+			want string
+		}{
+			{Config{}, 0, `level=WARN msg="circuit breaker open"`},
+			{Config{}, ForceClosed, `level=INFO msg="circuit breaker open while it is forced closed, no call is rejected"`},
+			{Config{}, ForceOpen, `level=INFO msg="circuit breaker open while it is forced open, all calls are rejected"`},
+			{
+				Config{Enforcement: EnforcementOff},
+				0,
+				`level=INFO msg="circuit breaker open while it is forced closed, no call is rejected"`,
+			},
+			{Config{Enforcement: EnforcementShadow}, 0, `level=INFO msg="circuit breaker open in shadow mode, no call is rejected"`},
+		} {
+			var log logLines
+			b, err := New(Key{}, tt.cfg, LogTransitions(log.logger()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.mode != 0 {
+				setOverride(t, b, tt.mode, 0)
+				log.take()
+			}
+			b.Trip(t.Context(), "test")
+			for range 2 { // the line, and then that of two transitions that were held back
+				lines := log.take()
+				if len(lines) != 1 || !strings.HasPrefix(lines[0], tt.want) {
+					t.Errorf("%+v, %v: got\n%s\nwant\n%s…", tt.cfg, tt.mode, strings.Join(lines, "\n"), tt.want)
+				}
+				b.Reset(t.Context())
+				b.Trip(t.Context(), "test")
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				tt.want = strings.Replace(tt.want, "breaker open", "breaker changed state several times, now open", 1)
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+}
+
+// If a policy is enforced while a breaker is not closed, that breaker begins to reject calls without a transition.
+func TestB43_EnforcedWhileOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		cfg := Config{FailingFor: -1, OpenFor: time.Minute, Enforcement: EnforcementShadow}
+		g, err := NewGroup(cfg, LogTransitions(log.logger()), LogTransitions(slog.New(panicHandler{})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		apply := func(e Enforcement) []string {
+			cfg.Enforcement = e
+			if err := g.Apply(cfg); err != nil {
+				t.Fatal(err)
+			}
+			return log.take()
+		}
+		open, forced := g.Get(Key{Service: "s"}), g.Get(Key{Service: "forced"})
+		g.Get(Key{Service: "closed"})
+		for range 5 {
+			acquire(t, open).Done(t.Context(), Failure)
+		}
+		forced.Trip(t.Context(), "test")
+		setOverride(t, forced, Shadow, 0)
+		log.take()
+
+		since := time.Now().Format("2006-01-02T15:04:05.000Z07:00")
+		time.Sleep(time.Second)
+		want := `level=WARN msg="circuit breaker open, and the policy enforces that now" key=s since=` + since +
+			` opened.rule=consecutive `
+		lines := append(apply(EnforcementOn), apply(EnforcementOn)...)
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
+			t.Errorf("got\n%s\nwant one line\n%s…", strings.Join(lines, "\n"), want)
+		}
+		if _, err := open.Acquire(t.Context()); err == nil {
+			t.Error("the breaker admits a call")
+		}
+		if lines := apply(EnforcementOff); len(lines) != 0 {
+			t.Errorf("a policy that is not enforced: %q", lines)
+		}
+		if lines := apply(EnforcementOn); len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
+			t.Errorf("off, and then enforced: %q", lines)
+		}
 		time.Sleep(time.Hour)
 	})
 }

@@ -105,26 +105,31 @@ func newPolicies(cfg Config, rules []PolicyRule, custom bool) (*policies, error)
 	ps := &policies{cfg: cfg, base: base}
 	seen := make(map[Key]int, len(rules))
 	for i, r := range rules {
-		name := fmt.Sprintf("policy rule %d", i)
-		if r.Name != "" {
-			name += " (" + r.Name + ")"
-		}
 		match, err := normalizeMatch(r.Match)
 		if err != nil {
-			return nil, fmt.Errorf("breaker: %s, match %+v: %w", name, r.Match, err)
+			return nil, fmt.Errorf("breaker: policy rule %s, match %+v: %w", ruleText(i, r), r.Match, err)
 		}
 		r.Match = match
 		if first, dup := seen[match]; dup {
-			return nil, fmt.Errorf("breaker: policy rules %d and %d both match %+v", first, i, match)
+			return nil, fmt.Errorf("breaker: policy rules %s and %s both match %+v",
+				ruleText(first, rules[first]), ruleText(i, r), match)
 		}
 		seen[match] = i
 		pol, err := newPolicy(r.Config.Inherit(cfg), custom)
 		if err != nil {
-			return nil, fmt.Errorf("breaker: %s, match %+v: %w", name, match, err)
+			return nil, fmt.Errorf("breaker: policy rule %s, match %+v: %w", ruleText(i, r), match, err)
 		}
 		ps.rules = append(ps.rules, ruledPolicy{rule: r, pol: pol})
 	}
 	return ps, nil
+}
+
+// ruleText returns the name of a rule for errors.
+func ruleText(i int, r PolicyRule) string {
+	if r.Name == "" {
+		return strconv.Itoa(i)
+	}
+	return fmt.Sprintf("%d (%s)", i, r.Name)
 }
 
 // match returns the index of the rule that applies to k, or -1.

@@ -248,6 +248,11 @@ func TestPolicyRuleErrors(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "rules 0 and 2") {
 		t.Errorf("got %v, want an error that names the rules 0 and 2", err)
 	}
+	named := PolicyRule{Match: Key{Method: "m"}, Name: "x.yaml:7"}
+	_, err = NewGroup(Config{}, WithPolicy(same, named))
+	if err == nil || !strings.Contains(err.Error(), "rules 0 and 1 (x.yaml:7) both match") {
+		t.Errorf("got %v, want an error that names the rules 0 and 1 (x.yaml:7)", err)
+	}
 	_, err = NewGroup(Config{}, WithPolicy(PolicyRule{Match: Key{Method: "m"}, Config: Config{MinCalls: -1}}))
 	if err == nil || !strings.Contains(err.Error(), "policy rule 0") ||
 		!strings.Contains(err.Error(), "Config.MinCalls is -1") {

@@ -48,7 +48,7 @@ func New(opts ...Option) *interceptor.Hooks {
 }
 
 var (
-	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // not in shadow mode
+	kindOpened      = eventKind{eventStateChange, log.SeverityWarn} // and so calls are rejected
 	kindStateChange = eventKind{eventStateChange, log.SeverityInfo}
 	kindRejected    = eventKind{eventRejected, log.SeverityInfo}
 	kindProbe       = eventKind{eventProbe, log.SeverityInfo}
@@ -65,13 +65,14 @@ func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 	}
 }
 
-// rejects reports whether calls are rejected from now on. In shadow mode an open breaker rejects none, so that is no
-// reason to warn. Nor is an override that is set on an open breaker, unless it forces the breaker open.
+// rejects reports whether calls are rejected because of e. While a mode is in force (an override or
+// Config.Enforcement), the state decides no call, so opening is no reason to warn. Nor is an override that is set,
+// unless it is ForceOpen.
 func rejects(e breaker.Event) bool {
 	if e.OverrideChanged {
 		return e.Override.Mode == breaker.ForceOpen
 	}
-	return e.To == breaker.Open && e.Override.Mode != breaker.Shadow
+	return e.To == breaker.Open && e.Override.Mode == 0
 }
 
 // rejected reports a rejected call and counts it on the span. A span gets no event for rejections after the first 8.

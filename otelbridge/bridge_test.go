@@ -95,7 +95,7 @@ var eventTests = []struct {
 				Override: breaker.Override{Mode: breaker.ForceClosed, By: "bob\xff", Why: strings.Repeat("w", 1025)},
 			})
 		},
-		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "closed", "circuit_breaker.rule": "manual",
@@ -368,12 +368,14 @@ func TestLogRecordsOfMinimumSeverity(t *testing.T) {
 	}
 	for _, r := range l.records {
 		got := recordAttrs(r)
-		opens := got["circuit_breaker.state"] == "open" || got["circuit_breaker.override"] == "force_open"
-		if r.EventName() != "circuit_breaker.state_change" || !opens || got["circuit_breaker.override"] == "shadow" {
-			t.Errorf("%s %v, want only transitions to open and ForceOpen, and none in shadow mode", r.EventName(), got)
+		opened := got["circuit_breaker.state"] == "open" && got["circuit_breaker.override"] == nil &&
+			got["circuit_breaker.override_changed"] == nil
+		forced := got["circuit_breaker.override_changed"] != nil && got["circuit_breaker.override"] == "force_open"
+		if r.EventName() != "circuit_breaker.state_change" || !opened && !forced {
+			t.Errorf("%s %v, want only transitions to open without an override, and ForceOpen", r.EventName(), got)
 		}
 	}
-	if got, want := len(l.records), 6; got != want {
+	if got, want := len(l.records), 5; got != want {
 		t.Errorf("%d records, want %d", got, want)
 	}
 }

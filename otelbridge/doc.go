@@ -123,10 +123,10 @@
 //
 // A breaker has its series from its creation on, and its counters start at 0. Series that the policy of the breaker
 // cannot raise above 0 are left out. A closed breaker with the default Config has 24 or 25. A counter that was above 0,
-// or that was reported once, is not left out any more. Three kinds of counters may appear with their first event:
-// fallbacks, trips{manual}, and rejections{forced} if no collection comes between the override and the first rejected
-// call. WithAllSeries exports the series that have a * above for every breaker. A breaker that is idle
-// (breaker.WithIdleTimeout) has no series.
+// or that was reported once, is not left out any more. Some counters may appear with their first event: fallbacks,
+// trips{manual}, shadow_trips{manual}, and those that an override adds, if no collection comes between the override and
+// the first rejected call or trip. WithAllSeries exports the series that have a * above for every breaker. A breaker
+// that is idle (breaker.WithIdleTimeout) has no series.
 //
 // Nothing in trips, rejections, open_until_timestamp and outage_started_timestamp comes from shadow mode, so alerts on
 // them fire only for calls that are rejected. The last two are absent under ForceClosed and EnforcementOff too. The

@@ -46,9 +46,10 @@
 // 24 or 25. A counter above 0 is never left out, whatever the policy becomes. [WithAllSeries] exports the series that
 // have a * above for every breaker.
 //
-// Three kinds of counters may appear with their first event, and increase() then does not see this event:
-// fallbacks_total, trips_total{rule="manual"}, and rejections_total{reason="forced"} if no scrape comes between the
-// override and the first rejected call. A reload that switches a rule on adds its series at 0.
+// Some counters may appear with their first event, and increase() then does not see this event: fallbacks_total,
+// rule="manual" of trips_total and shadow_trips_total, and those that an override adds, if no scrape comes between the
+// override and the first rejected call or trip. A reload that switches a rule on adds its series at 0. Trips and
+// rejections stay while a policy or an override admits every call, because that may end at any time.
 //
 // The series end when the breaker leaves the group, and when it becomes idle ([breaker.WithIdleTimeout]). If a call
 // uses an idle breaker again, its counters continue from their last values.

@@ -5,27 +5,81 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/fsnotify/fsnotify"
 )
 
-// dirs are the directories that are watched: the directory of the file and, if the file is a symbolic link, the
-// directory of its target. The file itself is not watched, because editors replace it by another file.
+// dirs are the directories that are watched, as dirsOf returns them. The file itself is not watched, because editors
+// replace it by another file.
 type dirs struct {
 	notify  *fsnotify.Watcher // nil if the system sends no notices
 	watched map[string]os.FileInfo
 	missing bool // a directory is not watched, so a notice may be missed
 }
 
-// update watches the directories that path needs now, and reports whether it added one. It also adds a directory that
-// was replaced by another one of the same name.
+// maxLinks is how many symbolic links dirsOf follows. Linux follows 40.
+const maxLinks = 64
+
+// dirsOf returns the directories in which a change can make the absolute path lead to another file: the directory of
+// the file, and the directories of all symbolic links on the path. If a part of the path is missing, the last directory
+// is the one that it is missing from. The directories have no links in their paths, so each has one name only.
+func dirsOf(path string) (dirs []string) {
+	const separator = string(filepath.Separator)
+	root := func(path string) (dir string, parts []string) {
+		volume := filepath.VolumeName(path)
+		return volume + separator, strings.Split(path[len(volume):], separator)
+	}
+	at, parts := root(filepath.Clean(path))
+	for links := 0; len(parts) > 0; {
+		part := parts[0]
+		parts = parts[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, part)
+		info, err := os.Lstat(next)
+		if err != nil || links > maxLinks {
+			return append(dirs, at)
+		}
+		if info.Mode()&os.ModeSymlink == 0 {
+			if len(parts) == 0 || !info.IsDir() {
+				return append(dirs, at)
+			}
+			at = next
+			continue
+		}
+		links++
+		dirs = append(dirs, at)
+		target, err := os.Readlink(next)
+		if err != nil {
+			return dirs
+		}
+		target = filepath.Clean(target)
+		var way []string
+		if filepath.IsAbs(target) {
+			at, way = root(target)
+		} else {
+			way = strings.Split(target, separator)
+		}
+		parts = append(way, parts...)
+	}
+	return dirs
+}
+
+// update watches the directories that the absolute path needs now, and reports whether it added one. It also adds a
+// directory that was replaced by another one of the same name.
 func (d *dirs) update(path string) (added bool) {
 	if d.notify == nil {
 		return false
 	}
-	needed := map[string]os.FileInfo{filepath.Dir(path): nil}
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		needed[filepath.Dir(target)] = nil
+	needed := make(map[string]os.FileInfo)
+	for _, dir := range dirsOf(path) {
+		needed[dir] = nil
 	}
 	d.missing = false
 	// A directory that was removed is no longer in this list. os.SameFile alone is not enough, because a new directory may

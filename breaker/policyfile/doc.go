@@ -36,6 +36,9 @@
 // [breaker.PolicyRule]. The enforcement of a rule with a preset comes from the top of the file too, unless the preset
 // sets it. So such a rule does not begin to reject calls while the file's default is shadow.
 //
+// A preset with consecutiveFailures 1 and without failingFor has failingFor off. So one burst of slow calls may open
+// the breaker too.
+//
 // # Names
 //
 // A name has service and method, as in gRPC, and target and tag, the other parts of a [breaker.Key]. A part that is

@@ -1,6 +1,7 @@
 package policyfile
 
 import (
+	"log/slog"
 	"slices"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
@@ -40,7 +41,7 @@ func (w *Watcher) checkDrift() {
 	for i, g := range w.groups {
 		if now := groupFingerprint(g); !now.equal(w.policies[i]) {
 			w.policies[i] = now
-			w.logger.Warn("policy file: somebody has called Group.Apply for a group of this file; "+
+			w.log(slog.LevelWarn, "policy file: somebody has called Group.Apply for a group of this file; "+
 				"that policy is in force until the file changes", "group", i)
 		}
 	}

@@ -256,6 +256,15 @@ func describe(n *yaml.Node) string {
 	}
 }
 
+// printable shortens text, and quotes it if it contains characters that a terminal would act on.
+func printable(text string) string {
+	text = shorten(text)
+	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
 // shorten cuts text to a length that fits into an error.
 func shorten(text string) string {
 	const longest = 60

@@ -1,6 +1,7 @@
 package policyfile
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 )
@@ -165,12 +167,16 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("circuitBreaker:\n\topenFor: 1s\n"))
 	f.Add([]byte("a: b: c\n"))
 	f.Add([]byte("{\"circuitBreaker\": {\"openFor\": \"\\ud83d\\/\"}"))
+	f.Add([]byte("{\"a\"\n: [1e9,{\"\x7f\":null}],\n\"presets\":{}}"))
 	f.Add([]byte("presets: {a: {preset: lenient}}\nmethodConfig: [{name: [{}], circuitBreaker: {preset: a, openFor: 0}}]"))
 	f.Add([]byte("%YAML 1.1\n--- !!map\n? a\n: !!int 1\n...\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := Parse("p.yaml", data)
 		if err != nil {
 			positions(t, data, err)
+			if json.Valid(data) && utf8.Valid(data) && strings.Contains(err.Error(), "syntax error: ") {
+				t.Errorf("valid JSON has a syntax error: %v", err)
+			}
 			return
 		}
 		g, err := breaker.NewGroup(breaker.Config{})

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/grpcircuit/grpcircuit/breaker"
 	"go.yaml.in/yaml/v3"
@@ -220,10 +221,14 @@ func (p *parser) preset(s section) breaker.Config {
 // shortenList joins names. If there are many, it leaves out the last ones.
 func shortenList(names []string) string {
 	const most = 12
-	if len(names) > most {
-		return strings.Join(names[:most], ", ") + ", …"
+	var shown []string
+	for _, name := range names[:min(most, len(names))] {
+		shown = append(shown, printable(name))
 	}
-	return strings.Join(names, ", ")
+	if len(names) > most {
+		shown = append(shown, "…")
+	}
+	return strings.Join(shown, ", ")
 }
 
 // check reports whether s could be read and its Config is valid when it inherits from base. It adds an error for each
@@ -333,14 +338,26 @@ func (p *parser) name(n *yaml.Node, guards bool) (key breaker.Key, ok bool) {
 			*part, at[k.Value] = value.Value, value
 		}
 	}
+	for _, part := range [...]string{"service", "method"} { // a target or a tag may be any text
+		if text := *parts[part]; strings.ContainsFunc(text, unicode.IsSpace) {
+			p.fail(at[part], "%s %q contains a space, so it matches no call; remove it", part, shorten(text))
+		}
+	}
 	if service, has := at["service"]; has && strings.Contains(key.Service, "/") {
-		p.fail(service, "service %q contains a slash, so it matches no call; write %q", shorten(key.Service),
-			shorten(strings.Split(strings.Trim(key.Service, "/"), "/")[0]))
+		text := fmt.Sprintf("service %q contains a slash, so it matches no call", shorten(key.Service))
+		if name, _, _ := strings.Cut(strings.Trim(key.Service, "/"), "/"); name != "" {
+			text += fmt.Sprintf("; write %q", shorten(name))
+		}
+		p.fail(service, "%s", text)
 	}
 	if method, has := at["method"]; has && strings.Contains(key.Method, "/") {
+		text := fmt.Sprintf("method %q contains a slash, so it matches no call", shorten(key.Method))
 		service, name, _ := strings.Cut(strings.TrimPrefix(key.Method, "/"), "/")
-		p.fail(method, "method %q contains a slash; write service: %s and method: %s, as in a service config",
-			shorten(key.Method), shorten(service), shorten(name))
+		if service != "" && name != "" {
+			text = fmt.Sprintf("method %q contains a slash; write service: %s and method: %s, as in a service config",
+				shorten(key.Method), printable(service), printable(name))
+		}
+		p.fail(method, "%s", text)
 	} else if has && key.Method != "" && key.Service == "" {
 		p.fail(n, "method %q without a service; add the service, as in a service config", shorten(key.Method))
 	}
@@ -368,7 +385,7 @@ func nameText(k breaker.Key) string {
 	var parts []string
 	for i, part := range [...]string{k.Service, k.Method, k.Target, k.Tag} {
 		if part != "" {
-			parts = append(parts, nameKeys[i]+": "+shorten(part))
+			parts = append(parts, nameKeys[i]+": "+printable(part))
 		}
 	}
 	return "{" + strings.Join(parts, ", ") + "}"

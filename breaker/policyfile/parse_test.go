@@ -108,6 +108,42 @@ func TestParseJSON(t *testing.T) {
 	}
 }
 
+// All of JSON is accepted, also what the YAML library refuses: a service config may have it. Places are exact.
+func TestParseJSON_AllOfJSON(t *testing.T) {
+	const head, tail = `{"loadBalancingConfig": [`, `],
+	"circuitBreaker": {"openFor": "2s"}, "methodConfig": []}`
+	for name, text := range map[string]string{
+		"nothing":                      ``,
+		"a long key":                   `{"` + strings.Repeat("k", 2000) + `": {}}`,
+		"a colon on the next line":     "{\"a\"\n\t:\n1}",
+		"delete":                       "\"\x7f\"",
+		"a control character":          "\"\u0080\"",
+		"no character":                 "\"\ufffe\"",
+		"ends of a line in other text": "\"\u2028\u0085\"",
+		"NUL":                          `"\u0000"`,
+		"large numbers":                `1e400, -0, 123456789012345678901234567890`,
+		"words":                        `{"true": true, "null": null, "<<": {"*a": "&b"}, "": [[], {}]}`,
+	} {
+		f, err := Parse("p.json", []byte(head+text+tail))
+		if want := (breaker.Config{OpenFor: 2 * time.Second}); err != nil || f.Config != want {
+			t.Errorf("%s: got %+v, %v, want %+v", name, f, err, want)
+		}
+	}
+
+	const wrong = `{"x": ["é\ud83d\ude00\/"], "circuitBreaker": {"opnFor": "2s",
+ "minCalls":3e1 ,
+	"window"	:
+"\u0035"}, "circuitBreaker": 1}`
+	_, err := Parse("p.json", []byte(wrong))
+	const want = `p.json:1:47: unknown field "opnFor" in circuitBreaker; did you mean "openFor"?
+p.json:2:13: minCalls is 3e1, want a whole number from 1
+p.json:4:1: window is 5, a number without a unit; write "5s" for seconds or "5ms" for milliseconds
+p.json:4:12: "circuitBreaker" is already on line 1; remove one of them`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
 // bomb returns a file of some hundred bytes whose aliases expand to more than a billion values.
 func bomb() string {
 	var b strings.Builder
@@ -389,6 +425,32 @@ func TestBadInput(t *testing.T) {
 					`a service config`,
 			},
 		},
+		{
+			"nothing but slashes",
+			"methodConfig:\n- name: [{service: /}]\n- name: [{method: /}, {method: Get/}]\n  circuitBreaker: {}\n",
+			[]string{
+				`2:20: service "/" contains a slash, so it matches no call`,
+				`3:19: method "/" contains a slash, so it matches no call`,
+				`3:32: method "Get/" contains a slash, so it matches no call`,
+			},
+		},
+		{"spaces", "methodConfig:\n- name: [{service: 'shop.Orders '}, {service: a, method: 'G et', tag: ' x '}]\n", []string{
+			`2:20: service "shop.Orders " contains a space, so it matches no call; remove it`,
+			`2:58: method "G et" contains a space, so it matches no call; remove it`,
+		}},
+		{"YAML in braces", "{circuitBreaker: {openFor: 2s}", []string{"1:2: syntax error: did not find expected ',' or '}'"}},
+		{"JSON", "{\n\"circuitBreaker\": {\"openFor\": \"2s\",}", []string{
+			"2:36: syntax error: invalid character '}' looking for beginning of object key string",
+		}},
+		{"control characters", "presets: {\"\\e\": {}}\nmethodConfig: [{name: [{tag: \"\\e[0m\"}, {tag: \"\\e[0m\"}, " +
+			"{method: \"/s/\\e\"}], circuitBreaker: {preset: unknown}}]", []string{
+			`2:40: the name {tag: "\x1b[0m"} is already on line 2; merge the two entries`,
+			`2:65: method "/s/\x1b" contains a slash; write service: s and method: "\x1b", as in a service config`,
+			`2:101: unknown preset "unknown"; there are conservative, balanced, aggressive, lenient, "\x1b"`,
+		}},
+		{"a version", "%YAML 1.2\n---\ncircuitBreaker: {}\n", []string{
+			"1:9: syntax error: found incompatible YAML document; remove the line that begins with %YAML",
+		}},
 		{"misspelt name", "methodConfig:\n- name: [{servce: x, color: red}]\n  circuitBreaker: {}\n", []string{
 			`2:11: unknown key "servce" in a name; did you mean "service"?`,
 			`2:22: unknown key "color" in a name; a name has service, method, target, tag`,

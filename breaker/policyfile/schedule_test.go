@@ -2,10 +2,12 @@ package policyfile
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +225,28 @@ func TestCallbackPanics(t *testing.T) {
 	})
 }
 
+// A callback that ends its goroutine, and a handler that panics, do not end the watching or the program.
+func TestCallbackEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeFile(t, "{}")
+		f.logger = slog.New(panicHandler{})
+		f.callback = func(Reload) { runtime.Goexit() }
+		f.write(0, "circuitBreaker: {}", true)
+		f.write(time.Second, "{", true)
+		f.write(time.Second, "{}", false)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if got := f.Stats(); got.Succeeded != 3 || got.Failed != 1 {
+			t.Errorf("stats are %+v, want 3 successes and a failure", got)
+		}
+	})
+}
+
+type panicHandler struct{ slog.Handler }
+
+func (panicHandler) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicHandler) Handle(context.Context, slog.Record) error { panic("handler") }
+
 // A call of Group.Apply by somebody else is reported once. The next change of the file replaces its policy.
 func TestDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -277,6 +301,9 @@ func TestDrift(t *testing.T) {
 				t.Errorf("group %d has OpenFor %v", i, got)
 			}
 		}
+		apply(groups[1], breaker.Config{OpenFor: 2 * time.Second})
+		f.write(0, "circuitBreaker: {openFor: 4s}", true)
+		want("replaced before it was noticed", warning("1")+"msg=\"policy file: a new policy is in force\" rules=0\n")
 	})
 }
 

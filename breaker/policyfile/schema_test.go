@@ -72,6 +72,11 @@ func schema(t *testing.T) []byte {
 	str := func(description string) object {
 		return object{"type": []any{"string", "null"}, "description": description}
 	}
+	word := func(description string) object {
+		s := str(description)
+		s["pattern"] = `^[^/\s]*$`
+		return s
+	}
 	ref := object{"$ref": "#/$defs/circuitBreaker"}
 	root := object{
 		"$schema":     "https://json-schema.org/draft/2020-12/schema",
@@ -108,8 +113,8 @@ func schema(t *testing.T) []byte {
 				"type":        "object",
 				"description": "What is guarded. A part that is left out matches anything; {} matches all.",
 				"properties": object{
-					"service": str("The full name of the service: shop.Orders."),
-					"method":  str("The name of the method, without the service: Get."),
+					"service": word("The full name of the service: shop.Orders."),
+					"method":  word("The name of the method, without the service: Get."),
 					"target":  str("The target of the ClientConn: dns:///orders:443. gRPC does not know this part."),
 					"tag":     str("The tag of the key of the breaker. gRPC does not know this part."),
 				},
@@ -224,7 +229,8 @@ func TestSchemaAgreesWithParse(t *testing.T) {
 		"circuitBreaker: {consecutiveFailures: 0}", "circuitBreaker: {minCalls: -1}", "circuitBreaker: {failureRatio: 1.5}",
 		"circuitBreaker: {enforcement: on}", "circuitBreaker: {backoff: 0.5}", "circuitBreaker: ", "presets: {lenient: {}}",
 		"methodConfig: [{circuitBreaker: {}}]", "methodConfig: [{name: [], circuitBreaker: {}}]",
-		"methodConfig: [{name: [{method: Get}]}]", "methodConfig: [{name: [{servce: a}], circuitBreaker: {}}]",
+		"methodConfig: [{name: [{service: a/b}]}]", "methodConfig: [{name: [{service: a, method: /a/Get}]}]",
+		"methodConfig: [{name: [{service: 'a '}]}]", "methodConfig: [{name: [{method: Get}]}]", "methodConfig: [{name: [{servce: a}], circuitBreaker: {}}]",
 	} {
 		if err := valid(t, text); err == nil {
 			t.Errorf("the schema accepts a bad file: %s", text)

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -37,15 +36,14 @@ func document(file string, data []byte) (*yaml.Node, []*Error) {
 		}
 		return fail(line, column, "byte %#02x is not valid UTF-8; save the file as UTF-8", data[n])
 	}
-	text := data
 	if json.Valid(data) {
-		text = plainEscapes(data)
+		return checkRoot(file, jsonDocument(data))
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, next yaml.Node
 	err := dec.Decode(&doc)
 	if errors.Is(err, io.EOF) || (err == nil && isNull(doc.Content[0])) {
-		return fail(1, 1, "the file is empty; write {} for a file that changes nothing")
+		return emptyFile(file)
 	}
 	if err == nil {
 		switch err = dec.Decode(&next); {
@@ -59,13 +57,25 @@ func document(file string, data []byte) (*yaml.Node, []*Error) {
 		line, column, what := syntaxError(data, err)
 		return fail(line, column, "syntax error: %s", what)
 	}
-	root := doc.Content[0]
+	return checkRoot(file, doc.Content[0])
+}
+
+func emptyFile(file string) (*yaml.Node, []*Error) {
+	const text = "the file is empty; write {} for a file that changes nothing"
+	return nil, []*Error{{File: file, Line: 1, Column: 1, Text: text}}
+}
+
+// checkRoot returns root, or errors for what a file must not contain.
+func checkRoot(file string, root *yaml.Node) (*yaml.Node, []*Error) {
+	if isNull(root) {
+		return emptyFile(file)
+	}
 	if errs := refused(file, root, 1, nil); errs != nil {
 		return nil, errs
 	}
 	if root.Kind != yaml.MappingNode {
-		return fail(root.Line, root.Column, "the file is %s, want a mapping with methodConfig, circuitBreaker or presets",
-			describe(root))
+		text := fmt.Sprintf("the file is %s, want a mapping with methodConfig, circuitBreaker or presets", describe(root))
+		return nil, []*Error{{File: file, Line: root.Line, Column: root.Column, Text: text}}
 	}
 	return root, nil
 }
@@ -125,13 +135,20 @@ func syntaxError(data []byte, err error) (line, column int, what string) {
 		what += "; the line is indented with a tab, use spaces"
 	case strings.HasPrefix(what, "mapping values are not allowed"):
 		what += "; indent the line as its neighbors, or quote a value that has a colon"
+	case strings.HasPrefix(what, "found incompatible YAML document"):
+		what += "; remove the line that begins with %YAML"
 	case strings.HasPrefix(what, "did not find expected key"):
 		what += "; indent the line as its neighbors"
 	}
 	return line, column, what
 }
 
-func looksLikeJSON(data []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) }
+// looksLikeJSON reports whether the text is an object whose first key is in quotes. For {openFor: 2s}, which is
+// YAML, the error of a JSON parser would be misleading.
+func looksLikeJSON(data []byte) bool {
+	inside, ok := bytes.CutPrefix(bytes.TrimSpace(data), []byte("{"))
+	return ok && bytes.HasPrefix(bytes.TrimSpace(inside), []byte(`"`))
+}
 
 // decodeError returns the text of the first error in data, or "".
 func decodeError(data []byte) string {
@@ -174,40 +191,4 @@ func validPrefix(data []byte) int {
 		n += size
 	}
 	return n
-}
-
-// plainEscapes replaces the escapes of JSON that the YAML library does not support: \/ and surrogates (\uD800 to
-// \uDFFF). data is valid JSON, so a backslash is always part of an escape.
-func plainEscapes(data []byte) []byte {
-	hex := func(i int) rune { // the surrogate at i, or 0
-		if i+6 > len(data) || data[i] != '\\' || data[i+1] != 'u' {
-			return 0
-		}
-		x, _ := strconv.ParseUint(string(data[i+2:i+6]), 16, 32)
-		if r := rune(x); utf16.IsSurrogate(r) {
-			return r
-		}
-		return 0
-	}
-	var out []byte
-	for i := 0; i < len(data); {
-		switch {
-		case data[i] != '\\':
-			out = append(out, data[i])
-			i++
-		case data[i+1] == '/':
-			out = append(out, '/')
-			i += 2
-		case hex(i) != 0:
-			r := utf16.DecodeRune(hex(i), hex(i+6))
-			if i += 6; r != utf8.RuneError {
-				i += 6
-			}
-			out = utf8.AppendRune(out, r)
-		default:
-			out = append(out, data[i:i+2]...)
-			i += 2
-		}
-	}
-	return out
 }

@@ -1,8 +1,10 @@
 package policyfile
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -14,13 +16,14 @@ import (
 
 // A Watcher keeps a policy file in force: it applies the file when it changes. See Watch.
 //
-// A Watcher is safe for concurrent use. It owns a goroutine, a timer and file descriptors until Close.
+// A Watcher is safe for concurrent use. It owns two goroutines, a timer and file descriptors until Close.
 type Watcher struct {
-	path     string
+	path     string // as given to Watch
 	groups   []*breaker.Group
 	callback func(Reload)
 	logger   *slog.Logger
 	read     func() ([]byte, error) // read(path), except in tests
+	absolute string                 // path at the time of Watch: the program may change its working directory
 	dirs     *dirs
 
 	close   func()
@@ -63,11 +66,12 @@ type observation struct {
 // missing, the last policy stays in force. After 0.3 seconds this is reported to the callback, in the log, and in
 // Stats. The delay is there because editors write files in steps. A file that comes back is applied again.
 //
-// Watch watches the directory of the file and, if the file is a symbolic link, the directory of its target. So it
-// notices a file that is replaced by a rename, as editors do, and a change of symbolic links, as Kubernetes makes for a
-// volume of a ConfigMap. It also reads the file every 2 seconds. This finds changes that cause no notice, on network
-// file systems and of links among the parent directories. If there are no notices at all, for example because the limit
-// of inotify is reached, it reads the file twice a second.
+// Watch watches the directory of the file, and the directories of all symbolic links on the path to it. So it notices a
+// file that is replaced by a rename, as editors do, and a change of symbolic links, as Kubernetes makes for a volume of
+// a ConfigMap. It also reads the file every 2 seconds. This finds changes that cause no notice: those on network file
+// systems, and the renaming of a directory above the file. If there are no notices at all, for example because the
+// limit of inotify is reached, it reads the file twice a second. A relative path is resolved when Watch is called. It
+// does not matter if the program changes its working directory later.
 //
 // A ConfigMap that is mounted with subPath never changes in the container, so Watch cannot notice a change. Mount the
 // volume as a directory.
@@ -87,9 +91,13 @@ func Watch(path string, opts ...WatchOption) (*Watcher, error) {
 			return nil, fmt.Errorf("policyfile: Watch: %w", err)
 		}
 	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("policyfile: Watch: the working directory is not known: %w", err)
+	}
 	w := &Watcher{
 		path: path, groups: o.groups, callback: o.callback, logger: o.logger,
-		read: func() ([]byte, error) { return read(path) },
+		read: func() ([]byte, error) { return read(absolute) }, absolute: absolute,
 		dirs: new(dirs),
 	}
 	w.logger = w.logger.With("file", path)
@@ -97,12 +105,12 @@ func Watch(path string, opts ...WatchOption) (*Watcher, error) {
 	// The directories are watched before the file is read, so that no change between the two is missed.
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
-		w.logger.Warn("policy file: no notices of changes, so the file is read twice a second", "error", err)
+		w.log(slog.LevelWarn, "policy file: no notices of changes, so the file is read twice a second", "error", err)
 		notify = new(fsnotify.Watcher) // whose channels are nil
 	} else {
 		w.dirs.notify = notify
 	}
-	w.dirs.update(path)
+	w.dirs.update(absolute)
 	if err := w.first(); err != nil {
 		return nil, joinClose(err, w.dirs)
 	}
@@ -121,11 +129,39 @@ func (w *Watcher) first() error {
 	return nil
 }
 
-// start starts the goroutine.
+// start starts the goroutines.
 func (w *Watcher) start(events <-chan fsnotify.Event, errs <-chan error) {
-	done := make(chan struct{})
+	done, notices := make(chan struct{}), make(chan struct{}, 1)
 	w.close = sync.OnceFunc(func() { close(done) })
-	w.stopped.Go(func() { w.run(done, events, errs) })
+	w.stopped.Go(func() { forward(done, events, errs, notices) })
+	w.stopped.Go(func() { w.run(done, notices) })
+}
+
+// forward sends a notice for each event, and for each error, because an error means that events were lost. It never
+// waits for the other goroutine, which may be in a callback or in a call of fsnotify. On Windows, fsnotify adds and
+// removes directories on the goroutine that sends the events.
+func forward(done <-chan struct{}, events <-chan fsnotify.Event, errs <-chan error, notices chan<- struct{}) {
+	for events != nil || errs != nil {
+		var ok bool
+		select {
+		case <-done:
+			return
+		case _, ok = <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+		case _, ok = <-errs:
+			if !ok {
+				errs = nil
+				continue
+			}
+		}
+		select {
+		case notices <- struct{}{}:
+		default: // one is waiting
+		}
+	}
 }
 
 // File returns the file in force.
@@ -158,34 +194,31 @@ func (w *Watcher) Close() error {
 	return w.dirs.close()
 }
 
-// run checks the file when the schedule says so.
-func (w *Watcher) run(done <-chan struct{}, events <-chan fsnotify.Event, errs <-chan error) {
+// run checks the file when the schedule demands it. If a callback ends its goroutine, another one continues.
+func (w *Watcher) run(done <-chan struct{}, notices chan struct{}) {
+	closed := false
+	defer func() {
+		if !closed {
+			w.stopped.Go(func() { w.run(done, notices) })
+		}
+	}()
 	var s schedule
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	s.checked(time.Now(), w.dirs.blind(), time.Time{})
+	s.checked(time.Now(), w.dirs.blind(), w.broken)
 	for {
 		timer.Reset(time.Until(s.next()))
 		select {
 		case <-done:
+			closed = true
 			return
-		case _, ok := <-events:
-			if !ok {
-				events = nil
-				continue
-			}
-			s.notice(time.Now())
-		case _, ok := <-errs: // events were lost, so the file may have changed
-			if !ok {
-				errs = nil
-				continue
-			}
+		case <-notices:
 			s.notice(time.Now())
 		case <-timer.C:
 			if now := time.Now(); !now.Before(s.next()) {
+				w.checkDrift() // before check, which may replace what somebody applied
 				w.check(now)
-				w.checkDrift()
-				moved := w.dirs.update(w.path)
+				moved := w.dirs.update(w.absolute)
 				s.checked(now, w.dirs.blind(), w.broken)
 				if moved { // changes in the new directory before it was watched caused no notice
 					s.notice(now)
@@ -233,7 +266,7 @@ func (w *Watcher) check(now time.Time) {
 		return
 	}
 	w.succeeded(file)
-	w.logger.Info("policy file: a new policy is in force", "rules", len(file.Rules))
+	w.log(slog.LevelInfo, "policy file: a new policy is in force", "rules", len(file.Rules))
 	w.report(Reload{Path: w.path, File: file})
 }
 
@@ -250,8 +283,15 @@ func (w *Watcher) failed(err error) {
 	w.mu.Lock()
 	w.stats.Failed++
 	w.mu.Unlock()
-	w.logger.Error("policy file: broken, so the last policy stays in force", "error", err) // docs/runbooks.md quotes it
+	// docs/runbooks.md quotes this text.
+	w.log(slog.LevelError, "policy file: broken, so the last policy stays in force", "error", err)
 	w.report(Reload{Path: w.path, Err: err})
+}
+
+// log writes a line. A handler that panics must not end the program.
+func (w *Watcher) log(level slog.Level, text string, args ...any) {
+	defer func() { _ = recover() }()
+	w.logger.Log(context.Background(), level, text, args...)
 }
 
 // report calls the callback. A panic must not end the program.
@@ -261,7 +301,7 @@ func (w *Watcher) report(r Reload) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			w.logger.Error("policy file: the callback panicked", "panic", v, "stack", string(debug.Stack()))
+			w.log(slog.LevelError, "policy file: the callback panicked", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	w.callback(r)

@@ -245,6 +245,77 @@ func TestWatchLinks(t *testing.T) {
 	w.inForce(4 * time.Second)
 }
 
+// Each link on the way may change, also one among the directories, and one in a directory that is neither that of the
+// path nor that of the file.
+func TestWatchChainOfLinks(t *testing.T) {
+	root := t.TempDir()
+	dir := func(name string) string { return filepath.Join(root, name) }
+	link := func(to, at string) {
+		check(t, os.Symlink(to, dir("new")))
+		check(t, os.Rename(dir("new"), dir(at)))
+	}
+	for i, name := range []string{"app", "mid", "v1", "v2", "v2/sub"} {
+		check(t, os.Mkdir(dir(name), 0o700))
+		write(t, dir(name+"/real.yaml"), policyText(time.Duration(i+1)*time.Second))
+	}
+	link("v1", "current")
+	link("../current/real.yaml", "mid/link.yaml")
+	link(dir("mid/link.yaml"), "app/policy.yaml")
+	w := newWatched(t, dir("app/policy.yaml"))
+	link("v2", "current")
+	w.inForce(4 * time.Second)
+	link("../current/sub/real.yaml", "mid/link.yaml")
+	w.inForce(5 * time.Second)
+	check(t, os.RemoveAll(dir("v2")))
+	w.failed()
+	check(t, os.Mkdir(dir("v2"), 0o700))
+	check(t, os.Mkdir(dir("v2/sub"), 0o700))
+	write(t, dir("v2/sub/real.yaml"), policyText(6*time.Second))
+	w.inForce(6 * time.Second)
+}
+
+// A program may change its working directory after Watch.
+func TestWatchRelativePath(t *testing.T) {
+	root := t.TempDir()
+	t.Chdir(root)
+	check(t, os.Mkdir("etc", 0o700))
+	write(t, "etc/policy.yaml", policyText(time.Second))
+	w := newWatched(t, "etc/policy.yaml")
+	if got := w.File(); got.Rules != nil || w.Stats().Succeeded != 1 {
+		t.Errorf("got %+v, %+v", got, w.Stats())
+	}
+	t.Chdir("/")
+	write(t, filepath.Join(root, "etc", "policy.yaml"), policyText(2*time.Second))
+	w.inForce(2 * time.Second)
+}
+
+// What is in the place of the file may be a directory for a time.
+func TestWatchFileBecomesDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	write(t, path, policyText(time.Second))
+	w := newWatched(t, path)
+	check(t, os.Remove(path))
+	check(t, os.Mkdir(path, 0o700))
+	if got := w.failed().Err.Error(); got != path+": is not a regular file" {
+		t.Errorf("got %s", got)
+	}
+	check(t, os.Remove(path))
+	write(t, path, policyText(2*time.Second))
+	w.inForce(2 * time.Second)
+}
+
+// An error of Watch leaves nothing behind: main_test.go looks for goroutines.
+func TestWatchErrors(t *testing.T) {
+	root := t.TempDir()
+	loop := filepath.Join(root, "loop")
+	check(t, os.Symlink("loop", loop))
+	for _, path := range []string{"", root, filepath.Join(root, "no", "such", "policy.yaml"), loop, "\x00"} {
+		if w, err := Watch(path, WithLogger(slog.New(slog.DiscardHandler))); err == nil || w != nil {
+			t.Errorf("%q: got %v, %v", path, w, err)
+		}
+	}
+}
+
 // Without notices the file is read twice a second.
 func TestWatchBlind(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.yaml")
@@ -294,9 +365,9 @@ func TestDirs(t *testing.T) {
 	check(t, os.Symlink(dir("srv/real.yaml"), path))
 	update("another link", true, false, dir("app"), dir("srv"))
 	check(t, os.RemoveAll(dir("srv")))
-	update("no target", false, false, dir("app"))
+	update("no target", true, false, root, dir("app"))
 	check(t, os.Rename(dir("app"), dir("old")))
-	update("no directory", false, true)
+	update("no directory", false, false, root)
 	check(t, os.Mkdir(dir("app"), 0o700))
 	update("another directory", true, false, dir("app"))
 	check(t, os.Rename(dir("app"), dir("older")))

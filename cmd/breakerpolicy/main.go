@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -68,7 +69,7 @@ func check(path string) (string, error) {
 	for _, r := range f.Rules {
 		match := "every key"
 		if r.Match != (breaker.Key{}) {
-			match = r.Match.String()
+			match = printable(r.Match.String())
 		}
 		// No other rule matches a key with just these parts better.
 		if err := explain(&b, fmt.Sprintf("%s (%s)", match, r.Name), ruled.PolicyFor(r.Match)); err != nil {
@@ -76,6 +77,14 @@ func check(path string) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// printable returns text as it is, or in quotes if a terminal would act on a part of it.
+func printable(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
 }
 
 // sources names in the output where a value comes from.

@@ -56,7 +56,8 @@ shop.Orders/Get (good.yaml:4)
   maxConcurrent  10   rule
 
 every key (good.yaml:6)
-  openFor  15s  rule
+  openFor     15s  rule
+  maxOpenFor  15s  rule
 `,
 		},
 		{
@@ -90,6 +91,22 @@ bad.yaml:3:3: unknown field "windwo" in circuitBreaker; did you mean "window"?
 				t.Errorf("stderr (-got +want):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A file is somebody else's text. It must not control the terminal.
+func TestCheckQuotesControlCharacters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "p.yaml")
+	const text = `methodConfig: [{name: [{service: a, tag: "é\n\e[31m"}], circuitBreaker: {minCalls: 3}}]`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr strings.Builder
+	if code := run([]string{"check", path}, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr.String())
+	}
+	if want := `"a tag=é\n\x1b[31m" (`; !strings.Contains(stdout.String(), want) || strings.Contains(stdout.String(), "\x1b") {
+		t.Errorf("got %q, want %s", stdout.String(), want)
 	}
 }
 
