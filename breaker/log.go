@@ -40,7 +40,8 @@ func LogEvery(d time.Duration) LogOption {
 //     calls, all have level INFO, and the message says so, for example that no call is rejected in shadow mode.
 //   - If Group.Apply makes a breaker that is not closed begin to reject calls, because Config.Enforcement was shadow or
 //     off, that is a line of level WARN with the key, the time the outage began, and what opened the breaker.
-//   - Setting and clearing an override is a line with the mode, the author, the reason and the time to live.
+//   - Setting an override is a line of level WARN with the mode, the author, the reason and the time to live. Clearing
+//     one is a line too, of level WARN if the breaker below it is not closed.
 //   - A panic of a listener or of the custom rule is a line of level ERROR with the value and the stack.
 //
 // A breaker writes at most one line for transitions in 10 s (see LogEvery). If more transitions follow, they are
@@ -178,12 +179,17 @@ func transitionLevel(e Event) (level slog.Level, note string) {
 	return slog.LevelInfo, ""
 }
 
-// override writes that an override was set or cleared.
+// override writes that an override was set or cleared. A breaker that is not closed may reject calls once its override
+// is cleared, so that is a warning too.
 func (l *transitionLog) override(ctx context.Context, e Event) {
 	level, attrs := slog.LevelInfo, []slog.Attr{slog.Any("key", e.Key)}
-	if e.Why == overrideSet {
+	switch {
+	case e.Why == overrideSet:
 		level = slog.LevelWarn
 		attrs = append(attrs, e.Override.LogValue().Group()...)
+	case e.To != Closed && e.Override.Mode == 0:
+		level = slog.LevelWarn
+		attrs = append(attrs, slog.String("state", e.To.String()))
 	}
 	l.logger.LogAttrs(ctx, level, "circuit breaker "+e.Why, attrs...)
 }

@@ -132,7 +132,7 @@ func TestB43_OverridesShadowPanics(t *testing.T) {
 		b.ClearOverride(t.Context())
 		b.ClearOverride(t.Context()) // nothing to clear, no line
 		wantSame(t, "cleared", log.take(), []string{
-			`level=INFO msg="circuit breaker override cleared" key=/m`,
+			`level=WARN msg="circuit breaker override cleared" key=/m state=open`,
 			`level=ERROR msg="circuit breaker: a listener panicked" key=/m panic="listener at 3"`,
 		})
 		time.Sleep(time.Hour)

@@ -66,13 +66,16 @@ func (b *bridge) transition(ctx context.Context, e breaker.Event) {
 }
 
 // rejects reports whether calls are rejected because of e. While a mode is in force (an override or
-// Config.Enforcement), the state decides no call, so opening is no reason to warn. Nor is an override that is set,
-// unless it is ForceOpen.
+// Config.Enforcement), the state decides no call, so opening is no reason to warn. Clearing an override is one if the
+// breaker below it is not closed.
 func rejects(e breaker.Event) bool {
-	if e.OverrideChanged {
-		return e.Override.Mode == breaker.ForceOpen
+	switch {
+	case e.Override.Mode != 0:
+		return e.OverrideChanged && e.Override.Mode == breaker.ForceOpen
+	case e.OverrideChanged:
+		return e.To != breaker.Closed
 	}
-	return e.To == breaker.Open && e.Override.Mode == 0
+	return e.To == breaker.Open
 }
 
 // rejected reports a rejected call and counts it on the span. A span gets no event for rejections after the first 8.

@@ -127,10 +127,24 @@ var eventTests = []struct {
 				From: breaker.Open, To: breaker.Open, OverrideChanged: true, Why: "word", At: at,
 			})
 		},
-		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		name: "circuit_breaker.state_change", severity: log.SeverityWarn, at: at,
 		attrs: attrs{
 			"circuit_breaker.name":  "default",
 			"circuit_breaker.state": "open", "circuit_breaker.previous_state": "open",
+			"circuit_breaker.override_changed": true,
+		},
+	},
+	{
+		what: "override of a closed breaker that is cleared",
+		call: func(ctx context.Context, b *interceptor.Hooks) {
+			b.Transition(ctx, breaker.Event{
+				From: breaker.Closed, To: breaker.Closed, OverrideChanged: true, Why: "word", At: at,
+			})
+		},
+		name: "circuit_breaker.state_change", severity: log.SeverityInfo, at: at,
+		attrs: attrs{
+			"circuit_breaker.name":  "default",
+			"circuit_breaker.state": "closed", "circuit_breaker.previous_state": "closed",
 			"circuit_breaker.override_changed": true,
 		},
 	},
@@ -368,14 +382,13 @@ func TestLogRecordsOfMinimumSeverity(t *testing.T) {
 	}
 	for _, r := range l.records {
 		got := recordAttrs(r)
-		opened := got["circuit_breaker.state"] == "open" && got["circuit_breaker.override"] == nil &&
-			got["circuit_breaker.override_changed"] == nil
+		opened := got["circuit_breaker.state"] == "open" && got["circuit_breaker.override"] == nil
 		forced := got["circuit_breaker.override_changed"] != nil && got["circuit_breaker.override"] == "force_open"
 		if r.EventName() != "circuit_breaker.state_change" || !opened && !forced {
-			t.Errorf("%s %v, want only transitions to open without an override, and ForceOpen", r.EventName(), got)
+			t.Errorf("%s %v, want only open breakers without an override, and ForceOpen", r.EventName(), got)
 		}
 	}
-	if got, want := len(l.records), 5; got != want {
+	if got, want := len(l.records), 6; got != want {
 		t.Errorf("%d records, want %d", got, want)
 	}
 }

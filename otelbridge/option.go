@@ -98,10 +98,11 @@ func WithPolicyReloads(stats func() (succeeded, failed uint64, lastSuccess time.
 	return optionFunc(func(o *options) { o.reloads, o.withReloads = stats, true })
 }
 
-// WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes of
-// the event, and the trace ID and the span ID of the call's context. A transition to open has severity WARN, unless an
-// override or Config.Enforcement decides the calls. Setting the override ForceOpen has WARN too. All other events have
-// INFO. A record that the logger does not enable is not built.
+// WithLoggerProvider sends events as log records to p instead of to spans. A record has the name and the attributes
+// of the event, and the trace ID and the span ID of the call's context. A transition to open has severity WARN,
+// unless an override or Config.Enforcement decides the calls. Setting the override ForceOpen has WARN too, and so has
+// clearing an override of a breaker that is not closed. All other events have INFO. A record that the logger does not
+// enable is not built.
 //
 // The number of records of rejections for one span is limited like the number of events (see the package
 // documentation), whether or not the span is sampled. Without a span, every rejection is a record. It applies to New. A
