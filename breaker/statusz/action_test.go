@@ -97,6 +97,8 @@ func TestActions(t *testing.T) {
 	if diff := cmp.Diff(events, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
 	}
+	wantIn(t, get(t, p, "breaker?key="+encodeKey(orders)).Body.String(),
+		" UTC override set: force_open by alice, enough</li>", " UTC open → closed: reset</li>", " UTC override cleared</li>")
 	wantIn(t, logged.String(), `why="bad deploy (by alice)"`, `mode=force_closed by=alice why="we need it" ttl=15m0s`,
 		"override cleared")
 }

@@ -14,8 +14,7 @@ const (
 	maxTransitions  = 10_000 // breakers whose transitions are kept
 )
 
-// Transition is one transition of a breaker. If an override was set or cleared, From and To are equal, and Why says
-// what was done.
+// Transition is one transition of a breaker, or a change of its override.
 type Transition struct {
 	At      time.Time     `json:"at"`
 	From    breaker.State `json:"from"`
@@ -25,6 +24,9 @@ type Transition struct {
 	Cause   string        `json:"cause,omitempty"`
 	OpenFor time.Duration `json:"openFor,omitempty"`
 	By      string        `json:"by,omitempty"` // author of the override in force at that time; "policy" for Enforcement
+	// OverrideChanged is true if an override was set or cleared. Then From and To are equal, and Why names what is in
+	// force.
+	OverrideChanged bool `json:"overrideChanged,omitempty"`
 }
 
 // transitions keeps the last transitions of each breaker. It is a listener, so calls wait for it. Therefore its lock is
@@ -44,9 +46,10 @@ func (ts *transitions) listen(_ context.Context, e breaker.Event) {
 	t := Transition{
 		At: e.At.Round(0), From: e.From, To: e.To, Rule: e.Rule,
 		Why: e.Why, Cause: e.Cause, OpenFor: e.OpenFor, By: e.Override.By,
+		OverrideChanged: e.OverrideChanged,
 	}
 	if e.OverrideChanged && e.Override.Mode != 0 {
-		t.Why += ", now " + e.Override.Mode.String() + ": " + e.Override.Why
+		t.Why += ": " + e.Override.Mode.String() + " by " + e.Override.By + ", " + e.Override.Why
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

@@ -63,6 +63,7 @@ type rowView struct {
 	Transitions    []transitionView
 }
 
+// transitionView is one line of the last transitions. From is empty if only the override changed.
 type transitionView struct{ At, To, From, Why string }
 
 // detailView is the live part of the page of one breaker.
@@ -161,9 +162,11 @@ func (p *Page) rowView(f *frame, r *row, policy breaker.Policy, transitions int)
 		if i == 0 && transitions < keptTransitions && t.To == breaker.Open && t.Rule == r.Opened.Rule {
 			why = "" // the row has it already
 		}
-		v.Transitions = append(v.Transitions, transitionView{
-			At: clockTime(f.at, t.At), To: stateWord(t.To), From: stateWord(t.From), Why: why,
-		})
+		line := transitionView{At: clockTime(f.at, t.At), Why: why}
+		if !t.OverrideChanged {
+			line.From, line.To = stateWord(t.From), stateWord(t.To)
+		}
+		v.Transitions = append(v.Transitions, line)
 	}
 	return v
 }
