@@ -64,10 +64,11 @@ func errorf(format string, args ...any) error { return fmt.Errorf("breaker: "+fo
 // WithListener adds a function that is called on each transition, and when an override is set or cleared. It may be
 // given more than once.
 //
-// The calls for one breaker are made one after the other, in order, on the goroutine of one of the calls that cause the
-// transitions, and without any lock held. So f may call any method of any breaker. f receives the context of the call
-// that caused the event, which may be done already. A slow f delays only the call that delivers; the events of its
-// breaker wait meanwhile, in a queue without a limit. If f panics or exits its goroutine, nothing else is affected.
+// The calls for one breaker are made one after the other, in order, on the goroutine of one of the calls that cause
+// the transitions, and without any lock held. So f may call any method of any breaker. An f that makes an event for
+// each event, with Trip or SetOverride, does not end. f receives the context of the call that caused the event, which
+// may be done already. A slow f delays only the call that delivers; the events of its breaker wait meanwhile, in a
+// queue without a limit. If f panics or exits its goroutine, nothing else is affected.
 //
 // A nil f is an error. Default: none.
 func WithListener(f func(context.Context, Event)) Option {
