@@ -247,6 +247,10 @@ func TestLogValue(t *testing.T) {
 			{rec.events[0], "x.key=shop.Orders/Get x.from=closed x.to=open x." +
 				strings.ReplaceAll(strings.ReplaceAll(why, " why", " x.why"), " cause", " x.cause") +
 				" x.open_for=1s x.failed_recoveries=0"},
+			{
+				Event{From: Open, To: Open, Why: overrideCleared, OverrideChanged: true},
+				`x.key=default x.from=open x.to=open x.why="override cleared"`,
+			},
 			{b.Snapshot(), "x.key=shop.Orders/Get x.state=open x.since=2000-01-01T00:00:00.000Z x.ready=false x.admitted=1 " +
 				"x.rejected=1 " +
 				openedAs + " x.retry_after=1s"},

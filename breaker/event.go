@@ -21,8 +21,8 @@ type Event struct {
 	Cause      string        `json:"cause"`
 	At         time.Time     `json:"at"`         // with a monotonic clock reading
 	Seq        uint64        `json:"seq"`        // 1 for the first event of a breaker, then without gaps
-	Generation uint64        `json:"generation"` // the one that begins
-	OpenFor    time.Duration `json:"openFor"`    // the open period that begins, jitter included; 0 unless To is Open
+	Generation uint64        `json:"generation"` // the one that begins, or the current one
+	OpenFor    time.Duration `json:"openFor"`    // the open period that begins, jitter included; 0 if none begins
 	// Counts are those of the window that the rule fired on. They are zero unless From is Closed.
 	Counts           Counts `json:"counts"`
 	FailedRecoveries int    `json:"failedRecoveries"` // which lengthen the open period, see Config.Backoff
@@ -46,7 +46,7 @@ func (e Event) LogValue() slog.Value {
 	if e.Cause != "" {
 		attrs = append(attrs, slog.String("cause", e.Cause))
 	}
-	if e.To == Open {
+	if e.To == Open && !e.OverrideChanged {
 		attrs = append(attrs, slog.Duration("open_for", e.OpenFor), slog.Int("failed_recoveries", e.FailedRecoveries))
 	}
 	if e.Override.Mode != 0 {
