@@ -259,9 +259,22 @@ func TestLogValue(t *testing.T) {
 				t.Errorf("%T\ngot  %s\nwant %s", tt.v, got, tt.want)
 			}
 		}
+		time.Sleep(time.Second)
+		probe := acquire(t, b)
+		halfOpen := logged(mustReject(t, b))
+		if want := " x.state=half_open x.reason=half_open " + openedAs; !strings.HasSuffix(halfOpen, want) {
+			t.Errorf("half-open\ngot  %s\nwant …%s", halfOpen, want)
+		}
+		probe.Report(t.Context(), Report{Outcome: Failure, Cause: "INTERNAL"})
+		again := logged(mustReject(t, b))
+		want := ` x.opened.rule=probe x.opened.why="a probe failed" x.opened.cause=INTERNAL x.opened.at=2000-01-01T00:00:01.000Z ` +
+			strings.ReplaceAll(openedAs, "x.opened", "x.outage") + " x.retry_after=2s"
+		if !strings.HasSuffix(again, want) {
+			t.Errorf("after a failed probe\ngot  %s\nwant …%s", again, want)
+		}
 		setOverride(t, b, ForceOpen, 0)
 		forced := logged(mustReject(t, b))
-		want := `x.text="circuit breaker forced open for shop.Orders/Get by TestLogValue: test; until it is cleared" ` +
+		want = `x.text="circuit breaker forced open for shop.Orders/Get by TestLogValue: test; until it is cleared" ` +
 			"x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
 		if !strings.HasPrefix(forced, want) {
 			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
