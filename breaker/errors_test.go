@@ -275,9 +275,10 @@ func TestLogValue(t *testing.T) {
 		setOverride(t, b, ForceOpen, 0)
 		forced := logged(mustReject(t, b))
 		want = `x.text="circuit breaker forced open for shop.Orders/Get by TestLogValue: test; until it is cleared" ` +
-			"x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open "
-		if !strings.HasPrefix(forced, want) {
-			t.Errorf("forced\ngot  %s\nwant %s…", forced, want)
+			"x.key=shop.Orders/Get x.state=open x.reason=forced x.override.mode=force_open x.override.by=TestLogValue " +
+			"x.override.why=test"
+		if forced != want {
+			t.Errorf("forced\ngot  %s\nwant %s", forced, want)
 		}
 		if got, want := logged(b.Snapshot()), " x.underlying=open x.override.mode=force_open "; !strings.Contains(got, want) {
 			t.Errorf("a snapshot under an override\ngot  %s\nwant …%s…", got, want)

@@ -398,3 +398,26 @@ func TestS14_ProbeSignOfLifeAfterRemove(t *testing.T) {
 		}
 	})
 }
+
+// The streak that undo restores keeps the newest failure: one that ends within 10 ms of it does not count.
+func TestUndoKeepsTheNewestFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, Config{ConsecutiveFailures: 100, FailingFor: time.Hour})
+		stream := acquire(t, b)
+		fail := func(after time.Duration, want uint64) {
+			t.Helper()
+			time.Sleep(after)
+			report(t, b, 1, Failure)
+			if got := b.Snapshot().Window.ConsecutiveFailures; got != want {
+				t.Errorf("a streak of %d, want %d", got, want)
+			}
+		}
+		fail(0, 1)
+		fail(20*ms, 2)
+		undo, _ := stream.SignOfLife(t.Context())
+		fail(20*ms, 1)
+		undo()
+		fail(5*ms, 3)
+		fail(20*ms, 4)
+	})
+}
