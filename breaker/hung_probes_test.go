@@ -49,3 +49,20 @@ func TestB22_HungProbesStayFewAndContinue(t *testing.T) {
 		t.Errorf("the longest wait for a probe was %v, want at most an hour", longest)
 	}
 }
+
+// A probe that is withdrawn no longer counts as the last one. If another one has started since, that remains the last.
+func TestB22_WithdrawnProbeIsNotTheLast(t *testing.T) {
+	ph := mustNew(t, Config{MaxProbes: 2}).phase.Load()
+	for _, tt := range []struct {
+		withdraw int // the first or the second probe
+		want     int64
+	}{{1, 20}, {2, 10}} {
+		var p probes
+		ids := map[int]uint64{1: p.issue(ph, 10), 2: p.issue(ph, 20)}
+		p.withdraw(ids[tt.withdraw])
+		if p.lastStart != tt.want || len(p.leases) != 1 {
+			t.Errorf("without probe %d: the last one started at %d, %d leases; want %d, 1", tt.withdraw, p.lastStart,
+				len(p.leases), tt.want)
+		}
+	}
+}
