@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,15 +387,21 @@ func TestG14_TheWaitTakesFromTheBudget(t *testing.T) {
 				srv.Set(hang)
 				backend := testpb.StartBufconn(t, srv)
 				backend.Stop()
+				// The attempts during the outage take no time. Otherwise the probe might find one that is nearly done.
+				var restarted atomic.Bool
 				cc := dialWith(t, g, func(ctx context.Context) (net.Conn, error) {
-					time.Sleep(1500 * time.Millisecond)
+					if restarted.Load() {
+						time.Sleep(1500 * time.Millisecond)
+					}
 					return backend.DialContext(ctx, "")
 				})
 				cc.Connect()
 				time.Sleep(5 * time.Minute)
 				b := halfOpen(t, g, breaker.Key{})
+				synctest.Wait()
 				if up {
 					backend.Restart()
+					restarted.Store(true)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 1900*time.Millisecond)
 				defer cancel()
