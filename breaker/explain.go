@@ -69,11 +69,8 @@ func (e *explanation) opening() {
 		if e.consecutive == 1 {
 			text = "1 failure opens it"
 		}
-		switch {
-		case e.failingFor > 0:
+		if e.failingFor > 0 {
 			text += fmt.Sprintf(" if the failures lasted %v; failures within 10ms of each other count once", time.Duration(e.failingFor))
-		case e.merge >= 0 && e.consecutive > 1:
-			text += "; failures within 10ms of each other count once"
 		}
 		e.say("%s.", text)
 	}

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -233,5 +234,41 @@ A dead backend at 100/s: not opened within 10m0s.
 	}
 	if text, err := (Config{FailureRatio: 2}).Explain(); err == nil || text != "" {
 		t.Errorf("an invalid Config: got %q, %v, want an error", text, err)
+	}
+}
+
+// Each warning appears where it holds, and not at its edge.
+func TestExplain_Warnings(t *testing.T) {
+	const (
+		noConsecutive = "without ConsecutiveFailures"
+		noFailingFor  = "without FailingFor"
+		noJitter      = "without Jitter"
+		slowProbe     = "is longer than ProbeTimeout"
+	)
+	all := []string{noConsecutive, noFailingFor, noJitter, slowProbe}
+	for _, tt := range []struct {
+		cfg  Config
+		want []string
+	}{
+		{Config{}, nil},
+		{Config{ConsecutiveFailures: -1}, []string{noConsecutive}},
+		{Config{ConsecutiveFailures: -1, FailingFor: -1, MinCalls: 2}, []string{noConsecutive}},
+		{Config{ConsecutiveFailures: -1, FailingFor: -1, MinCalls: 1}, nil}, // the ratio rule acts at each failure
+		{Config{ConsecutiveFailures: -1, FailureRatio: -1}, nil},
+		{Config{FailingFor: -1}, []string{noFailingFor}},
+		{Config{FailingFor: -1, ConsecutiveFailures: 1}, nil},
+		{Config{Jitter: -1}, []string{noJitter}},
+		{Config{SlowCall: 10 * time.Second}, nil},
+		{Config{SlowCall: 11 * time.Second}, []string{slowProbe}},
+	} {
+		text, err := tt.cfg.Explain()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, warning := range all {
+			if got, want := strings.Contains(text, warning), slices.Contains(tt.want, warning); got != want {
+				t.Errorf("%+v: %q: %v, want %v in\n%s", tt.cfg, warning, got, want, text)
+			}
+		}
 	}
 }
