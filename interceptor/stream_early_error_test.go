@@ -59,8 +59,8 @@ func TestG05_ErrorBeforeTheEndConcurrentSafe(t *testing.T) {
 	})
 }
 
-// impatient is an interceptor whose streams return an error if no message has come for a second. It leaves the stream
-// of grpc to the caller, who ends it with the context.
+// impatient is an interceptor whose streams return an error if no message has come for a second. The stream of grpc
+// goes on until the caller cancels its context.
 func impatient(
 	ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
 	opts ...grpc.CallOption,

@@ -163,21 +163,24 @@ func TestO07_Churn(t *testing.T) {
 	}
 }
 
+// observeAll is a collection that reads nothing of the breakers of g but their keys.
+func observeAll(totals *totals, g *breaker.Group) {
+	totals.mu.Lock()
+	defer totals.mu.Unlock()
+	totals.begin()
+	for key, b := range g.All() {
+		totals.observe(key, b, sums{}, true)
+	}
+	totals.end()
+}
+
 // O7: the memory for totals is bounded, however often keys change.
 func TestO07_TotalsAreBounded(t *testing.T) {
 	for _, delta := range []bool{false, true} {
 		const n = 1000
 		g := newGroup(t, breaker.Config{}, breaker.WithMaxBreakers(n))
 		totals := newTotals(delta)
-		collect := func() {
-			totals.mu.Lock()
-			defer totals.mu.Unlock()
-			totals.begin()
-			for key, b := range g.All() {
-				totals.observe(key, b, sums{}, true)
-			}
-			totals.end()
-		}
+		collect := func() { observeAll(totals, g) }
 		for round := range maxGone/n + 3 {
 			for i := range n {
 				succeedOn(t, g, fmt.Sprint(round, i), 1)
@@ -305,15 +308,7 @@ func TestO08_TheOrderOfCountersIsStable(t *testing.T) {
 func TestO07_KeyThatComesAndGoes(t *testing.T) {
 	g := newGroup(t, breaker.Config{})
 	totals := newTotals(false)
-	collect := func() {
-		totals.mu.Lock()
-		defer totals.mu.Unlock()
-		totals.begin()
-		for key, b := range g.All() {
-			totals.observe(key, b, sums{}, true)
-		}
-		totals.end()
-	}
+	collect := func() { observeAll(totals, g) }
 	away := func(method string) {
 		succeedOn(t, g, method, 1)
 		collect()

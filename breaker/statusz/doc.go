@@ -30,9 +30,10 @@
 // server. Error messages of backends are never shown. The page shows only codes, counts, and the texts of overrides and
 // of Trip.
 //
-// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden. If
-// nothing comes from the server for 8 s, the page says that it is not live, and it connects again. Middleware must pass
-// Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update only each few seconds.
+// The page works without scripts. With them it is live, over server-sent events, and pauses while its tab is hidden.
+// If nothing comes from the server for 8 s, the page says that it is not live, and after 15 s it connects again.
+// Middleware must pass Flush on, as [http.ResponseController] finds it. Otherwise the page gets an update only each
+// few seconds.
 //
 // # JSON and text
 //

@@ -10,7 +10,7 @@ import (
 const (
 	maxRenderings = 64               // HTML of one frame that is kept for other viewers, by query
 	writeTimeout  = 10 * time.Second // for one update to one viewer
-	keepAlive     = 5 * time.Second  // longest time without a write to a viewer, because proxies end idle streams
+	keepAlive     = 5 * time.Second  // longest time without a write: the script reports a lost connection after 8 s
 )
 
 // renderings holds the HTML of a frame by query. Viewers of the same list share it.
@@ -83,7 +83,7 @@ func (p *Page) stream(s stream, gone <-chan struct{}, q query) {
 		case <-f.next:
 			f = p.sampler.current()
 		case <-idle.C:
-			if s.write([]byte("event: alive\ndata: 1\n\n")) != nil { // the script notices if nothing comes for 15 s
+			if s.write([]byte("event: alive\ndata: 1\n\n")) != nil { // an event, because the script cannot see comments
 				return
 			}
 		case <-gone:

@@ -19,8 +19,8 @@ import (
 	"github.com/grpcircuit/grpcircuit/prombridge"
 )
 
-// Whatever policies, overrides and calls there are, both bridges have the same series with the same values, no counter
-// falls, none disappears that was above 0, and ready says whether the next call is admitted.
+// With random policies, overrides and calls, both bridges have the same series with the same values. No counter
+// falls. No counter disappears after it was above 0. ready is 1 exactly if the next call is admitted.
 func TestO5_BothBridgesAgree(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) { bridgesAgree(t, rand.New(rand.NewPCG(seed, 5))) })
